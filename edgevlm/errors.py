@@ -1,0 +1,92 @@
+"""Everything EdgeVLM raises on purpose.
+
+    EdgeVLMError
+     ├── InputError                 exit 2: wrong use or bad input
+     │    ├── CheckpointError           a model folder that cannot be read as what it says it is
+     │    ├── RecipeError               a recipe with unknown keys or values
+     │    ├── LabelError                a label file that cannot be baked
+     │    ├── ImageError                a picture that cannot be decoded
+     │    ├── OutputError               an output that exists, cannot be written, or does not fit
+     │    ├── BundleError               a bundle that is damaged or not one
+     │    ├── TensorError               a session input with the wrong name, dtype or shape
+     │    └── UnsupportedError          an op, a target or a combination that EdgeVLM does not carry
+     ├── CheckFailed                exit 1: the work was done and a check on it failed
+     │    └── ParityFailed
+     └── MissingDependency          exit 3: an optional package is not installed
+"""
+
+from __future__ import annotations
+
+
+class EdgeVLMError(Exception):
+    """The root of every error that EdgeVLM raises on purpose.
+
+    Args:
+        message: What was expected and what was found instead.
+        hint: What to do about it; printed on a line of its own.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(EdgeVLMError):
+    """The caller asked for something that cannot be done as asked."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint is missing, incomplete, of an unknown family, or contradicts its config."""
+
+
+class RecipeError(InputError):
+    """A recipe has unknown keys, wrong types, or an impossible combination."""
+
+
+class LabelError(InputError):
+    """A label file is empty, has duplicates, or a label does not fit the model's context."""
+
+
+class ImageError(InputError):
+    """A picture is truncated, too large, or not a picture."""
+
+
+class OutputError(InputError):
+    """An output path exists already, cannot be written, or the disk is full."""
+
+
+class BundleError(InputError):
+    """A bundle is damaged, incomplete, of an unknown version, or not a bundle."""
+
+
+class TensorError(InputError):
+    """A session was given an input of the wrong name, dtype or shape, or a component it lacks."""
+
+
+class UnsupportedError(InputError):
+    """An op, a target or a combination that EdgeVLM does not carry (the message names it)."""
+
+
+class CheckFailed(EdgeVLMError):
+    """The work was done, and a check on its result failed."""
+
+    exit_code = 1
+
+
+class ParityFailed(CheckFailed):
+    """An artefact's answers are further from the reference's than the recipe allows."""
+
+
+class MissingDependency(EdgeVLMError):
+    """An optional package is not installed."""
+
+    exit_code = 3
+
+    def __init__(self, package: str, *, extra: str) -> None:
+        super().__init__(
+            f"this needs the package {package!r}, which is not installed",
+            hint=f"pip install 'edgevlm[{extra}]'",
+        )

@@ -1,0 +1,129 @@
+"""The seams: what a converter and a runtime must offer.
+
+Nothing here imports a framework, so that a target can be listed, and a bundle inspected, without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.recipe import Recipe
+from edgevlm.spec import ComponentSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgevlm.bundle import Bundle
+
+Array = NDArray[np.float32] | NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One component in float32 torch, ready to be lowered.
+
+    Attributes:
+        spec: Names, dtypes and shapes at the boundary.
+        module: In eval mode, without gradients; its `forward` takes the inputs of `spec` by position and
+            returns the outputs (one tensor, or a tuple of them).
+        example: Inputs that `module` accepts, of the shapes in `spec`.
+    """
+
+    spec: ComponentSpec
+    module: torch.nn.Module
+    example: tuple[torch.Tensor, ...]
+
+
+Programs = Mapping[str, Program]
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """Something that a target cannot hold, with the nearest thing that it can."""
+
+    what: str
+    instead: str
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """A file, or a folder that the target regards as one, which `Converter.lower` wrote.
+
+    Attributes:
+        path: Relative to the `out_dir` that `lower` was given.
+        components: Names of the components that it answers.
+        requires: Least version of each platform or runtime that can load it, e.g. `{"iOS": "16"}`.
+    """
+
+    path: str
+    components: tuple[str, ...]
+    requires: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OpCount:
+    """How many ops of one kind a component has, in which precision, and who runs them.
+
+    Attributes:
+        kind: The target's own name of the op.
+        count: Number of such ops in the component's graph.
+        dtype: Element type that the op computes in, e.g. `fp16`.
+        runs_on: `xnnpack`, `portable`, `evaluator`, ...
+    """
+
+    kind: str
+    count: int
+    dtype: str
+    runs_on: str
+
+
+class Converter(Protocol):
+    """Lowers programs to one target."""
+
+    target: str
+
+    def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
+        """What this target cannot hold; asked before the long work starts."""
+
+    def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
+        """Writes the artefact below `out_dir`. The same programs give the same bytes."""
+
+
+class Session(Protocol):
+    """An open bundle that can run; a context manager."""
+
+    evidence: str
+    """What its answers prove: `host-runtime`, `program-semantics` or `device`."""
+
+    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """Runs one component once.
+
+        Raises:
+            TensorError: a name, dtype or shape is not what the component's spec says.
+        """
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Runtime(Protocol):
+    """Opens bundles of one target."""
+
+    target: str
+
+    def open(self, bundle: Bundle, *, threads: int | None = None) -> Session: ...
+
+    def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
+        """What each component of the shipped file consists of."""
