@@ -70,7 +70,7 @@ def _validate(component: str, tensor: TensorSpec, array: Any) -> Array:
     if tensor.dtype == "float32" and not np.isfinite(array).all():
         bad = int(array.size - np.isfinite(array).sum())
         raise TensorError(f"{where}: expected finite values, got {bad} of {array.size} that are NaN or infinite")
-    return np.require(array, requirements="CAE")
+    return np.require(np.asarray(array), requirements=["C", "A"])
 
 
 def _listed(names: Mapping[str, Any] | list[str]) -> str:
