@@ -6,10 +6,16 @@ import itertools
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 CAPTIONS = (
     "a photo of a cat sleeping on a red sofa",
@@ -176,3 +182,225 @@ def _unigram_pieces() -> list[tuple[str, float]]:
     unique = dict.fromkeys(pieces)
     scored = [(piece, -4.0 - 2.5 / len(piece) - math.log1p(rank) / 3) for rank, piece in enumerate(unique)]
     return [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *scored]
+
+
+VIT_B32_TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+}
+VIT_B32_VISION = {
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
+
+
+def write_clip_checkpoint(
+    folder: Path,
+    *,
+    text: Mapping[str, Any] | None = None,
+    vision: Mapping[str, Any] | None = None,
+    preprocessor: Mapping[str, Any] | None = None,
+    projection_dim: int = 24,
+    dtype: torch.dtype | None = None,
+    amplified: bool = True,
+    seed: int = 0,
+) -> Path:
+    """Writes a CLIP with random weights in the files of openai/clip-vit-*: two layers a tower unless told otherwise.
+
+    Args:
+        folder: Made if it is not there.
+        text, vision: Laid over `text_config` and `vision_config`, e.g. `VIT_B32_TEXT` and `VIT_B32_VISION`
+            (with `projection_dim=512`).
+        preprocessor: Laid over `preprocessor_config.json`.
+        dtype: Of the stored weights; float32 where it is None.
+        amplified: Makes attention sharp and every tensor matter: see `_amplify`.
+
+    Returns:
+        `folder`.
+    """
+    from transformers import CLIPConfig, CLIPModel
+
+    context_length = (text or {}).get("max_position_embeddings", 77)
+    vocabulary = write_clip_tokenizer(folder, context_length=context_length)
+    text_config = {
+        "model_type": "clip_text_model",
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": context_length,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "projection_dim": projection_dim,
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": 1,
+        **(text or {}),
+    }
+    vision_config = {
+        "model_type": "clip_vision_model",
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+        "projection_dim": projection_dim,
+        **(vision or {}),
+    }
+    config = {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": projection_dim,
+        "logit_scale_init_value": 2.6592,
+        "text_config": text_config,
+        "vision_config": vision_config,
+    }
+    size = vision_config["image_size"]
+    processor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "do_convert_rgb": True,
+        **(preprocessor or {}),
+    }
+    _write_model(folder, CLIPModel, CLIPConfig, config, processor, "mit", dtype, amplified, seed)
+    return folder
+
+
+def write_siglip_checkpoint(
+    folder: Path,
+    *,
+    text: Mapping[str, Any] | None = None,
+    vision: Mapping[str, Any] | None = None,
+    preprocessor: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    amplified: bool = True,
+    seed: int = 0,
+) -> Path:
+    """Writes a SigLIP with random weights in the files of google/siglip-*; arguments as `write_clip_checkpoint`'s."""
+    from transformers import SiglipConfig, SiglipModel
+
+    context_length = (text or {}).get("max_position_embeddings", 64)
+    sizes = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+    }
+    config = {
+        "architectures": ["SiglipModel"],
+        "model_type": "siglip",
+        "text_config": {
+            "model_type": "siglip_text_model",
+            "vocab_size": write_siglip_tokenizer(folder, context_length=context_length),
+            "max_position_embeddings": context_length,
+            **sizes,
+            **(text or {}),
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "image_size": 32,
+            "patch_size": 8,
+            **sizes,
+            **(vision or {}),
+        },
+    }
+    size = config["vision_config"]["image_size"]
+    processor = {
+        "image_processor_type": "SiglipImageProcessor",
+        "processor_class": "SiglipProcessor",
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        **(preprocessor or {}),
+    }
+    _write_model(folder, SiglipModel, SiglipConfig, config, processor, "apache-2.0", dtype, amplified, seed)
+    return folder
+
+
+def _write_model(
+    folder: Path,
+    model_class: type[PreTrainedModel],
+    config_class: type[PreTrainedConfig],
+    config: dict[str, Any],
+    processor: dict[str, Any],
+    licence: str,
+    dtype: torch.dtype | None,
+    amplified: bool,
+    seed: int,
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        model = model_class(config_class.from_dict(config))
+        if amplified:
+            _amplify(model)
+    state = {name: tensor.to(dtype or torch.float32).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "preprocessor_config.json", processor)
+    front_matter = f"---\nlicense: {licence}\ntags:\n- vision\n---\n\n# A small model with random weights\n"
+    (folder / "README.md").write_text(front_matter, encoding="utf-8")
+
+
+def _amplify(model: PreTrainedModel) -> None:
+    """Makes random weights as telling as trained ones.
+
+    As initialised, attention is nearly uniform, every bias is zero and every norm the identity: a softmax over the
+    wrong axis or a dropped bias moves no embedding by more than rounding does. So queries and keys grow 8 times,
+    values, outputs and MLPs 3 times, and biases and norms become random.
+
+    Those factors suit CLIP's initialisation, which shrinks with depth; SigLIP's does not, and would make a network so
+    chaotic that float16 is a different one.
+    """
+    import torch
+
+    layers = model.config.text_config.num_hidden_layers
+    shrink = (2 * layers) ** -0.5 if model.config.model_type == "siglip" else 1.0
+    for name, parameter in model.named_parameters():
+        owner, _, kind = name.rpartition(".")
+        layer = owner.rpartition(".")[2]
+        if kind in ("bias", "in_proj_bias") or "norm" in layer or "layrnorm" in layer:
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        elif layer in ("q_proj", "k_proj"):
+            parameter.mul_(8 * shrink)
+        elif layer in ("v_proj", "out_proj", "fc1", "fc2"):
+            parameter.mul_(3 * shrink)
+        elif kind == "in_proj_weight":  # query, key and value of SigLIP's pooling head, stacked
+            parameter.mul_((shrink * torch.tensor([8.0, 8.0, 3.0])).repeat_interleave(len(parameter) // 3)[:, None])
+        elif layer in ("token_embedding", "position_embedding") or kind in ("class_embedding", "probe"):
+            parameter.copy_(torch.randn_like(parameter))
+        elif layer == "patch_embedding":
+            parameter.mul_(3 / (parameter.std() * parameter[0].numel() ** 0.5))
+        elif name == "logit_scale":
+            parameter.fill_(math.log(100))
+        elif name == "logit_bias":
+            parameter.fill_(-10.0)
