@@ -1,0 +1,260 @@
+"""Trains the built-in student on rendered scenes, and measures what came out.
+
+    python -m edgevlm.models.student_training --out OUT
+
+Every step sees fresh scenes of the `train` split. The loss is CLIP's symmetric cross-entropy (Radford et al.,
+2021) over the batch, with three hard negatives a picture: descriptions changed in one attribute (as NegCLIP,
+Yuksekgonul et al., 2023). Pairs whose description happens to be true of another picture are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from edgevlm.data.captions import caption, leave_open, vocabulary
+from edgevlm.data.scenes import ATTRIBUTES, CELLS, Scene, Scenes, Split, variants
+from edgevlm.evaluate.scene_zero_shot import VARIED, SceneAccuracy, measure
+from edgevlm.models.student import Student, StudentConfig
+
+HELD_OUT_START = 1 << 40
+NEGATIVES = 3
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step: B pictures, B descriptions, and `NEGATIVES` false ones for each picture.
+
+    Attributes:
+        pixels: uint8 [B, 3, 64, 64].
+        token_ids: int32 [B * (1 + NEGATIVES), T] in all, the true ones first: parts of equal length, with the
+            rows they stand for, so that short texts are not computed at the longest's length.
+        also_true: bool [B, B], whether description j is true of another picture i.
+    """
+
+    pixels: Tensor
+    token_ids: tuple[tuple[Tensor, Tensor], ...]
+    also_true: Tensor
+
+
+class Steps(Dataset[Batch]):
+    """The batches of a run; step `i` depends on the seed and `i` alone, so that workers change nothing."""
+
+    def __init__(self, seed: int, batch_size: int, steps: int, tokenizer: Tokenizer) -> None:
+        self.scenes = Scenes(seed)
+        self.batch_size = batch_size
+        self.steps = steps
+        self.tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        batch = self.scenes.batch(step * self.batch_size, self.batch_size)
+        draws = random.Random(f"{self.scenes.seed}/{step}")
+        told = [leave_open(scene, draws, draws.choice((0.0, 0.0, 0.3, 0.6))) for scene in batch.scenes]
+        false = [description for scene in told for description in _false(scene, draws)]
+        texts = [caption(description, draws) for description in (*told, *false)]
+        pixels = torch.from_numpy(np.ascontiguousarray(batch.pixels.transpose(0, 3, 1, 2)))
+        ids = token_ids(self.tokenizer, texts)
+        lengths = (ids != ids[0, -1]).sum(1) + 1
+        parts = tuple((rows, ids[rows, : int(lengths[rows].max())]) for rows in lengths.argsort().chunk(6))
+        return Batch(pixels, parts, torch.from_numpy(_also_true(told, batch.scenes)))
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    """int32 [N, T], T the longest text's length, padded with its end-of-text id."""
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    longest = max(map(len, rows)) + 1
+    return torch.tensor([row + [row[-1]] * (longest - len(row)) for row in rows], dtype=torch.int32)
+
+
+def build_tokenizer(vocabulary_size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer of CLIP's kind, in which every caption word is one token and no text is unknown."""
+    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=end))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=[start, end, *alphabet, *(f"{letter}</w>" for letter in alphabet)],
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([word for word in vocabulary() for _ in range(4)], trainer)
+    tokenizer = _without_byte_specials(tokenizer, (start, end))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, 0), (end, 1)]
+    )
+    return tokenizer
+
+
+def train(config: StudentConfig, tokenizer: Tokenizer, seed: int, steps: int, batch_size: int, log: Path) -> Student:
+    """Trains a student; prints the loss and, now and then, its accuracy on held-out scenes."""
+    torch.manual_seed(seed)
+    student = Student(config)
+    decayed = [p for p in student.parameters() if p.ndim >= 2]
+    plain = [p for p in student.parameters() if p.ndim < 2]
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=1.5e-3, betas=(0.9, 0.98)
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.5e-3, total_steps=steps, pct_start=0.08)
+    batches = DataLoader(Steps(seed, batch_size, steps, tokenizer), batch_size=None, num_workers=1, prefetch_factor=4)
+    began = time.monotonic()
+    student.train()
+    for step, batch in enumerate(batches):
+        loss = contrastive_loss(student, batch)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            student.log_scale.clamp_(max=4.6052)  # log(100), CLIP's ceiling
+        if step % 50 == 0 or step == steps - 1:
+            entry = {"step": step, "loss": round(loss.item(), 4), "seconds": round(time.monotonic() - began)}
+            if step % 500 == 0 and step:
+                entry |= {"top1": round(accuracy(student, tokenizer, "combinations", 200).top1, 4)}
+                save_file(student.state_dict(), log.with_suffix(".safetensors"))
+            print(json.dumps(entry), flush=True)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+    return student.eval()
+
+
+def contrastive_loss(student: Student, batch: Batch) -> Tensor:
+    """The mean of picture-to-text cross-entropy (hard negatives among the texts) and text-to-picture's."""
+    with torch.autocast("cpu", torch.bfloat16):
+        images = student.image(batch.pixels.float()).float()
+        order = torch.cat([rows for rows, _ in batch.token_ids]).argsort()
+        texts = torch.cat([student.text(ids) for _, ids in batch.token_ids])[order].float()
+    count = len(images)
+    scale = student.log_scale.exp()
+    scores = (scale * images @ texts[:count].T).masked_fill(batch.also_true, -1e4)
+    hard = scale * torch.einsum("bd,bnd->bn", images, texts[count:].reshape(count, NEGATIVES, -1))
+    target = torch.arange(count)
+    to_text = functional.cross_entropy(torch.cat([scores, hard], 1), target)
+    return 0.5 * (to_text + functional.cross_entropy(scores.T, target))
+
+
+@torch.no_grad()
+def accuracy(student: Student, tokenizer: Tokenizer, split: Split, count: int, seed: int = 1) -> SceneAccuracy:
+    """Zero-shot accuracy by full description on scenes that no training run draws."""
+    was_training = student.training
+    student.eval()
+
+    def encode_images(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32))
+        return np.concatenate([student.image(part).numpy() for part in planes.split(100)])
+
+    def encode_texts(texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.asarray(student.text(token_ids(tokenizer, texts)).numpy())
+
+    result = measure(encode_images, encode_texts, Scenes(seed, split), HELD_OUT_START, count)
+    student.train(was_training)
+    return result
+
+
+def _false(description: Scene, draws: random.Random) -> list[Scene]:
+    """`NEGATIVES` descriptions with one attribute changed; an attribute that is open cannot be changed."""
+    names = list(VARIED)
+    draws.shuffle(names)
+    options = [found for found in (variants(description, name) for name in names) if found]
+    return [draws.choice(options[index % len(options)]) for index in range(NEGATIVES)]
+
+
+def _also_true(descriptions: Sequence[Scene], scenes: Sequence[Scene]) -> NDArray[np.bool_]:
+    """bool [scenes, descriptions] off the diagonal: true, or so nearly true that it should not count as false."""
+    said, is_so = _table(descriptions), _table(scenes)
+    same = (said[None, :, :, None] == is_so[:, None, None, :]) | (said[None, :, :, None] == -1)
+    matches = same.all(-1).any(3).all(2)
+    cells = [np.array([CELLS.index(s.cell) if s.cell else -1 for s in some]) for some in (descriptions, scenes)]
+    matches &= (cells[0][None] == -1) | (cells[0][None] == cells[1][:, None])
+    np.fill_diagonal(matches, False)
+    return matches
+
+
+def _table(scenes: Sequence[Scene]) -> NDArray[np.int8]:
+    """int8 [N, 3, 6]: each group's attributes and count; -1 where open, the first group again where absent."""
+    names = list(ATTRIBUTES)
+    rows = []
+    for scene in scenes:
+        groups = [
+            [ATTRIBUTES[name].index(value) if (value := getattr(group, name)) else -1 for name in names]
+            + [10 * len(scene.groups) + group.count]
+            for group in scene.groups
+        ]
+        rows.append(groups + [groups[0]] * (3 - len(groups)))
+    return np.array(rows, np.int8)
+
+
+def _without_byte_specials(tokenizer: Tokenizer, specials: tuple[str, ...]) -> Tokenizer:
+    # The trainer keeps a token it never meets only as a special one; in use only the two markers are special.
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in specials]
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and figures")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    config = StudentConfig()
+    tokenizer = build_tokenizer(config.vocabulary_size)
+    tokenizer.save(str(options.out / "tokenizer.json"))
+    began = time.monotonic()
+    log = options.out / "training.jsonl"
+    student = train(config, tokenizer, options.seed, options.steps, options.batch_size, log)
+    seconds = time.monotonic() - began
+    halves = {name: value.half().contiguous() for name, value in student.state_dict().items() if value.is_floating_point()}
+    save_file(halves, options.out / "student.safetensors")
+    student.load_state_dict({name: value.float() for name, value in halves.items()}, strict=False)
+    splits: tuple[Split, ...] = ("train", "combinations", "styles")
+    figures = {
+        "seed": options.seed,
+        "steps": options.steps,
+        "batch_size": options.batch_size,
+        "threads": options.threads,
+        "training_seconds": round(seconds),
+        "torch": torch.__version__,
+        "accuracy": {split: asdict(accuracy(student, tokenizer, split, 1000)) for split in splits},
+    }
+    (options.out / "accuracy.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
