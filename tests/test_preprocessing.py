@@ -1,0 +1,283 @@
+"""Pictures in, pixels out: equal to transformers' Pillow processors."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pictures
+import pytest
+from PIL import Image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from edgevlm.errors import CheckpointError, ImageError
+from edgevlm.preprocessing import decode, from_config, preprocess, resize_and_crop
+from edgevlm.spec import ImagePreprocessing
+
+CLIP = {"image_processor_type": "CLIPImageProcessor"}
+SIGLIP = {"image_processor_type": "SiglipImageProcessor"}
+
+# What openai/clip-vit-base-patch32, a fast processor's save and google/siglip-base-patch16-224 have in their files.
+HUB = {
+    "clip of 2021": {
+        "crop_size": 224,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "do_resize": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "resample": 3,
+        "size": 224,
+    },
+    "clip fast": {
+        "image_processor_type": "CLIPImageProcessorFast",
+        "crop_size": {"height": 336, "width": 336},
+        "size": {"shortest_edge": 336},
+        "do_convert_rgb": True,
+        "do_pad": None,
+        "pad_size": None,
+        "data_format": "channels_first",
+        "rescale_factor": 0.00392156862745098,
+    },
+    "siglip": {
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor",
+        "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "SiglipProcessor",
+        "resample": 3,
+        "rescale_factor": 0.00392156862745098,
+        "size": {"height": 224, "width": 224},
+    },
+    "clip's defaults": CLIP,
+    "siglip's defaults": SIGLIP,
+}
+
+SMALL: dict[str, dict[str, Any]] = {
+    "shortest edge": {**CLIP, "size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
+    "even to odd crop": {**CLIP, "size": 32, "crop_size": 29},
+    "odd to even crop": {**CLIP, "size": 33, "crop_size": 24},
+    "crop larger by an odd number": {**CLIP, "size": 20, "crop_size": 33},
+    "wide crop": {**CLIP, "size": 24, "crop_size": {"height": 17, "width": 40}},
+    "crop alone": {**CLIP, "do_resize": False, "crop_size": 31},
+    "exact": {**SIGLIP, "size": {"height": 24, "width": 40}},
+    "exact as a list": {**SIGLIP, "size": [24, 40]},
+    "squared": {**CLIP, "size": 30, "default_to_square": True, "do_center_crop": False},
+    "exact, then crop": {**SIGLIP, "size": [40, 30], "do_center_crop": True, "crop_size": 27},
+    "raw": {**CLIP, "size": 32, "crop_size": 32, "do_rescale": False, "do_normalize": False},
+    "no mean": {**CLIP, "size": 32, "crop_size": 32, "do_normalize": False},
+    "own numbers": {**SIGLIP, "size": [9, 9], "rescale_factor": 1 / 127.5, "image_mean": [1, 1.5, 2], "image_std": 0.7},
+}
+RESAMPLES = {
+    name: {**CLIP, "size": 32, "crop_size": 32, "resample": number}
+    for number, name in enumerate(("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"))
+}
+SIZES = ((1, 1), (1, 37), (37, 1), (5, 7), (32, 32), (31, 64), (300, 201), (97, 300))
+
+
+def oracle(config: dict[str, Any]) -> CLIPImageProcessorPil | SiglipImageProcessorPil:
+    name = config.get("image_processor_type") or config["feature_extractor_type"]
+    return (CLIPImageProcessorPil if name.startswith("CLIP") else SiglipImageProcessorPil)(**config)
+
+
+def read(config: dict[str, Any]) -> ImagePreprocessing:
+    return from_config(config, image_size=(32, 32), where="preprocessor_config.json")
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("config", [*SMALL.values(), *RESAMPLES.values()], ids=[*SMALL, *RESAMPLES])
+def test_pixels_equal_the_processors_to_the_bit(config: dict[str, Any], size: tuple[int, int]) -> None:
+    image = pictures.scene(*size)
+    expected = oracle(config)(image, do_rescale=False, do_normalize=False)["pixel_values"][0]
+    got = resize_and_crop(image, read(config))
+    assert got.dtype == expected.dtype == np.uint8
+    np.testing.assert_array_equal(got.transpose(2, 0, 1), expected)
+
+
+@pytest.mark.parametrize("config", [*HUB.values(), *SMALL.values()], ids=[*HUB, *SMALL])
+def test_the_numbers_give_the_processors_floats(config: dict[str, Any]) -> None:
+    image, spec = pictures.scene(97, 301), read(config)
+    expected = oracle(config)(image)["pixel_values"][0]
+    mean, std = np.reshape(spec.mean, (3, 1, 1)), np.reshape(spec.std, (3, 1, 1))
+    got = (preprocess(image, spec)[0] * spec.rescale - mean) / std
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_an_artefacts_input_is_a_contiguous_batch_of_one() -> None:
+    pixels = preprocess(pictures.scene(20, 50), read(SMALL["wide crop"]))
+    assert pixels.shape == (1, 3, 17, 40)
+    assert pixels.dtype == np.float32
+    assert pixels.flags.c_contiguous
+    assert pixels.max() > 200
+
+
+@pytest.mark.parametrize("picture", pictures.EVERY_MODE.values(), ids=pictures.EVERY_MODE)
+def test_every_mode_becomes_the_processors_rgb(picture: Any) -> None:
+    content = picture()
+    expected = oracle(SIGLIP)(Image.open(io.BytesIO(content)), do_resize=False, do_rescale=False, do_normalize=False)
+    np.testing.assert_array_equal(np.asarray(decode(content)).transpose(2, 0, 1), expected["pixel_values"][0])
+
+
+def test_what_is_transparent_is_white() -> None:
+    clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    assert set(decode(clear).get_flattened_data()) == {(255, 255, 255)}
+
+
+@pytest.mark.parametrize("orientation", pictures.ORIENTATIONS)
+def test_exif_orientation_turns_the_picture_upright(orientation: int) -> None:
+    content = pictures.oriented(orientation)
+    stored = np.asarray(Image.open(io.BytesIO(content)))
+    turned = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(stored),
+    }[orientation]
+    np.testing.assert_array_equal(np.asarray(decode(content)), turned)
+    np.testing.assert_array_equal(np.asarray(decode(Image.open(io.BytesIO(content)))), turned)
+
+
+def test_sixteen_bit_grey_keeps_its_range_and_equals_sixteen_bit_colour() -> None:
+    levels = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
+    grey = np.asarray(decode(pictures.sixteen_bit_png(levels)))
+    colour = np.asarray(decode(pictures.sixteen_bit_png(np.stack([levels] * 3, -1))))
+    np.testing.assert_array_equal(grey, colour)
+    np.testing.assert_array_equal(grey[..., 0], levels >> 8)
+
+
+def test_the_clear_level_of_sixteen_bit_grey_is_white() -> None:
+    levels = np.array([[100, 101], [30000, 40000]], np.uint16)
+    content = pictures.encode(Image.fromarray(levels), transparency=100)
+    assert np.asarray(decode(content))[..., 0].tolist() == [[255, 0], [30000 >> 8, 40000 >> 8]]
+
+
+def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
+    image = pictures.scene(11, 13)
+    content, path = pictures.encode(image), tmp_path / "picture.png"
+    path.write_bytes(content)
+    sources: list[Any] = [path, str(path), content, bytearray(content), memoryview(content), image, np.asarray(image)]
+    sources.append(np.asarray(image)[:, ::-1][:, ::-1])
+    for source in sources:
+        np.testing.assert_array_equal(np.asarray(decode(source)), np.asarray(image))
+    np.testing.assert_array_equal(np.asarray(decode(np.asarray(image)[..., 0])), np.asarray(image)[..., [0, 0, 0]])
+
+
+def test_decoding_leaves_the_callers_picture_as_it_was() -> None:
+    image = Image.open(io.BytesIO(pictures.oriented(6)))
+    decode(image)
+    assert image.size == (30, 20)
+    assert image.getexif()[0x0112] == 6
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("nowhere/picture.jpg", "no such file"),
+        (".", "cannot be opened"),
+        ("null\0byte.png", "cannot be opened"),
+        (b"", "not a picture"),
+        (b"<html>404</html>", "not a picture"),
+        (pictures.oriented(1)[:-200], "damaged, truncated or closed"),
+        (pictures.rgba()[:-60], "damaged, truncated or closed"),
+        (pictures.bomb_png(), "too many pixels"),
+        (pictures.encode(pictures.scene(4, 4), "EPS"), "EPS is a program"),
+        (Image.new("RGB", (0, 5)), "at least one pixel"),
+        (Image.new("F", (5, 5)), "no agreed range"),
+        (Image.new("I", (5, 5)), "no agreed range"),
+        (np.zeros((3, 8, 8), np.uint8), r"\[H, W, 3\]"),
+        (np.zeros((8, 8, 4), np.uint8), r"\[H, W, 3\]"),
+        (np.zeros((0, 8, 3), np.uint8), r"\[H, W, 3\]"),
+        (np.zeros((8, 8, 3), np.float32), "float32"),
+        (np.zeros((1, 8, 8, 3), np.uint8), r"\[1, 8, 8, 3\]"),
+        (17, "got int"),
+    ],
+)
+def test_what_is_no_picture_is_an_image_error(source: Any, says: str) -> None:
+    with pytest.raises(ImageError, match=says):
+        decode(source)
+
+
+def test_a_closed_picture_is_an_image_error(tmp_path: Path) -> None:
+    path = tmp_path / "closed.png"
+    path.write_bytes(pictures.grey())
+    with Image.open(path) as image:
+        pass
+    with pytest.raises(ImageError, match="damaged, truncated or closed"):
+        decode(image)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Tag data larger than file")
+@pytest.mark.parametrize("content", [pictures.oriented(6), pictures.rgba(), pictures.gif_with_clear_colour()])
+def test_damage_anywhere_is_an_image_error_or_a_picture(content: bytes) -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for position in rng.integers(0, len(content), 4):
+            damaged[position] = rng.integers(0, 256)
+        with contextlib.suppress(ImageError):
+            assert decode(bytes(damaged)).mode == "RGB"
+
+
+def test_a_picture_too_narrow_to_scale_is_refused_before_it_fills_the_memory() -> None:
+    with pytest.raises(ImageError, match="too narrow"):
+        preprocess(Image.new("RGB", (1, 60_000)), read(CLIP))
+
+
+def test_without_resize_and_crop_the_picture_must_have_the_networks_size() -> None:
+    spec = from_config({**SIGLIP, "do_resize": False}, image_size=(24, 40), where="test")
+    assert (spec.height, spec.width, spec.resize) == (24, 40, "none")
+    assert preprocess(pictures.scene(24, 40), spec).shape == (1, 3, 24, 40)
+    with pytest.raises(ImageError, match=r"expected a picture of 24 x 40 pixels .* got 40 x 24"):
+        preprocess(pictures.scene(40, 24), spec)
+
+
+def test_a_nested_processor_config_is_read_like_a_flat_one() -> None:
+    nested = {"processor_class": "SiglipProcessor", "image_processor": {**SIGLIP, "size": [48, 64]}}
+    assert read(nested) == read({**SIGLIP, "size": [48, 64]})
+
+
+def test_null_means_the_processors_default() -> None:
+    assert read({**CLIP, "resample": None, "size": None, "image_mean": None, "do_resize": None}) == read(CLIP)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({}, "image_processor_type: expected CLIPImageProcessor"),
+        ({"image_processor_type": "ViTImageProcessor"}, "got 'ViTImageProcessor'"),
+        ({"image_processor_type": ["CLIP"]}, "image_processor_type"),
+        ({**CLIP, "do_center_crop": False}, "shorter side only"),
+        ({**SIGLIP, "size": 224}, "shorter side only"),
+        ({**CLIP, "size": {"longest_edge": 224}}, "size: expected"),
+        ({**CLIP, "size": {"shortest_edge": 224, "longest_edge": 400}}, "size: expected"),
+        ({**CLIP, "size": {"shortest_edge": -1}}, "size: expected"),
+        ({**CLIP, "size": True}, "size: expected"),
+        ({**CLIP, "size": "224"}, "size: expected"),
+        ({**CLIP, "size": [224, 224.5]}, "size: expected"),
+        ({**CLIP, "crop_size": {"height": 224}}, "crop_size: expected"),
+        ({**SIGLIP, "do_center_crop": True}, "crop_size: expected"),
+        ({**CLIP, "resample": 6}, "resample: expected"),
+        ({**CLIP, "resample": "bicubic"}, "resample: expected"),
+        ({**CLIP, "do_resize": 1}, "do_resize: expected true or false"),
+        ({**CLIP, "rescale_factor": 0}, "rescale_factor: expected a positive number"),
+        ({**CLIP, "image_mean": [0.5, 0.5]}, "image_mean: expected three numbers"),
+        ({**CLIP, "image_mean": [0.5, 0.5, float("nan")]}, "image_mean: expected a number"),
+        ({**CLIP, "image_std": [0.5, 0.5, 0]}, "image_std: expected a positive number"),
+        ({**CLIP, "do_pad": True}, "do_pad"),
+    ],
+)
+def test_a_config_that_cannot_be_followed_says_which_key_and_why(config: dict[str, Any], says: str) -> None:
+    with pytest.raises(CheckpointError, match=says) as caught:
+        from_config(config, image_size=(224, 224), where="some/preprocessor_config.json")
+    assert caught.value.message.startswith("some/preprocessor_config.json")
