@@ -1,0 +1,207 @@
+"""The Core ML runtime: Apple's own where it exists, the ML Program evaluator everywhere else.
+
+On macOS a session predicts with Core ML itself (evidence `device`). That path follows coremltools' documented
+`MLModel.predict` and has not been run on Apple hardware here. Elsewhere the same package is evaluated op by op
+(evidence `program-semantics`; see `edgevlm.runtimes.mlprogram`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.boundary import find_component, validate_inputs
+from edgevlm.errors import BundleError, MissingDependency
+from edgevlm.interfaces import Array, OpCount
+from edgevlm.spec import ComponentSpec
+
+if TYPE_CHECKING:
+    from edgevlm.bundle import Bundle
+
+
+class _Predictor(Protocol):
+    """What both ways to run a package offer."""
+
+    input_names: frozenset[str]
+    output_names: frozenset[str]
+
+    def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, NDArray[Any]]: ...
+
+
+class CoreMLRuntime:
+    """Opens bundles of ML Programs, one `.mlpackage` a component."""
+
+    target = "coreml"
+
+    def open(self, bundle: Bundle, *, threads: int | None = None) -> CoreMLSession:
+        """Loads every component.
+
+        Args:
+            threads: CPU threads of the evaluator; Apple's runtime chooses for itself.
+
+        Raises:
+            BundleError: a package is damaged, or its inputs and outputs are not those of the manifest.
+            UnsupportedError: off Apple, a package has ops that the evaluator does not know.
+            MissingDependency: coremltools, or off Apple torch, is not installed.
+        """
+        _require("coremltools")
+        on_apple = _apple_runtime_works()
+        loaded: dict[str, tuple[ComponentSpec, _Predictor]] = {}
+        for name, component in bundle.components.items():
+            path = bundle.path / component.file
+            predictor = _AppleProgram(path) if on_apple else _evaluated_program(path, threads)
+            _check_boundary(component.spec, predictor, path)
+            loaded[name] = (component.spec, predictor)
+        return CoreMLSession(loaded, evidence="device" if on_apple else "program-semantics")
+
+    def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
+        """The ops of each component's program, without loading weights.
+
+        `runs_on` says `evaluator` everywhere: which unit of a device runs an op is decided there.
+
+        Raises:
+            BundleError: a package is damaged.
+            MissingDependency: coremltools is not installed.
+        """
+        _require("coremltools")
+        from edgevlm.runtimes.mlprogram.package import count_ops, read_function
+
+        return {
+            name: count_ops(read_function(bundle.path / component.file))
+            for name, component in bundle.components.items()
+        }
+
+
+class CoreMLSession:
+    """An open Core ML bundle.
+
+    Attributes:
+        evidence: `device` with Apple's runtime, `program-semantics` with the evaluator.
+    """
+
+    def __init__(self, components: Mapping[str, tuple[ComponentSpec, _Predictor]], *, evidence: str) -> None:
+        self.evidence = evidence
+        self._components = dict(components)
+
+    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """Runs one component once.
+
+        Returns:
+            The outputs of the component's spec as float32, shaped as it says.
+
+        Raises:
+            TensorError: there is no such component; or a name, dtype or shape is not what its spec says.
+            BundleError: an output has not the shape that the spec says.
+        """
+        spec, predictor = find_component(self._components, component)
+        answers = predictor.predict(validate_inputs(spec, inputs))
+        results: dict[str, NDArray[np.float32]] = {}
+        for output in spec.outputs:
+            answer = np.asarray(answers[output.name], dtype=np.float32)
+            if answer.shape != output.shape:
+                raise BundleError(
+                    f"{component}: output {output.name!r}: expected shape {list(output.shape)}, "
+                    f"got {list(answer.shape)}"
+                )
+            results[output.name] = answer
+        return results
+
+    def close(self) -> None:
+        """Lets go of the programs; a closed session has no components."""
+        self._components.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _EvaluatedProgram:
+    """A package on the evaluator."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        from edgevlm.runtimes.mlprogram.evaluator import MLProgram
+
+        self._program = MLProgram.open(path, threads=threads)
+        self.input_names = frozenset(feature.name for feature in self._program.inputs)
+        self.output_names = frozenset(feature.name for feature in self._program.outputs)
+
+    def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, NDArray[Any]]:
+        return self._program.predict(inputs)
+
+
+def _evaluated_program(path: Path, threads: int | None) -> _EvaluatedProgram:
+    _require("torch")
+    return _EvaluatedProgram(path, threads)
+
+
+class _AppleProgram:
+    """A package on Apple's runtime, which wants pictures as PIL images. Not run on Apple hardware here."""
+
+    def __init__(self, path: Path) -> None:
+        import coremltools  # type: ignore[import-untyped]
+
+        if not path.is_dir():
+            raise BundleError(f"{path}: expected an .mlpackage folder, which is missing")
+        try:
+            self._model: Any = coremltools.models.MLModel(str(path))
+        except (RuntimeError, ValueError) as error:
+            raise BundleError(f"{path}: Core ML cannot load this package: {error}") from error
+        description = self._model.get_spec().description
+        self._images = {each.name for each in description.input if each.type.WhichOneof("Type") == "imageType"}
+        self.input_names = frozenset(each.name for each in description.input)
+        self.output_names = frozenset(each.name for each in description.output)
+
+    def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, NDArray[Any]]:
+        answers: Mapping[str, NDArray[Any]] = self._model.predict(
+            {name: _picture(array) if name in self._images else array for name, array in inputs.items()}
+        )
+        return answers
+
+
+def _picture(pixels: Array) -> Any:
+    """A PIL image of [1, 3, height, width] RGB pixels in 0..255, rounded to whole grey levels."""
+    from PIL import Image
+
+    return Image.fromarray(np.rint(pixels[0]).clip(0, 255).astype(np.uint8).transpose(1, 2, 0), mode="RGB")
+
+
+def _apple_runtime_works() -> bool:
+    """Whether coremltools was built with its bridge to Apple's framework, which exists on macOS only."""
+    if sys.platform != "darwin":
+        return False
+    try:
+        importlib.import_module("coremltools.libcoremlpython")
+    except ImportError:
+        return False
+    return True
+
+
+def _require(package: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        raise MissingDependency(package, extra="coreml") from None
+
+
+def _check_boundary(spec: ComponentSpec, predictor: _Predictor, path: Path) -> None:
+    for kind, tensors, names in (
+        ("inputs", spec.inputs, predictor.input_names),
+        ("outputs", spec.outputs, predictor.output_names),
+    ):
+        expected = {tensor.name for tensor in tensors}
+        if expected != names:
+            raise BundleError(
+                f"{path}: the manifest says that {spec.name} has the {kind} {', '.join(sorted(expected))}, "
+                f"the package has {', '.join(sorted(names)) or 'none'}"
+            )

@@ -1,0 +1,27 @@
+"""The ops, by kind: to add one, write its function into the module that fits."""
+
+from edgevlm.runtimes.mlprogram.ops import (
+    compression,
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    normalisation,
+    reduction,
+    shape,
+)
+from edgevlm.runtimes.mlprogram.ops.registry import CARRIERS, OPS, Op
+
+__all__ = [
+    "CARRIERS",
+    "OPS",
+    "Op",
+    "compression",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "linear",
+    "normalisation",
+    "reduction",
+    "shape",
+]

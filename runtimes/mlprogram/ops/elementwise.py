@@ -1,0 +1,104 @@
+"""Ops that treat each element by itself: arithmetic, comparison, activations, casts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from edgevlm.runtimes.mlprogram.ops.registry import CARRIERS, Real, Tensor, op
+
+
+def _unary(kind: str, function: Callable[[Tensor], Tensor]) -> None:
+    @op(kind)
+    def unary(x: Tensor) -> Tensor:
+        return function(x)
+
+
+def _binary(kind: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    @op(kind)
+    def binary(x: Tensor, y: Tensor) -> Tensor:
+        return function(x, y)
+
+
+_UNARY: dict[str, Callable[[Tensor], Tensor]] = {
+    "abs": torch.abs,
+    "erf": torch.erf,
+    "exp": torch.exp,
+    "identity": lambda x: x,
+    "logical_not": torch.logical_not,
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "sqrt": torch.sqrt,
+    "square": torch.square,
+    "tanh": torch.tanh,
+}
+_BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add": torch.add,
+    "equal": torch.eq,
+    "floor_div": lambda x, y: torch.floor_divide(x, y),
+    "greater": torch.gt,
+    "greater_equal": torch.ge,
+    "less": torch.lt,
+    "less_equal": torch.le,
+    "logical_and": torch.logical_and,
+    "logical_or": torch.logical_or,
+    "logical_xor": torch.logical_xor,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "mul": torch.mul,
+    "not_equal": torch.ne,
+    "pow": torch.pow,
+    "sub": torch.sub,
+}
+for _kind, _of_one in _UNARY.items():
+    _unary(_kind, _of_one)
+for _kind, _of_two in _BINARY.items():
+    _binary(_kind, _of_two)
+
+
+@op("real_div")
+def real_div(x: Real, y: Real) -> Tensor:
+    return x / y
+
+
+@op("rsqrt")
+def rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
+    return torch.rsqrt(x + epsilon)
+
+
+@op("clip")
+def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
+    return x.clamp(alpha, beta)
+
+
+@op("leaky_relu")
+def leaky_relu(x: Tensor, alpha: float) -> Tensor:
+    return F.leaky_relu(x, alpha)
+
+
+@op("sigmoid_hard")
+def sigmoid_hard(x: Tensor, alpha: float, beta: float) -> Tensor:
+    return (alpha * x + beta).clamp(0, 1)
+
+
+@op("gelu")
+def gelu(x: Tensor, mode: Literal["EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROXIMATION"] = "EXACT") -> Tensor:
+    if mode == "SIGMOID_APPROXIMATION":
+        return x * torch.sigmoid(1.702 * x)
+    return F.gelu(x, approximate="none" if mode == "EXACT" else "tanh")
+
+
+@op("select")
+def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(cond, a, b)
+
+
+@op("cast")
+def cast(x: Tensor, dtype: Literal["bool", "fp16", "fp32", "int8", "int16", "int32", "uint8", "uint16"]) -> Tensor:
+    # Towards zero from floating point to integers, as in C; out of range is undefined there and here.
+    return x.to(CARRIERS[dtype])

@@ -1,0 +1,43 @@
+"""Products of matrices, and attention."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from edgevlm.errors import UnsupportedError
+from edgevlm.runtimes.mlprogram.ops.registry import Tensor, Tensors, op
+
+
+@op("linear")
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+@op("matmul")
+def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = False) -> Tensor:
+    # MIL transposes matrices only: the flag has no effect on a vector.
+    if transpose_x and x.ndim > 1:
+        x = x.transpose(-1, -2)
+    if transpose_y and y.ndim > 1:
+        y = y.transpose(-1, -2)
+    return x @ y
+
+
+@op("einsum")
+def einsum(values: Tensors, equation: str) -> Tensor:
+    # MIL knows two equations, in any letters; both broadcast over dimensions of size 1, as torch does.
+    inputs, _, result = equation.replace(" ", "").partition("->")
+    letters = "".join(dict.fromkeys(inputs.replace(",", "")))
+    canonical = f"{inputs}->{result}".translate(str.maketrans(letters, "abcdefghij"[: len(letters)]))
+    if canonical not in ("abcd,adce->abce", "abc,cbd->abd"):
+        raise UnsupportedError(
+            f"einsum: expected an equation like 'nchw,nwhu->nchu' or 'chw,whr->chr', got {equation!r}"
+        )
+    return torch.einsum(equation, *values)
+
+
+@op("scaled_dot_product_attention")
+def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    # A row whose every key is masked is 0 in torch and NaN in MIL's formula; neither is an answer to rely on.
+    return F.scaled_dot_product_attention(query, key, value, attn_mask)
