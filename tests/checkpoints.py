@@ -68,7 +68,9 @@ def write_clip_tokenizer(folder: Path, *, with_tokenizer_json: bool = True, cont
     )
     if with_tokenizer_json:
         tokenizer = _clip_pipeline(BPE(vocab, merges, end_of_word_suffix="</w>", unk_token=EOS))
-        tokenizer.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in (BOS, EOS)])
+        tokenizer.add_special_tokens(
+            [AddedToken(BOS, normalized=True, special=True), AddedToken(EOS, normalized=False, special=True)]
+        )
         tokenizer.post_processor = processors.RobertaProcessing(
             (EOS, vocab[EOS]), (BOS, vocab[BOS]), trim_offsets=False, add_prefix_space=False
         )
@@ -308,7 +310,7 @@ def write_siglip_checkpoint(
         "hidden_act": "gelu_pytorch_tanh",
         "layer_norm_eps": 1e-6,
     }
-    config = {
+    config: dict[str, Any] = {
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
         "text_config": {
