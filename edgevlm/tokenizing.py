@@ -318,7 +318,10 @@ def _id_of(tokenizer: tokenizers.Tokenizer, token: str, name: str, folder: Path)
 def _parse(content: bytes, where: str) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-    except Exception as error:  # the library raises nothing narrower
+        tokenizer.encode("a")  # a template naming a token that it does not define shows only here
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises nothing narrower, and its panics are no Exception
         raise CheckpointError(
             f"{where}: expected the `tokenizers` library's JSON, got a damaged or unknown file: {error}",
             hint="copy it again from where the checkpoint came from",

@@ -311,6 +311,11 @@ def with_keys(**changes: Any) -> Any:
     return lambda folder: edit(folder / "tokenizer_config.json", **changes)
 
 
+def with_an_undefined_ending(folder: Path) -> None:
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    edit(folder / "tokenizer.json", post_processor=data["post_processor"] | {"special_tokens": {}})
+
+
 def without_the_ending(folder: Path) -> None:
     edit(folder / "tokenizer.json", post_processor=None)
 
@@ -335,6 +340,7 @@ def without_the_ending(folder: Path) -> None:
         ("siglip", with_keys(pad_token="<nowhere>"), "pad_token '<nowhere>' in the vocabulary"),
         ("siglip", with_keys(pad_token=["</s>"]), "pad_token: expected a text"),
         ("siglip", with_keys(bos_token="<pad>", add_bos_token=True), "does the opposite"),
+        ("siglip", with_an_undefined_ending, "damaged or unknown"),
         ("siglip", without_the_ending, "ends every text with '</s>'"),
         ("clip", without_the_ending, r"ends every text with '<\|endoftext\|>'"),
     ],
