@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgevlm.api import BundleModel, convert, open
+    from edgevlm.bundle import Bundle
 
 __version__ = "0.1.0"
+__all__ = ["Bundle", "BundleModel", "__version__", "convert", "open"]
 
 # At the checkout's root Python finds this folder before the installed package, and with it only this third of
 # the house; the siblings `converters/`, `runtimes/` and `benchmarks/` are found once the root is on the path.
 _checkout = Path(__file__).parent.parent
 if (_checkout / "pyproject.toml").is_file() and str(_checkout) not in __path__:
     __path__.append(str(_checkout))
+
+
+def __getattr__(name: str) -> Any:
+    # The API is imported when it is first used, so that `edgevlm --help` answers at once.
+    if name in ("BundleModel", "convert", "open"):
+        from edgevlm import api
+
+        return getattr(api, name)
+    if name == "Bundle":
+        from edgevlm.bundle import Bundle
+
+        return Bundle
+    raise AttributeError(f"module 'edgevlm' has no attribute {name!r}")

@@ -1,18 +1,18 @@
 """Everything EdgeVLM raises on purpose.
 
-    EdgeVLMError
-     ├── InputError                 exit 2: wrong use or bad input
-     │    ├── CheckpointError           a model folder that cannot be read as what it says it is
-     │    ├── RecipeError               a recipe with unknown keys or values
-     │    ├── LabelError                a label file that cannot be baked
-     │    ├── ImageError                a picture that cannot be decoded
-     │    ├── OutputError               an output that exists, cannot be written, or does not fit
-     │    ├── BundleError               a bundle that is damaged or not one
-     │    ├── TensorError               a session input with the wrong name, dtype or shape
-     │    └── UnsupportedError          an op, a target or a combination that EdgeVLM does not carry
-     ├── CheckFailed                exit 1: the work was done and a check on it failed
-     │    └── ParityFailed
-     └── MissingDependency          exit 3: an optional package is not installed
+EdgeVLMError
+ ├── InputError                 exit 2: wrong use or bad input
+ │    ├── CheckpointError           a model folder that cannot be read as what it says it is
+ │    ├── RecipeError               a recipe with unknown keys or values
+ │    ├── LabelError                a label file that cannot be baked
+ │    ├── ImageError                a picture that cannot be decoded
+ │    ├── OutputError               an output that exists, cannot be written, or does not fit
+ │    ├── BundleError               a bundle that is damaged or not one
+ │    ├── TensorError               a session input with the wrong name, dtype or shape
+ │    └── UnsupportedError          an op, a target or a combination that EdgeVLM does not carry
+ ├── CheckFailed                exit 1: the work was done and a check on it failed
+ │    └── ParityFailed
+ └── MissingDependency          exit 3: an optional package is not installed
 """
 
 from __future__ import annotations

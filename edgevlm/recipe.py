@@ -1,19 +1,20 @@
 """How a model is compressed: a built-in name or a small strict YAML file.
 
-    name: fp16
-    precision: fp16
-    parity:
-      min_cosine: 0.9999
-      min_top1_agreement: 0.99
+name: fp16
+precision: fp16
+parity:
+  min_cosine: 0.9999
+  min_top1_agreement: 0.99
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
+from edgevlm import schema
 from edgevlm.errors import RecipeError
 
 Precision = Literal["fp32", "fp16"]
@@ -81,16 +82,6 @@ def resolve(name_or_file: str | Path) -> Recipe:
     return _read(path)
 
 
-def from_json(data: Mapping[str, Any]) -> Recipe:
-    """The recipe that `to_json` wrote."""
-    return _parse(data, default_name="recipe", where="recipe")
-
-
-def to_json(recipe: Recipe) -> dict[str, Any]:
-    """Plain values, for the manifest and for hashing."""
-    return asdict(recipe)
-
-
 def _read(path: Path) -> Recipe:
     import yaml
 
@@ -99,35 +90,11 @@ def _read(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"{path}: not a readable YAML file: {error}") from error
     if not isinstance(data, Mapping):
-        raise RecipeError(f"{path}: expected a mapping of keys at the top, got {type(data).__name__}")
-    return _parse(data, default_name=path.stem, where=str(path))
-
-
-def _parse(data: Mapping[str, Any], *, default_name: str, where: str) -> Recipe:
-    _refuse_unknown(data, {field.name for field in fields(Recipe)}, where)
-    precision = data.get("precision")
-    if precision not in get_args(Precision):
-        raise RecipeError(f"{where}: precision: expected one of {', '.join(get_args(Precision))}, got {precision!r}")
-    limits = data.get("parity", asdict(BUILTIN[precision].parity))
-    if not isinstance(limits, Mapping):
-        raise RecipeError(f"{where}: parity: expected a mapping, got {limits!r}")
-    _refuse_unknown(limits, {field.name for field in fields(ParityLimits)}, f"{where}: parity")
-    for key, value in limits.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value):
-            raise RecipeError(f"{where}: parity.{key}: expected a number of at least 0, got {value!r}")
-    texts = {key: data.get(key, default) for key, default in (("name", default_name), ("summary", ""))}
-    for key, value in texts.items():
-        if not isinstance(value, str):
-            raise RecipeError(f"{where}: {key}: expected text, got {value!r}")
-    return Recipe(
-        name=texts["name"], precision=precision, summary=texts["summary"], parity=ParityLimits(**limits)
-    )
-
-
-def _refuse_unknown(data: Mapping[str, Any], known: set[str], where: str) -> None:
-    for key in data:
-        if key not in known:
-            raise RecipeError(
-                f"{where}: unknown key {key!r}: expected {', '.join(sorted(known))}",
-                hint="edgevlm recipes --json prints the built-in recipes with every key",
-            )
+        raise RecipeError(f"{path}: expected a mapping of keys at the top, got {data!r}")
+    base = BUILTIN.get(str(data.get("precision")), BUILTIN["fp32"])
+    defaults = {"name": path.stem, "summary": "", "parity": schema.write(base.parity)}
+    recipe = schema.read(Recipe, defaults | dict(data), where=str(path), error=RecipeError)
+    for key, limit in schema.write(recipe.parity).items():
+        if limit is not None and not 0 <= limit <= 1:
+            raise RecipeError(f"{path}: parity.{key}: expected a number from 0 to 1, got {limit!r}")
+    return recipe

@@ -79,9 +79,10 @@ class TextPreprocessing:
         context_length: Number of ids, padding included.
         pad_id: Id that fills the rest, on the right.
         eot_id: Id that ends every text; kept when a text is cut to fit. None where the family has none.
-        canonicalisation: Rule applied before the tokenizer: `siglip` removes ASCII punctuation, collapses
-            white space and lower-cases (the family's own `canonicalize_text`), `none` does nothing.
-        lower_case: Whether the text is lower-cased before the tokenizer sees it.
+        canonicalisation: Rule applied before the tokenizer: `siglip` removes ASCII punctuation and collapses white
+            space (the family's own `canonicalize_text`), `none` does nothing.
+        lower_case: Whether the text is lower-cased before the tokenizer sees it: as a whole with `siglip` (a final
+            Greek sigma keeps its form), letter by letter with `none`.
         tokenizer_file: Path of the `tokenizer.json` in the bundle or checkpoint.
     """
 

@@ -29,6 +29,12 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 _NUMBERS = {1: ("a", "a", "a", "one", ""), 2: ("two", "two", "2"), 3: ("three", "three", "3")}
 _ROWS = {"top": ("top", "upper"), "bottom": ("bottom", "lower")}
 _PLURALS = {"cross": "crosses", "round shape": "round shapes", "plus sign": "plus signs", "rhombus": "rhombuses"}
+_OTHER_WORDS = " ".join(
+    (
+        "an object objects and the to left right of above below over under in on at top bottom upper lower middle",
+        "centre center corner side from , with stripes dots checks pattern",
+    )
+).split()
 
 
 def caption(description: Scene, wording: random.Random | None = None) -> str:
@@ -64,10 +70,7 @@ def vocabulary() -> list[str]:
     words += [_plural(shape) for shape in shapes]
     words += [word for forms in _NUMBERS.values() for word in forms]
     words += " ".join(OPENINGS).split()
-    words += (
-        "an object objects and the to left right of above below over under in on at top bottom upper lower middle "
-        "centre center corner side from , with stripes dots checks pattern"
-    ).split()
+    words += _OTHER_WORDS
     return list(dict.fromkeys(words))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.data.scenes import ATTRIBUTES, CELLS, Scene, uniforms
+from edgevlm.data.scenes import ATTRIBUTES, CELLS, Group, Scene, uniforms
 
 F32 = NDArray[np.float32]
 
@@ -101,20 +101,25 @@ def _backgrounds(scenes: Sequence[Scene], draws: F32, size: int) -> F32:
     rows = np.flatnonzero(kind == "grainy")
     if rows.size:
         tone[rows] = (_noise(draws[rows, 57], size) - 0.5) * amount[rows] * 2.0
-    return base[:, None, None, :] + tone[..., None]
+    background: F32 = base[:, None, None, :] + tone[..., None]
+    return background
 
 
 def _noise(keys: F32, size: int) -> F32:
     """float32 [N, size, size] in [0, 1), a function of each key alone."""
-    return uniforms(np.uint64(7), (keys * 2.0**24).astype(np.uint64), size * size).astype(np.float32).reshape(-1, size, size)
+    return (
+        uniforms(np.uint64(7), (keys * 2.0**24).astype(np.uint64), size * size)
+        .astype(np.float32)
+        .reshape(-1, size, size)
+    )
 
 
-def _padded(scene: Scene) -> list[object]:
-    return [scene.groups[min(slot, len(scene.groups) - 1)] for slot in range(3)]  # type: ignore[misc]
+def _padded(scene: Scene) -> list[Group]:
+    return [scene.groups[min(slot, len(scene.groups) - 1)] for slot in range(3)]
 
 
 def _place(scenes: Sequence[Scene], draws: F32) -> _Objects:
-    rows: list[tuple[int, int, float, float, float, int, int, int, int]] = []
+    rows: list[tuple[float, ...]] = []
     numbers = draws.tolist()
     for index, scene in enumerate(scenes):
         slot = 0
@@ -123,7 +128,7 @@ def _place(scenes: Sequence[Scene], draws: F32) -> _Objects:
                 ATTRIBUTES[name].index(getattr(group, name)) for name in ("shape", "texture", "finish", "colour")
             ]
             for x, y, radius in _positions(scene, group_index, numbers[index]):
-                rows.append((index, slot, x, y, radius, *attributes))  # type: ignore[arg-type]
+                rows.append((index, slot, x, y, radius, *attributes))
                 slot += 1
     columns = list(zip(*rows, strict=True))
     scene_index, slots = np.array(columns[0], np.intp), np.array(columns[1], np.intp)
@@ -239,32 +244,39 @@ def _surface(objects: _Objects, chosen: NDArray[np.intp], x: F32, y: F32, dy: F3
     base = objects.colour[chosen]
     dark = base.mean(1, keepdims=True) < 0.3
     second = np.where(dark, base * 0.45 + 0.5, base * 0.35)
-    mark = np.zeros(x.shape, np.float32)
     phase = objects.draws[chosen, 5][:, None, None] * 2.0 - 1.0
-    texture = objects.texture[chosen]
-    names = ATTRIBUTES["texture"]
-    rows = np.flatnonzero(texture == names.index("striped"))
-    if rows.size:
-        mark[rows] = np.clip(np.sin(8.5 * (0.8 * x[rows] + 0.6 * y[rows]) + 3 * phase[rows]) * 3 + 0.5, 0, 1)
-    rows = np.flatnonzero(texture == names.index("dotted"))
-    if rows.size:
-        dots = np.cos(8.0 * x[rows] + phase[rows]) + np.cos(8.0 * y[rows] - phase[rows])
-        mark[rows] = np.clip((dots - 0.75) * 3 + 0.5, 0, 1)
-    rows = np.flatnonzero(texture == names.index("checked"))
-    if rows.size:
-        mark[rows] = np.clip(np.sin(5.2 * x[rows] + phase[rows]) * np.sin(5.2 * y[rows] - phase[rows]) * 5 + 0.5, 0, 1)
-    colour = base[:, None, None, :] + mark[..., None] * (second - base)[:, None, None, :]
+    marks = _marks(objects.texture[chosen], x, y, phase)
+    colour: F32 = base[:, None, None, :] + marks[..., None] * (second - base)[:, None, None, :]
     finish = objects.finish[chosen]
     rows = np.flatnonzero(finish == ATTRIBUTES["finish"].index("glossy"))
     if rows.size:
         shine = np.exp(-((x[rows] + 0.28) ** 2 + (y[rows] + 0.3) ** 2) * 14.0)[..., None]
-        colour[rows] += np.clip(1.6 * shine, 0, 1) * (np.where(base[rows].min(1) > 0.8, 0.55, 1.0)[:, None, None, None] - colour[rows])
+        light = np.where(base[rows].min(1) > 0.8, 0.55, 1.0)[:, None, None, None]
+        colour[rows] += np.clip(1.6 * shine, 0, 1) * (light - colour[rows])
     rows = np.flatnonzero(finish == ATTRIBUTES["finish"].index("metallic"))
     if rows.size:
         band = np.tanh(9.0 * (dy[rows] - 0.05)) * np.exp(-1.2 * np.abs(dy[rows] - 0.05))
         colour[rows] *= 1.0 - 0.5 * band[..., None].clip(0, 1)
         colour[rows] += 0.55 * (-band)[..., None].clip(0, 1) * (1.0 - colour[rows])
     return colour
+
+
+def _marks(texture: NDArray[np.intp], x: F32, y: F32, phase: F32) -> F32:
+    """float32 [M, side, side] in 0..1: where a texture's second colour goes."""
+    marks = np.zeros(x.shape, np.float32)
+    names = ATTRIBUTES["texture"]
+    rows = np.flatnonzero(texture == names.index("striped"))
+    if rows.size:
+        marks[rows] = np.clip(np.sin(8.5 * (0.8 * x[rows] + 0.6 * y[rows]) + 3 * phase[rows]) * 3 + 0.5, 0, 1)
+    rows = np.flatnonzero(texture == names.index("dotted"))
+    if rows.size:
+        dots = np.cos(8.0 * x[rows] + phase[rows]) + np.cos(8.0 * y[rows] - phase[rows])
+        marks[rows] = np.clip((dots - 0.75) * 3 + 0.5, 0, 1)
+    rows = np.flatnonzero(texture == names.index("checked"))
+    if rows.size:
+        squares = np.sin(5.2 * x[rows] + phase[rows]) * np.sin(5.2 * y[rows] - phase[rows])
+        marks[rows] = np.clip(squares * 5 + 0.5, 0, 1)
+    return marks
 
 
 def _distances(shape: NDArray[np.intp], x: F32, y: F32) -> F32:
@@ -278,12 +290,14 @@ def _distances(shape: NDArray[np.intp], x: F32, y: F32) -> F32:
 
 
 def _crescent(x: F32, y: F32) -> F32:
-    return np.maximum(np.hypot(x, y) - 0.95, 0.72 - np.hypot(x - 0.42, y))
+    distance: F32 = np.maximum(np.hypot(x, y) - 0.95, 0.72 - np.hypot(x - 0.42, y))
+    return distance
 
 
 def _cross(x: F32, y: F32) -> F32:
     across, up = np.abs(x), np.abs(y)
-    return np.minimum(np.maximum(across - 0.29, up - 0.95), np.maximum(up - 0.29, across - 0.95))
+    distance: F32 = np.minimum(np.maximum(across - 0.29, up - 0.95), np.maximum(up - 0.29, across - 0.95))
+    return distance
 
 
 def _star(x: F32, y: F32) -> F32:
@@ -294,7 +308,8 @@ def _star(x: F32, y: F32) -> F32:
     tip, notch = np.array([1.02, 0.0]), 0.44 * np.array([np.cos(np.pi / 5), np.sin(np.pi / 5)])
     normal = np.array([notch[1], tip[0] - notch[0]], np.float32)
     normal /= np.hypot(*normal)
-    return (radius * np.cos(folded) - np.float32(tip[0])) * normal[0] + radius * np.sin(folded) * normal[1]
+    distance: F32 = (radius * np.cos(folded) - np.float32(tip[0])) * normal[0] + radius * np.sin(folded) * normal[1]
+    return distance
 
 
 def _heart(x: F32, y: F32) -> F32:
@@ -302,7 +317,8 @@ def _heart(x: F32, y: F32) -> F32:
     across = np.abs(x)
     lobes = np.hypot(across - 0.43, y + 0.33) - 0.5
     tip = np.maximum((across + (y + 0.02)) * 0.7071 - 0.62, -(y + 0.33))
-    return np.minimum(lobes, np.maximum(tip, across - 0.93))
+    distance: F32 = np.minimum(lobes, np.maximum(tip, across - 0.93))
+    return distance
 
 
 _DISTANCE = {

@@ -190,9 +190,7 @@ class Scenes:
         draws = self._uniforms(indices, 64, 0)
         layouts = np.searchsorted(_LAYOUT_EDGES, draws[:, 0], side="right")
         allowed = _HELD_OUT_COMBINATIONS if self.split == "combinations" else _SEEN_COMBINATIONS
-        styles, backgrounds = (
-            (UNSEEN_STYLES, UNSEEN_BACKGROUNDS) if self.split == "styles" else (STYLES, BACKGROUNDS)
-        )
+        styles, backgrounds = (UNSEEN_STYLES, UNSEEN_BACKGROUNDS) if self.split == "styles" else (STYLES, BACKGROUNDS)
         combinations = allowed[(draws[:, 1:4] * len(allowed)).astype(np.intp)]
         for row, layout, combination in zip(draws.tolist(), layouts.tolist(), combinations.tolist(), strict=True):
             counts = _LAYOUTS[layout][0]
@@ -205,9 +203,7 @@ class Scenes:
                     size=ATTRIBUTES["size"][int(row[4 + slot] * 2)],
                     count=count,
                 )
-                for slot, (count, (shape, colour, texture, finish)) in enumerate(
-                    zip(counts, combination, strict=False)
-                )
+                for slot, (count, (shape, colour, texture, finish)) in enumerate(zip(counts, combination, strict=False))
             )
             yield Scene(
                 groups=groups,

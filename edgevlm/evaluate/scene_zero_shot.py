@@ -51,7 +51,9 @@ def distractors(scene: Scene, count: int, draws: random.Random) -> list[Scene]:
     return list(found)
 
 
-def measure(encode_images: EncodeImages, encode_texts: EncodeTexts, scenes: Scenes, start: int, count: int) -> SceneAccuracy:
+def measure(
+    encode_images: EncodeImages, encode_texts: EncodeTexts, scenes: Scenes, start: int, count: int
+) -> SceneAccuracy:
     """Measures a model on scenes `start` to `start + count - 1`.
 
     Args:

@@ -72,15 +72,20 @@ class Steps(Dataset[Batch]):
         pixels = torch.from_numpy(np.ascontiguousarray(batch.pixels.transpose(0, 3, 1, 2)))
         ids = token_ids(self.tokenizer, texts)
         lengths = (ids != ids[0, -1]).sum(1) + 1
-        parts = tuple((rows, ids[rows, : int(lengths[rows].max())]) for rows in lengths.argsort().chunk(6))
+        parts = tuple((rows, ids[rows, : _rounded(lengths[rows].max())]) for rows in lengths.argsort().chunk(8))
         return Batch(pixels, parts, torch.from_numpy(_also_true(told, batch.scenes)))
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     """int32 [N, T], T the longest text's length, padded with its end-of-text id."""
     rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
-    longest = max(map(len, rows)) + 1
+    longest = _rounded(max(map(len, rows)))
     return torch.tensor([row + [row[-1]] * (longest - len(row)) for row in rows], dtype=torch.int32)
+
+
+def _rounded(length: int | Tensor) -> int:
+    # A few lengths, many times: each new shape costs the CPU kernels a compilation of its own.
+    return -(-int(length) // 8) * 8
 
 
 def build_tokenizer(vocabulary_size: int) -> Tokenizer:
@@ -123,7 +128,9 @@ def train(config: StudentConfig, tokenizer: Tokenizer, seed: int, steps: int, ba
     decayed = [p for p in student.parameters() if p.ndim >= 2]
     plain = [p for p in student.parameters() if p.ndim < 2]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=1.5e-3, betas=(0.9, 0.98)
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        lr=1.5e-3,
+        betas=(0.9, 0.98),
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.5e-3, total_steps=steps, pct_start=0.08)
     batches = DataLoader(Steps(seed, batch_size, steps, tokenizer), batch_size=None, num_workers=1, prefetch_factor=4)
@@ -132,7 +139,7 @@ def train(config: StudentConfig, tokenizer: Tokenizer, seed: int, steps: int, ba
     for step, batch in enumerate(batches):
         loss = contrastive_loss(student, batch)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -172,7 +179,7 @@ def accuracy(student: Student, tokenizer: Tokenizer, split: Split, count: int, s
 
     def encode_images(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32))
-        return np.concatenate([student.image(part).numpy() for part in planes.split(100)])
+        return np.concatenate([student.image(part).numpy() for part in torch.split(planes, 100)])
 
     def encode_texts(texts: Sequence[str]) -> NDArray[np.float32]:
         return np.asarray(student.text(token_ids(tokenizer, texts)).numpy())
@@ -194,7 +201,7 @@ def _also_true(descriptions: Sequence[Scene], scenes: Sequence[Scene]) -> NDArra
     """bool [scenes, descriptions] off the diagonal: true, or so nearly true that it should not count as false."""
     said, is_so = _table(descriptions), _table(scenes)
     same = (said[None, :, :, None] == is_so[:, None, None, :]) | (said[None, :, :, None] == -1)
-    matches = same.all(-1).any(3).all(2)
+    matches: NDArray[np.bool_] = same.all(-1).any(3).all(2)
     cells = [np.array([CELLS.index(s.cell) if s.cell else -1 for s in some]) for some in (descriptions, scenes)]
     matches &= (cells[0][None] == -1) | (cells[0][None] == cells[1][:, None])
     np.fill_diagonal(matches, False)
@@ -228,7 +235,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -239,7 +246,9 @@ def main() -> None:
     log = options.out / "training.jsonl"
     student = train(config, tokenizer, options.seed, options.steps, options.batch_size, log)
     seconds = time.monotonic() - began
-    halves = {name: value.half().contiguous() for name, value in student.state_dict().items() if value.is_floating_point()}
+    halves = {
+        name: value.half().contiguous() for name, value in student.state_dict().items() if value.is_floating_point()
+    }
     save_file(halves, options.out / "student.safetensors")
     student.load_state_dict({name: value.float() for name, value in halves.items()}, strict=False)
     splits: tuple[Split, ...] = ("train", "combinations", "styles")

@@ -1,0 +1,192 @@
+"""Golden fixtures: every stage's right result, from picture file to score, and the reference that parity needs.
+
+    golden/golden.json            what follows, by stage
+    golden/<picture>.png|.jpg     pictures that hurt: wide, turned by EXIF, grey, with transparency
+    golden/<picture>.rgb          what preprocessing must make of it: uint8 [H, W, 3], row by row
+    golden/reference.safetensors  the float reference's answers to all samples
+
+A test on the device decodes a picture and compares with the `.rgb`, tokenizes a text and compares the ids, runs the
+artefact on both and compares the embeddings: the first stage that differs is where to look. The samples of
+`reference.safetensors` are rendered again from their seed when a bundle is verified; their hash is recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from edgevlm import schema
+from edgevlm.data.captions import caption
+from edgevlm.data.scenes import Scenes
+from edgevlm.errors import BundleError
+from edgevlm.parity import Answers, Samples
+from edgevlm.preprocessing import preprocess
+from edgevlm.spec import ImagePreprocessing
+from edgevlm.tokenizing import Tokenizer
+
+FOLDER = "golden"
+SAMPLES = 200
+TEXTS = 50
+_SEED = 20_260_101
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class GoldenPicture:
+    """A picture file, the pixels that it becomes and the reference's answer to them."""
+
+    file: str
+    pixels: str
+    what: str
+    embedding: tuple[float, ...] | None
+    scores: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class GoldenText:
+    """A text, its token ids and the reference's answer to them."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    embedding: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What `golden.json` holds.
+
+    Attributes:
+        schema_version: Of this file.
+        pictures, texts: Stage by stage.
+        scores: softmax over the texts of `logit_scale * picture . text`, a row a picture.
+        sample_texts: The texts of the parity samples; their pictures are rendered scenes.
+        samples_sha256: Of the samples' pixels and token ids, to notice a renderer that draws otherwise.
+    """
+
+    schema_version: int
+    pictures: tuple[GoldenPicture, ...]
+    texts: tuple[GoldenText, ...]
+    scores: tuple[tuple[float, ...], ...]
+    sample_texts: tuple[str, ...]
+    samples_sha256: str
+
+
+def sample_texts() -> tuple[str, ...]:
+    """`TEXTS` different descriptions of scenes."""
+    scenes = Scenes(_SEED, "combinations").batch(SAMPLES, 4 * TEXTS).scenes
+    return tuple(dict.fromkeys(caption(scene) for scene in scenes))[:TEXTS]
+
+
+def make_samples(image: ImagePreprocessing, tokenizer: Tokenizer | None, texts: Sequence[str]) -> Samples:
+    """`SAMPLES` rendered scenes as pixels, and the texts as token ids, prepared as the model prepares its input."""
+    drawn = Scenes(_SEED, "combinations", max(64, min(image.height, image.width))).batch(0, SAMPLES).pixels
+    pixels = np.concatenate([preprocess(picture, image) for picture in drawn])
+    return Samples(pixels, tokenizer.encode(list(texts)) if tokenizer else np.zeros((0, 0), np.int32))
+
+
+def golden_pictures() -> dict[str, tuple[Image.Image, str]]:
+    """File name -> picture and what is awkward about it. The JPEG decodes alike to a few grey levels only."""
+    drawn = [Image.fromarray(pixels) for pixels in Scenes(_SEED, size=160).batch(0, 4).pixels]
+    turned = ImageOps.expand(drawn[1], (0, 0, 60, 0), fill=(90, 120, 60))
+    exif = turned.getexif()
+    exif[_EXIF_ORIENTATION] = 6
+    transparent = drawn[3].convert("RGBA")
+    ramp = np.tile(np.linspace(0, 255, 160, dtype=np.uint8), (160, 1))
+    transparent.putalpha(Image.fromarray(ramp))
+    return {
+        "wide.png": (drawn[0].crop((0, 30, 160, 127)), "non-square"),
+        "turned.jpg": (turned, "EXIF orientation 6, JPEG: decoders differ by a few grey levels"),
+        "grey.png": (drawn[2].convert("L"), "8-bit grey"),
+        "alpha.png": (transparent, "RGBA: composed over white"),
+    }
+
+
+def write(
+    folder: Path,
+    *,
+    pictures: Sequence[GoldenPicture],
+    texts: Sequence[GoldenText],
+    scores: NDArray[np.float32],
+    samples: Samples,
+    reference: Answers,
+) -> None:
+    """Writes `golden.json` and `reference.safetensors`; the pictures are there already (`write_pictures`)."""
+    from safetensors.numpy import save_file
+
+    golden = Golden(
+        schema_version=1,
+        pictures=tuple(pictures),
+        texts=tuple(texts),
+        scores=tuple(tuple(row) for row in scores.tolist()),
+        sample_texts=sample_texts(),
+        samples_sha256=_hash(samples),
+    )
+    (folder / FOLDER / "golden.json").write_text(
+        json.dumps(schema.write(golden), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
+    answers = {"image": reference.image, "text": reference.text, "scores": reference.scores}
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in answers.items() if value is not None},
+        folder / FOLDER / "reference.safetensors",
+    )
+
+
+def write_pictures(folder: Path, spec: ImagePreprocessing) -> dict[str, NDArray[np.float32]]:
+    """Writes the pictures and their `.rgb`; gives the pixels of each, float32 [1, 3, H, W]."""
+    (folder / FOLDER).mkdir()
+    found = {}
+    for name, (picture, _) in golden_pictures().items():
+        path = folder / FOLDER / name
+        if name.endswith(".jpg"):
+            picture.save(path, quality=95, exif=picture.getexif())
+        else:
+            picture.save(path)
+        pixels = preprocess(path, spec)
+        path.with_suffix(".rgb").write_bytes(pixels[0].transpose(1, 2, 0).astype(np.uint8).tobytes())
+        found[name] = pixels
+    return found
+
+
+def read(folder: Path) -> tuple[Golden, Answers]:
+    """The fixtures of a bundle.
+
+    Raises:
+        BundleError: they are missing or not readable.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = folder / FOLDER / "golden.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        arrays = load_file(folder / FOLDER / "reference.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BundleError(f"{folder}: the golden fixtures cannot be read: {error}") from error
+    golden = schema.read(Golden, data, where=str(path), error=BundleError)
+    return golden, Answers(arrays.get("image"), arrays.get("text"), arrays.get("scores"))
+
+
+def check_samples(samples: Samples, golden: Golden, folder: Path) -> None:
+    """Refuses samples that are not the ones that the stored reference answered.
+
+    Raises:
+        BundleError: another EdgeVLM draws or prepares them differently.
+    """
+    if _hash(samples) != golden.samples_sha256:
+        raise BundleError(
+            f"{folder}: its parity samples cannot be made again here, so its answers have nothing to be compared with",
+            hint="verify it with the edgevlm version in its manifest's tool_versions, or convert the model again",
+        )
+
+
+def _hash(samples: Samples) -> str:
+    digest = hashlib.sha256(samples.pixels.astype(np.uint8).tobytes())
+    digest.update(samples.token_ids.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""The built-in student: its weights, tokenizer, figures and model card lie in this folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevlm.spec import ImagePreprocessing, Source, TextPreprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgevlm.models.model import Model
+
+NAME = "edgevlm-student"
+FOLDER = Path(__file__).parent
+WEIGHTS = FOLDER / "student.safetensors"
+TOKENIZER = FOLDER / "tokenizer.json"
+
+
+def figures() -> dict[str, Any]:
+    """What training measured: seed, steps, and accuracy by split and attribute."""
+    figures: dict[str, Any] = json.loads((FOLDER / "accuracy.json").read_text(encoding="utf-8"))
+    return figures
+
+
+def load(weights: Path = WEIGHTS, tokenizer: Path = TOKENIZER) -> Model:
+    """The student as a model, in float32."""
+    from copy import deepcopy
+
+    from safetensors.torch import load_file
+
+    from edgevlm.bundle import hash_file
+    from edgevlm.models.model import Model, assemble_programs
+    from edgevlm.models.student import Student, StudentConfig
+
+    config = StudentConfig()
+    student = Student(config)
+    tensors = {name: value.float() for name, value in load_file(weights).items()}
+    # BatchNorm's step counters are integers, of no use after training, and not in the file.
+    student.load_state_dict(tensors | {n: v for n, v in student.state_dict().items() if not v.is_floating_point()})
+    student.eval().requires_grad_(False)
+    image = ImagePreprocessing(
+        height=config.image_size,
+        width=config.image_size,
+        resize="shortest_edge",
+        resize_height=config.image_size,
+        resize_width=config.image_size,
+        resample="bicubic",
+        centre_crop=True,
+        rescale=1 / 255,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+    text = TextPreprocessing(
+        context_length=config.context_length,
+        pad_id=config.eot_id,
+        eot_id=config.eot_id,
+        canonicalisation="none",
+        lower_case=True,
+        tokenizer_file="tokenizer.json",
+    )
+    image_tower = deepcopy(student.image)
+    image_tower.stem = _fused(image_tower.stem)
+    return Model(
+        source=Source(NAME, "student", f"sha256:{hash_file(weights)}", "Apache-2.0"),
+        image=image,
+        text=text,
+        tokenizer_json=tokenizer.read_bytes(),
+        embedding_dim=config.embedding_dim,
+        logit_scale=float(student.log_scale.exp()),
+        programs=assemble_programs(
+            image_tower, student.text, image=image, text=text, embedding_dim=config.embedding_dim
+        ),
+        reference={"encode_image": student.image, "encode_text": student.text},
+    )
+
+
+def _fused(stem: nn.Sequential) -> nn.Sequential:
+    """The stem with each BatchNorm folded into the convolution before it, as on the device."""
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    layers: list[nn.Module] = []
+    for layer in stem:
+        if isinstance(layer, nn.BatchNorm2d):
+            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)  # type: ignore[type-var]
+        else:
+            layers.append(layer)
+    return nn.Sequential(*layers)

@@ -1,0 +1,118 @@
+"""How far an artefact's answers are from the float reference's, and whether that is within the recipe's limits.
+
+Everything here works on arrays: whose they are, and how they were computed, is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.bundle import ParityCheck
+from edgevlm.interfaces import Session
+from edgevlm.recipe import ParityLimits
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What both sides answer.
+
+    Attributes:
+        pixels: float32 [N, 3, H, W] in 0..255.
+        token_ids: int32 [M, L].
+    """
+
+    pixels: F32
+    token_ids: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one side answered; None where it has no such component.
+
+    Attributes:
+        image: float32 [N, D], from `encode_image`.
+        text: float32 [M, D], from `encode_text`.
+        scores: float32 [N, labels], from `classify`.
+    """
+
+    image: F32 | None
+    text: F32 | None
+    scores: F32 | None
+
+
+def ask(session: Session, components: tuple[str, ...], samples: Samples, step: Callable[[float], None]) -> Answers:
+    """Runs a session on every sample, one at a time, as a device would.
+
+    Args:
+        session: An open bundle.
+        components: Which of the three components it has.
+        samples: The inputs.
+        step: Told the share that is done, 0..1.
+    """
+    inputs = {"encode_image": "pixels", "encode_text": "token_ids", "classify": "pixels"}
+    outputs = {"encode_image": "embedding", "encode_text": "embedding", "classify": "scores"}
+    rows = {name: samples.pixels if inputs[name] == "pixels" else samples.token_ids for name in components}
+    total, done = sum(map(len, rows.values())), 0
+    found: dict[str, F32] = {}
+    for name, values in rows.items():
+        answers = []
+        for row in values:
+            answers.append(session.run(name, {inputs[name]: row[None]})[outputs[name]][0])
+            done += 1
+            step(done / total)
+        found[name] = np.stack(answers)
+    return Answers(found.get("encode_image"), found.get("encode_text"), found.get("classify"))
+
+
+def compare(reference: Answers, artefact: Answers, limits: ParityLimits) -> tuple[ParityCheck, ...]:
+    """Every check that the two sides' common components allow.
+
+    Embeddings are compared by largest absolute difference and least cosine, answers by the share of pictures
+    with the same best text (`zero-shot`) or the same best label (`classify`). NaN and infinity fail by themselves.
+    """
+    checks: list[ParityCheck] = []
+    for component, expected, got in (
+        ("encode_image", reference.image, artefact.image),
+        ("encode_text", reference.text, artefact.text),
+        ("classify", reference.scores, artefact.scores),
+    ):
+        if expected is not None and got is not None:
+            checks += _compare_arrays(component, expected, got, limits)
+    if None not in (reference.image, reference.text) and None not in (artefact.image, artefact.text):
+        expected_scores = reference.image @ reference.text.T  # type: ignore[operator, union-attr]
+        scores = artefact.image @ artefact.text.T  # type: ignore[operator, union-attr]
+        checks.append(_top1("zero-shot", expected_scores, scores, limits))
+    return tuple(checks)
+
+
+def _compare_arrays(component: str, expected: F32, got: F32, limits: ParityLimits) -> list[ParityCheck]:
+    finite = float(np.isfinite(got).mean())
+    checks = [ParityCheck(component, "finite", finite, 1.0, finite == 1.0)]
+    if finite < 1.0:
+        return checks
+    error = float(np.abs(got.astype(np.float64) - expected).max())
+    allowed = limits.max_abs_error
+    checks.append(ParityCheck(component, "max_abs_error", error, allowed, allowed is None or error <= allowed))
+    if component == "classify":
+        return [*checks, _top1(component, expected, got, limits)]
+    cosine = float(_cosines(expected, got).min())
+    least = limits.min_cosine
+    return [*checks, ParityCheck(component, "min_cosine", cosine, least, least is None or cosine >= least)]
+
+
+def _top1(component: str, expected: F32, got: F32, limits: ParityLimits) -> ParityCheck:
+    share = float((expected.argmax(1) == got.argmax(1)).mean())
+    least = limits.min_top1_agreement
+    return ParityCheck(component, "top1_agreement", share, least, least is None or share >= least)
+
+
+def _cosines(expected: F32, got: F32) -> NDArray[np.float64]:
+    a, b = expected.astype(np.float64), got.astype(np.float64)
+    cosines: NDArray[np.float64] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return cosines

@@ -1,0 +1,375 @@
+"""From a model's name to verified bundles: load -> export -> lower -> verify -> write, a target at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm import cache, golden, labels, memory, parity, registry, schema
+from edgevlm.bundle import (
+    FORMAT_VERSION,
+    SUFFIX,
+    Bundle,
+    BundledComponent,
+    Labels,
+    Manifest,
+    ParityReport,
+    refuse_existing,
+    seal,
+    staged,
+)
+from edgevlm.errors import EdgeVLMError, UnsupportedError
+from edgevlm.interfaces import BundleFile, Converter, Programs
+from edgevlm.models import catalogue
+from edgevlm.recipe import Recipe
+from edgevlm.tokenizing import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgevlm.models.model import Model
+
+Progress = Callable[[str, float | None], None]
+"""Told the stage in words, and the share of it that is done where that is known."""
+
+F32 = NDArray[np.float32]
+
+
+def silent(stage: str, share: float | None) -> None:
+    """The `Progress` that says nothing."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to convert, and how.
+
+    Attributes:
+        model: A built-in name, a folder or a hub id.
+        revision: Of a hub id.
+        targets: Names of targets.
+        recipe: How to compress.
+        labels: A label set to bake into a `classify` component.
+        image_only: Whether the text tower is left out; with `labels`, the bundle has `classify` alone.
+        out: Folder that the bundles are written into.
+        name: What they are called; the model's own name where it is None.
+        force: Whether an existing bundle is replaced.
+        use_cache: Whether a bundle that was converted before from the same inputs is copied.
+    """
+
+    model: str | Path
+    targets: tuple[str, ...]
+    recipe: Recipe
+    out: Path
+    revision: str | None = None
+    labels: Labels | None = None
+    image_only: bool = False
+    name: str | None = None
+    force: bool = False
+    use_cache: bool = True
+
+    def destination(self, target: str) -> Path:
+        """Where the bundle of a target goes."""
+        name = self.name or catalogue.short_name(self.model)
+        return self.out / f"{name}-{target}-{self.recipe.name}{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one target.
+
+    Attributes:
+        target: Which.
+        status: `passed`; `failed parity`, with the bundle kept aside for looking into; or `failed`, with `error`.
+        bundle: What was written.
+        error: Why nothing was.
+        seconds: Wall time, of which `parity_seconds` went into the comparison.
+        cached: Whether it was copied from an earlier conversion.
+    """
+
+    target: str
+    status: Literal["passed", "failed parity", "failed"]
+    bundle: Bundle | None
+    error: EdgeVLMError | None
+    seconds: float
+    parity_seconds: float = 0.0
+    cached: bool = False
+
+
+def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...]:
+    """Converts a model to every target asked for. One that fails does not stop the others.
+
+    Raises:
+        EdgeVLMError: what is wrong with the request or the model itself, before the long work starts.
+    """
+    converters = {target: registry.converter(target) for target in request.targets}
+    for target in request.targets:
+        refuse_existing(request.destination(target), force=request.force)
+    outcomes = []
+    source: _Prepared | None = None
+    fingerprint = catalogue.fingerprint(request.model, revision=request.revision)
+    for target in converters:
+        began = time.monotonic()
+        entry = _cache_key(request, target, fingerprint)
+        kept = cache.find(entry) if entry else None
+        try:
+            if kept is not None:
+                outcome = _copy(kept, request, target)
+            else:
+                source = source or _prepare(request, progress)
+                outcome = _convert_one(source, request, target, progress)
+                if entry and outcome.status == "passed" and outcome.bundle:
+                    cache.keep(entry, outcome.bundle)
+        except EdgeVLMError as error:
+            if source is None and kept is None:
+                raise
+            outcome = Outcome(target, "failed", None, error, 0.0)
+        outcomes.append(replace(outcome, seconds=time.monotonic() - began))
+    return tuple(outcomes)
+
+
+def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
+    """Runs the shipped file on its parity samples again and compares with the reference that it carries.
+
+    Raises:
+        BundleError: the samples cannot be made again.
+        MissingDependency: the target's runtime is not installed.
+    """
+    manifest = bundle.manifest
+    stored, reference = golden.read(bundle.path)
+    tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
+    samples = golden.make_samples(manifest.image, tokenizer, stored.sample_texts)
+    golden.check_samples(samples, stored, bundle.path)
+    return _measure(bundle, samples, reference, progress)
+
+
+class _Prepared:
+    """A loaded model with its components, its parity samples and the reference's answers, for all targets."""
+
+    def __init__(self, model: Model, request: Request, folder: Path) -> None:
+        import torch
+
+        self.model = model
+        (folder / model.text.tokenizer_file).write_bytes(model.tokenizer_json)
+        self.tokenizer = Tokenizer(model.text, folder)
+        self.label_embeddings: torch.Tensor | None = None
+        programs = dict(model.programs)
+        if request.labels is not None:
+            from edgevlm.models.classifier import classifier_program, embed_labels
+
+            labels.check_lengths(request.labels, self.tokenizer, model.text.context_length)
+            self.label_embeddings = embed_labels(
+                model.reference["encode_text"],
+                lambda texts: torch.from_numpy(self.tokenizer.encode(texts)),
+                request.labels.names,
+                request.labels.templates,
+            )
+            programs["classify"] = classifier_program(
+                programs["encode_image"], self.label_embeddings, model.logit_scale
+            )
+        if request.image_only:
+            del programs["encode_text"]
+            if "classify" in programs:
+                del programs["encode_image"]
+        self.programs: Programs = programs
+
+    @cached_property
+    def samples(self) -> parity.Samples:
+        tokenizer = self.tokenizer if "encode_text" in self.programs else None
+        return golden.make_samples(self.model.image, tokenizer, golden.sample_texts())
+
+    @cached_property
+    def reference(self) -> parity.Answers:
+        image = self.embed("encode_image", self.samples.pixels)
+        return parity.Answers(
+            image=image if "encode_image" in self.programs else None,
+            text=self.embed("encode_text", self.samples.token_ids) if "encode_text" in self.programs else None,
+            scores=self.classify(image) if "classify" in self.programs else None,
+        )
+
+    @cached_property
+    def peak_bytes(self) -> int:
+        """Estimate for the largest component: its weights in float32 and its activations."""
+        return max(memory.activation_peak_bytes(p) + memory.weight_bytes(p) for p in self.programs.values())
+
+    def embed(self, component: str, rows: F32 | NDArray[np.int32]) -> F32:
+        """The reference's embeddings, float32 [N, D]."""
+        import torch
+
+        with torch.no_grad():
+            parts = [self.model.reference[component](part) for part in torch.split(torch.from_numpy(rows), 16)]
+        return np.concatenate([part.numpy() for part in parts])
+
+    def classify(self, image_embeddings: F32) -> F32:
+        """The reference's scores of the baked labels, float32 [N, L]."""
+        if self.label_embeddings is None:
+            raise ValueError("no labels were baked")
+        return softmax(self.model.logit_scale * image_embeddings @ self.label_embeddings.numpy().T)
+
+
+def softmax(logits: NDArray[np.floating]) -> F32:
+    """Along the last axis, [N, L] -> [N, L]."""
+    exponents = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)
+
+
+def _prepare(request: Request, progress: Progress) -> _Prepared:
+    progress("loading the model", None)
+    model = catalogue.load(request.model, revision=request.revision)
+    with tempfile.TemporaryDirectory() as folder:
+        return _Prepared(model, request, Path(folder))
+
+
+def _convert_one(source: _Prepared, request: Request, target: str, progress: Progress) -> Outcome:
+    converter = registry.converter(target)
+    refused = converter.unsupported(source.programs, request.recipe)
+    if refused:
+        what = "; ".join(problem.what for problem in refused)
+        raise UnsupportedError(f"{target} cannot hold this: {what}", hint=refused[0].instead)
+    with staged(request.destination(target), force=request.force) as stage:
+        progress(f"{target}: lowering", None)
+        files = _lower(converter, source.programs, request.recipe, stage.folder)
+        _write_golden(source, stage.folder)
+        bundle = seal(stage.folder, _manifest(source, request, target, files))
+        began = time.monotonic()
+        report = _measure(bundle, source.samples, source.reference, progress)
+        parity_seconds = time.monotonic() - began
+        bundle = seal(stage.folder, replace(bundle.manifest, parity=report))
+        if not report.passed:
+            # Kept for looking into, under a name that no app picks up by mistake.
+            stem = stage.destination.name.removesuffix(SUFFIX)
+            stage.destination = stage.destination.with_name(f"{stem}.failed-parity{SUFFIX}")
+            shutil.rmtree(stage.destination, ignore_errors=True)
+    return Outcome(
+        target=target,
+        status="passed" if report.passed else "failed parity",
+        bundle=Bundle(stage.destination, bundle.manifest),
+        error=None,
+        seconds=0.0,
+        parity_seconds=parity_seconds,
+    )
+
+
+def _lower(converter: Converter, programs: Programs, recipe: Recipe, folder: Path) -> tuple[BundleFile, ...]:
+    try:
+        return converter.lower(programs, recipe, folder)
+    except (EdgeVLMError, OSError):
+        raise
+    except Exception as error:  # a backend's own converter may raise anything
+        if os.environ.get("EDGEVLM_DEBUG"):
+            raise
+        raise UnsupportedError(
+            f"{converter.target}: the backend's converter failed with {type(error).__name__}: {str(error)[:500]}",
+            hint="EDGEVLM_DEBUG=1 shows where",
+        ) from error
+
+
+def _write_golden(source: _Prepared, folder: Path) -> None:
+    """The tokenizer and the golden fixtures, answered by the float reference."""
+    has_text = "encode_text" in source.programs
+    if has_text:
+        (folder / source.model.text.tokenizer_file).write_bytes(source.model.tokenizer_json)
+    pixels = golden.write_pictures(folder, source.model.image)
+    images = source.embed("encode_image", np.concatenate(list(pixels.values())))
+    has_image, has_labels = "encode_image" in source.programs, "classify" in source.programs
+    label_scores = source.classify(images) if has_labels else None
+    texts: list[golden.GoldenText] = []
+    scores = np.zeros((len(images), 0), np.float32)
+    if has_text:
+        words = golden.sample_texts()[:4]
+        ids = source.tokenizer.encode(words)
+        embeddings = source.embed("encode_text", ids)
+        texts = [
+            golden.GoldenText(text, tuple(row.tolist()), tuple(embedding.tolist()))
+            for text, row, embedding in zip(words, ids, embeddings, strict=True)
+        ]
+        scores = softmax(source.model.logit_scale * images @ embeddings.T)
+    pictures = [
+        golden.GoldenPicture(
+            file=f"{golden.FOLDER}/{name}",
+            pixels=f"{golden.FOLDER}/{Path(name).with_suffix('.rgb')}",
+            what=what,
+            embedding=tuple(images[index].tolist()) if has_image else None,
+            scores=tuple(label_scores[index].tolist()) if label_scores is not None else None,
+        )
+        for index, (name, (_, what)) in enumerate(golden.golden_pictures().items())
+    ]
+    golden.write(
+        folder, pictures=pictures, texts=texts, scores=scores, samples=source.samples, reference=source.reference
+    )
+
+
+def _manifest(source: _Prepared, request: Request, target: str, files: Sequence[BundleFile]) -> Manifest:
+    model = source.model
+    answered_by = {component: file.path for file in files for component in file.components}
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=request.name or catalogue.short_name(request.model),
+        target=target,
+        components={
+            name: BundledComponent(program.spec, answered_by[name]) for name, program in source.programs.items()
+        },
+        image=model.image,
+        text=model.text if "encode_text" in source.programs else None,
+        labels=request.labels,
+        embedding_dim=model.embedding_dim,
+        logit_scale=model.logit_scale,
+        embedding_space_id=_embedding_space_id(model, request.recipe),
+        recipe=request.recipe,
+        source=model.source,
+        requires={platform: least for file in files for platform, least in file.requires.items()},
+        estimated_peak_memory_bytes=source.peak_bytes,
+        parity=None,
+        tool_versions=cache.tool_versions(),
+    )
+
+
+def _embedding_space_id(model: Model, recipe: Recipe) -> str:
+    """A hash of all that moves embeddings: an app indexes its pictures again when it changes."""
+    digest = hashlib.sha256(model.tokenizer_json)
+    digest.update(json.dumps(schema.write([model.image, model.text, recipe.precision])).encode())
+    for program in model.programs.values():
+        for name, tensor in sorted(program.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _measure(bundle: Bundle, samples: parity.Samples, reference: parity.Answers, progress: Progress) -> ParityReport:
+    stage = f"{bundle.manifest.target}: comparing with the float reference"
+    with registry.runtime(bundle.manifest.target).open(bundle, threads=1) as session:
+        answers = parity.ask(session, tuple(bundle.components), samples, lambda share: progress(stage, share))
+        checks = parity.compare(reference, answers, bundle.manifest.recipe.parity)
+        return ParityReport(session.evidence, len(samples.pixels), checks)
+
+
+def _cache_key(request: Request, target: str, fingerprint: str | None) -> str | None:
+    if fingerprint is None or not request.use_cache or target not in registry.CONVERTERS:
+        return None
+    inputs = {
+        "model": fingerprint,
+        "called": str(request.model),
+        "target": target,
+        "recipe": schema.write(request.recipe),
+        "labels": schema.write(request.labels),
+        "image_only": request.image_only,
+        "name": request.name,
+    }
+    return cache.key(inputs)
+
+
+def _copy(kept: Bundle, request: Request, target: str) -> Outcome:
+    with staged(request.destination(target), force=request.force) as stage:
+        shutil.copytree(kept.path, stage.folder, dirs_exist_ok=True)
+    return Outcome(target, "passed", Bundle(stage.destination, kept.manifest), None, 0.0, cached=True)

@@ -1,0 +1,167 @@
+"""What the command line shows: tables and bars for people, JSON with a schema version for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm import schema
+from edgevlm.bundle import Bundle, ParityReport
+
+if TYPE_CHECKING:
+    from edgevlm.interfaces import OpCount
+    from edgevlm.pipeline import Outcome, Progress
+
+SCHEMA_VERSION = 1
+BAR_WIDTH = 24
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """One JSON object on stdout, with `schema_version` first."""
+    print(json.dumps({"schema_version": SCHEMA_VERSION} | data, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Shows a bar on stderr while the block runs, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(stage: str, share: float | None) -> None:
+            bar.update(task, description=stage, total=None if share is None else 1.0, completed=share or 0.0)
+
+        yield tell
+
+
+def table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; columns whose heading starts with `>` are right-aligned."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        grid.add_column(
+            heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left", overflow="fold"
+        )
+    for row in rows:
+        grid.add_row(*row)
+    # Piped, a table is as wide as it needs to be: something else will cut it.
+    console = Console(highlight=False)
+    console.print(grid, width=console.width if console.is_terminal else 160)
+
+
+def outcome_row(outcome: Outcome) -> tuple[str, ...]:
+    """Target, what became of it, size, parity, seconds, and where it is or why it is not."""
+    if outcome.bundle is None or outcome.bundle.manifest.parity is None:
+        hint = f"\n{outcome.error.hint}" if outcome.error and outcome.error.hint else ""
+        return (outcome.target, "[red]failed[/]", "", "", f"{outcome.seconds:.0f}", f"{outcome.error}{hint}")
+    status = "[green]passed[/]" if outcome.status == "passed" else "[red]failed parity[/]"
+    parity = outcome.bundle.manifest.parity
+    return (
+        outcome.target,
+        status + (" (cached)" if outcome.cached else ""),
+        f"{outcome.bundle.size_bytes / 1e6:.1f} MB",
+        _parity_summary(parity),
+        f"{outcome.seconds:.1f}" if outcome.cached else f"{outcome.seconds:.0f}",
+        str(outcome.bundle.path),
+    )
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """The same, with every check."""
+    bundle = outcome.bundle
+    return {
+        "target": outcome.target,
+        "status": outcome.status,
+        "cached": outcome.cached,
+        "seconds": round(outcome.seconds, 3),
+        "parity_seconds": round(outcome.parity_seconds, 3),
+        "bundle": str(bundle.path) if bundle else None,
+        "size_bytes": bundle.size_bytes if bundle else None,
+        "parity": schema.write(bundle.manifest.parity) if bundle else None,
+        "error": {"message": outcome.error.message, "hint": outcome.error.hint} if outcome.error else None,
+    }
+
+
+def parity_rows(parity: ParityReport) -> list[tuple[str, ...]]:
+    """Component, measure, value, limit and verdict of each check."""
+    return [
+        (
+            check.component,
+            check.measure,
+            f"{check.value:.7g}" if check.measure == "min_cosine" else f"{check.value:.3g}",
+            "" if check.limit is None else f"{check.limit:g}",
+            "[green]passed[/]" if check.passed else "[red]failed[/]",
+        )
+        for check in parity.checks
+    ]
+
+
+def op_rows(component: str, ops: Sequence[OpCount]) -> list[tuple[str, ...]]:
+    """One row an op kind, the most frequent first."""
+    ordered = sorted(ops, key=lambda op: (op.runs_on, -op.count, op.kind))
+    return [(component, op.kind, str(op.count), op.dtype, op.runs_on) for op in ordered]
+
+
+def describe(bundle: Bundle) -> list[tuple[str, str]]:
+    """What a bundle is, a line a fact."""
+    manifest = bundle.manifest
+    image = manifest.image
+    facts = [
+        ("model", f"{manifest.source.name} ({manifest.source.family}, {manifest.source.licence})"),
+        ("revision", manifest.source.revision),
+        ("target", f"{manifest.target}, recipe {manifest.recipe.name}"),
+        ("needs", ", ".join(f"{platform} {least}" for platform, least in manifest.requires.items())),
+        ("size", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
+        (
+            "peak memory",
+            f"about {manifest.estimated_peak_memory_bytes / 1e6:.0f} MB (estimated: float32 weights and activations)",
+        ),
+        ("picture", f"{image.height} x {image.width}, {image.resize.replace('_', ' ')}, {image.resample}"),
+        ("embedding", f"{manifest.embedding_dim} numbers, space {manifest.embedding_space_id[:19]}…"),
+    ]
+    if manifest.text:
+        facts.append(("text", f"{manifest.text.context_length} tokens"))
+    if manifest.labels:
+        facts.append(("labels", f"{len(manifest.labels.names)}: {', '.join(manifest.labels.names[:6])}"))
+    if manifest.parity:
+        verdict = "passed" if manifest.parity.passed else "FAILED"
+        facts.append(
+            ("parity", f"{verdict} on {manifest.parity.samples} pictures, evidence {manifest.parity.evidence}")
+        )
+    return facts
+
+
+def bars(picture: str, labels: Sequence[str], scores: NDArray[np.float32], top: int) -> None:
+    """A picture's best labels, each with a bar and its share."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(picture, style="bold", markup=False)
+    for index in np.argsort(-scores, kind="stable")[:top]:
+        filled = round(float(scores[index]) * BAR_WIDTH)
+        bar = "█" * filled + "░" * (BAR_WIDTH - filled)
+        console.print(f"  {bar} {float(scores[index]):6.1%}  {labels[index]}", markup=False, soft_wrap=True)
+
+
+def _parity_summary(parity: ParityReport) -> str:
+    failed = [check for check in parity.checks if not check.passed]
+    shown = failed or [check for check in parity.checks if check.measure in ("max_abs_error", "min_cosine")]
+    if not shown:
+        return ""
+    if failed:
+        return "\n".join(f"{c.component}: {c.measure} {c.value:.4g}, allowed {c.limit:g}" for c in failed)
+    worst = max((c.value for c in shown if c.measure == "max_abs_error"), default=0.0)
+    cosine = min((c.value for c in shown if c.measure == "min_cosine"), default=1.0)
+    return f"cosine ≥ {np.floor(cosine * 1e7) / 1e7:.7f}, max abs {worst:.1e}"
