@@ -72,7 +72,7 @@ class MLProgram:
     def open(
         cls, path: Path, *, function: str | None = None, precision: Precision = "declared", threads: int | None = None
     ) -> MLProgram:
-        """Reads, checks and plans a package, and runs it once on zeros where its shapes are fixed.
+        """Reads, checks and plans a package, and runs it once on ones where its shapes are fixed.
 
         Args:
             path: The `.mlpackage` folder. Its fp32 weights stay mapped from the file; fp16 ones are held as
@@ -131,20 +131,23 @@ class MLProgram:
             tensor = tensor.flip(1)
         return round_to(tensor, declared.type.dtype, rounds=self._rounds)
 
-    def _export(self, value: Any, feature: Feature) -> NDArray[Any]:
+    def _export(self, tensor: torch.Tensor, feature: Feature) -> NDArray[Any]:
         dtype = feature.dtype if self._rounds or feature.dtype != "fp16" else "fp32"
-        return np.array(value, dtype=BY_NAME[dtype].storage)
+        return np.array(tensor.numpy(), dtype=BY_NAME[dtype].storage)
 
     def _rehearse(self) -> None:
-        """Runs once on zeros, so that a program that contradicts itself is refused at open."""
+        """Runs once on ones, so that a program that contradicts itself is refused at open.
+
+        Ones rather than zeros, because integers may be sizes and divisors.
+        """
         if any(None in feature.shape for feature in self.inputs):
             return
-        zeros = {
-            tensor.name: torch.zeros([size or 0 for size in tensor.type.shape], dtype=CARRIERS[tensor.type.dtype])
+        ones = {
+            tensor.name: torch.ones([size or 0 for size in tensor.type.shape], dtype=CARRIERS[tensor.type.dtype])
             for tensor in self._function.inputs
         }
-        with contextlib.suppress(TensorError):  # an index that only these zeros put out of range
-            self._plan.run(zeros, rounds=self._rounds)
+        with contextlib.suppress(TensorError):  # an index that only these inputs put out of range
+            self._plan.run(ones, rounds=self._rounds)
 
     @contextlib.contextmanager
     def _torch(self) -> Iterator[None]:

@@ -44,6 +44,8 @@ def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:
 def _from_zero(indices: Tensor, size: int) -> Tensor:
     # From iOS 17 on a negative index is undefined; before, it counts from the end, which is one way to be defined.
     indices = indices.long()
+    if indices.numel() and not (-size <= indices.min() and indices.max() < size):
+        raise IndexError(f"expected {-size} to {size - 1}, got {indices.min()} to {indices.max()}")
     return torch.where(indices < 0, indices + size, indices)
 
 

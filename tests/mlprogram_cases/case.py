@@ -1,0 +1,54 @@
+"""One call of one op, and the arrays it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+from coremltools.converters.mil import Builder as mb
+from mlprograms import Array
+
+RNG = np.random.default_rng(0)
+
+
+def real(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def positive(*shape: int) -> Array:
+    return RNG.uniform(0.1, 3, shape).astype(np.float32)
+
+
+def whole(*shape: int, low: int = -5, high: int = 6) -> Array:
+    return RNG.integers(low, high, shape).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of one op. `expected` takes the inputs as keywords; `values` hands them over as a list."""
+
+    kind: str
+    inputs: Mapping[str, Array]
+    expected: Callable[..., Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    opset: ct.target = ct.target.iOS18
+    values: bool = False
+    bools: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
+
+    def build(self, *variables: Any) -> Any:
+        named = dict(zip(self.inputs, variables, strict=True))
+        named |= {name: mb.cast(x=named[name], dtype="bool") for name in self.bools}
+        op = getattr(mb, self.kind)
+        return op(values=list(named.values()), **self.arguments) if self.values else op(**named, **self.arguments)
+
+    def strip(self, block: Any) -> None:
+        """Removes from the program what the builder filled in, so that the evaluator's own defaults apply."""
+        given = {"values", *self.inputs, *self.arguments} - {*self.omitted}
+        for operation in block.operations:
+            if operation.type == self.kind:
+                for name in set(operation.inputs) - given:
+                    del operation.inputs[name]

@@ -1,0 +1,296 @@
+"""Each op by itself: built with coremltools' builder, evaluated, and compared with NumPy."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import pytest
+from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import types
+from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
+from mlprogram_cases import CASES, RNG, Case, positive, real, whole
+from mlprograms import Array, write_program
+
+from edgevlm.errors import TensorError, UnsupportedError
+from edgevlm.runtimes.mlprogram.evaluator import MLProgram
+from edgevlm.runtimes.mlprogram.ops import OPS
+
+
+def has_defaults(case: Case) -> bool:
+    given = {"values", *case.inputs, *case.arguments} - {*case.omitted}
+    return not set(OPS[case.kind].parameters) <= given
+
+
+def takes_floats_only(case: Case) -> bool:
+    return case.kind != "cast" and not case.bools and all(each.dtype == np.float32 for each in case.inputs.values())
+
+
+VARIANTS = [
+    pytest.param(case, stripped, id=f"{case.kind}-{'defaults left out' if stripped else 'as built'}")
+    for case in CASES
+    for stripped in ([False, True] if has_defaults(case) else [False])
+]
+ONE_A_KIND = list({case.kind: case for case in reversed(CASES) if takes_floats_only(case)}.values())
+
+
+@pytest.mark.parametrize(("case", "stripped"), VARIANTS)
+def test_op_equals_numpy(case: Case, stripped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "op.mlpackage"
+    write_program(path, case.inputs, case.build, opset=case.opset, edit=case.strip if stripped else lambda block: None)
+    answer = MLProgram.open(path).predict(case.inputs)
+    expected = case.expected(**case.inputs)
+    for got, want in zip(answer.values(), expected if isinstance(expected, list) else [expected], strict=True):
+        assert got.shape == np.shape(want)
+        np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", ONE_A_KIND, ids=lambda case: case.kind)
+def test_fp16_rounds_the_result_and_nothing_else(case: Case, tmp_path: Path) -> None:
+    halves = {name: array.astype(np.float16).astype(np.float32) for name, array in case.inputs.items()}
+    arguments = {
+        name: np.asarray(value, np.float16) if np.asarray(value).dtype.kind == "f" else value
+        for name, value in case.arguments.items()
+    }
+    half = replace(case, inputs=halves, arguments=arguments)
+    path = write_program(tmp_path / "op.mlpackage", halves, half.build, opset=case.opset, fp16=True)
+    rounded, unrounded = (MLProgram.open(path, precision=each).predict(halves) for each in ("declared", "fp32"))
+    for got, exact in zip(rounded.values(), unrounded.values(), strict=True):
+        np.testing.assert_array_equal(got, exact.astype(np.float16).astype(np.float32))
+
+
+def test_every_op_is_tested() -> None:
+    elsewhere = {"fill", "range_1d"} | {kind for kind in OPS if kind.startswith("constexpr_")}
+    assert set(OPS) - {case.kind for case in CASES} == elsewhere
+
+
+# Where MIL computes a default from the input's rank or the weight, ours is None and means the same.
+FROM_RANK = {"strides": [1, 1], "dilations": [1, 1], "pad": [0] * 4, "axes": [0, 1, 2, 3], "bias": [0.0] * 3}
+
+
+def mil_versions(kind: str) -> list[Any]:
+    return list(dict.fromkeys(SSAOpRegistry.core_ops[kind].values()))
+
+
+def mil_defaults(version: Any) -> dict[str, Any]:
+    """What coremltools fills in for a 4-D fp32 input, straight from the definition of the op."""
+    instance = version.__new__(version)
+    instance.x = SimpleNamespace(rank=4, shape=(1, 2, 3, 4), dtype=types.fp32)
+    instance.weight = SimpleNamespace(rank=2, shape=(3, 4), dtype=types.fp32)
+    return dict(instance.default_inputs().items())
+
+
+@pytest.mark.parametrize("kind", sorted(OPS))
+def test_arguments_and_defaults_are_those_of_coremltools(kind: str) -> None:
+    ours = inspect.signature(OPS[kind].function).parameters
+    for version in mil_versions(kind):
+        specification = version.input_spec.input_types
+        assert set(specification) <= set(ours)
+        defaults = mil_defaults(version)
+        for name, argument in specification.items():
+            default = ours[name].default
+            if not argument.optional:
+                continue
+            assert default is not inspect.Parameter.empty, name
+            theirs = defaults.get(name)
+            if default is None and theirs is not None:
+                assert list(theirs) == FROM_RANK[name], name
+            elif isinstance(default, float):
+                assert default == pytest.approx(float(theirs)), name
+            else:
+                assert default == theirs, name
+    required = {name for name, each in ours.items() if each.default is inspect.Parameter.empty}
+    assert any(
+        required == {n for n, a in v.input_spec.input_types.items() if not a.optional} for v in mil_versions(kind)
+    )
+
+
+def test_shapes_that_are_computed_at_run_time(tmp_path: Path) -> None:
+    def body(x: Any, n: Any) -> Any:
+        count = mb.squeeze(x=n)
+        ramp = mb.range_1d(start=np.int32(1), end=count, step=np.int32(2))
+        sizes = mb.concat(values=[n, mb.shape(x=ramp)], axis=0)
+        return ramp, mb.fill(shape=sizes, value=2.5), mb.reshape(x=x, shape=mb.concat(values=[n, [-1]], axis=0))
+
+    inputs = {"x": real(6, 4), "n": np.array([8], np.int32)}
+    program = MLProgram.open(write_program(tmp_path / "p.mlpackage", inputs, body))
+    ramp, filled, reshaped = program.predict(inputs).values()
+    np.testing.assert_array_equal(ramp, [1, 3, 5, 7])
+    np.testing.assert_array_equal(filled, np.full((8, 4), 2.5))
+    np.testing.assert_array_equal(reshaped, inputs["x"].reshape(8, 3))
+
+
+def test_fill_and_range_of_constants(tmp_path: Path) -> None:
+    def body(x: Any) -> Any:
+        return (
+            mb.fill(shape=[2, 3]),
+            mb.fill(shape=[2], value=np.int32(7)),
+            mb.fill(shape=[2], value=True),
+            mb.range_1d(start=0.5, end=2.1, step=0.5),
+            mb.identity(x=x),
+        )
+
+    inputs = {"x": real(1)}
+    zeros, sevens, trues, ramp, _ = (
+        MLProgram.open(write_program(tmp_path / "p.mlpackage", inputs, body)).predict(inputs).values()
+    )
+    np.testing.assert_array_equal(zeros, np.zeros((2, 3)))
+    np.testing.assert_array_equal(sevens, [7, 7])
+    np.testing.assert_array_equal(trues, [1, 1])
+    np.testing.assert_array_equal(ramp, [0.5, 1, 1.5, 2])
+
+
+@pytest.mark.parametrize("kind", ["gather", "gather_nd", "gather_along_axis"])
+@pytest.mark.parametrize("index", [4, -5])
+def test_an_index_out_of_range_is_refused(kind: str, index: int, tmp_path: Path) -> None:
+    inputs = {"x": real(4), "indices": np.array([0], np.int32)}
+    body = {
+        "gather_nd": lambda x, indices: mb.gather_nd(x=x, indices=mb.expand_dims(x=indices, axes=[1])),
+        "gather": lambda x, indices: mb.gather(x=x, indices=indices),
+        "gather_along_axis": lambda x, indices: mb.gather_along_axis(x=x, indices=indices),
+    }[kind]
+    program = MLProgram.open(write_program(tmp_path / "p.mlpackage", inputs, body))
+    with pytest.raises(TensorError, match=f"op {kind} .* out of range"):
+        program.predict({**inputs, "indices": np.array([index], np.int32)})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "body", "message"),
+    [
+        (
+            {"x": real(1, 2, 5, 5)},
+            lambda x: mb.max_pool(x=x, kernel_sizes=[2, 2], strides=[2, 2], pad_type="valid", ceil_mode=True),
+            "max_pool.*'ceil_mode'.*expected one of False, got True",
+        ),
+        (
+            {"x": whole(3), "y": whole(3, low=1)},
+            lambda x, y: mb.real_div(x=x, y=y),
+            "real_div.*fp16 or fp32, got int32",
+        ),
+        ({"x": whole(3, 3)}, lambda x: mb.reduce_mean(x=x, axes=[0]), "reduce_mean.*fp16 or fp32, got int32"),
+        (
+            {"x": real(1, 1, 4, 4)},
+            lambda x: mb.upsample_nearest_neighbor(x=x, scale_factor_height=1.5, scale_factor_width=2.0),
+            "upsample_nearest_neighbor.*1.5",
+        ),
+        (
+            {"x": real(1, 1, 4, 4)},
+            lambda x: mb.upsample_bilinear(
+                x=x, scale_factor_height=2, scale_factor_width=2, align_corners=False, half_pixel_centers=False
+            ),
+            "upsample_bilinear.*half_pixel_centers",
+        ),
+    ],
+    ids=["ceil_mode", "integer division", "integer mean", "fractional nearest", "corners"],
+)
+def test_what_an_op_does_not_handle_is_refused_at_open(
+    inputs: dict[str, Array], body: Callable[..., Any], message: str, tmp_path: Path
+) -> None:
+    path = write_program(tmp_path / "p.mlpackage", inputs, body)
+    with pytest.raises(UnsupportedError, match=message):
+        MLProgram.open(path)
+
+
+def compressed(path: Path, body: Callable[[], Any], opset: ct.target) -> Array:
+    """Evaluates a constexpr op by adding its result to zero."""
+    write_program(path, {"x": np.zeros(1, np.float32)}, lambda x: mb.add(x=x, y=body()), opset=opset)
+    (answer,) = MLProgram.open(path).predict({"x": np.zeros(1, np.float32)}).values()
+    return answer
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_affine_dequantize(axis: int, dtype: Any, tmp_path: Path) -> None:
+    data = RNG.integers(0 if dtype is np.uint8 else -128, 127, (3, 4)).astype(dtype)
+    n = data.shape[axis]
+    scale, zero = positive(n), RNG.integers(0, 100, n).astype(dtype)
+    spread = (-1, 1) if axis == 0 else (1, -1)
+    answer = compressed(
+        tmp_path / "p.mlpackage",
+        lambda: mb.constexpr_affine_dequantize(quantized_data=data, zero_point=zero, scale=scale, axis=axis),
+        ct.target.iOS16,
+    )
+    expected = (data.astype(np.float64) - zero.reshape(spread)) * scale.reshape(spread)
+    np.testing.assert_allclose(answer, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("blocks", [(1, 1), (4, 1), (4, 2), (2, 3)])
+@pytest.mark.parametrize("dtype", [types.np_int4_dtype, types.np_uint4_dtype, np.int8], ids=["int4", "uint4", "int8"])
+def test_blockwise_shift_scale(blocks: tuple[int, int], dtype: Any, tmp_path: Path) -> None:
+    low, high = (0, 16) if dtype is types.np_uint4_dtype else (-8, 8)
+    data = RNG.integers(low, high, (4, 6))
+    scale, offset = positive(*blocks), RNG.integers(low, high, blocks)
+    answer = compressed(
+        tmp_path / "p.mlpackage",
+        lambda: mb.constexpr_blockwise_shift_scale(data=data.astype(dtype), scale=scale, offset=offset.astype(dtype)),
+        ct.target.iOS18,
+    )
+    repeat = np.ones((4 // blocks[0], 6 // blocks[1]))
+    expected = (data - np.kron(offset, repeat)) * np.kron(scale, repeat)
+    np.testing.assert_allclose(answer, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 6, 8])
+def test_packed_lookup_table(bits: int, tmp_path: Path) -> None:
+    table, keys = real(2**bits), RNG.integers(0, 2**bits, (3, 5))
+    stream = "".join(f"{key:0{bits}b}"[::-1] for key in keys.reshape(-1))
+    stream += "0" * (-len(stream) % 8)
+    packed = np.array([int(stream[i : i + 8][::-1], 2) for i in range(0, len(stream), 8)], np.uint8)
+    answer = compressed(
+        tmp_path / "p.mlpackage",
+        lambda: mb.constexpr_lut_to_dense(indices=packed, lut=table, shape=np.array([3, 5], np.uint32)),
+        ct.target.iOS16,
+    )
+    np.testing.assert_array_equal(answer, table[keys])
+
+
+def test_grouped_lookup_tables(tmp_path: Path) -> None:
+    keys = np.array([2, 3, 3, 0, 1, 0, 3, 0, 2, 1, 0, 3], types.np_uint2_dtype).reshape(6, 2)
+    tables = np.array([1, 5, 9, 13, 2, 10, 18, 26], np.float32).reshape(2, 1, 4, 1)
+    answer = compressed(
+        tmp_path / "p.mlpackage", lambda: mb.constexpr_lut_to_dense(indices=keys, lut=tables), ct.target.iOS18
+    )
+    expected = [[9, 13], [13, 1], [5, 1], [26, 2], [18, 10], [2, 26]]  # the example in MIL's own documentation
+    np.testing.assert_array_equal(answer, expected)
+
+
+@pytest.mark.parametrize("axis", [1, 2, -1])
+def test_lookup_tables_of_vectors(axis: int, tmp_path: Path) -> None:
+    keys = np.array([0, 0, 1, 0, 1, 1, 0, 0], types.np_uint1_dtype).reshape(2, 2, 2)
+    table = np.array([[1, 2, 3], [4, 5, 6]], np.float32).reshape(1, 1, 1, 2, 3)
+    answer = compressed(
+        tmp_path / "p.mlpackage",
+        lambda: mb.constexpr_lut_to_dense(indices=keys, lut=table, vector_axis=axis),
+        ct.target.iOS18,
+    )
+    by_columns = [[[1, 1], [2, 2], [3, 3], [4, 1], [5, 2], [6, 3]], [[4, 4], [5, 5], [6, 6], [1, 1], [2, 2], [3, 3]]]
+    by_rows = [[[1, 2, 3, 1, 2, 3], [4, 5, 6, 1, 2, 3]], [[4, 5, 6, 4, 5, 6], [1, 2, 3, 1, 2, 3]]]
+    np.testing.assert_array_equal(answer, by_columns if axis == 1 else by_rows)
+
+
+@pytest.mark.parametrize("opset", [ct.target.iOS16, ct.target.iOS18])
+def test_sparse_to_dense(opset: ct.target, tmp_path: Path) -> None:
+    mask = np.array([[0, 1, 1, 0, 0], [1, 0, 0, 0, 1]], np.uint8)
+    data = np.array([1.5, -2, 3, 4], np.float32)
+
+    def body() -> Any:
+        if opset == ct.target.iOS18:
+            return mb.constexpr_sparse_to_dense(nonzero_data=data, mask=mask.astype(types.np_uint1_dtype))
+        packed = np.packbits(mask, bitorder="little")
+        return mb.constexpr_sparse_to_dense(nonzero_data=data, mask=packed, shape=np.array([2, 5], np.uint32))
+
+    answer = compressed(tmp_path / "p.mlpackage", body, opset)
+    np.testing.assert_array_equal(answer, [[0, 1.5, -2, 0, 0], [3, 0, 0, 0, 4]])
+
+
+def test_half_rounds_to_even_and_overflows_to_infinity(tmp_path: Path) -> None:
+    values = np.array([1 + 2**-11, 1 + 3 * 2**-11, 65519, 65520, -1e6, 2**-24, 2**-26], np.float32)
+    path = write_program(tmp_path / "p.mlpackage", {"x": values}, lambda x: mb.cast(x=x, dtype="fp16"))
+    (answer,) = MLProgram.open(path).predict({"x": values}).values()
+    np.testing.assert_array_equal(answer, np.array([1, 1 + 2**-9, 65504, np.inf, -np.inf, 2**-24, 0], np.float32))
