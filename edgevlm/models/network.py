@@ -1,0 +1,105 @@
+"""The family's own network from transformers: built empty from a config, so that weights can be checked against it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+import transformers
+from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers.activations import ACT2FN
+
+from edgevlm.errors import CheckpointError
+
+# A `CLIPModel` or `SiglipModel`. Its types are of no help: the parts of a config, say, may be dicts or None in them.
+Network: TypeAlias = Any
+
+_CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
+    "clip": (CLIPConfig, CLIPModel),
+    "siglip": (SiglipConfig, SiglipModel),
+}
+_ONE_TOWER = ("clip_text_model", "clip_vision_model", "siglip_text_model", "siglip_vision_model")
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_TEXT_SIZES = ("vocab_size", "max_position_embeddings")
+_VISION_SIZES = ("image_size", "patch_size")
+
+
+def build_network(config: Mapping[str, Any], *, where: str) -> Network:
+    """The network that a `config.json` describes, in eval mode, on torch's meta device: shapes and no weights.
+
+    Args:
+        config: The file's content.
+        where: The file's name, for errors.
+
+    Raises:
+        CheckpointError: a family that is not carried, or values from which no network can be built.
+    """
+    config_class, network_class = _CLASSES[_family(config, where)]
+    # Whatever transformers raises here, of many kinds, it raises about the config.
+    try:
+        with _quiet(), torch.device("meta"):
+            parsed = config_class.from_dict(dict(config))
+            _check(parsed, where)
+            network = network_class(parsed)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{where}: no network can be built from it: {error}") from error
+    return network.eval()
+
+
+def _family(config: Mapping[str, Any], where: str) -> str:
+    family = config.get("model_type")
+    if isinstance(family, str) and family in _CLASSES:
+        return family
+    raise CheckpointError(
+        f"{where}: model_type: expected one of {', '.join(_CLASSES)}, got {family!r}",
+        hint="this is one tower of a dual encoder: give the checkpoint that holds both, a CLIPModel or a SiglipModel"
+        if family in _ONE_TOWER
+        else None,
+    )
+
+
+def _check(config: Any, where: str) -> None:
+    """Refuses what transformers would only fail at later, or misread."""
+    for tower, sizes in (("text_config", _TEXT_SIZES), ("vision_config", _VISION_SIZES)):
+        values, place = getattr(config, tower), f"{where}: {tower}"
+        for key in (*_SIZES, *sizes):
+            _check_positive(getattr(values, key), f"{place}.{key}")
+        if values.hidden_size % values.num_attention_heads:
+            raise CheckpointError(
+                f"{place}: expected a hidden_size that num_attention_heads divides, "
+                f"got {values.hidden_size} and {values.num_attention_heads}"
+            )
+        if values.hidden_act not in ACT2FN:
+            raise CheckpointError(
+                f"{place}.hidden_act: expected a name that transformers knows, such as quick_gelu, gelu or "
+                f"gelu_pytorch_tanh, got {values.hidden_act!r}"
+            )
+    vision = config.vision_config
+    if vision.num_channels != 3:
+        raise CheckpointError(f"{where}: vision_config.num_channels: expected 3, got {vision.num_channels}")
+    if vision.patch_size > vision.image_size:
+        raise CheckpointError(
+            f"{where}: vision_config.patch_size: expected at most image_size, {vision.image_size}, "
+            f"got {vision.patch_size}"
+        )
+
+
+def _check_positive(value: Any, place: str) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise CheckpointError(f"{place}: expected a whole number of at least 1, got {value!r}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers from warning, at every SigLIP, about special ids that its own defaults brought in."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
