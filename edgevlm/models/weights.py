@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def find_files(folder: Path) -> tuple[Path, ...]:
     )
 
 
-def hash_files(files: Iterable[Path]) -> str:
+def hash_files(files: Sequence[Path]) -> str:
     """sha256 over names, sizes and contents, as hex digits."""
     digest = hashlib.sha256()
     for path in files:
@@ -61,7 +61,7 @@ def hash_files(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def fill_network(network: Network, files: Iterable[Path]) -> None:
+def fill_network(network: Network, files: Sequence[Path]) -> None:
     """Puts the files' tensors into a network that has none, as float32 whatever they are stored as.
 
     What is float32 already stays memory-mapped, so that it costs memory only while it is read.
@@ -86,7 +86,7 @@ def fill_network(network: Network, files: Iterable[Path]) -> None:
                 )
             found[name] = (path, shape)
     expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    _compare(expected, {name: shape for name, (_, shape) in found.items()}, where=str(next(iter(files)).parent))
+    _compare(expected, {name: shape for name, (_, shape) in found.items()}, where=str(files[0].parent))
     for path in files:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name).float() for name, (owner, _) in found.items() if owner == path}
