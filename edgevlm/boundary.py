@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from edgevlm.errors import TensorError
+from edgevlm.errors import InputError, TensorError
 from edgevlm.interfaces import Array
 from edgevlm.spec import ComponentSpec, TensorSpec
 
@@ -50,6 +50,16 @@ def find_component(components: Mapping[str, T], name: str) -> T:
         return components[name]
     except KeyError:
         raise TensorError(f"no component {name!r}: this bundle has {_listed(components)}") from None
+
+
+def validate_threads(threads: int | None) -> None:
+    """Refuses what is neither None (the runtime's own choice) nor a whole number of at least 1.
+
+    Raises:
+        InputError: anything else.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads: expected a whole number of at least 1, got {threads!r}")
 
 
 def _validate(component: str, tensor: TensorSpec, array: Any) -> Array:

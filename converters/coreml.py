@@ -1,0 +1,151 @@
+"""Core ML: one `<component>.mlpackage` each, an ML Program that Xcode takes as it is.
+
+Format: https://apple.github.io/coremltools/mlmodel/index.html
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+from edgevlm.errors import OutputError, UnsupportedError
+from edgevlm.interfaces import BundleFile, Program, Programs, Unsupported
+from edgevlm.recipe import Recipe
+from edgevlm.spec import TensorSpec
+
+from . import coreml_patches
+from .capture import capture, fp16_overflows, quiet, require
+
+# https://apple.github.io/coremltools/mlmodel/Format/Model.html: the first systems to read a specification version.
+_SYSTEMS = {
+    6: {"iOS": "15", "macOS": "12"},
+    7: {"iOS": "16", "macOS": "13"},
+    8: {"iOS": "17", "macOS": "14"},
+    9: {"iOS": "18", "macOS": "15"},
+    10: {"iOS": "26", "macOS": "26"},
+}
+# Squares summed in float16 overflow from a norm of 256 on; the norm of one embedding costs nothing in float32.
+_FLOAT32_OPS = {"reduce_l2_norm", "reduce_sum_square", "square", "pow", "cumsum"}
+
+
+class CoreMLConverter:
+    """Lowers each component to an ML Program that takes a CVPixelBuffer and returns float32."""
+
+    target = "coreml"
+
+    def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
+        """Nothing in float32; in float16, what leaves its range on the component's example."""
+        if recipe.precision == "fp32":
+            return ()
+        return tuple(
+            Unsupported(f"{component}: {what}, beyond float16's range", instead="fp32")
+            for component, what in fp16_overflows(programs).items()
+        )
+
+    def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
+        """Writes one `.mlpackage` a component, for the oldest system that has all its ops.
+
+        Raises:
+            MissingDependency: coremltools is not installed.
+            UnsupportedError: an op that coremltools cannot convert; the message names it.
+            OutputError: a package cannot be written.
+        """
+        require("coremltools", extra=self.target)
+        return tuple(_lower(program, recipe, out_dir) for program in programs.values())
+
+
+def _lower(program: Program, recipe: Recipe, out_dir: Path) -> BundleFile:
+    name = program.spec.name
+    package = out_dir / f"{name}.mlpackage"
+    with quiet(), coreml_patches.applied():
+        model = _convert(program, recipe)
+        _describe(model, program)
+        try:
+            model.save(str(package))
+            _make_reproducible(package)
+        except OSError as error:
+            raise OutputError(f"{package}: {error.strerror or error}") from error
+    version = model.get_spec().specificationVersion
+    return BundleFile(path=package.name, components=(name,), requires=_SYSTEMS[version])
+
+
+def _convert(program: Program, recipe: Recipe) -> Any:
+    import coremltools as ct  # type: ignore[import-untyped]
+
+    exported = capture(program).run_decompositions({})  # coremltools takes the decomposed dialect only
+    precision = (
+        ct.precision.FLOAT32
+        if recipe.precision == "fp32"
+        else ct.transform.FP16ComputePrecision(op_selector=_computes_in_fp16)
+    )
+    try:
+        return ct.convert(
+            exported,
+            convert_to="mlprogram",
+            inputs=[_input_type(tensor) for tensor in program.spec.inputs],
+            # Without a dtype, a float16 program returns float16 where the system allows it.
+            outputs=[ct.TensorType(name=tensor.name, dtype=_dtype(tensor)) for tensor in program.spec.outputs],
+            compute_precision=precision,
+            skip_model_load=True,
+        )
+    except (NotImplementedError, ValueError, RuntimeError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise UnsupportedError(f"{program.spec.name}: coremltools cannot convert it: {first_line}") from error
+
+
+def is_image(tensor: TensorSpec) -> bool:
+    """Whether Core ML should take this input as a picture, so that an app can pass a CVPixelBuffer."""
+    return tensor.name == "pixels" and tensor.dtype == "float32" and len(tensor.shape) == 4 and tensor.shape[1] == 3
+
+
+def _input_type(tensor: TensorSpec) -> Any:
+    import coremltools as ct
+
+    if is_image(tensor):
+        return ct.ImageType(name=tensor.name, shape=tensor.shape, color_layout=ct.colorlayout.RGB)
+    return ct.TensorType(name=tensor.name, shape=tensor.shape, dtype=_dtype(tensor))
+
+
+def _dtype(tensor: TensorSpec) -> Any:
+    import numpy as np
+
+    return {"float32": np.float32, "int32": np.int32}[tensor.dtype]
+
+
+def _computes_in_fp16(op: Any) -> bool:
+    """All but norms, and ops on numbers that were integers: float16 counts to 2048 only, a vocabulary further."""
+    if op.op_type in _FLOAT32_OPS:
+        return False
+    producers = [value.op for value in op.inputs.values() if getattr(value, "op", None) is not None]
+    return not any(producer.op_type == "cast" and producer.x.dtype.__name__.startswith("int") for producer in producers)
+
+
+def _describe(model: Any, program: Program) -> None:
+    model.short_description = f"{program.spec.name}: " + ", ".join(
+        f"{tensor.name} {list(tensor.shape)}" for tensor in (*program.spec.inputs, *program.spec.outputs)
+    )
+    for tensor in program.spec.inputs:
+        model.input_description[tensor.name] = tensor.meaning
+    for tensor in program.spec.outputs:
+        model.output_description[tensor.name] = tensor.meaning
+    # The rest of what coremltools writes here (its version and torch's) depends on the inputs alone.
+    model.user_defined_metadata.pop("com.github.apple.coremltools.conversion_date", None)
+
+
+def _make_reproducible(package: Path) -> None:
+    """Removes what differs between two runs: a debugging file, random item ids, the order of map entries."""
+    from coremltools.proto import Model_pb2  # type: ignore[import-untyped]
+
+    (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+    path = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    spec = Model_pb2.Model.FromString(path.read_bytes())
+    path.write_bytes(spec.SerializeToString(deterministic=True))
+    manifest = package / "Manifest.json"
+    data = json.loads(manifest.read_text(encoding="utf-8"))
+    items = data["itemInfoEntries"]
+    ids = {item: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for item, entry in items.items()}
+    data["itemInfoEntries"] = {ids[item]: items[item] for item in sorted(items, key=ids.__getitem__)}
+    data["rootModelIdentifier"] = ids[data["rootModelIdentifier"]]
+    manifest.write_text(json.dumps(data, indent=4, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,62 @@
+"""coremltools 9.0's faults that our models meet, each mended for that version alone.
+
+They are applied while a conversion runs and taken back after it, so that importing EdgeVLM changes nothing for
+other users of coremltools in the process. Each has a test that fails once upstream has mended it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+PATCHED_VERSION = "9.0"
+
+
+@contextlib.contextmanager
+def applied() -> Iterator[None]:
+    """Mends coremltools for as long as the block runs; any other version is left as it is."""
+    if version("coremltools") != PATCHED_VERSION:
+        yield
+        return
+    from coremltools.converters.mil.frontend.torch import torch_op_registry  # type: ignore[import-untyped]
+
+    converters: dict[str, Callable[[Any, Any], None]] = torch_op_registry._TORCH_OPS_REGISTRY.name_to_func_mapping
+    before = {name: converters.get(name) for name in _PATCHES}
+    converters.update(_PATCHES)
+    try:
+        yield
+    finally:
+        for name, original in before.items():
+            if original is None:
+                del converters[name]
+            else:
+                converters[name] = original
+
+
+def _gelu(context: Any, node: Any) -> None:
+    """`gelu(approximate="tanh")`: the export route passes it by keyword, which 9.0 drops, leaving the exact form.
+
+    The two differ by up to 4.7e-4 an activation (https://github.com/apple/coremltools/pull/2863).
+    """
+    from coremltools.converters.mil import Builder  # type: ignore[import-untyped]
+    from coremltools.converters.mil.frontend.torch import ops
+
+    inputs = ops._get_inputs(context, node)
+    given = inputs[1] if len(inputs) > 1 else ops._get_kwinputs(context, node, "approximate", default=["none"])[0]
+    approximate = given if isinstance(given, str) else given.val
+    mode = "TANH_APPROXIMATION" if approximate == "tanh" else "EXACT"
+    context.add(Builder.gelu(x=inputs[0], mode=mode, name=node.name))
+
+
+def _alias(context: Any, node: Any) -> None:
+    """`alias`, a no-op that programs of torch 2.9 and later hold and 9.0 has no converter for."""
+    from coremltools.converters.mil import Builder
+    from coremltools.converters.mil.frontend.torch import ops
+
+    (x,) = ops._get_inputs(context, node, expected=1)
+    context.add(Builder.identity(x=x, name=node.name))
+
+
+_PATCHES: dict[str, Callable[[Any, Any], None]] = {"gelu": _gelu, "alias": _alias}

@@ -1,0 +1,138 @@
+"""ExecuTorch: one `model.pte` whose methods are the components, for XNNPACK on a phone's or a board's CPU.
+
+Format: https://docs.pytorch.org/executorch/stable/pte-file-format.html
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevlm.errors import OutputError
+from edgevlm.interfaces import BundleFile, Program, Programs, Unsupported
+from edgevlm.recipe import Recipe
+
+from .capture import capture, examples, fp16_overflows, quiet, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+FILE = "model.pte"
+
+
+class ExecuTorchConverter:
+    """Lowers components to one .pte file; equal weights are stored once."""
+
+    target = "executorch"
+
+    def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
+        """Nothing in float32; in float16, what leaves its range on the component's example."""
+        if recipe.precision == "fp32":
+            return ()
+        return tuple(
+            Unsupported(f"{component}: {what}, beyond float16's range", instead="fp32")
+            for component, what in fp16_overflows(programs).items()
+        )
+
+    def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
+        """Writes `model.pte`.
+
+        In fp16, weights and arithmetic are float16 (XNNPACK computes them natively on Armv8.2-A with FP16 and
+        on x86 with F16C), inputs and outputs float32.
+
+        Raises:
+            MissingDependency: executorch is not installed.
+            OutputError: the file cannot be written.
+        """
+        require("executorch", extra=self.target)
+        with quiet():
+            data = _lower({name: _prepare(program, recipe) for name, program in programs.items()})
+        path = out_dir / FILE
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise OutputError(f"{path}: {error.strerror}") from error
+        requires = {"executorch": _version()}
+        if recipe.precision == "fp16":
+            requires["cpu"] = "Armv8.2-A FP16 or x86-64 F16C"
+        return (BundleFile(path=FILE, components=tuple(programs), requires=requires),)
+
+
+def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
+    # Only the ops in the table are replaced; every other one stays whole for the partitioner.
+    exported: ExportedProgram = capture(program).run_decompositions(decompositions())
+    if recipe.precision == "fp16":
+        from .half import to_half
+
+        exported = to_half(exported, examples(program))
+    return exported
+
+
+def _lower(programs: dict[str, ExportedProgram]) -> bytes:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # type: ignore[import-untyped]
+    from executorch.backends.xnnpack.utils import configs  # type: ignore[import-untyped]
+    from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-untyped]
+
+    edge = to_edge_transform_and_lower(
+        programs,
+        partitioner={name: [XnnpackPartitioner()] for name in programs},
+        transform_passes=configs.get_transform_passes(),
+        compile_config=configs.get_xnnpack_edge_compile_config(),
+    )
+    return bytes(edge.to_executorch().buffer)
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Ops that XNNPACK would compute wrongly or leave outside, written out in ops that it takes whole."""
+    import torch
+
+    return {
+        torch.ops.aten.gelu.default: _gelu,
+        torch.ops.aten.scaled_dot_product_attention.default: _attention,
+    }
+
+
+def _gelu(x: Tensor, *, approximate: str = "none") -> Any:
+    """GELU's tanh form; XNNPACK has only the exact one and would use it in silence (4.7e-4 an activation)."""
+    import torch
+
+    if approximate != "tanh":
+        return NotImplemented
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention in three products; torch's own decomposition guards against fully masked rows op by op."""
+    import torch
+
+    if enable_gqa or dropout_p:
+        return NotImplemented
+    scores = torch.matmul(query * (scale or 1 / math.sqrt(query.shape[-1])), key.transpose(-1, -2))
+    if is_causal:
+        scores = scores + torch.full(scores.shape[-2:], -math.inf, dtype=scores.dtype).triu(1)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return torch.matmul(torch.softmax(scores, -1), value)
+
+
+def _version() -> str:
+    """Runtimes read files of their own minor version and of older ones."""
+    from importlib.metadata import version
+
+    return ".".join(version("executorch").split(".")[:2])

@@ -1,0 +1,128 @@
+"""Float16 arithmetic for a captured graph, where a target takes its precision from the graph itself.
+
+`module.half()` is not enough: it breaks on modules that name a dtype (`.float()`, `softmax(dtype=float32)`),
+rounds the 0..255 pixels' normalisation, and squares an embedding in float16 to find its norm. Here precision
+follows the data: float32 in, float16 from the first matrix product on, float32 for norms, float32 out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from .capture import FP16_MAX
+
+_aten = torch.ops.aten
+
+# Where the time and the bytes go: always float16.
+_HALF = {
+    _aten.linear.default, _aten.conv2d.default, _aten.matmul.default, _aten.bmm.default, _aten.mm.default,
+    _aten.addmm.default, _aten.embedding.default,
+}  # fmt: skip
+# Sums of squares leave float16's range, or lose its last digits, where the values themselves do not: above all
+# in ExecuTorch's portable layer norm, which sums in its input's type. GELU is delegated in float32 only.
+_FLOAT = {
+    _aten.layer_norm.default, _aten.group_norm.default, _aten.linalg_vector_norm.default,
+    _aten.norm.ScalarOpt_dim, _aten.pow.Tensor_Scalar, _aten.sum.dim_IntList, _aten.mean.dim, _aten.var.correction,
+    _aten.rsqrt.default, _aten.cumsum.default, _aten.gelu.default,
+}  # fmt: skip
+_CASTS = {_aten.to.dtype, _aten._to_copy.default, _aten.to.dtype_layout}
+
+
+def to_half(exported: ExportedProgram, kwargs: dict[str, torch.Tensor]) -> ExportedProgram:
+    """The same program with float16 weights and arithmetic between float32 inputs and outputs.
+
+    Args:
+        exported: Float32, its attention already decomposed.
+        kwargs: Example inputs by name, to capture the result.
+    """
+    module = exported.module(check_guards=False)
+    _HalfGraph(module).rewrite()
+    return torch.export.export(module, (), kwargs, strict=False)
+
+
+class _HalfGraph:
+    """One graph on its way to float16: which nodes are there already, and the casts made so far."""
+
+    def __init__(self, module: torch.fx.GraphModule) -> None:
+        self.module = module
+        self.graph = module.graph
+        self.half: set[torch.fx.Node] = set()
+        self.casts: dict[tuple[torch.fx.Node, bool], torch.fx.Node] = {}
+
+    def rewrite(self) -> None:
+        for node in list(self.graph.nodes):
+            if node.op == "call_function":
+                self._rewrite(node)
+            elif node.op == "output":
+                for value in node.all_input_nodes:
+                    node.replace_input_with(value, self._cast(value, node, half=False))
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        self.module.recompile()
+
+    def _rewrite(self, node: torch.fx.Node) -> None:
+        if node.target is _aten._assert_tensor_metadata.default:
+            self.graph.erase_node(node)  # it insists on the dtype that is about to change
+            return
+        floats = [value for value in node.all_input_nodes if self._is_float(value)]
+        follows = any(value in self.half for value in floats)
+        half = node.target in _HALF or (follows and node.target not in _FLOAT)
+        if half and node.target in _CASTS:
+            self._drop_cast(node)
+            return
+        for value in floats:
+            node.replace_input_with(value, self._cast(value, node, half=half))
+        if half:
+            _forget_dtype(node)
+            if self._is_float(node):
+                self.half.add(node)
+
+    def _drop_cast(self, node: torch.fx.Node) -> None:
+        """A cast from float16 to float32 has lost its purpose; one to an integer or bool keeps it."""
+        if self._is_float(node):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            self.graph.erase_node(node)
+
+    def _cast(self, value: torch.fx.Node, user: torch.fx.Node, *, half: bool) -> torch.fx.Node:
+        if not self._is_float(value) or (value in self.half) == half:
+            return value
+        key = (value, half)
+        if key not in self.casts:
+            with self.graph.inserting_after(value):
+                self.casts[key] = self._new_cast(value, half)
+        return self.casts[key]
+
+    def _new_cast(self, value: torch.fx.Node, half: bool) -> torch.fx.Node:
+        if value.op == "get_attr":  # a weight: cast once, here, rather than on every call
+            name = f"{str(value.target).replace('.', '_')}_half"
+            weight = _attribute(self.module, str(value.target)).detach().clamp(-FP16_MAX, FP16_MAX).half()
+            self.module.register_buffer(name, weight)
+            node = self.graph.get_attr(name)
+        else:
+            node = self.graph.call_function(_aten.to.dtype, (value, torch.float16 if half else torch.float32))
+        if half:
+            self.half.add(node)
+        node.meta["val"] = value.meta.get("val")
+        return node
+
+    def _is_float(self, node: torch.fx.Node) -> bool:
+        value: Any = node.meta.get("val")
+        if value is None and node.op == "get_attr":
+            value = _attribute(self.module, str(node.target))
+        return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _forget_dtype(node: torch.fx.Node) -> None:
+    """`softmax(x, dim, dtype=float32)` computes in float32 only because it says so."""
+    node.args = tuple(None if isinstance(value, torch.dtype) else value for value in node.args)
+    node.kwargs = {key: value for key, value in node.kwargs.items() if not isinstance(value, torch.dtype)}
+
+
+def _attribute(module: torch.nn.Module, path: str) -> torch.Tensor:
+    value: Any = module
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value  # type: ignore[no-any-return]

@@ -1,0 +1,201 @@
+"""The TFLite runtime: LiteRT's interpreter, or its predecessor `tflite_runtime` where only that is installed.
+
+LiteRT's newer `CompiledModel` is left alone: it accepts a short buffer and a wrong dtype, and a truncated file
+ends the process.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.boundary import find_component, validate_inputs, validate_threads
+from edgevlm.errors import BundleError, MissingDependency, TensorError
+from edgevlm.interfaces import Array, OpCount
+from edgevlm.spec import ComponentSpec
+
+if TYPE_CHECKING:
+    from edgevlm.bundle import Bundle
+
+_SUBGRAPHS_SLOT = 8  # Model's third field in the schema, after version and operator_codes: 4 + 2 * 2
+_DTYPES = {"float32": "fp32", "float16": "fp16", "bool_": "bool"}
+
+
+class TFLiteRuntime:
+    """Opens bundles of one .tflite whose signatures are the components."""
+
+    target = "tflite"
+
+    def open(self, bundle: Bundle, *, threads: int | None = None) -> TFLiteSession:
+        """Loads the file; memory for a component is allocated when it first runs.
+
+        Args:
+            threads: CPU threads; None leaves the choice to the interpreter, which takes one.
+
+        Raises:
+            BundleError: the file is damaged, or lacks a signature or a tensor that the manifest names.
+            MissingDependency: neither ai-edge-litert nor tflite-runtime is installed.
+        """
+        validate_threads(threads)
+        interpreters: dict[str, Any] = {}
+        runners: dict[str, tuple[ComponentSpec, Any]] = {}
+        for name, component in bundle.components.items():
+            if component.file not in interpreters:
+                interpreters[component.file] = _load(bundle.path / component.file, threads)
+            runner = _signature(interpreters[component.file], component.spec, bundle.path / component.file)
+            runners[name] = (component.spec, runner)
+        return TFLiteSession(runners)
+
+    def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
+        """The ops of each component, and which of them XNNPACK takes on this machine.
+
+        Raises:
+            BundleError: the file is damaged.
+            MissingDependency: neither ai-edge-litert nor tflite-runtime is installed.
+        """
+        return {
+            name: _count_ops(_operators(bundle.path / component.file, component.spec))
+            for name, component in bundle.components.items()
+        }
+
+
+class TFLiteSession:
+    """An open TFLite bundle."""
+
+    evidence = "host-runtime"
+
+    def __init__(self, runners: Mapping[str, tuple[ComponentSpec, Any]]) -> None:
+        self._runners = dict(runners)
+
+    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """Runs one component once.
+
+        Returns:
+            The outputs of the component's spec, owned by the caller.
+
+        Raises:
+            TensorError: there is no such component; a name, dtype or shape is not what its spec says; or the
+                interpreter refuses a value, such as a token id beyond the vocabulary.
+        """
+        spec, runner = find_component(self._runners, component)
+        arrays = validate_inputs(spec, inputs)
+        try:
+            answers: dict[str, NDArray[np.float32]] = runner(**arrays)
+        except (RuntimeError, ValueError) as error:
+            raise TensorError(
+                f"{component}: the interpreter refused to run: {error}", hint="token ids must be in the vocabulary"
+            ) from error
+        return answers
+
+    def close(self) -> None:
+        """Lets go of the interpreter; a closed session has no components."""
+        self._runners.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _load(path: Path, threads: int | None) -> Any:
+    interpreter = _interpreter_class()
+    try:
+        header = path.open("rb").read(8)
+        if header[4:8] != b"TFL3":
+            raise BundleError(f"{path}: expected a TFLite file (TFL3), got {header[4:8]!r}", hint="convert it again")
+        return interpreter(model_path=str(path), num_threads=threads)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BundleError(f"{path}: not a loadable TFLite file: {error}", hint="convert the model again") from error
+
+
+def _interpreter_class() -> Any:
+    for package in ("ai_edge_litert", "tflite_runtime"):
+        try:
+            return importlib.import_module(f"{package}.interpreter").Interpreter
+        except ImportError:
+            continue
+    raise MissingDependency("ai-edge-litert", extra="tflite-runtime")
+
+
+def _signature(interpreter: Any, spec: ComponentSpec, path: Path) -> Any:
+    """The runner of a component, once its tensors are known to be those of the spec."""
+    signatures = interpreter.get_signature_list()
+    if spec.name not in signatures:
+        raise BundleError(f"{path}: expected a signature {spec.name!r}, got {', '.join(signatures) or 'none'}")
+    runner = interpreter.get_signature_runner(spec.name)
+    for kind, tensors, details in (
+        ("input", spec.inputs, runner.get_input_details()),
+        ("output", spec.outputs, runner.get_output_details()),
+    ):
+        found = {name: (np.dtype(each["dtype"]).name, tuple(each["shape"].tolist())) for name, each in details.items()}
+        expected = {tensor.name: (tensor.dtype, tensor.shape) for tensor in tensors}
+        if found != expected:
+            raise BundleError(f"{path}: {spec.name}: expected the {kind}s {expected}, got {found}")
+    return runner
+
+
+def _operators(path: Path, spec: ComponentSpec) -> list[dict[str, Any]]:
+    """The interpreter's own account of a component's ops after delegation.
+
+    The interpreter tells it of a file's first subgraph only, so the file's first entry in its table of subgraphs is
+    pointed, in memory, at the component's.
+    """
+    _signature(_load(path, None), spec, path)
+    try:
+        from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]
+    except ImportError:
+        raise MissingDependency("ai-edge-litert", extra="tflite-runtime") from None
+    data = bytearray(path.read_bytes())
+    model = schema.Model.GetRootAs(data)
+    signatures = (model.SignatureDefs(index) for index in range(model.SignatureDefsLength()))
+    subgraph = next(each.SubgraphIndex() for each in signatures if each.SignatureKey() == spec.name.encode())
+    table = model._tab
+    first = table.Vector(table.Offset(_SUBGRAPHS_SLOT))
+    wanted = table.Indirect(first + 4 * subgraph)
+    data[first : first + 4] = (wanted - first).to_bytes(4, "little")  # offsets count from where they stand
+    interpreter = _interpreter_class()(model_content=bytes(data), num_threads=1)
+    interpreter.allocate_tensors()
+    operators: list[dict[str, Any]] = interpreter._get_ops_details()
+    return operators
+
+
+def _count_ops(ops: list[dict[str, Any]]) -> tuple[OpCount, ...]:
+    """One row per kind, type and place.
+
+    A delegate replaces ops in the plan and leaves them in the list, so what it took is found by walking from its
+    outputs back to its inputs.
+    """
+    delegates = [op for op in ops if op["op_name"] == "DELEGATE"]
+    originals = [op for op in ops if op["op_name"] != "DELEGATE"]
+    producers = {int(tensor): op for op in originals for tensor in op["outputs"]}
+    delegated: set[int] = set()
+    for delegate in delegates:
+        borders = {int(tensor) for tensor in delegate["inputs"]}
+        pending = [int(tensor) for tensor in delegate["outputs"]]
+        while pending:
+            op = producers.get(pending.pop())
+            if op is not None and op["index"] not in delegated:
+                delegated.add(op["index"])
+                pending += [int(tensor) for tensor in op["inputs"] if int(tensor) not in borders]
+    rows = Counter(
+        (op["op_name"], _dtype(op), "xnnpack" if op["index"] in delegated else "builtin") for op in originals
+    )
+    return tuple(OpCount(kind, count, dtype, place) for (kind, dtype, place), count in sorted(rows.items()))
+
+
+def _dtype(op: dict[str, Any]) -> str:
+    """The type that an op computes in: its result's, or its operand's where that is the point of the op."""
+    types: list[str] = [np.dtype(each).name for each in op["result_types"]]
+    if op["op_name"] == "DEQUANTIZE" or types[0].startswith("bool"):
+        types = [np.dtype(each).name for each in op["operand_types"]]
+    return _DTYPES.get(types[0], types[0])
