@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgevlm.bundle import Labels
 
 BUNDLE = click.Path(path_type=Path)
+_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of a table.")
 
 
@@ -32,6 +33,9 @@ class _Main(click.Group):
             if error.hint:
                 click.echo(f"  try: {error.hint}", err=True)
             context.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("stopped: nothing was left half-written", err=True)
+            context.exit(_INTERRUPTED)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -109,8 +113,7 @@ def convert(
     if as_json:
         report.print_json({"outcomes": [report.outcome_json(outcome) for outcome in outcomes]})
     else:
-        headings = ("target", "result", ">size", "parity with float32", ">seconds", "bundle")
-        report.table(None, headings, map(report.outcome_row, outcomes))
+        report.outcomes(outcomes)
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors:
         sys.exit(max(error.exit_code for error in errors))

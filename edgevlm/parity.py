@@ -84,11 +84,17 @@ def compare(reference: Answers, artefact: Answers, limits: ParityLimits) -> tupl
     ):
         if expected is not None and got is not None:
             checks += _compare_arrays(component, expected, got, limits)
-    if None not in (reference.image, reference.text) and None not in (artefact.image, artefact.text):
-        expected_scores = reference.image @ reference.text.T  # type: ignore[operator, union-attr]
-        scores = artefact.image @ artefact.text.T  # type: ignore[operator, union-attr]
+    expected_scores, scores = _zero_shot(reference), _zero_shot(artefact)
+    if expected_scores is not None and scores is not None:
         checks.append(_top1("zero-shot", expected_scores, scores, limits))
     return tuple(checks)
+
+
+def _zero_shot(answers: Answers) -> F32 | None:
+    if answers.image is None or answers.text is None:
+        return None
+    scores: F32 = answers.image @ answers.text.T
+    return scores
 
 
 def _compare_arrays(component: str, expected: F32, got: F32, limits: ParityLimits) -> list[ParityCheck]:

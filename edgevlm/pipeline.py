@@ -143,14 +143,13 @@ def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
     """Runs the shipped file on its parity samples again and compares with the reference that it carries.
 
     Raises:
-        BundleError: the samples cannot be made again.
+        BundleError: the golden fixtures are not readable.
         MissingDependency: the target's runtime is not installed.
     """
     manifest = bundle.manifest
-    stored, reference = golden.read(bundle.path)
+    stored, pictures, reference = golden.read(bundle.path)
     tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
-    samples = golden.make_samples(manifest.image, tokenizer, stored.sample_texts)
-    golden.check_samples(samples, stored, bundle.path)
+    samples = golden.make_samples(pictures, stored.sample_texts, manifest.image, tokenizer)
     return _measure(bundle, samples, reference, progress)
 
 
@@ -187,7 +186,7 @@ class _Prepared:
     @cached_property
     def samples(self) -> parity.Samples:
         tokenizer = self.tokenizer if "encode_text" in self.programs else None
-        return golden.make_samples(self.model.image, tokenizer, golden.sample_texts())
+        return golden.make_samples(golden.sample_pictures(), golden.sample_texts(), self.model.image, tokenizer)
 
     @cached_property
     def reference(self) -> parity.Answers:
@@ -305,9 +304,7 @@ def _write_golden(source: _Prepared, folder: Path) -> None:
         )
         for index, (name, (_, what)) in enumerate(golden.golden_pictures().items())
     ]
-    golden.write(
-        folder, pictures=pictures, texts=texts, scores=scores, samples=source.samples, reference=source.reference
-    )
+    golden.write(folder, pictures=pictures, texts=texts, scores=scores, reference=source.reference)
 
 
 def _manifest(source: _Prepared, request: Request, target: str, files: Sequence[BundleFile]) -> Manifest:

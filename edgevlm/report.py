@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,24 +59,32 @@ def table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[st
         grid.add_row(*row)
     # Piped, a table is as wide as it needs to be: something else will cut it.
     console = Console(highlight=False)
-    console.print(grid, width=console.width if console.is_terminal else 160)
+    (console if console.is_terminal else Console(highlight=False, width=160)).print(grid)
 
 
-def outcome_row(outcome: Outcome) -> tuple[str, ...]:
-    """Target, what became of it, size, parity, seconds, and where it is or why it is not."""
-    if outcome.bundle is None or outcome.bundle.manifest.parity is None:
-        hint = f"\n{outcome.error.hint}" if outcome.error and outcome.error.hint else ""
-        return (outcome.target, "[red]failed[/]", "", "", f"{outcome.seconds:.0f}", f"{outcome.error}{hint}")
-    status = "[green]passed[/]" if outcome.status == "passed" else "[red]failed parity[/]"
-    parity = outcome.bundle.manifest.parity
-    return (
-        outcome.target,
-        status + (" (cached)" if outcome.cached else ""),
-        f"{outcome.bundle.size_bytes / 1e6:.1f} MB",
-        _parity_summary(parity),
-        f"{outcome.seconds:.1f}" if outcome.cached else f"{outcome.seconds:.0f}",
-        str(outcome.bundle.path),
-    )
+def outcomes(found: Sequence[Outcome]) -> None:
+    """What became of each target: a table, then where the bundles are, or why there are none."""
+    colours = {"passed": "green", "failed parity": "red", "failed": "red"}
+    rows = []
+    for outcome in found:
+        parity = outcome.bundle.manifest.parity if outcome.bundle else None
+        rows.append(
+            (
+                outcome.target,
+                f"[{colours[outcome.status]}]{outcome.status}[/]" + (" (cached)" if outcome.cached else ""),
+                f"{outcome.bundle.size_bytes / 1e6:.1f} MB" if outcome.bundle else "",
+                _parity_summary(parity) if parity else "",
+                f"{outcome.seconds:.1f}",
+            )
+        )
+    table(None, ("target", "result", ">size", "parity with float32", ">seconds"), rows)
+    for outcome in found:
+        if outcome.bundle:
+            click.echo(f"{outcome.target}: {outcome.bundle.path}")
+        if outcome.error:
+            click.echo(f"{outcome.target}: {outcome.error.message}", err=True)
+            if outcome.error.hint:
+                click.echo(f"  try: {outcome.error.hint}", err=True)
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:

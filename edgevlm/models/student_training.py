@@ -4,7 +4,9 @@
 
 Every step sees fresh scenes of the `train` split. The loss is CLIP's symmetric cross-entropy (Radford et al.,
 2021) over the batch, with three hard negatives a picture: descriptions changed in one attribute (as NegCLIP,
-Yuksekgonul et al., 2023). Pairs whose description happens to be true of another picture are left out.
+Yuksekgonul et al., 2023). Pairs whose description happens to be true of another picture are left out. Beside it,
+linear heads that both towers share read the attributes off the embeddings: the scene graph is known, so it may as
+well teach. The heads are not shipped.
 """
 
 from __future__ import annotations
@@ -22,17 +24,19 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from edgevlm.data.captions import caption, leave_open, vocabulary
-from edgevlm.data.scenes import ATTRIBUTES, CELLS, Scene, Scenes, Split, variants
+from edgevlm.data.scenes import ATTRIBUTES, AXES, CELLS, COUNTS, Scene, Scenes, Split, variants
 from edgevlm.evaluate.scene_zero_shot import VARIED, SceneAccuracy, measure
 from edgevlm.models.student import Student, StudentConfig
 
 HELD_OUT_START = 1 << 40
 NEGATIVES = 3
+# What a scene states: its number of groups, cell and axis, then each group's attributes and count, in order.
+FACTS = (3, len(CELLS), len(AXES), *(*(len(values) for values in ATTRIBUTES.values()), len(COUNTS)) * 3)
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,14 @@ class Batch:
         token_ids: int32 [B * (1 + NEGATIVES), T] in all, the true ones first: parts of equal length, with the
             rows they stand for, so that short texts are not computed at the longest's length.
         also_true: bool [B, B], whether description j is true of another picture i.
+        picture_facts, text_facts: int64 [B, F] and [B * (1 + NEGATIVES), F], see `FACTS`; -1 where unknown.
     """
 
     pixels: Tensor
     token_ids: tuple[tuple[Tensor, Tensor], ...]
     also_true: Tensor
+    picture_facts: Tensor
+    text_facts: Tensor
 
 
 class Steps(Dataset[Batch]):
@@ -73,7 +80,13 @@ class Steps(Dataset[Batch]):
         ids = token_ids(self.tokenizer, texts)
         lengths = (ids != ids[0, -1]).sum(1) + 1
         parts = tuple((rows, ids[rows, : _rounded(lengths[rows].max())]) for rows in lengths.argsort().chunk(8))
-        return Batch(pixels, parts, torch.from_numpy(_also_true(told, batch.scenes)))
+        return Batch(
+            pixels,
+            parts,
+            torch.from_numpy(_also_true(told, batch.scenes)),
+            torch.tensor([facts(scene) for scene in batch.scenes]),
+            torch.tensor([facts(description) for description in (*told, *false)]),
+        )
 
 
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
@@ -124,9 +137,10 @@ def build_tokenizer(vocabulary_size: int) -> Tokenizer:
 def train(config: StudentConfig, tokenizer: Tokenizer, seed: int, steps: int, batch_size: int, log: Path) -> Student:
     """Trains a student; prints the loss and, now and then, its accuracy on held-out scenes."""
     torch.manual_seed(seed)
-    student = Student(config)
-    decayed = [p for p in student.parameters() if p.ndim >= 2]
-    plain = [p for p in student.parameters() if p.ndim < 2]
+    student, heads = Student(config), FactHeads(config.embedding_dim)
+    parameters = [*student.parameters(), *heads.parameters()]
+    decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
+    plain = [parameter for parameter in parameters if parameter.ndim < 2]
     optimiser = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
         lr=1.5e-3,
@@ -137,16 +151,23 @@ def train(config: StudentConfig, tokenizer: Tokenizer, seed: int, steps: int, ba
     began = time.monotonic()
     student.train()
     for step, batch in enumerate(batches):
-        loss = contrastive_loss(student, batch)
+        images, texts = embed(student, batch)
+        loss = contrastive_loss(images, texts, student.log_scale.exp(), batch.also_true)
+        taught = heads.loss(images, batch.picture_facts) + heads.loss(texts, batch.text_facts)
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + taught).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         with torch.no_grad():
             student.log_scale.clamp_(max=4.6052)  # log(100), CLIP's ceiling
         if step % 50 == 0 or step == steps - 1:
-            entry = {"step": step, "loss": round(loss.item(), 4), "seconds": round(time.monotonic() - began)}
+            entry = {
+                "step": step,
+                "loss": round(loss.item(), 4),
+                "facts": round(taught.item(), 4),
+                "seconds": round(time.monotonic() - began),
+            }
             if step % 500 == 0 and step:
                 entry |= {"top1": round(accuracy(student, tokenizer, "combinations", 200).top1, 4)}
                 save_file(student.state_dict(), log.with_suffix(".safetensors"))
@@ -156,15 +177,36 @@ def train(config: StudentConfig, tokenizer: Tokenizer, seed: int, steps: int, ba
     return student.eval()
 
 
-def contrastive_loss(student: Student, batch: Batch) -> Tensor:
-    """The mean of picture-to-text cross-entropy (hard negatives among the texts) and text-to-picture's."""
+class FactHeads(nn.Module):
+    """Reads each of `FACTS` off an embedding, [N, D] -> a [N, values] for each."""
+
+    def __init__(self, embedding_dim: int) -> None:
+        super().__init__()
+        self.norm = embedding_dim**0.5
+        self.heads = nn.ModuleList(nn.Linear(embedding_dim, values) for values in FACTS)
+
+    def loss(self, embeddings: Tensor, known: Tensor) -> Tensor:
+        """Mean cross-entropy over the facts that are known."""
+        losses = [
+            functional.cross_entropy(head(embeddings * self.norm), column, ignore_index=-1, reduction="sum")
+            for head, column in zip(self.heads, known.T, strict=True)
+        ]
+        return torch.stack(losses).sum() / (known >= 0).sum()
+
+
+def embed(student: Student, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The embeddings of the pictures and of all texts, float32, computed in bfloat16 where that is safe."""
     with torch.autocast("cpu", torch.bfloat16):
         images = student.image(batch.pixels.float()).float()
         order = torch.cat([rows for rows, _ in batch.token_ids]).argsort()
         texts = torch.cat([student.text(ids) for _, ids in batch.token_ids])[order].float()
+    return images, texts
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, also_true: Tensor) -> Tensor:
+    """The mean of picture-to-text cross-entropy (hard negatives among the texts) and text-to-picture's."""
     count = len(images)
-    scale = student.log_scale.exp()
-    scores = (scale * images @ texts[:count].T).masked_fill(batch.also_true, -1e4)
+    scores = (scale * images @ texts[:count].T).masked_fill(also_true, -1e4)
     hard = scale * torch.einsum("bd,bnd->bn", images, texts[count:].reshape(count, NEGATIVES, -1))
     target = torch.arange(count)
     to_text = functional.cross_entropy(torch.cat([scores, hard], 1), target)
@@ -187,6 +229,20 @@ def accuracy(student: Student, tokenizer: Tokenizer, split: Split, count: int, s
     result = measure(encode_images, encode_texts, Scenes(seed, split), HELD_OUT_START, count)
     student.train(was_training)
     return result
+
+
+def facts(scene: Scene) -> list[int]:
+    """`FACTS` of a scene or description; -1 where it leaves them open. Groups in no order have no slots."""
+    found = [len(scene.groups) - 1, _index(CELLS, scene.cell), _index(AXES, scene.axis)]
+    ordered = scene.groups if scene.axis is not None or len(scene.groups) == 1 else ()
+    for group in ordered:
+        found += [_index(values, getattr(group, name)) for name, values in ATTRIBUTES.items()]
+        found.append(COUNTS.index(group.count))
+    return found + [-1] * (len(FACTS) - len(found))
+
+
+def _index(values: Sequence[str], value: str | None) -> int:
+    return -1 if value is None else values.index(value)
 
 
 def _false(description: Scene, draws: random.Random) -> list[Scene]:

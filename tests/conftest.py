@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Two cores serve everyone: a thread a process is faster than threads that wait for one another. Backends read this
+# when they are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Conversions of one test run are shared by its tests and leave nothing in the user's cache."""
+    before = os.environ.get("EDGEVLM_CACHE_DIR")
+    os.environ["EDGEVLM_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["EDGEVLM_CACHE_DIR"]
+    else:
+        os.environ["EDGEVLM_CACHE_DIR"] = before
+
+
+@pytest.fixture(scope="session")
+def labels_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("labels") / "labels.txt"
+    path.write_text("red circle\nblue star\n\ntwo green squares\n")
+    return path

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgevlm.bundle import FORMAT_VERSION, Bundle, BundledComponent, Manifest, seal, staged
+from edgevlm.errors import BundleError, OutputError
+from edgevlm.recipe import BUILTIN
+from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def make(folder: Path) -> Bundle:
+    """A small bundle whose artefact is a package folder."""
+    (folder / "encode_image.mlpackage" / "Data").mkdir(parents=True)
+    (folder / "encode_image.mlpackage" / "Data" / "weight.bin").write_bytes(bytes(range(200)))
+    (folder / "golden").mkdir()
+    (folder / "golden" / "golden.json").write_text("{}")
+    spec = ComponentSpec(
+        "encode_image",
+        (TensorSpec("pixels", "float32", (1, 3, 8, 8), "RGB"),),
+        (TensorSpec("embedding", "float32", (1, 4), "unit vector"),),
+    )
+    return seal(
+        folder,
+        Manifest(
+            format_version=FORMAT_VERSION,
+            name="small",
+            target="coreml",
+            components={"encode_image": BundledComponent(spec, "encode_image.mlpackage")},
+            image=ImagePreprocessing(8, 8, "exact", 8, 8, "bicubic", False, 1 / 255, HALF, HALF),
+            text=None,
+            labels=None,
+            embedding_dim=4,
+            logit_scale=100.0,
+            embedding_space_id="sha256:0",
+            recipe=BUILTIN["fp16"],
+            source=Source("small", "clip", "sha256:0", "MIT"),
+            requires={"iOS": "16"},
+            estimated_peak_memory_bytes=1,
+            parity=None,
+            tool_versions={},
+        ),
+    )
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return make_at(tmp_path / "small.edgevlm")
+
+
+def make_at(path: Path) -> Bundle:
+    path.mkdir()
+    return make(path)
+
+
+def test_what_was_sealed_opens_as_it_was(bundle: Bundle) -> None:
+    opened = Bundle.open(bundle.path)
+    assert opened.manifest == bundle.manifest
+    assert opened.size_bytes == 202
+
+
+WEIGHTS = "encode_image.mlpackage/Data/weight.bin"
+
+
+def _edit_manifest(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _list_path(name: str) -> Callable[[Path], None]:
+    record = {"sha256": "0", "size_bytes": 0}
+    return lambda path: _edit_manifest(path, lambda m: m["files"].update({name: record}))  # type: ignore[attr-defined]
+
+
+ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a file too many": (lambda path: (path / "extra.txt").write_text("x"), "does not list this file"),
+    "a hidden file too many": (lambda path: (path / "golden" / ".x").write_text("x"), "does not list this file"),
+    "a file missing": (lambda path: (path / WEIGHTS).unlink(), "missing"),
+    "a byte flipped": (lambda path: (path / WEIGHTS).write_bytes(bytes([1, *range(1, 200)])), "sha256"),
+    "a file cut short": (lambda path: os.truncate(path / WEIGHTS, 100), "expected 200 bytes, got 100"),
+    "a path upwards": (_list_path("../outside"), "leads out of the bundle"),
+    "a path upwards inside": (_list_path("golden/../../outside"), "leads out of the bundle"),
+    "an absolute path": (_list_path("/etc/passwd"), "leads out of the bundle"),
+    "a Windows path": (_list_path("C:\\outside"), "leads out of the bundle"),
+    "a link to a file": (lambda path: (path / "link").symlink_to("manifest.json"), "no links"),
+    "a link to a folder": (lambda path: (path / "link").symlink_to("golden"), "no links"),
+    "no manifest": (lambda path: (path / "manifest.json").unlink(), r"no manifest\.json"),
+    "a manifest cut short": (lambda path: os.truncate(path / "manifest.json", 50), "not readable as JSON"),
+    "a manifest that is no mapping": (lambda path: (path / "manifest.json").write_text("[]"), "format version"),
+    "a version from the future": (lambda p: _edit_manifest(p, lambda m: m.update(format_version="2.0")), "got '2.0'"),
+    "an unknown key": (lambda path: _edit_manifest(path, lambda m: m.update(extra=1)), "unknown key 'extra'"),
+    "a key missing": (lambda path: _edit_manifest(path, lambda m: m.pop("target")), "'target' is missing"),
+    "a number for a name": (lambda path: _edit_manifest(path, lambda m: m.update(name=3)), "expected str, got 3"),
+    "a component without a file": (
+        lambda path: _edit_manifest(path, lambda m: m["components"]["encode_image"].update(file="gone.mlpackage")),  # type: ignore[index]
+        "not in the bundle",
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_damage_is_refused_by_name(bundle: Bundle, attack: str) -> None:
+    damage, message = ATTACKS[attack]
+    damage(bundle.path)
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(bundle.path)
+
+
+def test_a_missing_folder_and_a_file_are_no_bundles(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BundleError, match="found nothing"):
+        Bundle.open(tmp_path / "nothing")
+    with pytest.raises(BundleError, match="found a file"):
+        Bundle.open(tmp_path / "file")
+
+
+def test_a_newer_minor_version_is_read(bundle: Bundle) -> None:
+    _edit_manifest(bundle.path, lambda m: m.update(format_version="1.7"))
+    assert Bundle.open(bundle.path).manifest.format_version == "1.7"
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "b.edgevlm", force=False) as stage:
+        make(stage.folder)
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_replacement_keeps_the_old_bundle(bundle: Bundle) -> None:
+    with pytest.raises(KeyboardInterrupt), staged(bundle.path, force=True) as stage:
+        (stage.folder / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert Bundle.open(bundle.path).manifest == bundle.manifest
+    assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]
+
+
+def test_an_existing_bundle_is_replaced_only_with_force(bundle: Bundle) -> None:
+    with pytest.raises(OutputError, match="exists already"), staged(bundle.path, force=False):
+        pass
+    with staged(bundle.path, force=True) as stage:
+        make(stage.folder)
+        (stage.folder / "new").write_text("x")
+    assert (bundle.path / "new").is_file()
+    assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]
+
+
+def test_force_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "photo.jpg").write_bytes(b"x")
+    with pytest.raises(OutputError, match="not a bundle"), staged(tmp_path / "precious", force=True):
+        pass
+    assert (tmp_path / "precious" / "photo.jpg").is_file()
+
+
+def test_a_full_disk_is_said_plainly_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no disk space"), staged(tmp_path / "b.edgevlm", force=False):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_real_full_disk(tmp_path: Path) -> None:
+    # /dev/full answers every write with ENOSPC.
+    with pytest.raises(OutputError, match="no disk space"), staged(tmp_path / "b.edgevlm", force=False):
+        Path("/dev/full").write_bytes(b"x")
+
+
+def test_an_output_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="cannot write"), staged(tmp_path / "file" / "b.edgevlm", force=False):
+        pass

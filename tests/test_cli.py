@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image, ImageDraw
+
+from edgevlm.cli import main
+
+LABELS = "a red circle, a blue square, a green triangle, a yellow star"
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    result = run("convert", "--target", "coreml", "--out", out)
+    assert result.exit_code == 0, result.output
+    return out / "edgevlm-student-coreml-fp16.edgevlm"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pictures as a newcomer would draw them, by the label that is right."""
+    folder = tmp_path_factory.mktemp("pictures")
+    drawn = {}
+    for name, colour, outline in (
+        ("a red circle", (220, 20, 20), [(60, 40), (180, 160)]),
+        ("a blue square", (20, 40, 230), [(70, 50), (170, 150)]),
+    ):
+        picture = Image.new("RGB", (240, 200), "white")
+        pen = ImageDraw.Draw(picture)
+        (pen.ellipse if "circle" in name else pen.rectangle)(outline, fill=colour)
+        drawn[name] = folder / f"{name}.png"
+        picture.save(drawn[name])
+    picture = Image.new("RGB", (200, 200), (240, 240, 240))
+    ImageDraw.Draw(picture).polygon([(100, 40), (160, 150), (40, 150)], fill=(20, 160, 40))
+    drawn["a green triangle"] = folder / "triangle.jpg"
+    picture.save(drawn["a green triangle"])
+    return drawn
+
+
+def test_run_answers_rightly_about_pictures_a_user_draws(bundle: Path, pictures: dict[str, Path]) -> None:
+    result = run("run", bundle, *pictures.values(), "--labels", LABELS, "--json")
+    assert result.exit_code == 0, result.output
+    answers = json.loads(result.stdout)["answers"]
+    best = {Path(a["image"]): max(a["scores"], key=a["scores"].get) for a in answers}
+    assert best == {path: name for name, path in pictures.items()}
+    assert all(sum(a["scores"].values()) == pytest.approx(1, abs=1e-4) for a in answers)
+
+
+def test_run_prints_a_bar_for_each_label(bundle: Path, pictures: dict[str, Path]) -> None:
+    result = run("run", bundle, pictures["a red circle"], "--labels", LABELS, "--top", "2")
+    lines = result.stdout.splitlines()
+    assert lines[0].endswith("a red circle.png")
+    assert len(lines) == 3
+    assert lines[1].lstrip().startswith("█")
+    assert lines[1].endswith("a red circle")
+
+
+def test_run_ranks_pictures_by_a_text(bundle: Path, pictures: dict[str, Path]) -> None:
+    result = run("run", bundle, *pictures.values(), "--text", "a blue square", "--json")
+    ranked = json.loads(result.stdout)["images"]
+    assert ranked[0]["image"] == str(pictures["a blue square"])
+    assert [r["cosine"] for r in ranked] == sorted((r["cosine"] for r in ranked), reverse=True)
+
+
+def test_run_takes_a_label_file(bundle: Path, pictures: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("a red circle\na blue square\n")
+    result = run("run", bundle, pictures["a blue square"], "--labels", tmp_path / "labels.txt")
+    assert result.stdout.splitlines()[1].endswith("a blue square")
+
+
+def test_verify_passes_and_says_how(bundle: Path) -> None:
+    assert "files are what the manifest says" in run("verify", bundle).stdout
+    report = json.loads(run("verify", bundle, "--json").stdout)
+    assert report["passed"]
+    assert report["parity"]["evidence"] in ("program-semantics", "device")
+
+
+def test_inspect_shows_ops_precision_and_sizes(bundle: Path) -> None:
+    report = json.loads(run("inspect", bundle, "--json").stdout)
+    rows = {(row["kind"], row["dtype"]) for row in report["ops"]["encode_image"]}
+    assert {("linear", "fp16"), ("conv", "fp16"), ("softmax", "fp16")} <= rows
+    text = run("inspect", bundle).stdout
+    for word in ("encode_text", "weight.bin", "iOS 16", "evaluator", "parity"):
+        assert word in text
+
+
+@pytest.mark.parametrize("command", ["targets", "models", "recipes"])
+def test_lists_print_tables_and_json(command: str) -> None:
+    assert len(run(command).stdout.splitlines()) > 3
+    assert json.loads(run(command, "--json").stdout)["schema_version"] == 1
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "unknown target": (["convert", "--target", "onnx"], "no target 'onnx'"),
+    "unknown recipe": (["convert", "--target", "coreml", "--recipe", "int3"], "no recipe 'int3'"),
+    "missing model": (["convert", "./no-such-folder", "--target", "coreml"], "no-such-folder"),
+    "template without labels": (["convert", "--target", "coreml", "--template", "a {}"], "--template needs --labels"),
+    "missing label file": (["convert", "--target", "coreml", "--labels", "gone.txt"], "gone.txt"),
+    "empty label file": (["convert", "--target", "coreml", "--labels", "{empty}"], "expected a label per line"),
+    "repeated label": (["convert", "--target", "coreml", "--labels", "{twice}"], "line 3 repeats the label 'cat'"),
+    "no bundle": (["verify", "{empty}"], "expected a bundle folder"),
+    "no picture": (["run", "{bundle}", "gone.png", "--labels", "a"], "gone.png"),
+    "not a picture": (["run", "{bundle}", "{empty}", "--labels", "a"], "picture"),
+    "no labels": (["run", "{bundle}", "{picture}"], "none baked in"),
+    "only commas": (["run", "{bundle}", "{picture}", "--labels", ", ,"], "expected labels"),
+    "labels and text": (["run", "{bundle}", "{picture}", "--labels", "a", "--text", "b"], "got both"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_exit_code_2_with_a_plain_message(
+    case: str, bundle: Path, pictures: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "twice.txt").write_text("cat\ndog\ncat\n")
+    files = {"bundle": bundle, "picture": pictures["a red circle"], "empty": "empty.txt", "twice": "twice.txt"}
+    arguments, message = BAD[case]
+    result = run(*(argument.format(**files) if "{}" not in argument else argument for argument in arguments))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert isinstance(result.exception, SystemExit)
+    assert not (tmp_path / "dist").exists()
+
+
+def test_a_failed_check_is_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "impossible.yaml").write_text("precision: fp16\nparity:\n  max_abs_error: 0.0000001\n")
+    result = run(
+        "convert", "--target", "coreml", "--recipe", tmp_path / "impossible.yaml", "--out", tmp_path / "d", "--json"
+    )
+    assert result.exit_code == 1, result.output
+    (outcome,) = json.loads(result.stdout)["outcomes"]
+    assert outcome["status"] == "failed parity"
+    assert any(not check["passed"] and check["value"] > 1e-7 for check in outcome["parity"]["checks"])
+
+
+def test_help_imports_no_framework() -> None:
+    code = (
+        "import sys; from edgevlm.cli import main; main(['--help'], standalone_mode=False); "
+        "heavy = {'torch', 'numpy', 'PIL', 'rich', 'tokenizers', 'coremltools', 'transformers'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for command in ("convert", "verify", "inspect", "run"):
+        assert f"edgevlm {command}" in run(command, "--help").stdout

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pytest
+
+from edgevlm.parity import Answers, Samples, ask, compare
+from edgevlm.recipe import BUILTIN, ParityLimits
+
+
+def _unit(rows: int, seed: int) -> np.ndarray:
+    values = np.random.default_rng(seed).normal(size=(rows, 16)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+IMAGE, TEXT = _unit(200, 0), _unit(50, 1)
+REFERENCE = Answers(IMAGE, TEXT, None)
+
+
+def test_equal_answers_pass_every_check() -> None:
+    checks = compare(REFERENCE, REFERENCE, BUILTIN["fp32"].parity)
+    assert all(check.passed for check in checks)
+    assert {(check.component, check.measure) for check in checks} == {
+        *(
+            (component, measure)
+            for component in ("encode_image", "encode_text")
+            for measure in ("finite", "max_abs_error", "min_cosine")
+        ),
+        ("zero-shot", "top1_agreement"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "failed"),
+    [
+        (np.where(np.arange(16) == 3, IMAGE + np.float32(2e-5), IMAGE), {"max_abs_error"}),
+        (IMAGE[::-1], {"max_abs_error", "min_cosine", "top1_agreement"}),
+        (np.full_like(IMAGE, np.nan), {"finite", "top1_agreement"}),
+        (np.full_like(IMAGE, np.inf), {"finite", "top1_agreement"}),
+    ],
+)
+def test_each_fault_fails_its_check(image: np.ndarray, failed: set[str]) -> None:
+    with np.errstate(invalid="ignore"):
+        checks = compare(REFERENCE, Answers(image, TEXT, None), BUILTIN["fp32"].parity)
+    assert {check.measure for check in checks if not check.passed} == failed
+
+
+def test_three_changed_answers_in_two_hundred_are_too_many() -> None:
+    scores = np.eye(10, dtype=np.float32)[np.arange(200) % 10]
+    limits = ParityLimits(min_top1_agreement=0.99)
+    for changed, passed in ((2, True), (3, False)):
+        other = scores.copy()
+        other[:changed] = np.roll(other[:changed], 1, axis=1)
+        check = compare(Answers(None, None, scores), Answers(None, None, other), limits)[-1]
+        assert (check.measure, check.value, check.passed) == ("top1_agreement", 1 - changed / 200, passed)
+
+
+def test_a_missing_limit_is_reported_and_passes() -> None:
+    checks = compare(REFERENCE, Answers(-IMAGE, TEXT, None), ParityLimits())
+    assert all(check.passed and check.limit in (None, 1.0) for check in checks)
+
+
+class _Doubler:
+    evidence = "test"
+
+    def run(self, component: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        (value,) = inputs.values()
+        assert value.shape[0] == 1
+        return {"embedding": value.reshape(1, -1).astype(np.float32) * 2}
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def test_samples_are_asked_one_at_a_time_in_order() -> None:
+    samples = Samples(np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), np.arange(6, dtype=np.int32).reshape(3, 2))
+    shares: list[float] = []
+    answers = ask(_Doubler(), ("encode_image", "encode_text"), samples, shares.append)
+    assert answers.image is not None
+    assert np.array_equal(answers.image, samples.pixels.reshape(2, 12) * 2)
+    assert answers.text is not None
+    assert np.array_equal(answers.text, samples.token_ids * 2.0)
+    assert answers.scores is None
+    assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])

@@ -1,0 +1,282 @@
+"""Whole conversions: real models, real converters, real runtimes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import VIT_B32_TEXT, VIT_B32_VISION, write_clip_checkpoint, write_siglip_checkpoint
+from PIL import Image
+
+import edgevlm
+from edgevlm import cache, golden, labels, pipeline, registry
+from edgevlm.bundle import Bundle
+from edgevlm.errors import EdgeVLMError, LabelError, OutputError, TensorError, UnsupportedError
+from edgevlm.models import builtin, catalogue
+from edgevlm.recipe import BUILTIN, ParityLimits
+
+TARGETS = ("coreml", "executorch", "tflite")
+MODELS: dict[str, Callable[[Path], Path | str]] = {
+    "student": lambda folder: builtin.NAME,
+    "clip": lambda folder: write_clip_checkpoint(folder / "tiny-clip"),
+    "siglip": lambda folder: write_siglip_checkpoint(folder / "tiny-siglip"),
+}
+EVIDENCE = {"coreml": "program-semantics", "executorch": "host-runtime", "tflite": "host-runtime"}
+
+
+@pytest.fixture(scope="module", params=[(m, r) for m in MODELS for r in ("fp32", "fp16")], ids="-".join)
+def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[pipeline.Outcome, ...]:
+    name, recipe = request.param
+    folder = tmp_path_factory.mktemp("models")
+    model = MODELS[name](folder)
+    return pipeline.convert(pipeline.Request(model, TARGETS, BUILTIN[recipe], folder / "dist"))
+
+
+def _bundles(converted: tuple[pipeline.Outcome, ...]) -> dict[str, Bundle]:
+    return {outcome.target: outcome.bundle for outcome in converted if outcome.bundle}
+
+
+def test_every_target_passes(converted: tuple[pipeline.Outcome, ...]) -> None:
+    assert {outcome.target: (outcome.status, outcome.error) for outcome in converted} == dict.fromkeys(
+        TARGETS, ("passed", None)
+    )
+    for outcome in converted:
+        assert outcome.bundle is not None
+        report = outcome.bundle.manifest.parity
+        assert report is not None
+        assert report.samples == golden.SAMPLES == 200
+        assert sys.platform == "darwin" or report.evidence == EVIDENCE[outcome.target]
+        measured = {(check.component, check.measure) for check in report.checks}
+        assert {
+            ("encode_image", "min_cosine"),
+            ("encode_text", "max_abs_error"),
+            ("zero-shot", "top1_agreement"),
+        } <= measured
+
+
+def test_every_bundle_opens_and_verifies(converted: tuple[pipeline.Outcome, ...]) -> None:
+    for outcome in converted:
+        assert outcome.bundle is not None
+        bundle = Bundle.open(outcome.bundle.path)
+        assert bundle.manifest == outcome.bundle.manifest
+        assert pipeline.verify(bundle).checks == bundle.manifest.parity.checks  # type: ignore[union-attr]
+
+
+def test_targets_of_one_model_share_an_embedding_space(converted: tuple[pipeline.Outcome, ...]) -> None:
+    assert len({bundle.manifest.embedding_space_id for bundle in _bundles(converted).values()}) == 1
+
+
+def test_golden_fixtures_hold_stage_by_stage(converted: tuple[pipeline.Outcome, ...]) -> None:
+    for bundle in _bundles(converted).values():
+        fixtures, _, _ = golden.read(bundle.path)
+        image = bundle.manifest.image
+        limit = 2e-5 if bundle.manifest.recipe.precision == "fp32" else 5e-3
+        with edgevlm.open(bundle.path) as model:
+            for picture in fixtures.pictures:
+                stored = np.frombuffer((bundle.path / picture.pixels).read_bytes(), np.uint8)
+                pixels = stored.reshape(image.height, image.width, 3)
+                answer = model.encode_image([bundle.path / picture.file])
+                assert np.abs(answer[0] - np.array(picture.embedding, np.float32)).max() < limit
+                direct = model.session.run(
+                    "encode_image", {"pixels": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float32)}
+                )
+                assert np.array_equal(direct["embedding"], answer)
+            words = [text.text for text in fixtures.texts]
+            expected = np.array([text.embedding for text in fixtures.texts], np.float32)
+            assert np.abs(model.encode_text(words) - expected).max() < limit
+            scores = model.classify([bundle.path / p.file for p in fixtures.pictures], words)
+            assert np.abs(scores - np.array(fixtures.scores)).max() < 0.05
+            assert scores.sum(1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_baked_labels_answer_without_a_text_tower(target: str, labels_file: Path, tmp_path: Path) -> None:
+    request = pipeline.Request(
+        builtin.NAME,
+        (target,),
+        BUILTIN["fp32"],
+        tmp_path,
+        labels=labels.read(labels_file, ["a picture of a {}", "a {}"]),
+        image_only=True,
+    )
+    (outcome,) = pipeline.convert(request)
+    assert outcome.status == "passed"
+    assert outcome.bundle is not None
+    assert set(outcome.bundle.components) == {"classify"}
+    assert not (outcome.bundle.path / "tokenizer.json").exists()
+    student = catalogue.load()
+    image_weights = sum(t.numel() for t in student.programs["encode_image"].module.state_dict().values())
+    assert outcome.bundle.size_bytes < 4 * image_weights + 1_500_000
+    picture = Image.new("RGB", (64, 64), "white")
+    with edgevlm.open(outcome.bundle.path) as model:
+        assert model.labels == ("red circle", "blue star", "two green squares")
+        assert model.classify([picture]).shape == (1, 3)
+        assert model.classify([picture]).sum() == pytest.approx(1, abs=1e-5)
+        with pytest.raises(TensorError, match="no text tower"):
+            model.encode_text(["a star"])
+
+
+def test_labels_and_both_towers_agree(labels_file: Path, tmp_path: Path) -> None:
+    request = pipeline.Request(builtin.NAME, ("tflite",), BUILTIN["fp32"], tmp_path, labels=labels.read(labels_file))
+    (outcome,) = pipeline.convert(request)
+    assert outcome.bundle is not None
+    pictures = list(golden.sample_pictures()[:8])
+    with edgevlm.open(outcome.bundle.path) as model:
+        assert set(outcome.bundle.components) == {"encode_image", "encode_text", "classify"}
+        assert np.abs(model.classify(pictures) - model.classify(pictures, model.labels)).max() < 1e-4
+
+
+def test_a_repeated_conversion_is_copied_from_the_cache(tmp_path: Path) -> None:
+    request = pipeline.Request(builtin.NAME, ("coreml",), BUILTIN["fp32"], tmp_path / "a")
+    (first,) = pipeline.convert(request)
+    (second,) = pipeline.convert(replace(request, out=tmp_path / "b"))
+    assert second.cached
+    assert first.bundle is not None
+    assert second.bundle is not None
+    assert _contents(first.bundle.path) == _contents(second.bundle.path)
+
+
+def test_a_damaged_cache_entry_is_converted_again(tmp_path: Path) -> None:
+    request = pipeline.Request(builtin.NAME, ("tflite",), BUILTIN["fp32"], tmp_path / "a")
+    pipeline.convert(request)
+    for entry in cache.folder().glob("*.edgevlm"):
+        (entry / "extra").write_text("x")
+    (again,) = pipeline.convert(replace(request, out=tmp_path / "b"))
+    assert (again.status, again.cached) == ("passed", False)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "fp16"])
+def test_a_second_run_in_another_process_is_byte_identical(recipe: str, tmp_path: Path) -> None:
+    model = write_siglip_checkpoint(tmp_path / "m")
+    for run, seed in (("a", "1"), ("b", "2")):
+        command = [sys.executable, "-m", "edgevlm", "convert", str(model), "--target", "all", "--recipe", recipe]
+        subprocess.run(
+            [*command, "--no-cache", "--out", str(tmp_path / run)],
+            check=True,
+            capture_output=True,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        )
+    first, second = _contents(tmp_path / "a"), _contents(tmp_path / "b")
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_an_artefact_that_answers_wrongly_fails_and_is_kept_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The reference is the original's own forward: fault the programs, not the reference.
+    model = catalogue.load()
+    attention = model.programs["encode_image"].module.blocks[0].attention  # type: ignore[union-attr, index]
+    attention.query.weight.data.mul_(-1)  # type: ignore[union-attr, operator]
+    monkeypatch.setattr(catalogue, "load", lambda *args, **kwargs: model)
+    request = pipeline.Request(builtin.NAME, ("tflite",), BUILTIN["fp16"], tmp_path, use_cache=False)
+    (outcome,) = pipeline.convert(request)
+    assert outcome.status == "failed parity"
+    assert outcome.bundle is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["edgevlm-student-tflite-fp16.failed-parity.edgevlm"]
+    failed = [check for check in outcome.bundle.manifest.parity.checks if not check.passed]  # type: ignore[union-attr]
+    assert ("encode_image", "min_cosine") in {(check.component, check.measure) for check in failed}
+
+
+class _Broken:
+    target = "tflite"
+
+    def unsupported(self, programs: Any, recipe: Any) -> tuple[()]:
+        return ()
+
+    def lower(self, programs: Any, recipe: Any, out_dir: Path) -> tuple[()]:
+        (out_dir / "half").write_text("x")
+        raise RuntimeError("the backend's own bug")
+
+
+def test_one_failing_target_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = registry.converter
+    monkeypatch.setattr(registry, "converter", lambda target: _Broken() if target == "tflite" else real(target))
+    request = pipeline.Request(builtin.NAME, ("tflite", "coreml"), BUILTIN["fp32"], tmp_path, use_cache=False)
+    broken, sound = pipeline.convert(request)
+    assert (broken.status, sound.status) == ("failed", "passed")
+    assert isinstance(broken.error, UnsupportedError)
+    assert "the backend's own bug" in broken.error.message
+    assert [path.name for path in tmp_path.iterdir()] == ["edgevlm-student-coreml-fp32.edgevlm"]
+
+
+def test_bad_requests_are_refused_before_the_long_work(tmp_path: Path) -> None:
+    (tmp_path / "taken" / "edgevlm-student-tflite-fp16.edgevlm").mkdir(parents=True)
+    (tmp_path / "long.txt").write_text("very " * 60 + "red circle\n")
+    began = time.monotonic()
+    base = pipeline.Request(builtin.NAME, ("tflite",), BUILTIN["fp16"], tmp_path / "out")
+    bad: list[tuple[pipeline.Request, type[EdgeVLMError], str]] = [
+        (replace(base, targets=("onnx",)), UnsupportedError, "no target 'onnx'"),
+        (replace(base, out=tmp_path / "taken"), OutputError, "exists"),
+        (replace(base, labels=labels.read(tmp_path / "long.txt")), LabelError, "tokens, the model's context 48"),
+    ]
+    for request, error, message in bad:
+        with pytest.raises(error, match=message):
+            pipeline.convert(request)
+    assert time.monotonic() - began < 60
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "edgevlm",
+        "convert",
+        "--target",
+        "tflite",
+        "--no-cache",
+        "--out",
+        str(tmp_path / "d"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "d").glob(".edgevlm-student*")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert out == ""
+    assert list((tmp_path / "d").iterdir()) == []
+
+
+def test_limits_come_from_the_recipe(tmp_path: Path) -> None:
+    strict = replace(BUILTIN["fp16"], name="impossible", parity=ParityLimits(max_abs_error=1e-9))
+    (outcome,) = pipeline.convert(pipeline.Request(builtin.NAME, ("coreml",), strict, tmp_path))
+    assert outcome.status == "failed parity"
+
+
+def test_the_manifest_is_plain_json_with_every_promise(tmp_path: Path) -> None:
+    (outcome,) = pipeline.convert(pipeline.Request(builtin.NAME, ("coreml",), BUILTIN["fp16"], tmp_path))
+    assert outcome.bundle is not None
+    manifest = json.loads((outcome.bundle.path / "manifest.json").read_text())
+    assert manifest["format_version"] == "1.0"
+    assert manifest["source"]["licence"] == "Apache-2.0"
+    assert manifest["requires"] == {"iOS": "16", "macOS": "13"}
+    assert manifest["image"]["mean"] == [0.5, 0.5, 0.5]
+    assert manifest["embedding_space_id"].startswith("sha256:")
+    assert manifest["estimated_peak_memory_bytes"] > 4 * 1_000_000
+    assert manifest["components"]["encode_image"]["spec"]["inputs"][0]["shape"] == [1, 3, 64, 64]
+    assert "coremltools" in manifest["tool_versions"]
+
+
+@pytest.mark.slow
+def test_a_vit_b32_sized_clip_passes_on_every_target(tmp_path: Path) -> None:
+    model = write_clip_checkpoint(tmp_path / "clip-b32", text=VIT_B32_TEXT, vision=VIT_B32_VISION, projection_dim=512)
+    outcomes = pipeline.convert(pipeline.Request(model, TARGETS, BUILTIN["fp32"], tmp_path / "d", use_cache=False))
+    assert {outcome.target: outcome.status for outcome in outcomes} == dict.fromkeys(TARGETS, "passed")
