@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, types
 from numpy.typing import NDArray
+
+from edgevlm.converters import coreml_patches
 
 Array = NDArray[Any]
 
@@ -28,6 +30,7 @@ def write_program(
     *,
     opset: ct.target = ct.target.iOS18,
     fp16: bool = False,
+    names: Sequence[str] = (),
     edit: Callable[[Any], None] = lambda block: None,
 ) -> Path:
     """Writes `main(*inputs) = body(*inputs)` as an .mlpackage, its ops left as the builder made them.
@@ -36,6 +39,7 @@ def write_program(
         inputs: Arrays of the inputs' names, shapes and types, float32 or int32.
         body: Called with the builder's variables; a bool result is returned as int32, a scalar as a vector.
         fp16: Whether float32 inputs reach `body` as fp16; results are float32 either way.
+        names: Of the results, instead of `out0`, `out1`, ...
         edit: Called with the protobuf block before the package is written.
     """
     program = Program()
@@ -49,7 +53,9 @@ def write_program(
             variables = [mb.cast(x=each, dtype="fp16") if each.dtype == types.fp32 else each for each in variables]
         results = body(*variables)
         results = results if isinstance(results, list | tuple) else [results]
-        function.set_outputs([_returnable(result, f"out{i}") for i, result in enumerate(results)])
+        function.set_outputs(
+            [_returnable(result, names[i] if names else f"out{i}") for i, result in enumerate(results)]
+        )
     program.add_function("main", function)
     model = ct.convert(
         program,
@@ -76,15 +82,16 @@ def save(model: Any, path: Path, edit: Callable[[Any], None] = lambda block: Non
 def convert(module: torch.nn.Module, example: tuple[torch.Tensor, ...], *, fp16: bool, **options: Any) -> Any:
     """Takes a module through torch.export and coremltools' converter; its result is named `embedding`."""
     exported = torch.export.export(module.eval(), example, strict=False).run_decompositions({})
-    return ct.convert(
-        exported,
-        convert_to="mlprogram",
-        minimum_deployment_target=options.pop("target", ct.target.iOS17),
-        compute_precision=ct.precision.FLOAT16 if fp16 else ct.precision.FLOAT32,
-        outputs=[ct.TensorType(name="embedding", dtype=np.float32)],
-        skip_model_load=True,
-        **options,
-    )
+    with coreml_patches.applied():
+        return ct.convert(
+            exported,
+            convert_to="mlprogram",
+            minimum_deployment_target=options.pop("target", ct.target.iOS17),
+            compute_precision=ct.precision.FLOAT16 if fp16 else ct.precision.FLOAT32,
+            outputs=[ct.TensorType(name="embedding", dtype=np.float32)],
+            skip_model_load=True,
+            **options,
+        )
 
 
 def _returnable(result: Any, name: str) -> Any:

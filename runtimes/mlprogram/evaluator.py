@@ -131,7 +131,7 @@ class MLProgram:
             tensor = tensor.flip(1)
         return round_to(tensor, declared.type.dtype, rounds=self._rounds)
 
-    def _export(self, tensor: torch.Tensor, feature: Feature) -> NDArray[Any]:
+    def _export(self, tensor: Any, feature: Feature) -> NDArray[Any]:
         dtype = feature.dtype if self._rounds or feature.dtype != "fp16" else "fp32"
         return np.array(tensor.numpy(), dtype=BY_NAME[dtype].storage)
 

@@ -74,6 +74,7 @@ def elementwise() -> list[Case]:
         Case("rsqrt", {"x": positive(5)}, lambda x: 1 / np.sqrt(x + 0.5), {"epsilon": 0.5}),
         Case("clip", {"x": x}, lambda x: np.clip(x, -1, 2), {"alpha": -1.0, "beta": 2.0}),
         Case("leaky_relu", {"x": x}, lambda x: np.where(x < 0, 0.1 * x, x), {"alpha": 0.1}),
+        Case("thresholded_relu", {"x": x}, lambda x: np.where(x >= 1.5, x, 0), {"alpha": 1.5}),
         Case("sigmoid_hard", {"x": x}, lambda x: np.clip(0.3 * x + 0.4, 0, 1), {"alpha": 0.3, "beta": 0.4}),
         Case("gelu", {"x": x}, lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2)))),
         Case("gelu", {"x": x}, lambda x: 0.5 * x * (1 + erf(x / math.sqrt(2))), {"mode": "EXACT"}),

@@ -81,6 +81,11 @@ def leaky_relu(x: Tensor, alpha: float) -> Tensor:
     return F.leaky_relu(x, alpha)
 
 
+@op("thresholded_relu")
+def thresholded_relu(x: Tensor, alpha: float) -> Tensor:
+    return torch.where(x >= alpha, x, torch.zeros_like(x))
+
+
 @op("sigmoid_hard")
 def sigmoid_hard(x: Tensor, alpha: float, beta: float) -> Tensor:
     return (alpha * x + beta).clamp(0, 1)

@@ -1,0 +1,321 @@
+"""Whole models on the ML Program evaluator, faults that it must show, and packages that it must refuse."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
+from coremltools.converters.mil import Builder as mb
+from mlprograms import Array, convert, save, write_program
+
+from edgevlm.errors import BundleError, TensorError
+from edgevlm.runtimes.mlprogram.evaluator import Feature, MLProgram
+
+torch.set_num_threads(1)
+
+
+class Tower(torch.nn.Module):
+    """A transformers tower that answers unit-norm embeddings."""
+
+    def __init__(self, model: torch.nn.Module, kind: str) -> None:
+        super().__init__()
+        self.model = model
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = self.model.get_text_features(x) if self.kind == "text" else self.model.get_image_features(x)
+        return F.normalize(features.pooler_output, dim=-1)
+
+
+class ConvStem(torch.nn.Module):
+    """A small hybrid: strided and depthwise convolutions, squeeze-and-excite, pooling, then attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 16, 3, 2, 1, bias=False),
+            torch.nn.BatchNorm2d(16),
+            torch.nn.Hardswish(),
+            torch.nn.Conv2d(16, 16, 3, 1, 1, groups=16),
+            torch.nn.GELU(),
+            torch.nn.Conv2d(16, 32, 3, 2, 1),
+            torch.nn.SiLU(),
+        )
+        self.gate = torch.nn.Conv2d(32, 32, 1)
+        self.layer = torch.nn.TransformerEncoderLayer(32, 4, 64, activation="gelu", batch_first=True, norm_first=True)
+        self.head = torch.nn.Linear(32, 24)
+        self.stem[1].running_mean.normal_()
+        self.stem[1].running_var.uniform_(0.5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = x * torch.sigmoid(self.gate(F.adaptive_avg_pool2d(x, 1)))
+        x = F.avg_pool2d(x, 2) + F.max_pool2d(x, 2, 2)
+        x = self.layer(x.flatten(2).transpose(1, 2))
+        return F.normalize(self.head(x.mean(1)), dim=-1)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A module, an input, and the module's packages in both precisions."""
+
+    name: str
+    module: torch.nn.Module
+    x: torch.Tensor
+    packages: Mapping[str, Path]
+
+    def answer(self, *, weights: torch.dtype = torch.float32) -> Array:
+        module = copy.deepcopy(self.module)
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(weights).float()
+        with torch.no_grad():
+            return module(self.x).numpy()
+
+
+@pytest.fixture(scope="module", params=["clip vision", "clip text", "siglip vision", "siglip text", "conv stem"])
+def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder = tmp_path_factory.mktemp("model")
+    family, kind = request.param.split()
+    torch.manual_seed(0)
+    if family == "conv":
+        module: torch.nn.Module = ConvStem().eval()
+        x = torch.randn(1, 3, 32, 32)
+    else:
+        from transformers import CLIPModel, SiglipModel
+
+        write, model_class = {
+            "clip": (write_clip_checkpoint, CLIPModel),
+            "siglip": (write_siglip_checkpoint, SiglipModel),
+        }[family]
+        module = Tower(model_class.from_pretrained(write(folder / "checkpoint")), kind).eval()
+        length = module.model.config.text_config.max_position_embeddings
+        x = torch.randint(1, 60, (1, length), dtype=torch.int32) if kind == "text" else torch.randn(1, 3, 32, 32)
+    # torch's fused attention kernels take layouts that the converter does not know
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        packages = {
+            name: save(convert(module, (x,), fp16=name == "fp16"), folder / f"{name}.mlpackage")
+            for name in ("fp32", "fp16")
+        }
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return Reference(request.param, module, x, packages)
+
+
+def embed(package: Path, x: torch.Tensor, **options: Any) -> Array:
+    program = MLProgram.open(package, **options)
+    return program.predict({program.inputs[0].name: x.numpy()})["embedding"]
+
+
+def cosine(a: Array, b: Array) -> float:
+    return float((a.astype(np.float64) * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_fp32_program_equals_torch(reference: Reference) -> None:
+    assert np.abs(embed(reference.packages["fp32"], reference.x) - reference.answer()).max() <= 1e-5
+
+
+def test_fp16_program_stays_close_to_torch(reference: Reference) -> None:
+    # Amplified weights amplify rounding as well: over five texts this tower's cosine ran from 0.99985 to 0.999997.
+    limit = 0.9998 if reference.name == "siglip text" else 0.9999
+    assert cosine(embed(reference.packages["fp16"], reference.x), reference.answer()) >= limit
+
+
+def test_fp16_program_in_fp32_arithmetic_equals_torch_with_fp16_weights(reference: Reference) -> None:
+    exact = embed(reference.packages["fp16"], reference.x, precision="fp32")
+    # Where the converter folds constants (a pooling probe into its weights, batch norm into a convolution), it does so
+    # before it rounds, and torch here after.
+    limit = 1e-3 if reference.name in ("siglip vision", "conv stem") else 2e-5
+    assert np.abs(exact - reference.answer(weights=torch.float16)).max() <= limit
+
+
+def test_op_counts_tell_kinds_and_result_types(reference: Reference) -> None:
+    counts = MLProgram.open(reference.packages["fp16"]).op_counts()
+    assert {each.runs_on for each in counts} == {"evaluator"}
+    assert sum(each.count for each in counts if each.kind == "softmax" and each.dtype == "fp16") >= 1
+    assert "const" not in {each.kind for each in counts}
+    assert sum(each.count for each in counts if each.dtype == "fp32") == 1  # the cast of the result
+
+
+def int_value(number: int) -> Any:
+    from coremltools.proto import MIL_pb2
+
+    value = MIL_pb2.Value()
+    value.type.tensorType.dataType = MIL_pb2.INT32
+    value.immediateValue.tensor.ints.values.append(number)
+    return value
+
+
+def text_value(text: str) -> Any:
+    from coremltools.proto import MIL_pb2
+
+    value = MIL_pb2.Value()
+    value.type.tensorType.dataType = MIL_pb2.STRING
+    value.immediateValue.tensor.strings.values.append(text)
+    return value
+
+
+def softmax_over_queries(block: Any) -> None:
+    for operation in block.operations:
+        if operation.type == "softmax":
+            operation.inputs["axis"].arguments[0].value.CopyFrom(int_value(-2))
+
+
+def other_gelu(block: Any) -> None:
+    for operation in block.operations:
+        if operation.type == "gelu":
+            operation.inputs["mode"].arguments[0].value.CopyFrom(text_value("SIGMOID_APPROXIMATION"))
+
+
+def residual_from_the_branch_alone(block: Any) -> None:
+    additions = [operation for operation in block.operations if operation.type == "add"]
+    additions[-1].inputs["x"].CopyFrom(additions[-1].inputs["y"])
+
+
+@pytest.fixture(scope="module")
+def siglip_vision(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, torch.Tensor]:
+    from transformers import SiglipModel
+
+    model = SiglipModel.from_pretrained(write_siglip_checkpoint(tmp_path_factory.mktemp("siglip")))
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, 32, 32)
+    return convert(VisionLayers(model).eval(), (x,), fp16=False), x
+
+
+class VisionLayers(torch.nn.Module):
+    """SigLIP's encoder without its pooling head, so that every attention map in it is square."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.embeddings = model.vision_model.embeddings
+        self.encoder = model.vision_model.encoder
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.normalize(self.encoder(inputs_embeds=self.embeddings(x)).last_hidden_state.mean(1), dim=-1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "visible"),
+    [(softmax_over_queries, 0.999), (residual_from_the_branch_alone, 0.999), (other_gelu, 0.99999)],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_planted_fault_shows(
+    fault: Callable[[Any], None], visible: float, siglip_vision: tuple[Any, torch.Tensor], tmp_path: Path
+) -> None:
+    model, x = siglip_vision
+    sound = embed(save(model, tmp_path / "sound.mlpackage"), x)
+    assert cosine(embed(save(model, tmp_path / "faulty.mlpackage", fault), x), sound) < visible
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "channels"),
+    [
+        (ct.colorlayout.RGB, (1, 3, 4, 6), [0, 1, 2]),
+        (ct.colorlayout.BGR, (1, 3, 4, 6), [2, 1, 0]),
+        (ct.colorlayout.GRAYSCALE, (1, 1, 4, 6), [0]),
+    ],
+)
+def test_picture_inputs_take_rgb_pixels(
+    layout: Any, shape: tuple[int, ...], channels: list[int], tmp_path: Path
+) -> None:
+    class Scaled(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return (image - 100) * torch.tensor([1.0, 2.0, 3.0][: image.shape[1]]).reshape(1, -1, 1, 1)
+
+    picture = ct.ImageType("image", shape=shape, color_layout=layout, scale=1 / 255)
+    model = convert(Scaled(), (torch.rand(shape),), fp16=False, inputs=[picture])
+    program = MLProgram.open(save(model, tmp_path / "p.mlpackage"))
+    (feature,) = program.inputs
+    assert (feature.name, feature.dtype, feature.shape) == ("image", "fp32", shape)
+    assert feature.image == {1: "grey", 3: "rgb" if channels[0] == 0 else "bgr"}[shape[1]]
+    pixels = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
+    weights = np.array([1, 2, 3][: shape[1]]).reshape(1, -1, 1, 1)
+    expected = (pixels[:, channels] / 255 - 100) * weights
+    np.testing.assert_allclose(program.predict({"image": pixels})["embedding"], expected, rtol=1e-5)
+
+
+def test_features_and_input_checks(tmp_path: Path) -> None:
+    inputs = {"x": np.ones((2, 3), np.float32), "n": np.ones(3, np.int32)}
+    path = write_program(tmp_path / "p.mlpackage", inputs, lambda x, n: mb.add(x=x, y=mb.cast(x=n, dtype="fp32")))
+    program = MLProgram.open(path)
+    assert program.inputs == (Feature("x", "fp32", (2, 3)), Feature("n", "int32", (3,)))
+    assert program.outputs == (Feature("out0", "fp32", (2, 3)),)
+    assert program.predict({"n": np.ones(3, np.int64), "x": np.ones((2, 3), np.float64)})["out0"].dtype == np.float32
+    for wrong, message in (
+        ({"x": inputs["x"]}, "expected the inputs x, n, got x"),
+        ({**inputs, "y": inputs["n"]}, "expected the inputs x, n"),
+        ({**inputs, "x": np.ones((3, 2), np.float32)}, r"'x': expected \[2, 3\], got \[3, 2\]"),
+        ({**inputs, "x": np.ones((2, 3), np.int32)}, "'x': expected fp32, got int32"),
+        ({**inputs, "n": np.ones(3, np.float32)}, "'n': expected int32, got float32"),
+    ):
+        with pytest.raises(TensorError, match=message):
+            program.predict(wrong)
+
+
+def test_a_prediction_changes_neither_inputs_nor_weights(tmp_path: Path) -> None:
+    x, weight = np.ones((4, 64), np.float32), np.full((64, 64), 0.5, np.float32)
+    path = write_program(
+        tmp_path / "p.mlpackage", {"x": x}, lambda x: [mb.linear(x=x, weight=weight), mb.identity(x=x)]
+    )
+    stored = (path / "Data/com.apple.CoreML/weights/weight.bin").read_bytes()
+    program = MLProgram.open(path)
+    first = program.predict({"x": x})
+    for array in first.values():
+        array[:] = 7
+    assert np.all(x == 1)
+    np.testing.assert_array_equal(program.predict({"x": x})["out0"], np.full((4, 64), 32.0))
+    assert (path / "Data/com.apple.CoreML/weights/weight.bin").read_bytes() == stored
+
+
+def test_threads_are_given_back(tmp_path: Path) -> None:
+    inputs = {"x": np.ones(3, np.float32)}
+    before = torch.get_num_threads()
+    program = MLProgram.open(write_program(tmp_path / "p.mlpackage", inputs, lambda x: mb.exp(x=x)), threads=before + 1)
+    program.predict(inputs)
+    assert torch.get_num_threads() == before
+
+
+def test_sizes_that_vary(tmp_path: Path) -> None:
+    length = ct.RangeDim(1, 8, default=3)
+    module = torch.nn.Linear(4, 2)
+    model = ct.convert(
+        torch.jit.trace(module, torch.ones(1, 3, 4)),
+        convert_to="mlprogram",
+        inputs=[ct.TensorType("x", shape=(1, length, 4))],
+        outputs=[ct.TensorType("y")],
+        compute_precision=ct.precision.FLOAT32,
+        skip_model_load=True,
+    )
+    program = MLProgram.open(save(model, tmp_path / "p.mlpackage"))
+    assert program.inputs == (Feature("x", "fp32", (1, None, 4)),)
+    for size in (1, 5):
+        x = torch.randn(1, size, 4)
+        np.testing.assert_allclose(program.predict({"x": x.numpy()})["y"], module(x).detach().numpy(), atol=1e-6)
+    with pytest.raises(TensorError, match=r"expected \[1, \?, 4\], got \[1, 5, 3\]"):
+        program.predict({"x": np.ones((1, 5, 3), np.float32)})
+
+
+def test_one_function_of_several(tmp_path: Path) -> None:
+    inputs = {"x": np.array([1.0, 4.0], np.float32)}
+    descriptor = ct.utils.MultiFunctionDescriptor()
+    for name, body in (("root", lambda x: mb.sqrt(x=x)), ("double", lambda x: mb.add(x=x, y=x))):
+        path = write_program(tmp_path / f"{name}.mlpackage", inputs, body)
+        descriptor.add_function(str(path), src_function_name="main", target_function_name=name)
+    descriptor.default_function_name = "root"
+    path = tmp_path / "both.mlpackage"
+    ct.utils.save_multifunction(descriptor, str(path))
+    for name, expected in ((None, [1, 2]), ("root", [1, 2]), ("double", [2, 8])):
+        np.testing.assert_array_equal(MLProgram.open(path, function=name).predict(inputs)["out0"], expected)
+    with pytest.raises(BundleError, match="no function 'half': it has double, root"):
+        MLProgram.open(path, function="half")
