@@ -159,7 +159,8 @@ class MLProgram:
             with torch.inference_mode():
                 yield
         finally:
-            torch.set_num_threads(before)
+            if self._threads is not None:
+                torch.set_num_threads(before)
 
 
 def _input(tensor: NamedTensor, image: ImageLayout | None) -> Feature:
