@@ -88,6 +88,7 @@ def _convert(program: Program, recipe: Recipe) -> Any:
             # Without a dtype, a float16 program returns float16 where the system allows it.
             outputs=[ct.TensorType(name=tensor.name, dtype=_dtype(tensor)) for tensor in program.spec.outputs],
             compute_precision=precision,
+            pass_pipeline=coreml_patches.sound_passes(),
             skip_model_load=True,
         )
     except (NotImplementedError, ValueError, RuntimeError) as error:

@@ -275,7 +275,7 @@ def test_the_manifest_is_plain_json_with_every_promise(tmp_path: Path) -> None:
     assert "coremltools" in manifest["tool_versions"]
 
 
-@pytest.mark.slow
+@pytest.mark.large
 def test_a_vit_b32_sized_clip_passes_on_every_target(tmp_path: Path) -> None:
     model = write_clip_checkpoint(tmp_path / "clip-b32", text=VIT_B32_TEXT, vision=VIT_B32_VISION, projection_dim=512)
     outcomes = pipeline.convert(pipeline.Request(model, TARGETS, BUILTIN["fp32"], tmp_path / "d", use_cache=False))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from edgevlm.models.layers import attend, causal_mask, unit_norm
+
 
 @dataclass(frozen=True)
 class StudentConfig:
@@ -33,7 +35,7 @@ class StudentConfig:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, [N, T, C] -> [N, T, C], written as plain matrix products."""
+    """Multi-head self-attention, [N, T, C] -> [N, T, C]."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -44,14 +46,8 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        batch, length, width = tokens.shape
-        query, key, value = (
-            project(tokens).reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
-            for project in (self.query, self.key, self.value)
-        )
-        scores = query @ key.transpose(-1, -2) * (width // self.heads) ** -0.5
-        weights = (scores if mask is None else scores + mask).softmax(-1)
-        return self.out((weights @ value).transpose(1, 2).reshape(batch, length, width))  # type: ignore[no-any-return]
+        mixed = attend(self.query(tokens), self.key(tokens), self.value(tokens), self.heads, mask)
+        return self.out(mixed)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -119,14 +115,13 @@ class TextTower(nn.Module):
         self.blocks = nn.ModuleList(Block(config.text_width, config.heads) for _ in range(config.text_blocks))
         self.norm = nn.LayerNorm(config.text_width)
         self.projection = nn.Linear(config.text_width, config.embedding_dim, bias=False)
-        # -1e4 is as good as minus infinity after softmax and, unlike it, finite in float16.
-        self.register_buffer("causal_mask", torch.full((length, length), -1e4).triu(1), persistent=False)
+        self.register_buffer("causal_mask", causal_mask(length), persistent=False)
 
     def forward(self, token_ids: Tensor) -> Tensor:
         length = token_ids.shape[1]
         tokens = self.embedding(token_ids) + self.positions[:, :length]
         for block in self.blocks:
-            tokens = block(tokens, self.causal_mask[:length, :length])
+            tokens = block(tokens, self.causal_mask[..., :length, :length])
         # Padding is end-of-text too: the first one is the one that follows no other, and it sees all of the text.
         is_eot = (token_ids == self.eot_id).to(tokens.dtype)
         is_first = torch.cat([is_eot[:, :1], is_eot[:, 1:] * (1 - is_eot[:, :-1])], 1)
@@ -148,8 +143,3 @@ class Student(nn.Module):
 def _convolution(channels: int, width: int, *, stride: int) -> list[nn.Module]:
     conv = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
     return [conv, nn.BatchNorm2d(width), nn.ReLU()]
-
-
-def unit_norm(vectors: Tensor) -> Tensor:
-    """[N, D] -> [N, D] of length one."""
-    return vectors / vectors.square().sum(-1, keepdim=True).sqrt()

@@ -62,7 +62,7 @@ def load(weights: Path = WEIGHTS, tokenizer: Path = TOKENIZER) -> Model:
         tokenizer_file="tokenizer.json",
     )
     image_tower = deepcopy(student.image)
-    image_tower.stem = _fused(image_tower.stem)
+    _fuse(image_tower.stem)
     return Model(
         source=Source(NAME, "student", f"sha256:{hash_file(weights)}", "Apache-2.0"),
         image=image,
@@ -77,15 +77,14 @@ def load(weights: Path = WEIGHTS, tokenizer: Path = TOKENIZER) -> Model:
     )
 
 
-def _fused(stem: nn.Sequential) -> nn.Sequential:
-    """The stem with each BatchNorm folded into the convolution before it, as on the device."""
+def _fuse(layers: nn.Sequential) -> None:
+    """Folds each BatchNorm into the convolution before it, in place, as on the device."""
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-    layers: list[nn.Module] = []
-    for layer in stem:
+    for index, layer in enumerate(layers):
         if isinstance(layer, nn.BatchNorm2d):
-            layers[-1] = fuse_conv_bn_eval(layers[-1], layer)  # type: ignore[type-var]
-        else:
-            layers.append(layer)
-    return nn.Sequential(*layers)
+            layers[index - 1] = fuse_conv_bn_eval(layers[index - 1], layer)  # type: ignore[type-var]
+            layers[index] = nn.Identity()
+        elif inner := getattr(layer, "layers", None):
+            _fuse(inner)

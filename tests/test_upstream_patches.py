@@ -1,0 +1,138 @@
+"""Each fault of a third party that EdgeVLM works around: that it is mended here, and that it is still there.
+
+When a "still needed" test fails, upstream has mended the fault: remove the patch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import coremltools as ct
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from edgevlm.converters import coreml_patches
+from edgevlm.converters.executorch import decompositions
+
+
+class TanhGelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(x, approximate="tanh")
+
+
+class Alias(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.aten.alias.default(x) * 2
+
+
+EXAMPLE = torch.linspace(-4, 4, 64)[None]
+
+
+def export(module: nn.Module, example: Tensor = EXAMPLE) -> ExportedProgram:
+    return torch.export.export(module.eval(), (example,), strict=False)
+
+
+def mil_ops(module: nn.Module) -> list[object]:
+    program = ct.convert(export(module).run_decompositions({}), convert_to="milinternal")
+    return list(program.functions["main"].operations)
+
+
+def run_xnnpack(program: ExportedProgram, example: Tensor) -> Tensor:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.extension.pybindings import _portable_lib
+
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    return _portable_lib._load_program_from_buffer(bytes(lowered.buffer)).load_method("forward")([example])[0]
+
+
+def gelu_mode(module: nn.Module) -> str:
+    (op,) = (op for op in mil_ops(module) if op.op_type == "gelu")
+    return str(op.mode.val) if op.mode is not None else "EXACT"
+
+
+def test_core_ml_tanh_gelu_stays_tanh() -> None:
+    with coreml_patches.applied():
+        assert gelu_mode(TanhGelu()) == "TANH_APPROXIMATION"
+        assert gelu_mode(nn.GELU()) == "EXACT"
+
+
+def test_core_ml_tanh_gelu_patch_is_still_needed() -> None:
+    assert gelu_mode(TanhGelu()) == "EXACT"
+
+
+def test_core_ml_converts_alias() -> None:
+    with coreml_patches.applied():
+        assert "mul" in [op.op_type for op in mil_ops(Alias())]
+
+
+def test_core_ml_alias_patch_is_still_needed() -> None:
+    with pytest.raises(NotImplementedError, match="alias"):
+        mil_ops(Alias())
+
+
+def test_core_ml_patches_are_taken_back_even_after_an_error() -> None:
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+
+    before = dict(_TORCH_OPS_REGISTRY.name_to_func_mapping)
+    with pytest.raises(KeyError), coreml_patches.applied():
+        raise KeyError
+    assert _TORCH_OPS_REGISTRY.name_to_func_mapping == before
+
+
+def test_core_ml_patches_leave_another_version_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coreml_patches, "version", lambda package: "9.1")
+    with coreml_patches.applied():
+        assert gelu_mode(TanhGelu()) == "EXACT"
+
+
+def test_xnnpack_computes_tanh_gelu_once_it_is_written_out() -> None:
+    answer = run_xnnpack(export(TanhGelu()).run_decompositions(decompositions()), EXAMPLE)
+    torch.testing.assert_close(answer, TanhGelu()(EXAMPLE), atol=2e-6, rtol=0)
+
+
+def test_xnnpack_tanh_gelu_decomposition_is_still_needed() -> None:
+    answer = run_xnnpack(export(TanhGelu()), EXAMPLE)
+    torch.testing.assert_close(answer, nn.GELU()(EXAMPLE), atol=2e-6, rtol=0)
+    assert (answer - TanhGelu()(EXAMPLE)).abs().max() > 1e-4
+
+
+def test_executorch_layer_norm_in_float32_is_still_needed() -> None:
+    example = (torch.randn(1, 4, 768, generator=torch.Generator().manual_seed(0)) * 30).half()
+    norm = nn.LayerNorm(768).half()
+    answer = run_xnnpack(export(norm, example), example).float()
+    expected = norm(example).float()
+    assert not np.allclose(answer.numpy(), expected.detach().numpy(), atol=0.05)
+
+
+def test_patches_are_pinned_to_the_installed_version() -> None:
+    pinned = (Path(coreml_patches.__file__).parents[1] / "pyproject.toml").read_text()
+    assert f'"coremltools=={coreml_patches.PATCHED_VERSION}"' in pinned
+
+
+class ScaleAndShift(nn.Module):
+    """What normalises pixels: a product and a sum, a channel each."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.tensor([2.0, 3.0, 4.0]).reshape(1, 3, 1, 1) + torch.ones(1, 3, 1, 1)
+
+
+def fused_ops(passes: ct.PassPipeline) -> dict[str, object]:
+    program = ct.convert(
+        export(nn.Sequential(ScaleAndShift(), nn.Flatten()), torch.ones(1, 3, 2, 2)).run_decompositions({}),
+        convert_to="milinternal",
+        pass_pipeline=passes,
+    )
+    return {op.op_type: op for op in program.functions["main"].operations}
+
+
+def test_core_ml_normalises_pixels_without_an_epsilon() -> None:
+    assert "batch_norm" not in fused_ops(coreml_patches.sound_passes())
+
+
+def test_the_patch_of_the_fused_normalisation_is_still_needed() -> None:
+    fused = fused_ops(ct.PassPipeline.DEFAULT)["batch_norm"]
+    assert fused.epsilon.val == pytest.approx(1e-5)  # type: ignore[attr-defined]
