@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +162,9 @@ def inspect(bundle: Path, as_json: bool) -> None:
     from edgevlm.bundle import Bundle
 
     opened = Bundle.open(bundle)
-    ops = registry.runtime(opened.manifest.target).inspect(opened)
+    with report.progress_bar() as progress:
+        progress("reading the artefact", None)
+        ops = registry.runtime(opened.manifest.target).inspect(opened)
     if as_json:
         report.print_json({"manifest": schema.write(opened.manifest), "ops": schema.write(ops)})
         return
@@ -200,18 +203,18 @@ def run(
 
     if labels is not None and text is not None:
         raise InputError("expected --labels or --text, got both")
-    with api.open(bundle, threads=threads) as model:
-        if text is not None:
-            cosines = (model.encode_image(images) @ model.encode_text([text]).T)[:, 0]
-            order = cosines.argsort()[::-1]
-            ranked = [{"image": images[i], "cosine": float(cosines[i])} for i in order]
-            if as_json:
-                report.print_json({"text": text, "images": ranked})
+    with report.progress_bar() as progress:
+        progress("opening the bundle", None)
+        with api.open(bundle, threads=threads) as model:
+            progress(f"asking about {len(images)} picture{'s' * (len(images) > 1)}", None)
+            if text is not None:
+                scores = model.encode_image(images) @ model.encode_text([text]).T
             else:
-                report.table(text, ("picture", ">cosine"), [(images[i], f"{cosines[i]:.4f}") for i in order])
-            return
-        names = _split_labels(labels) if labels is not None else model.labels
-        scores = model.classify(images, None if labels is None else names)
+                names = _split_labels(labels) if labels is not None else model.labels
+                scores = model.classify(images, None if labels is None else names)
+    if text is not None:
+        _show_ranking(images, text, scores[:, 0].tolist(), as_json)
+        return
     if as_json:
         answers = [
             {"image": image, "scores": dict(zip(names, map(float, row), strict=True))}
@@ -284,6 +287,16 @@ def recipes(as_json: bool) -> None:
         limits = schema.write(recipe.parity).items()
         rows.append((recipe.name, recipe.summary, ", ".join(f"{k} {v:g}" for k, v in limits if v is not None)))
     report.table(None, ("recipe", "what it does", "parity limits"), rows)
+
+
+def _show_ranking(images: Sequence[str], text: str, cosines: Sequence[float], as_json: bool) -> None:
+    from edgevlm import report
+
+    ranked = sorted(zip(images, cosines, strict=True), key=lambda pair: -pair[1])
+    if as_json:
+        report.print_json({"text": text, "images": [{"image": image, "cosine": cosine} for image, cosine in ranked]})
+    else:
+        report.table(text, ("picture", ">cosine"), [(image, f"{cosine:.4f}") for image, cosine in ranked])
 
 
 def _read_labels(path: Path | None, templates: tuple[str, ...]) -> Labels | None:

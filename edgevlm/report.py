@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import numpy as np
@@ -29,19 +31,39 @@ def print_json(data: dict[str, Any]) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Shows a bar on stderr while the block runs, if that is a terminal."""
+    """Shows a bar on stderr while the block runs, if that is a terminal, and keeps the backends' chatter off it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with (
+        _hushed() as stderr,
+        Progress(*columns, console=Console(file=stderr), transient=True, disable=not stderr.isatty()) as bar,
+    ):
         task = bar.add_task("starting", total=None)
 
         def tell(stage: str, share: float | None) -> None:
             bar.update(task, description=stage, total=None if share is None else 1.0, completed=share or 0.0)
 
         yield tell
+
+
+@contextmanager
+def _hushed() -> Iterator[TextIO]:
+    """Sends file descriptor 2 to nowhere for the block, and gives the real one: backends log from C++ as well.
+
+    What went wrong is raised, not logged. EDGEVLM_DEBUG=1 lets all of it through.
+    """
+    if os.environ.get("EDGEVLM_DEBUG"):
+        yield sys.stderr
+        return
+    sys.stderr.flush()
+    with os.fdopen(os.dup(2), "w", encoding="utf-8") as real, open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield real
+        finally:
+            os.dup2(real.fileno(), 2)
 
 
 def table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

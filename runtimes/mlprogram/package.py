@@ -6,11 +6,15 @@ are `Any` here and nowhere else.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -147,13 +151,26 @@ def _require_inside(file: Path, folder: Path) -> None:
         raise BundleError(f"{file}: lies outside the package {folder}, which no sound package asks for")
 
 
+def _model_class() -> Any:
+    """coremltools' generated class of a `Model` message, imported without the rest of coremltools.
+
+    `import coremltools` brings in its converters and takes seconds; the generated modules need protobuf alone.
+    """
+    package = "_edgevlm_coreml_proto"
+    if package not in sys.modules:
+        found = importlib.util.find_spec("coremltools")  # finds, and does not import
+        if found is None or found.origin is None:
+            raise MissingDependency("coremltools", extra="coreml")
+        generated = ModuleType(package)
+        generated.__path__ = [str(Path(found.origin).parent / "proto")]
+        sys.modules[package] = generated
+    return importlib.import_module(f"{package}.Model_pb2").Model
+
+
 def _parse_spec(model_file: Path) -> Any:
-    try:
-        from coremltools.proto import Model_pb2  # type: ignore[import-untyped]
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    except ImportError:
-        raise MissingDependency("coremltools", extra="coreml") from None
-    spec: Any = Model_pb2.Model()
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    spec: Any = _model_class()()
     try:
         spec.ParseFromString(model_file.read_bytes())
     except (OSError, DecodeError) as error:

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(out.glob("*.whl"))
+
+
+def _modules() -> set[str]:
+    folders = {"edgevlm": "edgevlm"} | {name: f"edgevlm/{name}" for name in ("benchmarks", "converters", "runtimes")}
+    return {
+        f"{inside}/{path.relative_to(ROOT / outside).as_posix()}"
+        for outside, inside in folders.items()
+        for path in (ROOT / outside).rglob("*.py")
+    }
+
+
+def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert _modules() <= names
+    assert {
+        "edgevlm/py.typed",
+        "edgevlm/models/builtin/student.safetensors",
+        "edgevlm/models/builtin/tokenizer.json",
+        "edgevlm/models/builtin/accuracy.json",
+        "edgevlm/models/builtin/MODEL_CARD.md",
+    } <= names
+    assert {name.split("/")[0].removesuffix(".dist-info") for name in names} == {"edgevlm", "edgevlm-0.1.0"}
+
+
+def test_the_wheel_works_in_a_fresh_environment_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    scripts = tmp_path / "env" / "bin"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+    def run(*command: str) -> str:
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=tmp_path, env=clean, timeout=600
+        ).stdout
+
+    run(str(scripts / "pip"), "install", "--quiet", str(wheel))
+    targets = json.loads(run(str(scripts / "edgevlm"), "targets", "--json"))["targets"]
+    assert [target["target"] for target in targets] == ["coreml", "executorch", "tflite"]
+    assert not any(target["converts"] for target in targets)  # no backend was asked for
+    assert "edgevlm-student" in run(str(scripts / "edgevlm"), "models")
+    located = run(
+        str(scripts / "python"), "-c", "import edgevlm.converters, edgevlm.runtimes as r; print(r.__path__[0])"
+    )
+    assert located.startswith(str(tmp_path))
+    missing = subprocess.run(
+        [str(scripts / "edgevlm"), "convert", "--target", "coreml"],
+        capture_output=True, text=True, cwd=tmp_path, env=clean, check=False,
+    )  # fmt: skip
+    assert missing.returncode == 3
+    assert "pip install 'edgevlm[" in missing.stderr
+    assert "Traceback" not in missing.stderr
+
+
+def test_the_checkout_itself_finds_every_part() -> None:
+    code = "import edgevlm.converters, edgevlm.runtimes, edgevlm.benchmarks, edgevlm.cli"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_packages_listed_are_those_that_exist() -> None:
+    import tomllib
+
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {module.removesuffix("/__init__.py").replace("/", ".") for module in _modules() if "__init__" in module}
+    assert listed == found
+
+
+@pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]])
+def test_style(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
