@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from edgevlm.errors import MissingDependency, UnsupportedError
@@ -43,12 +42,19 @@ def quiet() -> Iterator[None]:
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
-        tqdm.__init__ = functools.partialmethod(start_bar, disable=True)  # converters have no switch for theirs
+        tqdm.__init__ = _start_hidden(start_bar)  # converters have no switch for theirs
         try:
             yield
         finally:
             tqdm.__init__ = start_bar
             logging.disable(level)
+
+
+def _start_hidden(start_bar: Callable[..., None]) -> Callable[..., None]:
+    def start(bar: object, *args: object, **options: object) -> None:
+        start_bar(bar, *args, **{**options, "disable": True})
+
+    return start
 
 
 def named(program: Program) -> torch.nn.Module:

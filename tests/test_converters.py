@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import towers
+from torch import Tensor, nn
+
+from edgevlm import registry
+from edgevlm.converters import capture
+from edgevlm.errors import MissingDependency, UnsupportedError
+from edgevlm.interfaces import Program
+from edgevlm.recipe import BUILTIN
+from edgevlm.spec import ComponentSpec, TensorSpec
+
+TARGETS = ("coreml", "executorch", "tflite")
+SINGLE_FILES = {"executorch": "model.pte", "tflite": "model.tflite"}
+COMPONENTS = ("encode_image", "classify", "encode_text")
+FLOAT32, FLOAT16, INT32 = 11, 10, 23  # MIL.proto's DataType
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Another process, with another order of sets, that converts the same programs meanwhile."""
+    out = tmp_path_factory.mktemp("elsewhere")
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    code = f"import pathlib, towers; towers.lower_all(pathlib.Path({str(out)!r}))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    yield process, out
+    process.kill()
+    process.wait()
+
+
+def answers(target: str, precision: str, component: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the shipped file and the float reference answer to the same samples, each [4, N]."""
+    bundle = towers.bundle(target, precision)
+    (taken,), (given,) = bundle.components[component].spec.inputs, bundle.components[component].spec.outputs
+    with registry.runtime(target).open(bundle) as session:
+        got = [session.run(component, {taken.name: array})[given.name] for array in towers.samples(taken.name, 4)]
+    return np.concatenate(got), np.concatenate(towers.reference(component))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def program(module: nn.Module, *shape: int, width: int) -> Program:
+    spec = ComponentSpec(
+        "encode_image",
+        (TensorSpec("features", "float32", shape, "features"),),
+        (TensorSpec("embedding", "float32", (shape[0], width), "features"),),
+    )
+    return Program(spec, module.eval(), (torch.randn(shape, generator=torch.Generator().manual_seed(0)),))
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_fp32_answers_are_the_float_models_own(target: str, component: str) -> None:
+    got, expected = answers(target, "fp32", component)
+    assert np.abs(got - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_fp16_answers_keep_their_direction(target: str, component: str) -> None:
+    got, expected = answers(target, "fp16", component)
+    cosines = (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosines.min() >= 0.9999
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_fp16_is_half_the_size(target: str) -> None:
+    assert towers.bundle(target, "fp16").size_bytes < 0.56 * towers.bundle(target, "fp32").size_bytes
+
+
+@pytest.mark.parametrize("target", SINGLE_FILES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_components_share_their_weights(target: str, precision: str) -> None:
+    weights = {id(p): p.numel() for each in towers.programs().values() for p in each.module.parameters()}
+    bytes_each = {"fp32": 4, "fp16": 2}[precision]
+    assert towers.bundle(target, precision).size_bytes < 1.1 * bytes_each * sum(weights.values())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_same_programs_give_the_same_bytes_again(target: str, tmp_path: Path) -> None:
+    again = towers.lower(target, "fp32", tmp_path / "again")
+    assert contents(again) == contents(towers.bundle(target, "fp32").path)
+
+
+def test_another_process_gives_the_same_bytes_and_nothing_on_stdout(
+    elsewhere: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, out = elsewhere
+    stdout, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert stdout == ""
+    for target in TARGETS:
+        assert contents(out / target) == contents(towers.bundle(target, "fp16").path), target
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("coreml", {"iOS": "15", "macOS": "12"}),
+        ("executorch", {"executorch": "1.4"}),
+        ("tflite", {"litert": "1.0", "tflite": "2.9.0"}),
+    ],
+)
+def test_a_bundle_says_what_it_needs(target: str, expected: dict[str, str]) -> None:
+    assert towers.bundle(target, "fp32").manifest.requires == expected
+
+
+def test_fp16_on_executorch_names_the_cpu_it_needs() -> None:
+    assert "FP16" in towers.bundle("executorch", "fp16").manifest.requires["cpu"]
+
+
+@pytest.mark.parametrize("target", ["coreml", "executorch"])
+def test_fp16_is_refused_beforehand_where_it_overflows(target: str) -> None:
+    class Loud(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            return (features * 1e6).sum(-1, keepdim=True) / 1e6
+
+    programs = {"encode_image": program(Loud(), 1, 8, width=1)}
+    (found,) = registry.converter(target).unsupported(programs, BUILTIN["fp16"])
+    assert "mul reaches" in found.what
+    assert found.instead == "fp32"
+    assert registry.converter(target).unsupported(programs, BUILTIN["fp32"]) == ()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_mask_of_huge_negative_numbers_is_no_overflow(target: str) -> None:
+    assert registry.converter(target).unsupported(towers.programs(), BUILTIN["fp16"]) == ()
+
+
+@pytest.mark.parametrize("target", ["coreml", "executorch"])
+def test_a_module_that_branches_on_data_is_refused_by_name(target: str, tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            return features if features.sum() > 0 else -features
+
+    with pytest.raises(UnsupportedError, match=r"encode_image: torch\.export cannot capture it"):
+        registry.converter(target).lower(
+            {"encode_image": program(Branching(), 1, 4, width=4)}, BUILTIN["fp32"], tmp_path
+        )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_missing_package_is_named_with_its_extra(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependency) as caught:
+        registry.converter(target).lower(towers.programs(), BUILTIN["fp32"], tmp_path)
+    assert f"edgevlm[{target}]" in str(caught.value.hint)
+
+
+def test_importing_a_converter_imports_no_framework() -> None:
+    code = "import sys, edgevlm.converters.{0}; assert not {{'torch', 'coremltools', 'tensorflow'}} & set(sys.modules)"
+    for target in TARGETS:
+        subprocess.run([sys.executable, "-c", code.format(target)], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_pooling_heads_with_torchs_fused_attention_are_captured_op_by_op() -> None:
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, features: Tensor) -> Tensor:
+            return self.attention(features[:, :1], features, features)[0][:, 0]
+
+    graph = capture.capture(program(Pool(), 1, 4, 16, width=16)).graph
+    assert not [node for node in graph.nodes if "native_multi_head" in str(node.target)]
+
+
+# Core ML's own file
+
+
+def read(precision: str, component: str) -> Any:
+    from coremltools.proto import Model_pb2
+
+    package = towers.bundle("coreml", precision).path / f"{component}.mlpackage"
+    return Model_pb2.Model.FromString((package / "Data/com.apple.CoreML/model.mlmodel").read_bytes())
+
+
+def operations(precision: str, component: str) -> list[Any]:
+    (function,) = read(precision, component).mlProgram.functions.values()
+    (block,) = function.block_specializations.values()
+    return [op for op in block.operations if op.type != "const"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_core_ml_takes_a_picture_and_gives_float32(precision: str) -> None:
+    description = read(precision, "encode_image").description
+    (pixels,), (embedding,) = description.input, description.output
+    assert (pixels.name, pixels.type.WhichOneof("Type")) == ("pixels", "imageType")
+    assert (pixels.type.imageType.width, pixels.type.imageType.height) == (towers.IMAGE, towers.IMAGE)
+    assert pixels.type.imageType.ColorSpace.Name(pixels.type.imageType.colorSpace) == "RGB"
+    assert pixels.shortDescription == "RGB, 0..255"
+    assert (embedding.name, list(embedding.type.multiArrayType.shape)) == ("embedding", [1, towers.DIM])
+    assert embedding.type.multiArrayType.ArrayDataType.Name(embedding.type.multiArrayType.dataType) == "FLOAT32"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_core_ml_takes_token_ids_and_compares_them_as_integers(precision: str) -> None:
+    (token_ids,) = read(precision, "encode_text").description.input
+    assert token_ids.type.multiArrayType.ArrayDataType.Name(token_ids.type.multiArrayType.dataType) == "INT32"
+    (function,) = read(precision, "encode_text").mlProgram.functions.values()
+    assert function.inputs[0].type.tensorType.dataType == INT32
+    (compared,) = (op for op in operations(precision, "encode_text") if op.type == "equal")
+    assert compared.inputs["x"].arguments[0].name == "token_ids"
+
+
+def test_core_ml_fp16_computes_in_fp16_except_for_norms() -> None:
+    types = {(op.type, op.outputs[0].type.tensorType.dataType) for op in operations("fp16", "encode_image")}
+    assert {kind for kind, dtype in types if dtype == FLOAT32} == {"cast", "reduce_l2_norm"}
+    assert {("linear", FLOAT16), ("conv", FLOAT16), ("softmax", FLOAT16), ("layer_norm", FLOAT16)} <= types
+
+
+def test_core_ml_fp16_keeps_float32_where_integers_become_numbers(tmp_path: Path) -> None:
+    class Position(nn.Module):
+        def forward(self, token_ids: Tensor) -> Tensor:
+            return (token_ids.float() * 2 - 90001).abs()
+
+    ids, out = TensorSpec("token_ids", "int32", (1, 2), "ids"), TensorSpec("embedding", "float32", (1, 2), "any")
+    module = Program(ComponentSpec("encode_text", (ids,), (out,)), Position(), (torch.tensor([[45001, 3]]).int(),))
+    registry.converter("coreml").lower({"encode_text": module}, BUILTIN["fp16"], tmp_path)
+    from edgevlm.runtimes.mlprogram.evaluator import MLProgram
+
+    answer = MLProgram.open(tmp_path / "encode_text.mlpackage", threads=1).predict(
+        {"token_ids": np.array([[45001, 3]], np.int32)}
+    )
+    assert abs(answer["embedding"][0, 0] - 1) < 0.01
+
+
+def test_core_ml_packages_hold_nothing_of_the_day_or_the_machine() -> None:
+    package = towers.bundle("coreml", "fp16").path / "encode_image.mlpackage"
+    assert sorted(path.name for path in package.rglob("*") if path.is_file()) == [
+        "Manifest.json",
+        "model.mlmodel",
+        "weight.bin",
+    ]
+    metadata = read("fp16", "encode_image").description.metadata
+    assert "conversion_date" not in str(metadata)
+    assert "encode_image" in metadata.shortDescription
+    manifest = json.loads((package / "Manifest.json").read_text())
+    assert manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["name"] == "model.mlmodel"
+
+
+# ExecuTorch's own file
+
+
+def test_executorch_runs_the_heavy_ops_in_xnnpack_and_in_the_recipes_precision() -> None:
+    for precision in ("fp32", "fp16"):
+        rows = registry.runtime("executorch").inspect(towers.bundle("executorch", precision))["encode_image"]
+        heavy = {
+            row.kind: (row.dtype, row.runs_on) for row in rows if row.kind in ("FullyConnected", "Conv2d", "Softmax")
+        }
+        assert heavy == dict.fromkeys(("FullyConnected", "Conv2d", "Softmax"), (precision, "xnnpack"))
+
+
+def test_executorch_fp16_keeps_norms_in_float32() -> None:
+    rows = registry.runtime("executorch").inspect(towers.bundle("executorch", "fp16"))["encode_image"]
+    assert Counter(row.dtype for row in rows if "layer_norm" in row.kind) == {"fp32": 1}
+
+
+@pytest.mark.parametrize("mask", ["none", "causal", "bool", "float"])
+def test_attention_is_written_out_as_torch_computes_it(mask: str) -> None:
+    from edgevlm.converters.executorch import decompositions
+
+    generator = torch.Generator().manual_seed(1)
+    query, key, value = (torch.randn(1, 2, 5, 8, generator=generator) * 2 for _ in range(3))
+    options: dict[str, Any] = {
+        "none": {},
+        "causal": {"is_causal": True},
+        "bool": {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril()},
+        "float": {"attn_mask": torch.randn(5, 5, generator=generator), "scale": 0.3},
+    }[mask]
+    ours = decompositions()[torch.ops.aten.scaled_dot_product_attention.default]
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, **options)
+    torch.testing.assert_close(ours(query, key, value, **options), expected, atol=1e-6, rtol=1e-5)
