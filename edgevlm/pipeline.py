@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,7 +31,7 @@ from edgevlm.bundle import (
     seal,
     staged,
 )
-from edgevlm.errors import EdgeVLMError, UnsupportedError
+from edgevlm.errors import EdgeVLMError, MissingDependency, UnsupportedError
 from edgevlm.interfaces import BundleFile, Converter, Programs
 from edgevlm.models import catalogue
 from edgevlm.recipe import Recipe
@@ -113,13 +114,16 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
     Raises:
         EdgeVLMError: what is wrong with the request or the model itself, before the long work starts.
     """
-    converters = {target: registry.converter(target) for target in request.targets}
+    if find_spec("torch") is None:
+        raise MissingDependency("torch", extra=request.targets[0] if len(request.targets) == 1 else "all")
     for target in request.targets:
+        registry.converter(target)
         refuse_existing(request.destination(target), force=request.force)
     outcomes = []
     source: _Prepared | None = None
+    progress("reading the model's files", None)
     fingerprint = catalogue.fingerprint(request.model, revision=request.revision)
-    for target in converters:
+    for target in request.targets:
         began = time.monotonic()
         entry = _cache_key(request, target, fingerprint)
         kept = cache.find(entry) if entry else None
@@ -351,8 +355,8 @@ def _measure(bundle: Bundle, samples: parity.Samples, reference: parity.Answers,
         return ParityReport(session.evidence, len(samples.pixels), checks)
 
 
-def _cache_key(request: Request, target: str, fingerprint: str | None) -> str | None:
-    if fingerprint is None or not request.use_cache or target not in registry.CONVERTERS:
+def _cache_key(request: Request, target: str, fingerprint: str) -> str | None:
+    if not request.use_cache or target not in registry.CONVERTERS:
         return None
     inputs = {
         "model": fingerprint,

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevlm.models import builtin
+from edgevlm.errors import CheckpointError
+from edgevlm.models import builtin, hub
 from edgevlm.models.hub import is_hub_id
 
 if TYPE_CHECKING:
@@ -36,19 +37,31 @@ def load(name: str | Path = builtin.NAME, *, revision: str | None = None) -> Mod
     return checkpoint.load(name, revision=revision)
 
 
-def fingerprint(name: str | Path = builtin.NAME, *, revision: str | None = None) -> str | None:
-    """A hash of the files that `load` would read, without loading them; None where they are not on this machine."""
-    if str(name) == builtin.NAME:
-        files = [builtin.WEIGHTS, builtin.TOKENIZER]
-    elif Path(name).is_dir():
-        files = sorted(path for path in Path(name).iterdir() if path.is_file() and not path.name.startswith("."))
-    else:
-        return None
+def fingerprint(name: str | Path = builtin.NAME, *, revision: str | None = None) -> str:
+    """A hash of the files that `load` would read, without loading them; a hub id is downloaded first.
+
+    Raises:
+        CheckpointError: there is no such folder or hub model.
+    """
     digest = hashlib.sha256()
-    for path in files:
+    for path in _files(name, revision):
         with path.open("rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _files(name: str | Path, revision: str | None) -> list[Path]:
+    if str(name) == builtin.NAME:
+        return [builtin.WEIGHTS, builtin.TOKENIZER]
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if not is_hub_id(str(name)) or folder.exists():
+            raise CheckpointError(
+                f"expected a built-in model, a checkpoint's folder or a hub id, got {str(name)!r}",
+                hint="edgevlm models lists the built-in ones; a hub id looks like openai/clip-vit-base-patch32",
+            )
+        folder = hub.download(str(name), revision=revision)
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def short_name(name: str | Path) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,10 +31,12 @@ from torch.utils.data import DataLoader, Dataset
 from edgevlm.data.captions import caption, leave_open, vocabulary
 from edgevlm.data.scenes import ATTRIBUTES, AXES, CELLS, COUNTS, Scene, Scenes, Split, variants
 from edgevlm.evaluate.scene_zero_shot import VARIED, SceneAccuracy, measure
+from edgevlm.models.model_card import model_card
 from edgevlm.models.student import Student, StudentConfig
 
 HELD_OUT_START = 1 << 40
 NEGATIVES = 3
+MEASURED_SCENES = 1000
 # What a scene states: its number of groups, cell and axis, then each group's attributes and count, in order.
 FACTS = (3, len(CELLS), len(AXES), *(*(len(values) for values in ATTRIBUTES.values()), len(COUNTS)) * 3)
 
@@ -287,38 +289,57 @@ def _without_byte_specials(tokenizer: Tokenizer, specials: tuple[str, ...]) -> T
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer and figures")
+    parser.add_argument("--out", type=Path, required=True, help="folder for weights, tokenizer, figures and model card")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3200)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of the training process; one more draws scenes")
+    parser.add_argument("--measure-only", action="store_true", help="measure the weights that OUT holds already")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    config = StudentConfig()
-    tokenizer = build_tokenizer(config.vocabulary_size)
-    tokenizer.save(str(options.out / "tokenizer.json"))
-    began = time.monotonic()
-    log = options.out / "training.jsonl"
-    student = train(config, tokenizer, options.seed, options.steps, options.batch_size, log)
-    seconds = time.monotonic() - began
-    halves = {
-        name: value.half().contiguous() for name, value in student.state_dict().items() if value.is_floating_point()
-    }
-    save_file(halves, options.out / "student.safetensors")
-    student.load_state_dict({name: value.float() for name, value in halves.items()}, strict=False)
+    if options.measure_only:
+        training = json.loads((options.out / "accuracy.json").read_text(encoding="utf-8"))["training"]
+    else:
+        training = _train(options.out, options.seed, options.steps, options.batch_size, options.threads)
+    student, tokenizer = load(options.out)
     splits: tuple[Split, ...] = ("train", "combinations", "styles")
     figures = {
-        "seed": options.seed,
-        "steps": options.steps,
-        "batch_size": options.batch_size,
-        "threads": options.threads,
-        "training_seconds": round(seconds),
-        "torch": torch.__version__,
-        "accuracy": {split: asdict(accuracy(student, tokenizer, split, 1000)) for split in splits},
+        "training": training,
+        "parameters": sum(parameter.numel() for parameter in student.parameters()),
+        "accuracy": {split: asdict(accuracy(student, tokenizer, split, MEASURED_SCENES)) for split in splits},
     }
-    (options.out / "accuracy.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(figures, indent=2))
+    text = json.dumps(figures, indent=2)
+    (options.out / "accuracy.json").write_text(text + "\n", encoding="utf-8")
+    (options.out / "MODEL_CARD.md").write_text(model_card(figures), encoding="utf-8")
+    print(text)
+
+
+def load(folder: Path) -> tuple[Student, Tokenizer]:
+    """The student that a folder holds, in float32, and its tokenizer."""
+    student = Student(StudentConfig())
+    tensors = {name: value.float() for name, value in load_file(folder / "student.safetensors").items()}
+    student.load_state_dict(student.state_dict() | tensors)
+    return student.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def _train(out: Path, seed: int, steps: int, batch_size: int, threads: int) -> dict[str, object]:
+    """Trains and writes weights (float16) and tokenizer; gives what a reader needs to repeat it."""
+    config = StudentConfig()
+    tokenizer = build_tokenizer(config.vocabulary_size)
+    tokenizer.save(str(out / "tokenizer.json"))
+    began = time.monotonic()
+    student = train(config, tokenizer, seed, steps, batch_size, out / "training.jsonl")
+    floats = {name: value for name, value in student.state_dict().items() if value.is_floating_point()}
+    save_file({name: value.half().contiguous() for name, value in floats.items()}, out / "student.safetensors")
+    return {
+        "seed": seed,
+        "steps": steps,
+        "batch_size": batch_size,
+        "threads": threads,
+        "seconds": round(time.monotonic() - began),
+        "torch": torch.__version__,
+    }
 
 
 if __name__ == "__main__":

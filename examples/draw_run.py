@@ -1,6 +1,6 @@
-"""Makes docs/run.svg, the picture in the README, from a real run.
+"""Makes examples/run.svg, the picture in the README, from a real run.
 
-python docs/make_run_svg.py BUNDLE
+python examples/draw_run.py BUNDLE
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(bundle: str) -> None:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 {height}" width="800" height="{height}" '
         f'font-family="sans-serif" font-size="15" fill="#888">\n' + "\n".join(parts) + "\n</svg>\n"
     )
-    (ROOT / "docs" / "run.svg").write_text(svg, encoding="utf-8")
+    (ROOT / "examples" / "run.svg").write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":
