@@ -49,11 +49,12 @@ class ExecuTorchConverter:
             OutputError: the file cannot be written.
         """
         require("executorch", extra=self.target)
-        with quiet():
-            data = _lower({name: _prepare(program, recipe) for name, program in programs.items()})
         path = out_dir / FILE
+        with quiet():
+            lowered = _lower({name: _prepare(program, recipe) for name, program in programs.items()})
         try:
-            path.write_bytes(data)
+            with path.open("wb") as file:
+                lowered.write_to_file(file)  # in pieces: `lowered.buffer` would be a second copy of the weights
         except OSError as error:
             raise OutputError(f"{path}: {error.strerror}") from error
         requires = {"executorch": _version()}
@@ -72,7 +73,7 @@ def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
     return exported
 
 
-def _lower(programs: dict[str, ExportedProgram]) -> bytes:
+def _lower(programs: dict[str, ExportedProgram]) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # type: ignore[import-untyped]
     from executorch.backends.xnnpack.utils import configs  # type: ignore[import-untyped]
     from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-untyped]
@@ -83,7 +84,7 @@ def _lower(programs: dict[str, ExportedProgram]) -> bytes:
         transform_passes=configs.get_transform_passes(),
         compile_config=configs.get_xnnpack_edge_compile_config(),
     )
-    return bytes(edge.to_executorch().buffer)
+    return edge.to_executorch()
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:

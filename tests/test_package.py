@@ -78,6 +78,25 @@ def test_the_wheel_works_in_a_fresh_environment_outside_the_checkout(wheel: Path
     assert "Traceback" not in missing.stderr
 
 
+def test_a_device_needs_no_torch_to_open_a_tflite_bundle(wheel: Path, tmp_path: Path) -> None:
+    import edgevlm
+
+    bundle = edgevlm.convert(target="tflite", recipe="fp32", out=tmp_path).path
+    venv.create(tmp_path / "env", with_pip=True)
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    code = (
+        "import sys, edgevlm, numpy as np; "
+        f"model = edgevlm.open({str(bundle)!r}); "
+        "scores = model.classify([np.zeros((80, 70, 3), np.uint8)], ['a star', 'a heart']); "
+        "assert scores.shape == (1, 2) and 'torch' not in sys.modules"
+    )
+    for command in (["-m", "pip", "install", "--quiet", f"{wheel}[tflite-device]"], ["-c", code]):
+        python = str(tmp_path / "env" / "bin" / "python")
+        subprocess.run([python, *command], check=True, capture_output=True, cwd=tmp_path, env=clean)
+    listed = subprocess.run([python, "-m", "pip", "list"], check=True, capture_output=True, text=True, env=clean).stdout
+    assert "torch" not in listed
+
+
 def test_the_checkout_itself_finds_every_part() -> None:
     code = "import edgevlm.converters, edgevlm.runtimes, edgevlm.benchmarks, edgevlm.cli"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

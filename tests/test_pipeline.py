@@ -160,13 +160,22 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("recipe", ["fp32", "fp16"])
-def test_a_second_run_in_another_process_is_byte_identical(recipe: str, tmp_path: Path) -> None:
+def test_a_second_run_in_another_process_is_byte_identical(tmp_path: Path) -> None:
     model = write_siglip_checkpoint(tmp_path / "m", amplified=False)
     for run, seed in (("a", "1"), ("b", "2")):
-        command = [sys.executable, "-m", "edgevlm", "convert", str(model), "--target", "all", "--recipe", recipe]
         subprocess.run(
-            [*command, "--no-cache", "--out", str(tmp_path / run)],
+            [
+                sys.executable,
+                "-m",
+                "edgevlm",
+                "convert",
+                str(model),
+                "--target",
+                "all",
+                "--no-cache",
+                "--out",
+                str(tmp_path / run),
+            ],
             check=True,
             capture_output=True,
             env=os.environ | {"PYTHONHASHSEED": seed},
@@ -233,27 +242,24 @@ def test_bad_requests_are_refused_before_the_long_work(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_leaves_nothing_half_written(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "edgevlm",
-        "convert",
-        "--target",
-        "tflite",
-        "--no-cache",
-        "--out",
-        str(tmp_path / "d"),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not list((tmp_path / "d").glob(".edgevlm-student*")):
+    out = tmp_path / "d"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgevlm", "convert", "--target", "tflite", "--no-cache", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while not list(out.glob(".edgevlm-student*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    printed, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Traceback" not in err
-    assert out == ""
-    assert list((tmp_path / "d").iterdir()) == []
+    assert "Traceback" not in said
+    assert printed == ""
+    assert list(out.iterdir()) == []
 
 
 def test_limits_come_from_the_recipe(tmp_path: Path) -> None:
@@ -268,7 +274,7 @@ def test_the_manifest_is_plain_json_with_every_promise(tmp_path: Path) -> None:
     manifest = json.loads((outcome.bundle.path / "manifest.json").read_text())
     assert manifest["format_version"] == "1.0"
     assert manifest["source"]["licence"] == "Apache-2.0"
-    assert manifest["requires"] == {"iOS": "16", "macOS": "13"}
+    assert manifest["requires"] == {"iOS": "15", "macOS": "12"}
     assert manifest["image"]["mean"] == [0.5, 0.5, 0.5]
     assert manifest["embedding_space_id"].startswith("sha256:")
     assert manifest["estimated_peak_memory_bytes"] > 4 * 1_000_000
