@@ -73,6 +73,18 @@ def test_every_bundle_opens_and_verifies(converted: tuple[pipeline.Outcome, ...]
         assert pipeline.verify(bundle).checks == bundle.manifest.parity.checks  # type: ignore[union-attr]
 
 
+def test_every_bundle_tells_its_ops_precision_and_who_runs_them(converted: tuple[pipeline.Outcome, ...]) -> None:
+    runners = {"coreml": {"evaluator"}, "executorch": {"xnnpack", "portable"}, "tflite": {"xnnpack", "builtin"}}
+    for target, bundle in _bundles(converted).items():
+        for component, ops in registry.runtime(target).inspect(bundle).items():
+            assert component in bundle.components
+            assert {op.runs_on for op in ops} <= runners[target]
+            arithmetic = {op.dtype for op in ops if op.kind.lower() in ("linear", "fullyconnected", "fully_connected")}
+            assert arithmetic == {
+                "fp16" if bundle.manifest.recipe.precision == "fp16" and target != "tflite" else "fp32"
+            }
+
+
 def test_targets_of_one_model_share_an_embedding_space(converted: tuple[pipeline.Outcome, ...]) -> None:
     assert len({bundle.manifest.embedding_space_id for bundle in _bundles(converted).values()}) == 1
 
