@@ -9,15 +9,14 @@ The weights are random: time does not depend on them.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from edgevlm.benchmarks.measuring import keep, take_turns
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 
 
@@ -52,22 +51,12 @@ def write_package(module: torch.nn.Module, image: torch.Tensor, folder: Path, *,
     return path
 
 
-def take_turns(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """The median time of each contender in milliseconds, after two rounds that are not counted."""
-    times_ms: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + 2):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            times_ms[name].append((time.perf_counter() - start) * 1e3)
-    return {name: statistics.median(times[2:]) for name, times in times_ms.items()}
-
-
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32")
+    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -89,6 +78,10 @@ def main() -> None:
     print(f"ratio         {medians['evaluator'] / medians['torch eager']:8.2f}")
     print(f"open          {open_s:8.2f} s, one run included")
     print(f"max abs error  {error:.1e}")
+    if arguments.keep:
+        figures = {"median_ms": medians, "ratio": medians["evaluator"] / medians["torch eager"], "max_abs_error": error}
+        command = f"python -m edgevlm.benchmarks.evaluator --precision {arguments.precision}"
+        keep(f"evaluator-{arguments.precision}", figures, command)
 
 
 if __name__ == "__main__":

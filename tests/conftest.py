@@ -12,15 +12,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Conversions of one test run are shared by its tests and leave nothing in the user's cache."""
-    before = os.environ.get("EDGEVLM_CACHE_DIR")
-    os.environ["EDGEVLM_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+def _private_cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    """Conversions of one test run are shared by its workers and leave nothing in the user's cache."""
+    base = tmp_path_factory.getbasetemp()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("EDGEVLM_CACHE_DIR", str((base if worker_id == "master" else base.parent) / "edgevlm-cache"))
     yield
-    if before is None:
-        del os.environ["EDGEVLM_CACHE_DIR"]
-    else:
-        os.environ["EDGEVLM_CACHE_DIR"] = before
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

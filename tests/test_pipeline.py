@@ -159,7 +159,8 @@ def test_a_repeated_conversion_is_copied_from_the_cache(tmp_path: Path) -> None:
     assert _contents(first.bundle.path) == _contents(second.bundle.path)
 
 
-def test_a_damaged_cache_entry_is_converted_again(tmp_path: Path) -> None:
+def test_a_damaged_cache_entry_is_converted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEVLM_CACHE_DIR", str(tmp_path / "cache"))
     request = pipeline.Request(builtin.NAME, ("tflite",), BUILTIN["fp32"], tmp_path / "a")
     pipeline.convert(request)
     for entry in cache.folder().glob("*.edgevlm"):

@@ -1,0 +1,93 @@
+"""What every benchmark shares: taking turns, fresh processes, and saying which machine a result came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("edgevlm", "torch", "transformers", "coremltools", "executorch", "litert-torch", "ai-edge-litert", "numpy")
+
+
+def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, float]:
+    """The median time of each contender in milliseconds.
+
+    They run in turn, so that whatever else the machine does meets all of them.
+
+    Args:
+        contenders: Name -> what to time.
+        rounds: How often each is timed.
+        warm_up: Rounds before that are not counted.
+    """
+    times_ms: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds + warm_up):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            times_ms[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(times[warm_up:]) for name, times in times_ms.items()}
+
+
+def in_fresh_process(*arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Runs a Python module with arguments; it prints one JSON object as the last line of stdout."""
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | (environment or {}))
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has had resident so far, in MB of 10^6 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, system, and the versions of what shapes a result."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def keep(name: str, figures: Mapping[str, Any], command: str) -> Path:
+    """Writes a result to `benchmarks/results/NAME.json` and prints where."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(
+        json.dumps({"command": command, "machine": machine(), **figures}, indent=2) + "\n", encoding="utf-8"
+    )
+    print(f"kept in {path}")
+    return path
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
