@@ -62,6 +62,7 @@ def bare(model: Path, target: str, recipe: str, out: Path) -> float:
 
 def _bare_coreml(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe: str, out: Path) -> None:
     import coremltools as ct  # type: ignore[import-untyped]
+
     from edgevlm.converters import coreml_patches
 
     precision = ct.precision.FLOAT32 if recipe == "fp32" else ct.precision.FLOAT16
