@@ -51,7 +51,8 @@ def bare(model: Path, target: str, recipe: str, out: Path) -> float:
     began = time.perf_counter()
     from transformers import CLIPModel
 
-    clip = CLIPModel.from_pretrained(model, attn_implementation="eager").eval().requires_grad_(False)
+    clip: nn.Module = CLIPModel.from_pretrained(model, attn_implementation="eager")
+    clip.eval().requires_grad_(False)
     modules: dict[str, tuple[nn.Module, tuple[Tensor]]] = {
         "encode_image": (Image(clip).eval(), (torch.zeros(1, 3, 224, 224),)),
         "encode_text": (Text(clip).eval(), (torch.ones(1, 77, dtype=torch.int32),)),
@@ -74,8 +75,13 @@ def _bare_coreml(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe: st
 
 
 def _bare_executorch(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe: str, out: Path) -> None:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # type: ignore[import-untyped]
+        XnnpackPartitioner,
+    )
+    from executorch.exir import (  # type: ignore[import-untyped]
+        EdgeCompileConfig,
+        to_edge_transform_and_lower,
+    )
 
     programs = {name: torch.export.export(module, example, strict=False) for name, (module, example) in modules.items()}
     edge = to_edge_transform_and_lower(
@@ -90,9 +96,9 @@ def _bare_executorch(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe
 def _bare_tflite(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe: str, out: Path) -> None:
     import litert_torch  # type: ignore[import-untyped]
 
-    converter = None
+    converter: Any = litert_torch
     for name, (module, example) in modules.items():
-        converter = (converter or litert_torch).signature(name, module, example)
+        converter = converter.signature(name, module, example)
     converter.convert().export(str(out / "model.tflite"))
 
 
@@ -126,7 +132,7 @@ def write_checkpoint(folder: Path) -> Path:
     words = {f"{chr(97 + i // 26 % 26)}{chr(97 + i % 26)}{i}</w>": i for i in range(49406)}
     words |= {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     _finish_tokenizer(tokenizer, folder)
     (folder / "preprocessor_config.json").write_text(
         json.dumps(
@@ -166,7 +172,8 @@ def main() -> None:
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "MODEL", "TARGET"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        _one_side(*options.side, options.recipe)
+        side, model, target = options.side
+        _one_side(side, model, target, options.recipe)
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:

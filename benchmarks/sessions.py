@@ -29,17 +29,17 @@ def bare_tflite(bundle: Bundle) -> Callable[[], NDArray[np.float32]]:
 
     path = str(bundle.path / bundle.components["encode_image"].file)
     runner = Interpreter(model_path=path, num_threads=1).get_signature_runner("encode_image")
-    return lambda: runner(pixels=PIXELS)["embedding"]  # type: ignore[no-any-return]
+    return lambda: runner(pixels=PIXELS)["embedding"]
 
 
 def bare_executorch(bundle: Bundle) -> Callable[[], NDArray[np.float32]]:
-    from executorch.runtime import Runtime
+    from executorch.runtime import Runtime  # type: ignore[import-untyped]
 
     program = Runtime.get().load_program(bundle.path / bundle.components["encode_image"].file)
     method = program.load_method("encode_image")
     if method is None:
         raise RuntimeError("the file has no encode_image")
-    return lambda: method.execute([torch.from_numpy(PIXELS)])[0].numpy()  # type: ignore[no-any-return]
+    return lambda: method.execute([torch.from_numpy(PIXELS)])[0].numpy()
 
 
 BARE = {"tflite": bare_tflite, "executorch": bare_executorch}
