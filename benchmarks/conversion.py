@@ -2,11 +2,11 @@
 
     python -m edgevlm.benchmarks.conversion [--targets coreml executorch tflite] [--recipe fp32] [--keep]
 
-Each side runs in a fresh process with one thread. The bare side is what one would write by hand: transformers' model in
-two small modules, `torch.export`, the backend's own converter, and the file. Ours also writes the golden fixtures, the
-reference's answers to them, hashes and manifest; the parity check itself is timed apart. The weights are random: time
-and memory do not depend on them. coremltools cannot convert the text tower without our patch of `alias`, so the bare
-side has it too.
+Each side runs in a fresh process with one thread and loads the checkpoint. The bare side then makes the bare calls on
+the same modules: `torch.export`, the backend's own converter, the file. (transformers' own text tower is none that
+coremltools converts, so both sides lower our export-ready one, and the bare side has our patch of `alias`.) Ours also
+writes the golden fixtures, the reference's answers to them, hashes and manifest; the parity check itself is timed
+apart. The weights are random: time and memory do not depend on them.
 """
 
 from __future__ import annotations
@@ -28,40 +28,20 @@ MODULE = "edgevlm.benchmarks.conversion"
 TARGETS = ("coreml", "executorch", "tflite")
 
 
-class Image(nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.tower, self.projection = model.vision_model, model.visual_projection
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return nn.functional.normalize(self.projection(self.tower(pixel_values=pixels).pooler_output), dim=-1)
-
-
-class Text(nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.tower, self.projection = model.text_model, model.text_projection
-
-    def forward(self, token_ids: Tensor) -> Tensor:
-        return nn.functional.normalize(self.projection(self.tower(input_ids=token_ids).pooler_output), dim=-1)
+Modules = dict[str, tuple[nn.Module, tuple[Tensor, ...]]]
 
 
 def bare(model: Path, target: str, recipe: str, out: Path) -> float:
     """Converts with the backend's own calls; seconds."""
-    began = time.perf_counter()
-    from transformers import CLIPModel
+    from edgevlm.models import checkpoint
 
-    clip: nn.Module = CLIPModel.from_pretrained(model, attn_implementation="eager")
-    clip.eval().requires_grad_(False)
-    modules: dict[str, tuple[nn.Module, tuple[Tensor]]] = {
-        "encode_image": (Image(clip).eval(), (torch.zeros(1, 3, 224, 224),)),
-        "encode_text": (Text(clip).eval(), (torch.ones(1, 77, dtype=torch.int32),)),
-    }
-    _BARE[target](modules, recipe, out)
+    began = time.perf_counter()
+    programs = checkpoint.load(model).programs
+    _BARE[target]({name: (program.module, program.example) for name, program in programs.items()}, recipe, out)
     return time.perf_counter() - began
 
 
-def _bare_coreml(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe: str, out: Path) -> None:
+def _bare_coreml(modules: Modules, recipe: str, out: Path) -> None:
     import coremltools as ct  # type: ignore[import-untyped]
 
     from edgevlm.converters import coreml_patches
@@ -74,7 +54,7 @@ def _bare_coreml(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe: st
         model.save(str(out / f"{name}.mlpackage"))
 
 
-def _bare_executorch(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe: str, out: Path) -> None:
+def _bare_executorch(modules: Modules, recipe: str, out: Path) -> None:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # type: ignore[import-untyped]
         XnnpackPartitioner,
     )
@@ -93,7 +73,7 @@ def _bare_executorch(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe
         edge.to_executorch().write_to_file(file)
 
 
-def _bare_tflite(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe: str, out: Path) -> None:
+def _bare_tflite(modules: Modules, recipe: str, out: Path) -> None:
     import litert_torch  # type: ignore[import-untyped]
 
     converter: Any = litert_torch
@@ -102,7 +82,7 @@ def _bare_tflite(modules: dict[str, tuple[nn.Module, tuple[Tensor]]], recipe: st
     converter.convert().export(str(out / "model.tflite"))
 
 
-_BARE: dict[str, Callable[[dict[str, tuple[nn.Module, tuple[Tensor]]], str, Path], None]] = {
+_BARE: dict[str, Callable[[Modules, str, Path], None]] = {
     "coreml": _bare_coreml,
     "executorch": _bare_executorch,
     "tflite": _bare_tflite,

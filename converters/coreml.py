@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from edgevlm.errors import OutputError, UnsupportedError
+from edgevlm.errors import UnsupportedError
 from edgevlm.interfaces import BundleFile, Program, Programs, Unsupported
 from edgevlm.recipe import Recipe
 from edgevlm.spec import TensorSpec
@@ -50,7 +50,7 @@ class CoreMLConverter:
         Raises:
             MissingDependency: coremltools is not installed.
             UnsupportedError: an op that coremltools cannot convert; the message names it.
-            OutputError: a package cannot be written.
+            OSError: a package cannot be written.
         """
         require("coremltools", extra=self.target)
         return tuple(_lower(program, recipe, out_dir) for program in programs.values())
@@ -62,11 +62,8 @@ def _lower(program: Program, recipe: Recipe, out_dir: Path) -> BundleFile:
     with quiet(), coreml_patches.applied():
         model = _convert(program, recipe)
         _describe(model, program)
-        try:
-            model.save(str(package))
-            _make_reproducible(package)
-        except OSError as error:
-            raise OutputError(f"{package}: {error.strerror or error}") from error
+        model.save(str(package))
+        _make_reproducible(package)
     version = model.get_spec().specificationVersion
     return BundleFile(path=package.name, components=(name,), requires=_SYSTEMS[version])
 

@@ -9,7 +9,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevlm.errors import OutputError
 from edgevlm.interfaces import BundleFile, Program, Programs, Unsupported
 from edgevlm.recipe import Recipe
 
@@ -46,17 +45,13 @@ class ExecuTorchConverter:
 
         Raises:
             MissingDependency: executorch is not installed.
-            OutputError: the file cannot be written.
+            OSError: the file cannot be written.
         """
         require("executorch", extra=self.target)
-        path = out_dir / FILE
         with quiet():
             lowered = _lower({name: _prepare(program, recipe) for name, program in programs.items()})
-        try:
-            with path.open("wb") as file:
-                lowered.write_to_file(file)  # in pieces: `lowered.buffer` would be a second copy of the weights
-        except OSError as error:
-            raise OutputError(f"{path}: {error.strerror}") from error
+        with (out_dir / FILE).open("wb") as file:
+            lowered.write_to_file(file)  # in pieces: `lowered.buffer` would be a second copy of the weights
         requires = {"executorch": _version()}
         if recipe.precision == "fp16":
             requires["cpu"] = "Armv8.2-A FP16 or x86-64 F16C"

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from edgevlm.errors import OutputError, UnsupportedError
+from edgevlm.errors import UnsupportedError
 from edgevlm.interfaces import BundleFile, Programs, Unsupported
 from edgevlm.recipe import Recipe
 
@@ -36,7 +36,7 @@ class TFLiteConverter:
         Raises:
             MissingDependency: litert-torch is not installed.
             UnsupportedError: an op that litert-torch cannot convert.
-            OutputError: the file cannot be written.
+            OSError: the file cannot be written.
         """
         require("litert_torch", extra=self.target)
         os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # read once, when litert-torch is imported
@@ -44,11 +44,7 @@ class TFLiteConverter:
             data = _convert(programs)
             if recipe.precision == "fp16":
                 data = _halve_weights(data)
-        path = out_dir / FILE
-        try:
-            path.write_bytes(data)
-        except OSError as error:
-            raise OutputError(f"{path}: {error.strerror or error}") from error
+        (out_dir / FILE).write_bytes(data)
         return (BundleFile(path=FILE, components=tuple(programs), requires=_required_runtimes(data)),)
 
 

@@ -229,7 +229,8 @@ def _swap(folder: Path, destination: Path) -> None:
 
 
 def _output_error(error: OSError, destination: Path) -> OutputError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    # shutil.copytree gathers its errors in one that has no number.
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
         free = shutil.disk_usage(destination.parent).free if destination.parent.exists() else 0
         return OutputError(
             f"no disk space left while writing {destination} ({free / 1e6:.0f} MB free)",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +171,18 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
     # /dev/full answers every write with ENOSPC.
     with pytest.raises(OutputError, match="no disk space"), staged(tmp_path / "b.edgevlm", force=False):
         Path("/dev/full").write_bytes(b"x")
+
+
+def test_a_disk_that_fills_up_while_a_folder_is_copied(tmp_path: Path) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "weight.bin").write_bytes(b"x")
+
+    def copy(source: str, target: str) -> None:
+        Path("/dev/full").write_bytes(Path(source).read_bytes())
+
+    with pytest.raises(OutputError, match="no disk space"), staged(tmp_path / "b.edgevlm", force=False) as stage:
+        shutil.copytree(tmp_path / "package", stage.folder / "package", copy_function=copy)
+    assert [path.name for path in tmp_path.iterdir()] == ["package"]
 
 
 def test_an_output_below_a_file_cannot_be_written(tmp_path: Path) -> None:
