@@ -91,7 +91,7 @@ def test_inspect_shows_ops_precision_and_sizes(bundle: Path) -> None:
     rows = {(row["kind"], row["dtype"]) for row in report["ops"]["encode_image"]}
     assert {("linear", "fp16"), ("conv", "fp16"), ("softmax", "fp16")} <= rows
     text = run("inspect", bundle).stdout
-    for word in ("encode_text", "weight.bin", "iOS 16", "evaluator", "parity"):
+    for word in ("encode_text", "weight.bin", "iOS 15", "evaluator", "parity"):
         assert word in text
 
 

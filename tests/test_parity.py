@@ -57,6 +57,14 @@ def test_three_changed_answers_in_two_hundred_are_too_many() -> None:
         assert (check.measure, check.value, check.passed) == ("top1_agreement", 1 - changed / 200, passed)
 
 
+def test_a_tie_of_the_reference_may_be_broken_either_way() -> None:
+    limits = ParityLimits(min_top1_agreement=1.0)
+    got = np.array([[0.0, 0.5, 0.4]], np.float32)
+    for ahead, passed in ((5e-7, True), (1e-4, False)):
+        expected = np.array([[0.5 + ahead, 0.5, 0.4]], np.float32)
+        assert compare(Answers(None, None, expected), Answers(None, None, got), limits)[-1].passed == passed
+
+
 def test_a_missing_limit_is_reported_and_passes() -> None:
     checks = compare(REFERENCE, Answers(-IMAGE, TEXT, None), ParityLimits())
     assert all(check.passed and check.limit in (None, 1.0) for check in checks)
