@@ -4,9 +4,9 @@
 
 Each side runs in a fresh process with one thread and loads the checkpoint. The bare side then makes the bare calls on
 the same modules: `torch.export`, the backend's own converter, the file. (transformers' own text tower is none that
-coremltools converts, so both sides lower our export-ready one, and the bare side has our patch of `alias`.) Ours also
-writes the golden fixtures, the reference's answers to them, hashes and manifest; the parity check itself is timed
-apart. The weights are random: time and memory do not depend on them.
+coremltools converts, so both sides lower our export-ready one, and the bare side has our patch of `alias`.) Our proof, which the bare
+side lacks (the float reference's answers, golden fixtures, hashes, comparison), is told apart. The weights are random:
+time and memory do not depend on them.
 """
 
 from __future__ import annotations
@@ -89,17 +89,25 @@ _BARE: dict[str, Callable[[Modules, str, Path], None]] = {
 }
 
 
-def ours(model: Path, target: str, recipe: str, out: Path) -> tuple[float, float]:
-    """Converts with the pipeline, without its cache; seconds of all but parity, and of parity."""
+def ours(model: Path, target: str, recipe: str, out: Path) -> dict[str, float]:
+    """Converts with the pipeline, without its cache; the peak of memory is taken before the proof begins, too."""
     from edgevlm import pipeline
     from edgevlm.recipe import BUILTIN
 
+    peaks_mb = {}
+
+    def watch(stage: str, share: float | None) -> None:
+        if "reference" in stage:
+            peaks_mb.setdefault("peak_rss_mb", peak_rss_mb())
+
     began = time.perf_counter()
     request = pipeline.Request(model, (target,), BUILTIN[recipe], out, use_cache=False)
-    (outcome,) = pipeline.convert(request)
+    (outcome,) = pipeline.convert(request, watch)
     if outcome.status != "passed":
         raise RuntimeError(f"{target}: {outcome.status}: {outcome.error}")
-    return time.perf_counter() - began - outcome.parity_seconds, outcome.parity_seconds
+    seconds = time.perf_counter() - began - outcome.parity_seconds
+    with_proof = {"parity_seconds": outcome.parity_seconds, "with_parity_peak_rss_mb": peak_rss_mb()}
+    return {"seconds": seconds, **peaks_mb, **with_proof}
 
 
 def write_checkpoint(folder: Path) -> Path:
@@ -186,10 +194,10 @@ def _one_side(side: str, model: str, target: str, recipe: str) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as out:
         if side == "bare":
-            seconds, parity_seconds = bare(Path(model), target, recipe, Path(out)), 0.0
+            figures = {"seconds": bare(Path(model), target, recipe, Path(out)), "peak_rss_mb": peak_rss_mb()}
         else:
-            seconds, parity_seconds = ours(Path(model), target, recipe, Path(out))
-    print(json.dumps({"seconds": seconds, "parity_seconds": parity_seconds, "peak_rss_mb": peak_rss_mb()}))
+            figures = ours(Path(model), target, recipe, Path(out))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import importlib.util
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from edgevlm.errors import MissingDependency, UnsupportedError
-from edgevlm.interfaces import Program, Programs
+from edgevlm.interfaces import Program, Programs, Unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -121,13 +121,10 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def fp16_overflows(programs: Programs) -> Mapping[str, str]:
+def fp16_overflows(programs: Programs) -> tuple[Unsupported, ...]:
     """The first op of each component whose value leaves float16's range on the component's example.
 
     Masks are not counted: a value that reaches nothing but a softmax may become -inf.
-
-    Returns:
-        Component name -> what overflows, in words; components that stay in range are left out.
     """
     import torch
 
@@ -146,7 +143,10 @@ def fp16_overflows(programs: Programs) -> Mapping[str, str]:
 
         with torch.no_grad(), quiet():
             Watch(exported.module(check_guards=False)).run(*program.example, enable_io_processing=False)
-    return found
+    return tuple(
+        Unsupported(f"{component}: {what}, beyond float16's range", instead="--recipe fp32")
+        for component, what in found.items()
+    )
 
 
 def _peak(value: object) -> float:

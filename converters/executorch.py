@@ -30,12 +30,7 @@ class ExecuTorchConverter:
 
     def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
         """Nothing in float32; in float16, what leaves its range on the component's example."""
-        if recipe.precision == "fp32":
-            return ()
-        return tuple(
-            Unsupported(f"{component}: {what}, beyond float16's range", instead="fp32")
-            for component, what in fp16_overflows(programs).items()
-        )
+        return fp16_overflows(programs) if recipe.precision == "fp16" else ()
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
         """Writes `model.pte`.

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +17,14 @@ from numpy.typing import NDArray
 from edgevlm import registry
 from edgevlm.bundle import Bundle
 from edgevlm.errors import LabelError, ParityFailed, TensorError
-from edgevlm.interfaces import Session
+from edgevlm.interfaces import Closing, Session
 from edgevlm.preprocessing import Picture, preprocess
 from edgevlm.tokenizing import Tokenizer
 
 F32 = NDArray[np.float32]
 
 
-class BundleModel:
+class BundleModel(Closing):
     """An open bundle: pictures and texts in, embeddings and scores out. A context manager.
 
     Args:
@@ -103,14 +101,6 @@ class BundleModel:
     def close(self) -> None:
         """Frees the backend's memory."""
         self.session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _run(self, component: str, name: str, value: NDArray[np.float32] | NDArray[np.int32]) -> F32:
         (answer,) = self.session.run(component, {name: value}).values()

@@ -118,6 +118,21 @@ class Session(Protocol):
     ) -> None: ...
 
 
+class Closing:
+    """What is closed at the end of a `with` block; sessions inherit it."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class Runtime(Protocol):
     """Opens bundles of one target."""
 

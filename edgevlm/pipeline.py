@@ -95,7 +95,8 @@ class Outcome:
         status: `passed`; `failed parity`, with the bundle kept aside for looking into; or `failed`, with `error`.
         bundle: What was written.
         error: Why nothing was.
-        seconds: Wall time, of which `parity_seconds` went into the comparison.
+        seconds: Wall time, of which `parity_seconds` went into the proof: the float reference's answers, the golden
+            fixtures and the comparison.
         cached: Whether it was copied from an earlier conversion.
     """
 
@@ -211,7 +212,7 @@ class _Prepared:
         import torch
 
         with torch.no_grad():
-            parts = [self.model.reference[component](part) for part in torch.split(torch.from_numpy(rows), 16)]
+            parts = [self.model.reference[component](part) for part in torch.split(torch.from_numpy(rows), 8)]
         return np.concatenate([part.numpy() for part in parts])
 
     def classify(self, image_embeddings: F32) -> F32:
@@ -243,9 +244,10 @@ def _convert_one(source: _Prepared, request: Request, target: str, progress: Pro
     with staged(request.destination(target), force=request.force) as stage:
         progress(f"{target}: lowering", None)
         files = _lower(converter, source.programs, request.recipe, stage.folder)
+        began = time.monotonic()
+        progress(f"{target}: asking the float reference", None)
         _write_golden(source, stage.folder)
         bundle = seal(stage.folder, _manifest(source, request, target, files))
-        began = time.monotonic()
         report = _measure(bundle, source.samples, source.reference, progress)
         parity_seconds = time.monotonic() - began
         bundle = seal(stage.folder, replace(bundle.manifest, parity=report))

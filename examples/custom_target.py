@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs
 from edgevlm.bundle import Bundle, BundledComponent
-from edgevlm.interfaces import Array, BundleFile, OpCount, Programs, Unsupported
+from edgevlm.interfaces import Array, BundleFile, Closing, OpCount, Programs, Unsupported
 from edgevlm.recipe import Recipe
 
 
@@ -46,7 +45,7 @@ class Pt2Converter:
         return tuple(files)
 
 
-class Pt2Session:
+class Pt2Session(Closing):
     evidence = "host-runtime"
 
     def __init__(self, bundle: Bundle) -> None:
@@ -62,14 +61,6 @@ class Pt2Session:
 
     def close(self) -> None:
         self._modules.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Pt2Runtime:

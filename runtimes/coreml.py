@@ -12,15 +12,14 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs
 from edgevlm.errors import BundleError, MissingDependency
-from edgevlm.interfaces import Array, OpCount
+from edgevlm.interfaces import Array, Closing, OpCount
 from edgevlm.spec import ComponentSpec
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class CoreMLRuntime:
         }
 
 
-class CoreMLSession:
+class CoreMLSession(Closing):
     """An open Core ML bundle.
 
     Attributes:
@@ -117,14 +116,6 @@ class CoreMLSession:
     def close(self) -> None:
         """Lets go of the programs; a closed session has no components."""
         self._components.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _EvaluatedProgram:

@@ -12,15 +12,14 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.interfaces import Array, OpCount
+from edgevlm.interfaces import Array, Closing, OpCount
 from edgevlm.spec import ComponentSpec
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class ExecuTorchRuntime:
         return {name: _count_ops(*plans[component.file, name]) for name, component in bundle.components.items()}
 
 
-class ExecuTorchSession:
+class ExecuTorchSession(Closing):
     """An open ExecuTorch bundle."""
 
     evidence = "host-runtime"
@@ -119,14 +118,6 @@ class ExecuTorchSession:
         self._methods.clear()
         self._programs.clear()
         _running.discard(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _load_method(self, component: str, program: Any) -> Any:
         _running.add(self)

@@ -10,15 +10,14 @@ import importlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.errors import BundleError, MissingDependency, TensorError
-from edgevlm.interfaces import Array, OpCount
+from edgevlm.interfaces import Array, Closing, OpCount
 from edgevlm.spec import ComponentSpec
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class TFLiteRuntime:
         }
 
 
-class TFLiteSession:
+class TFLiteSession(Closing):
     """An open TFLite bundle."""
 
     evidence = "host-runtime"
@@ -97,14 +96,6 @@ class TFLiteSession:
     def close(self) -> None:
         """Lets go of the interpreter; a closed session has no components."""
         self._runners.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _load(path: Path, threads: int | None) -> Any:

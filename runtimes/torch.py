@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs
-from edgevlm.interfaces import Array
+from edgevlm.interfaces import Array, Closing
 from edgevlm.spec import ComponentSpec
 
 if TYPE_CHECKING:
     import torch
 
 
-class TorchSession:
+class TorchSession(Closing):
     """Components as torch callables, such as modules in eval mode; what a bundle's answers are compared with.
 
     Args:
@@ -56,11 +55,3 @@ class TorchSession:
     def close(self) -> None:
         """Lets go of the callables; a closed session has no components."""
         self._components.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -137,7 +137,7 @@ def test_fp16_is_refused_beforehand_where_it_overflows(target: str) -> None:
     programs = {"encode_image": program(Loud(), 1, 8, width=1)}
     (found,) = registry.converter(target).unsupported(programs, BUILTIN["fp16"])
     assert "mul reaches" in found.what
-    assert found.instead == "fp32"
+    assert found.instead == "--recipe fp32"
     assert registry.converter(target).unsupported(programs, BUILTIN["fp32"]) == ()
 
 

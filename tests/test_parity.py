@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 import numpy as np
 import pytest
 
+from edgevlm.interfaces import Closing
 from edgevlm.parity import Answers, Samples, ask, compare
 from edgevlm.recipe import BUILTIN, ParityLimits
 
@@ -70,7 +68,7 @@ def test_a_missing_limit_is_reported_and_passes() -> None:
     assert all(check.passed and check.limit in (None, 1.0) for check in checks)
 
 
-class _Doubler:
+class _Doubler(Closing):
     evidence = "test"
 
     def run(self, component: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -79,13 +77,6 @@ class _Doubler:
         return {"embedding": value.reshape(1, -1).astype(np.float32) * 2}
 
     def close(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 def test_samples_are_asked_one_at_a_time_in_order() -> None:
