@@ -4,9 +4,9 @@
 
 Each side runs in a fresh process with one thread and loads the checkpoint. The bare side then makes the bare calls on
 the same modules: `torch.export`, the backend's own converter, the file. (transformers' own text tower is none that
-coremltools converts, so both sides lower our export-ready one, and the bare side has our patch of `alias`.) Our proof, which the bare
-side lacks (the float reference's answers, golden fixtures, hashes, comparison), is told apart. The weights are random:
-time and memory do not depend on them.
+coremltools converts, so both sides lower our export-ready one, and the bare side has our patch of `alias`.) Our proof, which the
+bare side lacks (the float reference's answers, golden fixtures, hashes, comparison), is told apart. The weights are
+random: time and memory do not depend on them.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def ours(model: Path, target: str, recipe: str, out: Path) -> dict[str, float]:
     from edgevlm import pipeline
     from edgevlm.recipe import BUILTIN
 
-    peaks_mb = {}
+    peaks_mb: dict[str, float] = {}
 
     def watch(stage: str, share: float | None) -> None:
         if "reference" in stage:
