@@ -3,8 +3,8 @@
     python -m edgevlm.benchmarks.conversion [--targets coreml executorch tflite] [--recipe fp32] [--keep]
 
 Each side runs in a fresh process with one thread and loads the checkpoint. The bare side then makes the bare calls on
-the same modules: `torch.export`, the backend's own converter, the file. (transformers' own text tower is none that
-coremltools converts, so both sides lower our export-ready one, and the bare side has our patch of `alias`.) Our proof, which the
+the same modules: `torch.export`, the backend's own converter, the file. (coremltools cannot convert transformers' own
+text tower, so both sides lower our export-ready one, and the bare side has our patch of `alias`.) Our proof, which the
 bare side lacks (the float reference's answers, golden fixtures, hashes, comparison), is told apart. The weights are
 random: time and memory do not depend on them.
 """
