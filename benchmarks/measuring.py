@@ -22,7 +22,8 @@ _PACKAGES = ("edgevlm", "torch", "transformers", "coremltools", "executorch", "l
 def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, float]:
     """The median time of each contender in milliseconds.
 
-    They run in turn, so that whatever else the machine does meets all of them.
+    They run in turn, so that whatever else the machine does meets all of them, and in the opposite order every other
+    round, so that each follows the others, with their data in the caches, as often as they follow it.
 
     Args:
         contenders: Name -> what to time.
@@ -30,8 +31,9 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warm
         warm_up: Rounds before that are not counted.
     """
     times_ms: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds + warm_up):
-        for name, run in contenders.items():
+    in_order = list(contenders.items())
+    for turn in range(rounds + warm_up):
+        for name, run in in_order if turn % 2 == 0 else reversed(in_order):
             start = time.perf_counter()
             run()
             times_ms[name].append(1e3 * (time.perf_counter() - start))
@@ -49,13 +51,24 @@ def in_fresh_process(*arguments: str, environment: Mapping[str, str] | None = No
 
 
 def peak_rss_mb() -> float:
-    """The most memory that this process has had resident so far, in MB of 10^6 bytes."""
+    """The most memory that this process has had resident so far, in MB of 10^6 bytes.
+
+    On Linux from `VmHWM`: `ru_maxrss` survives an exec, so a child's would be at least its parent's.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, system, and the versions of what shapes a result."""
+    """Processor, cores, memory, system, and the versions of what shapes a result.
+
+    `load_at_end` is the mean number of busy processes in the last minute: more than the benchmark's own one, and
+    the machine was shared.
+    """
     versions = {}
     for name in _PACKAGES:
         try:
@@ -65,17 +78,18 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "load_at_start": round(os.getloadavg()[0], 2),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "load_at_end": round(os.getloadavg()[0], 2),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "versions": versions,
     }
 
 
-def keep(name: str, figures: Mapping[str, Any], command: str) -> Path:
-    """Writes a result to `benchmarks/results/NAME.json` and prints where."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def keep(name: str, figures: Mapping[str, Any], command: str, path: Path | None = None) -> Path:
+    """Writes a result to `path`, which is `benchmarks/results/NAME.json` unless told otherwise, and prints where."""
+    path = path or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps({"command": command, "machine": machine(), **figures}, indent=2) + "\n", encoding="utf-8"
     )

@@ -1,6 +1,6 @@
 """What a session adds to the bare interpreter on the same file: the built-in student's image encoder, one thread.
 
-    python -m edgevlm.benchmarks.sessions [--rounds 1000] [--keep]
+    python -m edgevlm.benchmarks.sessions [--rounds 1000] [--keep | --json FILE]
 
 A session checks names, dtypes, shapes and finiteness on every call. Core ML is left out: off Apple its evaluator has no
 bare counterpart (`benchmarks/evaluator.py` compares that with torch).
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,13 +34,11 @@ def bare_tflite(bundle: Bundle) -> Callable[[], NDArray[np.float32]]:
 
 
 def bare_executorch(bundle: Bundle) -> Callable[[], NDArray[np.float32]]:
-    from executorch.runtime import Runtime  # type: ignore[import-untyped]
+    from executorch.extension.pybindings import _portable_lib
 
-    program = Runtime.get().load_program(bundle.path / bundle.components["encode_image"].file)
+    program = _portable_lib._load_program(str(bundle.path / bundle.components["encode_image"].file))
     method = program.load_method("encode_image")
-    if method is None:
-        raise RuntimeError("the file has no encode_image")
-    return lambda: method.execute([torch.from_numpy(PIXELS)])[0].numpy()
+    return lambda: method([torch.from_numpy(PIXELS)])[0].numpy()  # type: ignore[no-any-return]
 
 
 BARE = {"tflite": bare_tflite, "executorch": bare_executorch}
@@ -63,13 +62,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = [measure(target, options.rounds) for target in BARE]
     for row in rows:
         print(f"{row['target']:11} bare {row['bare']:.3f} ms, session {row['session']:.3f} ms: {row['ratio']:.3f}x")
-    if options.keep:
-        keep("sessions", {"rows": rows}, f"python -m edgevlm.benchmarks.sessions --rounds {options.rounds}")
+    if options.keep or options.json:
+        command = f"python -m edgevlm.benchmarks.sessions --rounds {options.rounds}"
+        keep("sessions", {"rows": rows}, command, options.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long a user waits: `edgevlm --help`, and a conversion of the built-in student that was done before.
 
-    python -m edgevlm.benchmarks.startup [--keep]
+    python -m edgevlm.benchmarks.startup [--keep | --json FILE]
 
 Every figure is a fresh process's wall time in seconds.
 """
@@ -33,6 +33,7 @@ def wall_s(*arguments: str, cache: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -46,8 +47,8 @@ def main() -> None:
             )
             rows.append({"target": target, "first_s": first, "again_s": again, "ratio": again / first})
             print(f"{target:11} first {first:.1f} s, again {again:.2f} s: {again / first:.3f}x")
-    if options.keep:
-        keep("startup", {"help_s": help_s, "rows": rows}, "python -m edgevlm.benchmarks.startup")
+    if options.keep or options.json:
+        keep("startup", {"help_s": help_s, "rows": rows}, "python -m edgevlm.benchmarks.startup", options.json)
 
 
 if __name__ == "__main__":
