@@ -251,7 +251,8 @@ def _told(row: dict[str, Any]) -> str:
     bare, ours = row["bare"], row["ours"]
     return (
         f"{row['target']:11} wall {bare['seconds']:.1f} -> {ours['seconds']:.1f} s "
-        f"({row['wall_ratio']:.2f}x, CPU {row['cpu_ratio']:.2f}x; apart: reference {ours['reference_seconds']:.1f} s, comparison {ours['comparison_seconds']:.1f} s)   "
+        f"({row['wall_ratio']:.2f}x, CPU {row['cpu_ratio']:.2f}x; apart: "
+        f"reference {ours['reference_seconds']:.1f} s, comparison {ours['comparison_seconds']:.1f} s)   "
         f"peak RSS {bare['peak_rss_mb']:.0f} -> {ours['peak_rss_mb']:.0f} MB ({row['rss_ratio']:.2f}x; "
         f"with the proof {ours['with_proof_peak_rss_mb']:.0f} MB)"
     )
