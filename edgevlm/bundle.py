@@ -154,10 +154,14 @@ def seal(folder: Path, manifest: Manifest) -> Bundle:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path != folder / MANIFEST
     }
-    sealed = replace(manifest, files=files)
-    text = json.dumps(schema.write(sealed), indent=2, ensure_ascii=False)
+    return write_manifest(folder, replace(manifest, files=files))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
+    """Writes `manifest.json` as it is given; the files that it lists must not have changed since."""
+    text = json.dumps(schema.write(manifest), indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-    return Bundle(folder, sealed)
+    return Bundle(folder, manifest)
 
 
 @dataclass

@@ -30,6 +30,7 @@ from edgevlm.bundle import (
     refuse_existing,
     seal,
     staged,
+    write_manifest,
 )
 from edgevlm.errors import EdgeVLMError, MissingDependency, UnsupportedError
 from edgevlm.interfaces import BundleFile, Converter, Programs
@@ -123,7 +124,7 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
     outcomes = []
     source: _Prepared | None = None
     progress("reading the model's files", None)
-    fingerprint = catalogue.fingerprint(request.model, revision=request.revision)
+    fingerprint = catalogue.fingerprint(request.model, revision=request.revision) if request.use_cache else None
     for target in request.targets:
         began = time.monotonic()
         entry = _cache_key(request, target, fingerprint)
@@ -250,7 +251,7 @@ def _convert_one(source: _Prepared, request: Request, target: str, progress: Pro
         bundle = seal(stage.folder, _manifest(source, request, target, files))
         report = _measure(bundle, source.samples, source.reference, progress)
         parity_seconds = time.monotonic() - began
-        bundle = seal(stage.folder, replace(bundle.manifest, parity=report))
+        bundle = write_manifest(stage.folder, replace(bundle.manifest, parity=report))
         if not report.passed:
             # Kept for looking into, under a name that no app picks up by mistake.
             stem = stage.destination.name.removesuffix(SUFFIX)
@@ -357,8 +358,8 @@ def _measure(bundle: Bundle, samples: parity.Samples, reference: parity.Answers,
         return ParityReport(session.evidence, len(samples.pixels), checks)
 
 
-def _cache_key(request: Request, target: str, fingerprint: str) -> str | None:
-    if not request.use_cache or target not in registry.CONVERTERS:
+def _cache_key(request: Request, target: str, fingerprint: str | None) -> str | None:
+    if fingerprint is None or target not in registry.CONVERTERS:
         return None
     inputs = {
         "model": fingerprint,
