@@ -1,5 +1,5 @@
 """`python -m edgevlm`: the command line."""
 
-from edgevlm.cli import main
+from edgevlm.cli import program
 
-main(prog_name="edgevlm")
+program()

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from edgevlm import schema
+from edgevlm import interrupts, schema
 from edgevlm.errors import BundleError, OutputError
 from edgevlm.recipe import Recipe
 from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TextPreprocessing
@@ -187,19 +187,16 @@ def staged(destination: Path, *, force: bool) -> Iterator[Stage]:
         OutputError: the destination exists and `force` is not set, cannot be written, or the disk is full.
     """
     refuse_existing(destination, force=force)
-    folder: Path | None = None
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
-        folder.chmod(0o755)
-        stage = Stage(folder, destination)
-        yield stage
-        _swap(folder, stage.destination)
+        with interrupts.temporary_folder(destination.parent, f".{destination.name}.") as folder:
+            folder.chmod(0o755)
+            stage = Stage(folder, destination)
+            yield stage
+            with interrupts.put_off():
+                _swap(folder, stage.destination)
     except OSError as error:
         raise _output_error(error, destination) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_existing(destination: Path, *, force: bool) -> None:

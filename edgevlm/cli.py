@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevlm import __version__
+from edgevlm import __version__, interrupts
 from edgevlm.errors import CheckFailed, EdgeVLMError, InputError
 
 if TYPE_CHECKING:
     from edgevlm.bundle import Labels
 
 BUNDLE = click.Path(path_type=Path)
-_INTERRUPTED = 130  # 128 + SIGINT, as shells count
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of a table.")
 
 
@@ -34,9 +33,6 @@ class _Main(click.Group):
             if error.hint:
                 click.echo(f"  try: {error.hint}", err=True)
             context.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("stopped: nothing was left half-written", err=True)
-            context.exit(_INTERRUPTED)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -322,3 +318,9 @@ def _split_labels(text: str) -> tuple[str, ...]:
 
 def _extra(target: str) -> str:
     return f"no: pip install 'edgevlm[{target}]'"
+
+
+def program() -> None:
+    """The installed command."""
+    with interrupts.clean_exit():
+        main(prog_name="edgevlm")

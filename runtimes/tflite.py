@@ -101,7 +101,8 @@ class TFLiteSession(Closing):
 def _load(path: Path, threads: int | None) -> Any:
     interpreter = _interpreter_class()
     try:
-        header = path.open("rb").read(8)
+        with path.open("rb") as file:
+            header = file.read(8)
         if header[4:8] != b"TFL3":
             raise BundleError(f"{path}: expected a TFLite file (TFL3), got {header[4:8]!r}", hint="convert it again")
         return interpreter(model_path=str(path), num_threads=threads)

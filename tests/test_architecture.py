@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each layer may import its own and those before it.
 LAYERS = (
-    {"errors", "spec", "schema"},
+    {"errors", "spec", "schema", "interrupts"},
     {"recipe", "bundle", "interfaces", "boundary", "preprocessing", "tokenizing", "labels", "memory"},
     {"registry", "parity"},
     {"models", "data", "evaluate"},

@@ -1,0 +1,93 @@
+"""Ctrl-C that works at any moment and leaves nothing half-written.
+
+Python's own way, a KeyboardInterrupt out of whatever runs, fails under a converter: backends call Python back from
+C++, where the exception ends the process with SIGABRT, or is swallowed and the conversion goes on. So the command
+line's handler raises nothing: it removes the folders under construction and ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_unfinished: set[Path] = set()
+_advice = ["nothing was left half-written"]
+_waiting: list[int] | None = None  # the signals that came while `put_off` holds them back
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None, prefix: str = "edgevlm-") -> Iterator[Path]:
+    """A new folder for the block, removed when it ends, be it by an error or by a signal."""
+    with put_off():
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        _unfinished.add(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _unfinished.discard(folder)
+
+
+@contextmanager
+def advice(text: str) -> Iterator[None]:
+    """While the block runs, what a stopped command says instead of "nothing was left half-written"."""
+    _advice.append(text)
+    try:
+        yield
+    finally:
+        _advice.pop()
+
+
+@contextmanager
+def put_off() -> Iterator[None]:
+    """Signals wait until the block has run: for a few renames that belong together."""
+    global _waiting
+    outer, _waiting = _waiting, []
+    try:
+        yield
+    finally:
+        came, _waiting = _waiting, outer
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def clean_exit() -> Iterator[None]:
+    """While the block runs, SIGINT and SIGTERM end the process with 128 + their number and leave nothing behind.
+
+    For a program's main thread. What libraries put among the temporary files is removed as well.
+    """
+    stderr = os.dup(2)  # fd 2 itself is turned away from the terminal while a backend runs
+    owner = os.getpid()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if _waiting is not None:
+            _waiting.append(number)
+            return
+        if os.getpid() == owner:  # a forked worker ends without a word
+            for folder in _unfinished:
+                shutil.rmtree(folder, ignore_errors=True)
+            clear_line_and_show_cursor = "\r\x1b[2K\x1b[?25h" if os.isatty(stderr) else ""
+            os.write(stderr, f"{clear_line_and_show_cursor}stopped: {_advice[-1]}\n".encode())
+        os._exit(128 + number)
+
+    usual = tempfile.gettempdir()
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        with temporary_folder() as scratch:
+            tempfile.tempdir = str(scratch)
+            yield
+    finally:
+        sys.stdout.flush()
+        tempfile.tempdir = usual
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(stderr)
