@@ -14,9 +14,9 @@ LAYERS = (
     {"errors", "spec", "schema", "interrupts"},
     {"recipe", "bundle", "interfaces", "boundary", "preprocessing", "tokenizing", "labels", "memory"},
     {"registry", "parity"},
-    {"models", "data", "evaluate"},
+    {"models", "data", "distill", "enrich", "evaluate"},
     {"golden", "cache", "pipeline", "api", "report"},
-    {"cli", "__main__"},
+    {"commands", "cli", "__main__"},
 )
 TARGET_CODE = LAYERS[0] | LAYERS[1]
 

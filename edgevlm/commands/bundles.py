@@ -1,0 +1,137 @@
+"""`edgevlm verify`, `inspect` and `run`: what one does with a bundle."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from edgevlm.commands.options import PATH, as_json
+from edgevlm.errors import CheckFailed, InputError
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@as_json
+def verify(bundle: Path, as_json: bool) -> None:
+    """Check BUNDLE's files against its manifest, and its answers against the float reference.
+
+    \b
+    Example:
+      edgevlm verify dist/edgevlm-student-coreml-fp16.edgevlm
+    """
+    from edgevlm import pipeline, report, schema
+    from edgevlm.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    with report.progress_bar() as progress:
+        parity = pipeline.verify(opened, progress)
+    if as_json:
+        report.print_json({"bundle": str(bundle), "passed": parity.passed, "parity": schema.write(parity)})
+    else:
+        click.echo(f"{len(opened.manifest.files)} files are what the manifest says")
+        title = f"{parity.samples} pictures, evidence: {parity.evidence}"
+        report.table(title, ("component", "measure", ">value", ">limit", "result"), report.parity_rows(parity))
+    if not parity.passed:
+        sys.exit(CheckFailed.exit_code)
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@as_json
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Show what is in BUNDLE: components, sizes, precision of each op kind, and who runs it.
+
+    \b
+    Example:
+      edgevlm inspect dist/edgevlm-student-tflite-fp16.edgevlm
+    """
+    from edgevlm import registry, report, schema
+    from edgevlm.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    with report.progress_bar() as progress:
+        progress("reading the artefact", None)
+        ops = registry.runtime(opened.manifest.target).inspect(opened)
+    if as_json:
+        report.print_json({"manifest": schema.write(opened.manifest), "ops": schema.write(ops)})
+        return
+    report.table(None, ("", ""), report.describe(opened))
+    sizes = [(file, f"{record.size_bytes:,}") for file, record in opened.manifest.files.items()]
+    report.table(None, ("file", ">bytes"), sizes)
+    rows = [row for component, counts in ops.items() for row in report.op_rows(component, counts)]
+    report.table(None, ("component", "op", ">count", "precision", "runs on"), rows)
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.argument("images", nargs=-1, required=True)
+@click.option("--labels", help='Labels, "a, b, c", or a file with one per line; left out, the baked ones.')
+@click.option("--text", help="One text: ranks the pictures by how well it fits them.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend.")
+@as_json
+def run(
+    bundle: Path,
+    images: tuple[str, ...],
+    labels: str | None,
+    text: str | None,
+    top: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Ask BUNDLE about one or more pictures.
+
+    \b
+    Examples:
+      edgevlm run B.edgevlm photo.png --labels "a red circle, a blue star, two green squares"
+      edgevlm run B.edgevlm *.png --text "a glossy purple heart"
+    """
+    from edgevlm import api, report
+
+    if labels is not None and text is not None:
+        raise InputError("expected --labels or --text, got both")
+    with report.progress_bar() as progress:
+        progress("opening the bundle", None)
+        with api.open(bundle, threads=threads) as model:
+            progress(f"asking about {len(images)} picture{'s' * (len(images) > 1)}", None)
+            if text is not None:
+                scores = model.encode_image(images) @ model.encode_text([text]).T
+            else:
+                names = _split_labels(labels) if labels is not None else model.labels
+                scores = model.classify(images, None if labels is None else names)
+    if text is not None:
+        _show_ranking(images, text, scores[:, 0].tolist(), as_json)
+        return
+    if as_json:
+        answers = [
+            {"image": image, "scores": dict(zip(names, map(float, row), strict=True))}
+            for image, row in zip(images, scores, strict=True)
+        ]
+        report.print_json({"answers": answers})
+        return
+    for image, row in zip(images, scores, strict=True):
+        report.bars(image, names, row, top)
+
+
+def _show_ranking(images: Sequence[str], text: str, cosines: Sequence[float], as_json: bool) -> None:
+    from edgevlm import report
+
+    ranked = sorted(zip(images, cosines, strict=True), key=lambda pair: -pair[1])
+    if as_json:
+        report.print_json({"text": text, "images": [{"image": image, "cosine": cosine} for image, cosine in ranked]})
+    else:
+        report.table(text, ("picture", ">cosine"), [(image, f"{cosine:.4f}") for image, cosine in ranked])
+
+
+def _split_labels(text: str) -> tuple[str, ...]:
+    from edgevlm import labels
+
+    if Path(text).is_file():
+        return labels.read(Path(text)).names
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise InputError(f"--labels: expected labels with commas between them, or a file, got {text!r}")
+    return names

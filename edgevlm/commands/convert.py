@@ -1,0 +1,95 @@
+"""`edgevlm convert`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgevlm.commands.options import PATH, as_json
+from edgevlm.errors import CheckFailed, InputError
+
+if TYPE_CHECKING:
+    from edgevlm.bundle import Labels
+
+
+@click.command()
+@click.argument("model", required=False, default="edgevlm-student")
+@click.option("--target", required=True, help="coreml, executorch, tflite, or all.")
+@click.option("--recipe", default="fp16", show_default=True, help="Name of a built-in recipe, or a YAML file.")
+@click.option("--labels", type=PATH, help="Label file, one per line: bakes a classify component.")
+@click.option(
+    "--template", "templates", multiple=True, help='Prompt around each label, e.g. "a photo of a {}"; may repeat.'
+)
+@click.option("--image-only", is_flag=True, help="Leave the text tower out; with --labels, only classify remains.")
+@click.option("--out", type=PATH, default="dist", show_default=True, help="Folder for the bundles.")
+@click.option("--name", help="Name of the bundles; the model's own if left out.")
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
+@click.option("--force", is_flag=True, help="Replace existing bundles.")
+@click.option("--no-cache", is_flag=True, help="Convert again even if nothing has changed.")
+@as_json
+def convert(
+    model: str,
+    target: str,
+    recipe: str,
+    labels: Path | None,
+    templates: tuple[str, ...],
+    image_only: bool,
+    out: Path,
+    name: str | None,
+    revision: str | None,
+    force: bool,
+    no_cache: bool,
+    as_json: bool,
+) -> None:
+    """Convert MODEL to bundles, and prove that they compute what it computes.
+
+    MODEL is a built-in name, a folder in Hugging Face format, or a hub id; left out, it is the built-in student.
+
+    \b
+    Examples:
+      edgevlm convert --target coreml
+      edgevlm convert ./my-clip --target all --recipe fp32 --out dist
+      edgevlm convert --target tflite --labels labels.txt --template "a photo of a {}" --image-only
+    """
+    from edgevlm import pipeline, registry, report
+    from edgevlm.recipe import resolve
+
+    known = registry.targets()
+    if target != "all" and target not in known:
+        raise InputError(f"no target {target!r}: expected all or one of {', '.join(known)}")
+    request = pipeline.Request(
+        model=model,
+        revision=revision,
+        targets=known if target == "all" else (target,),
+        recipe=resolve(recipe),
+        out=out,
+        labels=_read_labels(labels, templates),
+        image_only=image_only,
+        name=name,
+        force=force,
+        use_cache=not no_cache,
+    )
+    with report.progress_bar() as progress:
+        outcomes = pipeline.convert(request, progress)
+    if as_json:
+        report.print_json({"outcomes": [report.outcome_json(outcome) for outcome in outcomes]})
+    else:
+        report.outcomes(outcomes)
+    errors = [outcome.error for outcome in outcomes if outcome.error]
+    if errors:
+        sys.exit(max(error.exit_code for error in errors))
+    if any(outcome.status != "passed" for outcome in outcomes):
+        sys.exit(CheckFailed.exit_code)
+
+
+def _read_labels(path: Path | None, templates: tuple[str, ...]) -> Labels | None:
+    from edgevlm import labels
+
+    if path is None:
+        if templates:
+            raise InputError("--template needs --labels: it is put around each label")
+        return None
+    return labels.read(path, templates)

@@ -1,0 +1,74 @@
+"""`edgevlm targets`, `models` and `recipes`: what there is to choose from."""
+
+from __future__ import annotations
+
+import click
+
+from edgevlm.commands.options import as_json
+
+
+@click.command()
+@as_json
+def targets(as_json: bool) -> None:
+    """List the targets, and whether their packages are installed."""
+    from importlib.util import find_spec
+
+    from edgevlm import registry, report
+
+    needs = {"coreml": "coremltools", "executorch": "executorch", "tflite": "litert_torch"}
+    rows = [
+        {
+            "target": target,
+            "summary": registry.SUMMARIES.get(target, "plug-in"),
+            "converts": all(find_spec(package) for package in ("torch", "transformers", needs.get(target, "torch"))),
+        }
+        for target in registry.targets()
+    ]
+    if as_json:
+        report.print_json({"targets": rows})
+        return
+    missing = [
+        (str(r["target"]), str(r["summary"]), "yes" if r["converts"] else _extra(str(r["target"]))) for r in rows
+    ]
+    report.table(None, ("target", "what it is", "converts here"), missing)
+
+
+@click.command()
+@as_json
+def models(as_json: bool) -> None:
+    """List the built-in models and the families of checkpoints that can be converted."""
+    from edgevlm import report
+    from edgevlm.models import builtin, catalogue
+
+    accuracy = builtin.figures()["accuracy"]
+    if as_json:
+        report.print_json({"builtin": {builtin.NAME: builtin.figures()}, "families": catalogue.FAMILIES})
+        return
+    said = (
+        f"built in: 64x64 pictures of simple scenes; top-1 among 50 descriptions {accuracy['train']['top1']:.1%}, "
+        f"on unseen combinations {accuracy['combinations']['top1']:.1%}, "
+        f"in unseen styles {accuracy['styles']['top1']:.1%}"
+    )
+    rows = [(builtin.NAME, said), *((f"{family} checkpoints", what) for family, what in catalogue.FAMILIES.items())]
+    report.table(None, ("model", "what it is"), rows)
+
+
+@click.command()
+@as_json
+def recipes(as_json: bool) -> None:
+    """List the built-in recipes, with their parity limits."""
+    from edgevlm import report, schema
+    from edgevlm.recipe import BUILTIN
+
+    if as_json:
+        report.print_json({"recipes": [schema.write(recipe) for recipe in BUILTIN.values()]})
+        return
+    rows = []
+    for recipe in BUILTIN.values():
+        limits = schema.write(recipe.parity).items()
+        rows.append((recipe.name, recipe.summary, ", ".join(f"{k} {v:g}" for k, v in limits if v is not None)))
+    report.table(None, ("recipe", "what it does", "parity limits"), rows)
+
+
+def _extra(target: str) -> str:
+    return f"no: pip install 'edgevlm[{target}]'"
