@@ -11,7 +11,8 @@ EdgeVLMError
  │    ├── TensorError               a session input with the wrong name, dtype or shape
  │    └── UnsupportedError          an op, a target or a combination that EdgeVLM does not carry
  ├── CheckFailed                exit 1: the work was done and a check on it failed
- │    └── ParityFailed
+ │    ├── ParityFailed
+ │    └── TrainingFailed            a loss that is no longer a number
  └── MissingDependency          exit 3: an optional package is not installed
 """
 
@@ -78,6 +79,10 @@ class CheckFailed(EdgeVLMError):
 
 class ParityFailed(CheckFailed):
     """An artefact's answers are further from the reference's than the recipe allows."""
+
+
+class TrainingFailed(CheckFailed):
+    """Training cannot go on: the loss is not finite."""
 
 
 class MissingDependency(EdgeVLMError):

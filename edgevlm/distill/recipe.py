@@ -1,0 +1,170 @@
+"""How a student is trained: a recipe of the papers by name, or a strict YAML file that a user copied and edited.
+
+name: my-domain
+losses:
+  - {loss: classification, weight: 1.0, options: {temperature: 0.07}}
+  - {loss: feature_mse}
+schedule: {epochs: 20, batch_size: 128, learning_rate: 0.001}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from edgevlm import schema
+from edgevlm.errors import RecipeError
+
+TextTowerKind = Literal["teacher", "small", "none"]
+_SHIPPED = files("edgevlm.distill.recipes")
+BUILTIN = ("ood", "tinyclip", "clip-kd", "mobileclip", "labels-only")
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """One summand of the training loss.
+
+    Attributes:
+        loss: Its name in `edgevlm.distill.losses`.
+        weight: Its factor.
+        options: Its options by name, such as `temperature`; the loss's own defaults where left out.
+    """
+
+    loss: str
+    weight: float = 1.0
+    options: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast; AdamW with a linear warm-up and a cosine decay to zero.
+
+    Attributes:
+        epochs: Passes over the pictures.
+        batch_size: Pictures a step, over all processes and accumulated parts together.
+        learning_rate: At its highest.
+        weight_decay: On matrices and kernels; biases, norms and the logit scale have none.
+        warmup: Share of the steps in which the rate rises from zero.
+        gradient_clip: Largest norm of the gradient; 0 does not clip.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    gradient_clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to a picture before the student sees it.
+
+    Attributes:
+        crop_scale: Range of a random square crop's area, as a share of the largest square's.
+        mirror: Chance of a left-right flip; 0 where words tell left from right.
+        jitter: Largest relative change of brightness, contrast and saturation.
+        stored: Number of augmented views a picture whose teacher embeddings are stored, so that teacher and student
+            see the same crop (multi-modal reinforced training, arXiv 2311.17049). With 0 the teacher sees the whole,
+            unchanged picture, and the student a fresh view every time (arXiv 2307.03135).
+    """
+
+    crop_scale: tuple[float, float] = (0.7, 1.0)
+    mirror: float = 0.0
+    jitter: float = 0.2
+    stored: int = 0
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """How a few pictures of new classes are mixed in (arXiv 2307.03135: up to half of each batch, 20 epochs).
+
+    Attributes:
+        shots: Pictures a class that are drawn from the few-shot data.
+        share: Their part of every batch.
+    """
+
+    shots: int = 5
+    share: float = 0.5
+
+
+@dataclass(frozen=True)
+class DistillRecipe:
+    """A resolved recipe, as it is written beside the student."""
+
+    name: str
+    losses: tuple[LossTerm, ...]
+    summary: str = ""
+    templates: tuple[str, ...] = ("a photo of a {}",)
+    text_tower: TextTowerKind = "teacher"
+    schedule: Schedule = Schedule()
+    augmentation: Augmentation = Augmentation()
+    few_shot: FewShot = FewShot()
+
+
+def builtin() -> tuple[DistillRecipe, ...]:
+    """The shipped recipes."""
+    return tuple(resolve(name) for name in BUILTIN)
+
+
+def resolve(name_or_file: str | Path) -> DistillRecipe:
+    """The shipped recipe of that name, or the one in that YAML file.
+
+    Raises:
+        RecipeError: no such recipe; or the file has an unknown key, a wrong type or a value out of range.
+    """
+    name = str(name_or_file)
+    if name in BUILTIN:
+        return _read(_SHIPPED.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
+    path = Path(name_or_file)
+    if not path.is_file():
+        raise RecipeError(
+            f"no distillation recipe {name!r}: expected one of {', '.join(BUILTIN)}, or the path of a YAML file",
+            hint="edgevlm recipes lists the built-in ones; --recipe NAME.yaml takes your own",
+        )
+    try:
+        return _read(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+
+
+def _read(text: str, where: str) -> DistillRecipe:
+    import yaml
+
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not a readable YAML file: {error}") from error
+    if not isinstance(data, Mapping):
+        raise RecipeError(f"{where}: expected a mapping of keys at the top, got {data!r}")
+    recipe = schema.read(DistillRecipe, {"name": Path(where).stem} | dict(data), where=where, error=RecipeError)
+    _check(recipe, where)
+    return recipe
+
+
+def _check(recipe: DistillRecipe, where: str) -> None:
+    schedule, augmentation, few_shot = recipe.schedule, recipe.augmentation, recipe.few_shot
+    low, high = augmentation.crop_scale
+    rules: list[tuple[str, Any, bool, str]] = [
+        ("losses", recipe.losses, len(recipe.losses) > 0, "at least one loss"),
+        ("templates", recipe.templates, bool(recipe.templates), "at least one template"),
+        ("templates", recipe.templates, all("{}" in text for text in recipe.templates), "{} in every template"),
+        ("schedule.epochs", schedule.epochs, schedule.epochs >= 1, "at least 1"),
+        ("schedule.batch_size", schedule.batch_size, schedule.batch_size >= 2, "at least 2"),
+        ("schedule.learning_rate", schedule.learning_rate, schedule.learning_rate > 0, "a number above 0"),
+        ("schedule.weight_decay", schedule.weight_decay, schedule.weight_decay >= 0, "at least 0"),
+        ("schedule.warmup", schedule.warmup, 0 <= schedule.warmup < 1, "a share from 0 to below 1"),
+        ("schedule.gradient_clip", schedule.gradient_clip, schedule.gradient_clip >= 0, "at least 0"),
+        ("augmentation.crop_scale", augmentation.crop_scale, 0 < low <= high <= 1, "0 < low <= high <= 1"),
+        ("augmentation.mirror", augmentation.mirror, 0 <= augmentation.mirror <= 1, "a chance from 0 to 1"),
+        ("augmentation.jitter", augmentation.jitter, 0 <= augmentation.jitter < 1, "a share from 0 to below 1"),
+        ("augmentation.stored", augmentation.stored, 0 <= augmentation.stored <= 1000, "0 to 1000"),
+        ("few_shot.shots", few_shot.shots, few_shot.shots >= 1, "at least 1"),
+        ("few_shot.share", few_shot.share, 0 < few_shot.share < 1, "a share between 0 and 1"),
+    ]
+    for key, value, holds, expected in rules:
+        if not holds:
+            raise RecipeError(f"{where}: {key}: expected {expected}, got {value!r}")

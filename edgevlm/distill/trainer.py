@@ -1,0 +1,220 @@
+"""The training loop, on Hugging Face Accelerate: one process or many, on one machine or several, in float32 or bfloat16.
+
+Losses over a batch see the pictures of all processes: embeddings are gathered with their gradients, so that the
+number of processes changes the speed and not the result.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed.nn
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from edgevlm.distill import checkpoints
+from edgevlm.distill.batches import Batch, Batches
+from edgevlm.distill.losses import LossInputs, Term, total
+from edgevlm.distill.recipe import Schedule
+from edgevlm.distill.run_folder import RunFolder
+from edgevlm.distill.teacher_cache import Progress
+from edgevlm.errors import TrainingFailed
+
+_LOG_EVERY = 10
+_LARGEST_LOG_SCALE = math.log(100)
+
+
+class StudentNetwork(nn.Module):
+    """What is trained: the image tower, the text tower if there is one, and the logit scale.
+
+    Args:
+        image: Pixels float32 [B, 3, H, W] -> unit vectors [B, D].
+        text: Token ids int32 [B, T] -> unit vectors [B, D]; None where the teacher's is used, or none.
+        logit_scale: What the scale starts with.
+    """
+
+    def __init__(self, image: nn.Module, text: nn.Module | None, logit_scale: float) -> None:
+        super().__init__()
+        self.image = image
+        self.text = text
+        self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+
+    def forward(self, pixels: Tensor, token_ids: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+        images = self.image(pixels.float()).float()
+        texts = None if self.text is None or token_ids is None else self.text(token_ids).float()
+        return images, texts, self.log_scale.exp()
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the loop runs, beside the recipe's schedule.
+
+    Attributes:
+        terms: The losses.
+        schedule: Steps and rates.
+        checkpoint_seconds: Time between checkpoints.
+        workers: Processes that read pictures ahead; 0 reads them in this one.
+    """
+
+    terms: Sequence[Term]
+    schedule: Schedule
+    checkpoint_seconds: float = 60.0
+    workers: int = 1
+
+
+def train(
+    network: StudentNetwork,
+    batches: Batches,
+    label_text: Tensor | None,
+    how: Training,
+    run: RunFolder,
+    accelerator: Accelerator,
+    progress: Progress,
+) -> None:
+    """Trains `network` in place, from the run's newest checkpoint if it has one.
+
+    Raises:
+        TrainingFailed: the loss is not finite; names the step and the last good checkpoint.
+    """
+    optimiser = torch.optim.AdamW(_groups(network, how.schedule), lr=how.schedule.learning_rate, betas=(0.9, 0.98))
+    wrapped, prepared = accelerator.prepare(network, optimiser)
+    start = checkpoints.resume(run.checkpoints, network, optimiser)
+    if accelerator.is_main_process:
+        run.rewind(start)
+    loop = _Loop(network, wrapped, prepared, optimiser, label_text, how, run, accelerator)
+    items = range(start * batches.shares.accumulate, len(batches))
+    loader = DataLoader(
+        batches,
+        sampler=items,
+        batch_size=None,
+        num_workers=how.workers,
+        prefetch_factor=4 if how.workers else None,
+    )
+    parts = iter(loader)
+    network.train()
+    loop.begin(start)
+    for step in range(start, batches.steps):
+        loop.step(step, batches, [next(parts) for _ in range(batches.shares.accumulate)], progress)
+    loop.end(batches.steps)
+
+
+class _Loop:
+    """One run's moving parts."""
+
+    def __init__(
+        self,
+        network: StudentNetwork,
+        wrapped: nn.Module,
+        prepared: Any,
+        optimiser: torch.optim.Optimizer,
+        label_text: Tensor | None,
+        how: Training,
+        run: RunFolder,
+        accelerator: Accelerator,
+    ) -> None:
+        self.network, self.wrapped, self.prepared, self.optimiser = network, wrapped, prepared, optimiser
+        self.label_text = None if label_text is None else label_text.to(accelerator.device)
+        self.how, self.run, self.accelerator = how, run, accelerator
+
+    def begin(self, step: int) -> None:
+        self.logged_step, self.sums = step, {}  # type: ignore[var-annotated]
+        self.logged_at = self.kept_at = time.monotonic()
+
+    def step(self, step: int, batches: Batches, parts: Sequence[Batch], progress: Progress) -> None:
+        rate = learning_rate(self.how.schedule, step, batches.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        found: dict[str, float] = {}
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with torch.enable_grad() if last else self.accelerator.no_sync(self.wrapped):
+                loss, each = self._loss(part)
+                self._check(step, loss)
+                self.accelerator.backward(loss / len(parts))
+            for name, value in {"loss": loss, **each}.items():
+                found[name] = found.get(name, 0.0) + value.item() / len(parts)
+        if self.how.schedule.gradient_clip:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.how.schedule.gradient_clip)
+        self.prepared.step()
+        self.prepared.zero_grad()
+        with torch.no_grad():
+            self.network.log_scale.clamp_(max=_LARGEST_LOG_SCALE)  # CLIP's ceiling
+        if self.accelerator.is_main_process:
+            self._record(step, batches, found, rate, progress)
+
+    def end(self, steps: int) -> None:
+        if self.accelerator.is_main_process:
+            checkpoints.write(self.run.checkpoints, steps, self.network, self.optimiser)
+
+    def _loss(self, part: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        device = self.accelerator.device
+        with self.accelerator.autocast():
+            ids = None if part.token_ids is None else part.token_ids.to(device)
+            image, text, scale = self.wrapped(part.pixels.to(device), ids)
+        inputs = LossInputs(
+            image=gather(image),
+            teacher_image=gather(part.teacher_image),
+            text=gather(text),
+            teacher_text=gather(part.teacher_text),
+            label=gather(part.label),
+            label_text=self.label_text,
+            group=gather(part.group),
+            scale=scale,
+        )
+        return total(inputs, self.how.terms)
+
+    def _check(self, step: int, loss: Tensor) -> None:
+        if bool(loss.isfinite()):
+            return
+        kept = checkpoints.find(self.run.checkpoints)
+        good = f"{kept[-1]} (step {checkpoints.step_of(kept[-1])})" if kept else "none was written yet"
+        raise TrainingFailed(
+            f"the loss is {loss.item()} at step {step}; the last good checkpoint: {good}",
+            hint="lower the learning rate, raise the temperature, or train in fp32",
+        )
+
+    def _record(self, step: int, batches: Batches, found: Mapping[str, float], rate: float, progress: Progress) -> None:
+        for name, value in found.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        done, now = step + 1, time.monotonic()
+        if done % _LOG_EVERY == 0 or done == batches.steps:
+            count = done - self.logged_step
+            speed = count * batches.shares.batch_size / (now - self.logged_at)
+            means = {name: round(value / count, 6) for name, value in self.sums.items()}
+            self.run.log({"step": done, **means, "learning_rate": rate, "pictures_per_second": round(speed, 1)})
+            epoch = step // batches.steps_an_epoch + 1
+            said = f"epoch {epoch} of {self.how.schedule.epochs}, step {done:,} of {batches.steps:,}"
+            progress(f"{said}, loss {means['loss']:.4f}, {speed:,.0f} pictures/s", done / batches.steps)
+            self.logged_step, self.logged_at, self.sums = done, now, {}
+        if now - self.kept_at >= self.how.checkpoint_seconds:
+            checkpoints.write(self.run.checkpoints, done, self.network, self.optimiser)
+            self.kept_at = time.monotonic()
+
+
+def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
+    """Of step `step`, from 0: a linear rise over the warm-up, then half a cosine down to zero."""
+    warmup = round(schedule.warmup * steps)
+    if step < warmup:
+        return schedule.learning_rate * (step + 1) / (warmup + 1)
+    return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def gather(rows: Tensor | None) -> Any:
+    """The rows of all processes, [B, ...] -> [processes * B, ...], through which gradients flow back."""
+    if rows is None or not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return rows
+    return torch.cat(cast(tuple[Tensor, ...], torch.distributed.nn.all_gather(rows)))
+
+
+def _groups(network: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
