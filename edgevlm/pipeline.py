@@ -163,31 +163,48 @@ class _Prepared:
     """A loaded model with its components, its parity samples and the reference's answers, for all targets."""
 
     def __init__(self, model: Model, request: Request, folder: Path) -> None:
-        import torch
-
         self.model = model
-        (folder / model.text.tokenizer_file).write_bytes(model.tokenizer_json)
-        self.tokenizer = Tokenizer(model.text, folder)
-        self.label_embeddings: torch.Tensor | None = None
-        programs = dict(model.programs)
+        self.labels = request.labels or model.labels
+        self.label_embeddings = model.label_embeddings
+        self.tokenizer: Tokenizer | None = None
+        if model.text is not None and model.tokenizer_json is not None:
+            (folder / model.text.tokenizer_file).write_bytes(model.tokenizer_json)
+            self.tokenizer = Tokenizer(model.text, folder)
         if request.labels is not None:
-            from edgevlm.models.classifier import classifier_program, embed_labels
+            self.label_embeddings = self._embed_labels(request.labels)
+        programs = dict(model.programs)
+        if self.label_embeddings is not None:
+            from edgevlm.models.classifier import classifier_program
 
-            labels.check_lengths(request.labels, self.tokenizer, model.text.context_length)
-            self.label_embeddings = embed_labels(
-                model.reference["encode_text"],
-                lambda texts: torch.from_numpy(self.tokenizer.encode(texts)),
-                request.labels.names,
-                request.labels.templates,
-            )
             programs["classify"] = classifier_program(
                 programs["encode_image"], self.label_embeddings, model.logit_scale
             )
         if request.image_only:
-            del programs["encode_text"]
+            programs.pop("encode_text", None)
             if "classify" in programs:
                 del programs["encode_image"]
         self.programs: Programs = programs
+
+    def _embed_labels(self, wanted: Labels) -> torch.Tensor:
+        import torch
+
+        from edgevlm.models.classifier import embed_labels
+
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            known = self.model.labels.names if self.model.labels else ()
+            raise UnsupportedError(
+                f"{self.model.source.name} has no text tower, so no other labels can be baked than its own: "
+                f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}",
+                hint="leave --labels out to bake those, or train a student that keeps a text tower",
+            )
+        labels.check_lengths(wanted, tokenizer, tokenizer.spec.context_length)
+        return embed_labels(
+            self.model.reference["encode_text"],
+            lambda texts: torch.from_numpy(tokenizer.encode(texts)),
+            wanted.names,
+            wanted.templates,
+        )
 
     @cached_property
     def samples(self) -> parity.Samples:
@@ -283,18 +300,18 @@ def _lower(converter: Converter, programs: Programs, recipe: Recipe, folder: Pat
 
 def _write_golden(source: _Prepared, folder: Path) -> None:
     """The tokenizer and the golden fixtures, answered by the float reference."""
-    has_text = "encode_text" in source.programs
-    if has_text:
-        (folder / source.model.text.tokenizer_file).write_bytes(source.model.tokenizer_json)
+    tokenizer = source.tokenizer if "encode_text" in source.programs else None
+    if tokenizer and source.model.tokenizer_json:
+        (folder / tokenizer.spec.tokenizer_file).write_bytes(source.model.tokenizer_json)
     pixels = golden.write_pictures(folder, source.model.image)
     images = source.embed("encode_image", np.concatenate(list(pixels.values())))
     has_image, has_labels = "encode_image" in source.programs, "classify" in source.programs
     label_scores = source.classify(images) if has_labels else None
     texts: list[golden.GoldenText] = []
     scores = np.zeros((len(images), 0), np.float32)
-    if has_text:
+    if tokenizer:
         words = golden.sample_texts()[:4]
-        ids = source.tokenizer.encode(words)
+        ids = tokenizer.encode(words)
         embeddings = source.embed("encode_text", ids)
         texts = [
             golden.GoldenText(text, tuple(row.tolist()), tuple(embedding.tolist()))
@@ -326,7 +343,7 @@ def _manifest(source: _Prepared, request: Request, target: str, files: Sequence[
         },
         image=model.image,
         text=model.text if "encode_text" in source.programs else None,
-        labels=request.labels,
+        labels=source.labels,
         embedding_dim=model.embedding_dim,
         logit_scale=model.logit_scale,
         embedding_space_id=_embedding_space_id(model, request.recipe),
@@ -341,7 +358,7 @@ def _manifest(source: _Prepared, request: Request, target: str, files: Sequence[
 
 def _embedding_space_id(model: Model, recipe: Recipe) -> str:
     """A hash of all that moves embeddings: an app indexes its pictures again when it changes."""
-    digest = hashlib.sha256(model.tokenizer_json)
+    digest = hashlib.sha256(model.tokenizer_json or b"")
     digest.update(json.dumps(schema.write([model.image, model.text, recipe.precision])).encode())
     for program in model.programs.values():
         for name, tensor in sorted(program.module.state_dict().items()):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgevlm.errors import CheckpointError
 from edgevlm.models import builtin, hub
 from edgevlm.models.hub import is_hub_id
+from edgevlm.models.students import layout
 
 if TYPE_CHECKING:
     from edgevlm.models.model import Model
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "clip": "CLIP: openai/clip-vit-base-patch32 and its kin, any sizes, any activation, either pooling rule",
     "siglip": "SigLIP and SigLIP 2 at a fixed resolution: google/siglip-base-patch16-224 and its kin",
+    "student": "students trained by edgevlm distill: the folder that it wrote",
 }
 
 
@@ -23,7 +25,7 @@ def load(name: str | Path = builtin.NAME, *, revision: str | None = None) -> Mod
     """Loads a model.
 
     Args:
-        name: `edgevlm-student`, a folder in Hugging Face format, or a hub id.
+        name: `edgevlm-student`, a folder in Hugging Face format or of a student, or a hub id.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
@@ -61,6 +63,8 @@ def _files(name: str | Path, revision: str | None) -> list[Path]:
                 hint="edgevlm models lists the built-in ones; a hub id looks like openai/clip-vit-base-patch32",
             )
         folder = hub.download(str(name), revision=revision)
+    if layout.is_student(folder):
+        return layout.list_files(folder)
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 

@@ -1,4 +1,4 @@
-"""Loads a CLIP or SigLIP checkpoint in Hugging Face format, from a folder or the hub."""
+"""Loads a CLIP or SigLIP checkpoint in Hugging Face format, or a student, from a folder or the hub."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import tokenizers
 from edgevlm import preprocessing, tokenizing
 from edgevlm.errors import CheckpointError, MissingDependency
 from edgevlm.models import hub
+from edgevlm.models.students.layout import MODEL_TYPE
 from edgevlm.spec import ImagePreprocessing, Source
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ def _load_folder(folder: Path, *, name: str, commit: str | None) -> Model:
     from edgevlm.models.network import build_network
 
     config_file = folder / "config.json"
-    config = _read_json(config_file)
+    config = read_json(config_file)
+    if config.get("model_type") == MODEL_TYPE:
+        from edgevlm.models.students import folder as student
+
+        return student.load(folder, name=name, commit=commit)
     network = build_network(config, where=str(config_file))
     files = weights.find_files(folder)
     image = _read_image_preprocessing(folder, network)
@@ -78,7 +83,7 @@ def _load_folder(folder: Path, *, name: str, commit: str | None) -> Model:
             name=name,
             family=config["model_type"],
             revision=commit or f"sha256:{weights.hash_files([config_file, *files])}",
-            licence=_read_licence(folder / "README.md"),
+            licence=read_licence(folder / "README.md"),
         ),
         image=image,
         text=tokenizer.spec,
@@ -89,6 +94,7 @@ def _load_folder(folder: Path, *, name: str, commit: str | None) -> Model:
             encode_image, encode_text, image=image, text=tokenizer.spec, embedding_dim=embedding_dim
         ),
         reference=_reference(network, image),
+        network=network,
     )
 
 
@@ -104,7 +110,7 @@ def _read_image_preprocessing(folder: Path, network: Network) -> ImagePreprocess
         )
     vision = network.config.vision_config
     image = preprocessing.from_config(
-        _read_json(path), where=str(path), image_size=(vision.image_size, vision.image_size)
+        read_json(path), where=str(path), image_size=(vision.image_size, vision.image_size)
     )
     if min(image.height, image.width) < vision.patch_size:
         raise CheckpointError(
@@ -130,25 +136,39 @@ def _reference(network: Network, image: ImagePreprocessing) -> dict[str, Callabl
     """transformers' own forward, between the programs' boundaries."""
     import torch
 
-    def unit_norm(features: torch.Tensor) -> torch.Tensor:
-        length: torch.Tensor = features.norm(dim=-1, keepdim=True)
-        return features / length
-
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (image.mean, image.std))
 
     @torch.no_grad()
     def encode_image(pixels: torch.Tensor) -> torch.Tensor:
-        normalised = (pixels * image.rescale - mean) / std
-        return unit_norm(network.get_image_features(normalised, interpolate_pos_encoding=True).pooler_output)
+        normalised = (pixels * image.rescale - mean.to(pixels.device)) / std.to(pixels.device)
+        return _unit_norm(network.get_image_features(normalised, interpolate_pos_encoding=True).pooler_output)
+
+    return {"encode_image": encode_image, "encode_text": text_reference(network)}
+
+
+def text_reference(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
+    """transformers' own forward of the text half of a `CLIPModel` or `SiglipModel`, which may be all there is.
+
+    It takes int32 [N, L] and returns unit vectors, float32 [N, D], on the network's device.
+    """
+    import torch
 
     @torch.no_grad()
     def encode_text(token_ids: torch.Tensor) -> torch.Tensor:
-        return unit_norm(network.get_text_features(token_ids.long()).pooler_output)
+        pooled = network.text_model(token_ids.long()).pooler_output
+        # CLIP's projection lies beside its text model, SigLIP's inside.
+        return _unit_norm(network.text_projection(pooled) if hasattr(network, "text_projection") else pooled)
 
-    return {"encode_image": encode_image, "encode_text": encode_text}
+    return encode_text
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def _unit_norm(features: torch.Tensor) -> torch.Tensor:
+    length: torch.Tensor = features.norm(dim=-1, keepdim=True)
+    return features / length
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """The object in a checkpoint's file; raises CheckpointError where it is missing, damaged or no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -163,7 +183,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     return value
 
 
-def _read_licence(readme: Path) -> str:
+def read_licence(readme: Path) -> str:
     """`license` of the model card's front matter (https://huggingface.co/docs/hub/model-cards), else `unknown`."""
     import yaml
 

@@ -54,7 +54,7 @@ class TextTower(nn.Module):
     def __init__(self, network: Network, text: TextPreprocessing) -> None:
         super().__init__()
         model, length = network.text_model, text.context_length
-        eot_id = network.config.text_config.eos_token_id
+        eot_id = model.config.eos_token_id
         self.token_embedding = model.embeddings.token_embedding
         self.register_buffer("positions", model.embeddings.position_embedding.weight.detach()[None, :length])
         self.register_buffer("mask", causal_mask(length))
@@ -86,10 +86,25 @@ def build_towers(
     Raises:
         CheckpointError: the config pools at another token than the tokenizer ends with.
     """
-    eot_id = network.config.text_config.eos_token_id
+    text_tower, embedding_dim = build_text_tower(network, text, where=f"{where}: text_config")
+    return ImageTower(network, image), text_tower, embedding_dim
+
+
+def build_text_tower(network: Network, text: TextPreprocessing, *, where: str) -> tuple[nn.Module, int]:
+    """The text program's module, which shares the network's weights, and the length of an embedding.
+
+    Args:
+        network: transformers' `CLIPModel`, or its text half (`edgevlm.models.network.build_text_half`), float32.
+        text: Sizes of what the module takes.
+        where: The text config's place, for errors.
+
+    Raises:
+        CheckpointError: the config pools at another token than the tokenizer ends with.
+    """
+    eot_id = network.text_model.config.eos_token_id
     if eot_id not in (_LEGACY_EOT_ID, text.eot_id):
         raise CheckpointError(
-            f"{where}: text_config.eos_token_id: expected the tokenizer's end of text, {text.eot_id}, got {eot_id!r}",
+            f"{where}.eos_token_id: expected the tokenizer's end of text, {text.eot_id}, got {eot_id!r}",
             hint="every text would be pooled at its first token; set eos_token_id to the tokenizer's",
         )
-    return ImageTower(network, image), TextTower(network, text), network.config.projection_dim
+    return TextTower(network, text), network.text_projection.out_features

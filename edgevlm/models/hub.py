@@ -23,6 +23,8 @@ _FILES = (
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
+    "text_tower/config.json",
+    "text_tower/model.safetensors",
 )
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 import transformers
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from torch import nn
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    SiglipConfig,
+    SiglipModel,
+    SiglipTextConfig,
+    SiglipTextModel,
+)
 from transformers.activations import ACT2FN
 
 from edgevlm.errors import CheckpointError
@@ -37,12 +47,52 @@ def build_network(config: Mapping[str, Any], *, where: str) -> Network:
     Raises:
         CheckpointError: a family that is not carried, or values from which no network can be built.
     """
-    config_class, network_class = _CLASSES[_family(config, where)]
+    return _build(*_CLASSES[_family(config, where)], config, _check, where)
+
+
+class SiglipTextHalf(nn.Module):
+    """A SigLIP's text half, in which its weights are called what they are in the whole."""
+
+    def __init__(self, config: SiglipTextConfig) -> None:
+        super().__init__()
+        self.text_model = SiglipTextModel(config)
+
+
+_TEXT_CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
+    "clip": (CLIPTextConfig, CLIPTextModelWithProjection),
+    "siglip": (SiglipTextConfig, SiglipTextHalf),
+}
+
+
+def build_text_half(config: Mapping[str, Any], family: str, *, where: str) -> Network:
+    """The text half of a dual encoder: `text_model`, and CLIP's `text_projection`; else as `build_network`.
+
+    Args:
+        config: The content of its own `config.json`, whose `model_type` is `clip_text_model` or `siglip_text_model`.
+        family: `clip` or `siglip`.
+        where: The file's name, for errors.
+
+    Raises:
+        CheckpointError: another family, or values from which no network can be built.
+    """
+    expected = f"{family}_text_model"
+    if config.get("model_type") != expected:
+        raise CheckpointError(f"{where}: model_type: expected {expected}, got {config.get('model_type')!r}")
+    return _build(*_TEXT_CLASSES[family], config, _check_text, where)
+
+
+def _build(
+    config_class: type[Any],
+    network_class: type[Any],
+    config: Mapping[str, Any],
+    check: Callable[[Any, str], None],
+    where: str,
+) -> Network:
     # Whatever transformers raises here, of many kinds, it raises about the config.
     try:
         with _quiet(), torch.device("meta"):
             parsed = config_class.from_dict(dict(config))
-            _check(parsed, where)
+            check(parsed, where)
             network = network_class(parsed)
     except CheckpointError:
         raise
@@ -65,20 +115,8 @@ def _family(config: Mapping[str, Any], where: str) -> str:
 
 def _check(config: Any, where: str) -> None:
     """Refuses what transformers would only fail at later, or misread."""
-    for tower, sizes in (("text_config", _TEXT_SIZES), ("vision_config", _VISION_SIZES)):
-        values, place = getattr(config, tower), f"{where}: {tower}"
-        for key in (*_SIZES, *sizes):
-            _check_positive(getattr(values, key), f"{place}.{key}")
-        if values.hidden_size % values.num_attention_heads:
-            raise CheckpointError(
-                f"{place}: expected a hidden_size that num_attention_heads divides, "
-                f"got {values.hidden_size} and {values.num_attention_heads}"
-            )
-        if values.hidden_act not in ACT2FN:
-            raise CheckpointError(
-                f"{place}.hidden_act: expected a name that transformers knows, such as quick_gelu, gelu or "
-                f"gelu_pytorch_tanh, got {values.hidden_act!r}"
-            )
+    _check_text(config.text_config, f"{where}: text_config")
+    _check_tower(config.vision_config, _VISION_SIZES, f"{where}: vision_config")
     vision = config.vision_config
     if vision.num_channels != 3:
         raise CheckpointError(f"{where}: vision_config.num_channels: expected 3, got {vision.num_channels}")
@@ -86,6 +124,25 @@ def _check(config: Any, where: str) -> None:
         raise CheckpointError(
             f"{where}: vision_config.patch_size: expected at most image_size, {vision.image_size}, "
             f"got {vision.patch_size}"
+        )
+
+
+def _check_text(config: Any, place: str) -> None:
+    _check_tower(config, _TEXT_SIZES, place)
+
+
+def _check_tower(values: Any, sizes: tuple[str, ...], place: str) -> None:
+    for key in (*_SIZES, *sizes):
+        _check_positive(getattr(values, key), f"{place}.{key}")
+    if values.hidden_size % values.num_attention_heads:
+        raise CheckpointError(
+            f"{place}: expected a hidden_size that num_attention_heads divides, "
+            f"got {values.hidden_size} and {values.num_attention_heads}"
+        )
+    if values.hidden_act not in ACT2FN:
+        raise CheckpointError(
+            f"{place}.hidden_act: expected a name that transformers knows, such as quick_gelu, gelu or "
+            f"gelu_pytorch_tanh, got {values.hidden_act!r}"
         )
 
 

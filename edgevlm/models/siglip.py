@@ -111,7 +111,19 @@ def build_towers(
             f"{where}: expected embeddings of one length, got {vision_config.hidden_size} for pictures "
             f"(vision_config.hidden_size) and {text_config.projection_size} for texts (text_config.projection_size)"
         )
-    return ImageTower(network, image), TextTower(network, text), vision_config.hidden_size
+    text_tower, embedding_dim = build_text_tower(network, text, where=where)
+    return ImageTower(network, image), text_tower, embedding_dim
+
+
+def build_text_tower(network: Network, text: TextPreprocessing, *, where: str) -> tuple[nn.Module, int]:
+    """The text program's module, which shares the network's weights, and the length of an embedding.
+
+    Args:
+        network: transformers' `SiglipModel`, or its text half (`edgevlm.models.network.build_text_half`), float32.
+        text: Sizes of what the module takes.
+        where: The text config's place, for errors.
+    """
+    return TextTower(network, text), network.text_model.config.projection_size
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:

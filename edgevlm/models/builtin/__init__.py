@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevlm.spec import ImagePreprocessing, Source, TextPreprocessing
+from edgevlm.spec import Source, TextPreprocessing
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from edgevlm.models.model import Model
 
 NAME = "edgevlm-student"
@@ -27,13 +25,13 @@ def figures() -> dict[str, Any]:
 
 def load(weights: Path = WEIGHTS, tokenizer: Path = TOKENIZER) -> Model:
     """The student as a model, in float32."""
-    from copy import deepcopy
-
     from safetensors.torch import load_file
 
     from edgevlm.bundle import hash_file
     from edgevlm.models.model import Model, assemble_programs
     from edgevlm.models.student import Student, StudentConfig
+    from edgevlm.models.students.config import square_pictures
+    from edgevlm.models.students.reparameterised import fuse
 
     config = StudentConfig()
     student = Student(config)
@@ -41,18 +39,7 @@ def load(weights: Path = WEIGHTS, tokenizer: Path = TOKENIZER) -> Model:
     # BatchNorm's step counters are integers, of no use after training, and not in the file.
     student.load_state_dict(tensors | {n: v for n, v in student.state_dict().items() if not v.is_floating_point()})
     student.eval().requires_grad_(False)
-    image = ImagePreprocessing(
-        height=config.image_size,
-        width=config.image_size,
-        resize="shortest_edge",
-        resize_height=config.image_size,
-        resize_width=config.image_size,
-        resample="bicubic",
-        centre_crop=True,
-        rescale=1 / 255,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-    )
+    image = square_pictures(config.image_size)
     text = TextPreprocessing(
         context_length=config.context_length,
         pad_id=config.eot_id,
@@ -61,8 +48,6 @@ def load(weights: Path = WEIGHTS, tokenizer: Path = TOKENIZER) -> Model:
         lower_case=True,
         tokenizer_file="tokenizer.json",
     )
-    image_tower = deepcopy(student.image)
-    _fuse(image_tower.stem)
     return Model(
         source=Source(NAME, "student", f"sha256:{hash_file(weights)}", "Apache-2.0"),
         image=image,
@@ -71,20 +56,8 @@ def load(weights: Path = WEIGHTS, tokenizer: Path = TOKENIZER) -> Model:
         embedding_dim=config.embedding_dim,
         logit_scale=float(student.log_scale.exp()),
         programs=assemble_programs(
-            image_tower, student.text, image=image, text=text, embedding_dim=config.embedding_dim
+            fuse(student.image), student.text, image=image, text=text, embedding_dim=config.embedding_dim
         ),
         reference={"encode_image": student.image, "encode_text": student.text},
+        network=student,
     )
-
-
-def _fuse(layers: nn.Sequential) -> None:
-    """Folds each BatchNorm into the convolution before it, in place, as on the device."""
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    for index, layer in enumerate(layers):
-        if isinstance(layer, nn.BatchNorm2d):
-            layers[index - 1] = fuse_conv_bn_eval(layers[index - 1], layer)  # type: ignore[type-var]
-            layers[index] = nn.Identity()
-        elif inner := getattr(layer, "layers", None):
-            _fuse(inner)

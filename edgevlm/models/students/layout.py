@@ -1,0 +1,33 @@
+"""Which files make a student's folder; needs no framework, so that a folder can be recognised and hashed without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+MODEL_TYPE: Literal["edgevlm-student"] = "edgevlm-student"
+FORMAT_VERSION = 1
+TEXT_TOWER = "text_tower"
+_FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "README.md",
+    f"{TEXT_TOWER}/config.json",
+    f"{TEXT_TOWER}/model.safetensors",
+)
+
+
+def is_student(folder: Path) -> bool:
+    """Whether its `config.json` says so."""
+    try:
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == MODEL_TYPE
+
+
+def list_files(folder: Path) -> list[Path]:
+    """The student's own files that are there; what else the folder holds, such as a run's log, is not its."""
+    return [folder / name for name in _FILES if (folder / name).is_file()]

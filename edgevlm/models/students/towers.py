@@ -1,0 +1,102 @@
+"""Builds towers from their configs, and counts what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgevlm.errors import CheckpointError
+from edgevlm.models import student
+from edgevlm.models.students import hybrid, vit
+from edgevlm.models.students.config import GridConfig, HybridConfig, ImageTowerConfig, TextTowerConfig, VitConfig
+from edgevlm.models.students.reparameterised import fuse
+from edgevlm.spec import TextPreprocessing
+
+__all__ = ["Cost", "build_image_tower", "build_text_tower", "cost", "fuse", "multiply_adds", "parameters"]
+
+
+def build_image_tower(config: ImageTowerConfig, embedding_dim: int) -> nn.Module:
+    """A tower in its training form, with fresh weights from torch's own random numbers, in training mode.
+
+    It takes float32 pixels [N, 3, S, S] in 0..255 with S = `config.image_size`, normalises them to -1..1 itself, and
+    returns unit vectors, float32 [N, embedding_dim].
+    """
+    match config:
+        case VitConfig():
+            return vit.ImageTower(config, embedding_dim)
+        case HybridConfig():
+            return hybrid.ImageTower(config, embedding_dim)
+        case GridConfig():
+            return student.ImageTower(
+                student.StudentConfig(
+                    image_size=config.image_size,
+                    stem_channels=config.stem_channels,
+                    image_width=config.width,
+                    image_blocks=config.blocks,
+                    heads=config.heads,
+                    token_features=config.token_features,
+                    embedding_dim=embedding_dim,
+                )
+            )
+
+
+def build_text_tower(config: TextTowerConfig, text: TextPreprocessing, embedding_dim: int) -> student.TextTower:
+    """A small text tower with fresh weights: int32 [N, T] -> unit vectors, float32 [N, embedding_dim].
+
+    Args:
+        config: Its sizes.
+        text: The tokenizer's rules: T is at most its `context_length`, and a text's embedding is read at `eot_id`.
+        embedding_dim: Length of an embedding.
+
+    Raises:
+        CheckpointError: the tokenizer ends its texts with no id of its own.
+    """
+    if text.eot_id is None:
+        raise CheckpointError("a small text tower needs a tokenizer that ends its texts, got one without an eot_id")
+    return student.TextTower(
+        student.StudentConfig(
+            text_width=config.width,
+            text_blocks=config.blocks,
+            heads=config.heads,
+            vocabulary_size=config.vocabulary_size,
+            context_length=text.context_length,
+            eot_id=text.eot_id,
+            embedding_dim=embedding_dim,
+        )
+    )
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of weights."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def multiply_adds(tower: nn.Module, image_size: int) -> int:
+    """Multiplications with addition that one picture takes: those of convolutions and matrix products."""
+    pixels = torch.zeros(1, 3, image_size, image_size, device=next(tower.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        tower(pixels)
+    return int(counter.get_total_flops()) // 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an image tower takes on the device, fused.
+
+    Attributes:
+        parameters: Number of weights.
+        multiply_adds: For one picture.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+
+def cost(config: ImageTowerConfig, embedding_dim: int) -> Cost:
+    """Counted on shapes alone, without weights."""
+    with torch.device("meta"):
+        tower = fuse(build_image_tower(config, embedding_dim))
+        return Cost(parameters(tower), multiply_adds(tower, config.image_size))
