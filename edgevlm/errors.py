@@ -6,6 +6,7 @@ EdgeVLMError
  │    ├── RecipeError               a recipe with unknown keys or values
  │    ├── LabelError                a label file that cannot be baked
  │    ├── ImageError                a picture that cannot be decoded
+ │    ├── DataError                 a dataset that cannot be read as what it says it is
  │    ├── OutputError               an output that exists, cannot be written, or does not fit
  │    ├── BundleError               a bundle that is damaged or not one
  │    ├── TensorError               a session input with the wrong name, dtype or shape
@@ -53,6 +54,10 @@ class LabelError(InputError):
 
 class ImageError(InputError):
     """A picture is truncated, too large, or not a picture."""
+
+
+class DataError(InputError):
+    """A dataset is missing, damaged, of an unknown form, or lacks the words that a task needs."""
 
 
 class OutputError(InputError):
