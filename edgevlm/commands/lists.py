@@ -36,13 +36,17 @@ def targets(as_json: bool) -> None:
 @click.command()
 @as_json
 def models(as_json: bool) -> None:
-    """List the built-in models and the families of checkpoints that can be converted."""
-    from edgevlm import report
+    """List the built-in models, the families of checkpoints that can be converted, and the students to distill."""
+    from edgevlm import report, schema
     from edgevlm.models import builtin, catalogue
+    from edgevlm.models.students.presets import COST_DIM, COSTS, PRESETS
 
     accuracy = builtin.figures()["accuracy"]
     if as_json:
-        report.print_json({"builtin": {builtin.NAME: builtin.figures()}, "families": catalogue.FAMILIES})
+        students = {name: {**schema.write(PRESETS[name]), **schema.write(cost)} for name, cost in COSTS.items()}
+        report.print_json(
+            {"builtin": {builtin.NAME: builtin.figures()}, "families": catalogue.FAMILIES, "students": students}
+        )
         return
     said = (
         f"built in: 64x64 pictures of simple scenes; top-1 among 50 descriptions {accuracy['train']['top1']:.1%}, "
@@ -51,6 +55,14 @@ def models(as_json: bool) -> None:
     )
     rows = [(builtin.NAME, said), *((f"{family} checkpoints", what) for family, what in catalogue.FAMILIES.items())]
     report.table(None, ("model", "what it is"), rows)
+    report.table(
+        f"Students to distill: image towers, embeddings of {COST_DIM}",
+        ("student", ">pixels", ">M parameters", ">M multiply-adds"),
+        [
+            (name, str(PRESETS[name].image_size), f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e6:,.0f}")
+            for name, cost in COSTS.items()
+        ],
+    )
 
 
 @click.command()

@@ -107,6 +107,19 @@ class TextTowerConfig:
     family: Literal["small"] = "small"
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What an image tower takes on the device, fused.
+
+    Attributes:
+        parameters: Number of weights.
+        multiply_adds: For one picture.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+
 def read_image_tower(data: Mapping[str, Any], *, where: str, error: type[EdgeVLMError]) -> ImageTowerConfig:
     """The config that `schema.write` wrote.
 

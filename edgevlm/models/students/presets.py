@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from edgevlm.errors import InputError
 from edgevlm.models.students.config import (
+    Cost,
     GridConfig,
     HybridConfig,
     ImageTowerConfig,
@@ -29,6 +30,25 @@ PRESETS: dict[str, ImageTowerConfig] = {
     "grid-xs": GridConfig(64, stem_channels=(24, 48, 96), width=128, blocks=2, heads=4, token_features=16),
     "grid-s": GridConfig(64, stem_channels=(32, 64, 128), width=192, blocks=2, heads=4, token_features=24),
 }
+
+COST_DIM = 512
+COSTS: dict[str, Cost] = {
+    "vit-xxs": Cost(132_800, 7_110_656),
+    "vit-xs": Cost(447_264, 27_967_488),
+    "vit-s": Cost(1_742_400, 110_198_784),
+    "vit-m": Cost(5_632_768, 868_352_000),
+    "vit-l": Cost(12_401_280, 2_606_137_344),
+    "hybrid-xxs": Cost(150_216, 5_121_536),
+    "hybrid-xs": Cost(480_736, 13_906_944),
+    "hybrid-s": Cost(1_642_368, 69_506_560),
+    "hybrid-m": Cost(5_527_216, 494_421_632),
+    "hybrid-l": Cost(12_011_968, 1_559_092_480),
+    "grid-xxs": Cost(665_660, 24_109_056),
+    "grid-xs": Cost(1_039_656, 46_407_680),
+    "grid-s": Cost(1_857_400, 91_619_328),
+}
+"""What each takes at its own image size, with embeddings of `COST_DIM` numbers. Written down, since counting loads
+torch; a test counts again."""
 
 # Width, blocks, heads.
 TEXT_PRESETS: dict[str, tuple[int, int, int]] = {

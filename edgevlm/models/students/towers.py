@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,11 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgevlm.errors import CheckpointError
 from edgevlm.models import student
 from edgevlm.models.students import hybrid, vit
-from edgevlm.models.students.config import GridConfig, HybridConfig, ImageTowerConfig, TextTowerConfig, VitConfig
+from edgevlm.models.students.config import Cost, GridConfig, HybridConfig, ImageTowerConfig, TextTowerConfig, VitConfig
 from edgevlm.models.students.reparameterised import fuse
 from edgevlm.spec import TextPreprocessing
-
-__all__ = ["Cost", "build_image_tower", "build_text_tower", "cost", "fuse", "multiply_adds", "parameters"]
 
 
 def build_image_tower(config: ImageTowerConfig, embedding_dim: int) -> nn.Module:
@@ -80,19 +76,6 @@ def multiply_adds(tower: nn.Module, image_size: int) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tower(pixels)
     return int(counter.get_total_flops()) // 2
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an image tower takes on the device, fused.
-
-    Attributes:
-        parameters: Number of weights.
-        multiply_adds: For one picture.
-    """
-
-    parameters: int
-    multiply_adds: int
 
 
 def cost(config: ImageTowerConfig, embedding_dim: int) -> Cost:
