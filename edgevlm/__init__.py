@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgevlm.api import BundleModel, convert, open
+    from edgevlm.api import convert, open
     from edgevlm.bundle import Bundle
+    from edgevlm.bundle_model import BundleModel
+    from edgevlm.evaluation.evaluation import evaluate
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "BundleModel", "__version__", "convert", "open"]
+__all__ = ["Bundle", "BundleModel", "__version__", "convert", "evaluate", "open"]
+
+# Imported when first used, so that `edgevlm --help` answers at once.
+_HOMES = {
+    "Bundle": "edgevlm.bundle",
+    "BundleModel": "edgevlm.bundle_model",
+    "convert": "edgevlm.api",
+    "evaluate": "edgevlm.evaluation.evaluation",
+    "open": "edgevlm.api",
+}
 
 # At the checkout's root Python finds this folder before the installed package, and with it only this third of
 # the house; the siblings `converters/`, `runtimes/` and `benchmarks/` are found once the root is on the path.
@@ -20,13 +32,6 @@ if (_checkout / "pyproject.toml").is_file() and str(_checkout) not in __path__:
 
 
 def __getattr__(name: str) -> Any:
-    # The API is imported when it is first used, so that `edgevlm --help` answers at once.
-    if name in ("BundleModel", "convert", "open"):
-        from edgevlm import api
-
-        return getattr(api, name)
-    if name == "Bundle":
-        from edgevlm.bundle import Bundle
-
-        return Bundle
-    raise AttributeError(f"module 'edgevlm' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgevlm' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

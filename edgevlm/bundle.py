@@ -196,7 +196,7 @@ def staged(destination: Path, *, force: bool) -> Iterator[Stage]:
             with interrupts.put_off():
                 _swap(folder, stage.destination)
     except OSError as error:
-        raise _output_error(error, destination) from error
+        raise output_error(error, destination) from error
 
 
 def refuse_existing(destination: Path, *, force: bool) -> None:
@@ -229,7 +229,8 @@ def _swap(folder: Path, destination: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _output_error(error: OSError, destination: Path) -> OutputError:
+def output_error(error: OSError, destination: Path) -> OutputError:
+    """What an OSError while writing `destination` means to a user: a full disk, or a folder that is not theirs."""
     # shutil.copytree gathers its errors in one that has no number.
     if error.errno in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
         free = shutil.disk_usage(destination.parent).free if destination.parent.exists() else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
@@ -26,12 +27,21 @@ BAR_WIDTH = 24
 
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object on stdout, with `schema_version` first."""
-    print(json.dumps({"schema_version": SCHEMA_VERSION} | data, indent=2, ensure_ascii=False))
+    print(json_text(data))
+
+
+def json_text(data: dict[str, Any]) -> str:
+    """The same as text, for a file."""
+    return json.dumps({"schema_version": SCHEMA_VERSION} | data, indent=2, ensure_ascii=False)
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Shows a bar on stderr while the block runs, if that is a terminal, and keeps the backends' chatter off it."""
+def progress_bar(*, log_seconds: float | None = None) -> Iterator[Progress]:
+    """Shows a bar on stderr while the block runs, if that is a terminal, and keeps the backends' chatter off it.
+
+    Args:
+        log_seconds: Where stderr is no terminal, say a line this often; None says nothing.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -42,8 +52,14 @@ def progress_bar() -> Iterator[Progress]:
     ):
         task = bar.add_task("starting", total=None)
 
+        said = -float("inf")
+
         def tell(stage: str, share: float | None) -> None:
+            nonlocal said
             bar.update(task, description=stage, total=None if share is None else 1.0, completed=share or 0.0)
+            if bar.disable and log_seconds is not None and time.monotonic() - said >= log_seconds:
+                print(stage, file=stderr, flush=True)
+                said = time.monotonic()
 
         yield tell
 
@@ -80,8 +96,8 @@ def table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[st
     for row in rows:
         grid.add_row(*row)
     # Piped, a table is as wide as it needs to be: something else will cut it.
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(highlight=False, width=160)).print(grid)
+    console = Console(highlight=False, emoji=False)
+    (console if console.is_terminal else Console(highlight=False, emoji=False, width=160)).print(grid)
 
 
 def outcomes(found: Sequence[Outcome]) -> None:

@@ -73,6 +73,23 @@ class Tokenizer:
         self.spec = spec
         self._tokenizer = _parse(_read(path), str(path))
 
+    @classmethod
+    def from_bytes(cls, spec: TextPreprocessing, tokenizer_json: bytes) -> Tokenizer:
+        """The tokenizer whose file has that content.
+
+        Raises:
+            CheckpointError: the content is damaged.
+        """
+        tokenizer = cls.__new__(cls)
+        tokenizer.spec = spec
+        tokenizer._tokenizer = _parse(tokenizer_json, spec.tokenizer_file)
+        return tokenizer
+
+    @property
+    def highest_id(self) -> int:
+        """The highest token id: an embedding table needs a row more."""
+        return max(self._tokenizer.get_vocab().values())
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.int32]:
         """Tokenizes, cuts to the context and pads on the right. A cut text still ends with `eot_id`.
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from edgevlm.distill import recipe
-from edgevlm.distill.losses import LOSSES, LossInputs, Term, total
+from edgevlm.distillation import recipe
+from edgevlm.distillation.losses import LOSSES, LossInputs, Term, total
 from edgevlm.errors import RecipeError
 
 Rows = list[list[float]]

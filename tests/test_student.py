@@ -11,7 +11,7 @@ import torch
 
 from edgevlm.data.captions import caption, vocabulary
 from edgevlm.data.scenes import Scenes, variants
-from edgevlm.evaluate.scene_zero_shot import CANDIDATES, VARIED, distractors
+from edgevlm.evaluation.scene_zero_shot import CANDIDATES, VARIED, distractors
 from edgevlm.models import builtin, catalogue
 from edgevlm.models.model_card import model_card
 from edgevlm.models.student_training import (

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from edgevlm.data.captions import caption, leave_open, vocabulary
 from edgevlm.data.scenes import ATTRIBUTES, AXES, CELLS, COUNTS, Scene, Scenes, Split, variants
-from edgevlm.evaluate.scene_zero_shot import VARIED, SceneAccuracy, measure
+from edgevlm.evaluation.scene_zero_shot import VARIED, SceneAccuracy, measure
 from edgevlm.models.model_card import model_card
 from edgevlm.models.student import Student, StudentConfig
 

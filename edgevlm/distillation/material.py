@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm.data.dataset import Dataset
-from edgevlm.distill import teacher_cache
-from edgevlm.distill.recipe import DistillRecipe
-from edgevlm.distill.teacher import Teacher, average_texts
-from edgevlm.distill.teacher_cache import Embeddings, Progress
-from edgevlm.enrich.descriptions import Descriptions, label_texts
+from edgevlm.distillation import teacher_cache
+from edgevlm.distillation.recipe import DistillRecipe
+from edgevlm.distillation.teacher import Teacher, average_texts
+from edgevlm.distillation.teacher_cache import Embeddings, Progress
+from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError
 
 F32 = NDArray[np.float32]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevlm.distill import checkpoints
+from edgevlm.distillation import checkpoints
 from edgevlm.errors import OutputError
 
 _RUN, _METRICS, _DONE = "run.json", "metrics.jsonl", "config.json"

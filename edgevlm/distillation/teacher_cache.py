@@ -26,9 +26,9 @@ from PIL import Image
 
 from edgevlm.bundle import hash_file
 from edgevlm.data.dataset import Dataset
-from edgevlm.distill.augmentation import view
-from edgevlm.distill.recipe import Augmentation
-from edgevlm.distill.teacher import Teacher
+from edgevlm.distillation.augmentation import view
+from edgevlm.distillation.recipe import Augmentation
+from edgevlm.distillation.teacher import Teacher
 from edgevlm.errors import ImageError
 
 SHARD = 1024
@@ -173,7 +173,7 @@ def fill_pictures(
 
     def compute(rows: range) -> tuple[F32, dict[int, str]]:
         embeddings = np.zeros((len(rows), views, teacher.dim if teacher else 1), np.float32)
-        unreadable = {}
+        unreadable: dict[int, str] = {}
         with ThreadPoolExecutor(2) as pool:
             for some in _batches(rows, max(1, _AT_ONCE // views)):
                 found = dict(zip(some, pool.map(read, some), strict=True))

@@ -1,4 +1,4 @@
-"""The training loop, on Hugging Face Accelerate: one process or many, on one machine or several, in float32 or bfloat16.
+"""The training loop, on Hugging Face Accelerate: one process or many, on one machine or several, float32 or bfloat16.
 
 Losses over a batch see the pictures of all processes: embeddings are gathered with their gradients, so that the
 number of processes changes the speed and not the result.
@@ -14,16 +14,16 @@ from typing import Any, cast
 
 import torch
 import torch.distributed.nn
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from edgevlm.distill import checkpoints
-from edgevlm.distill.batches import Batch, Batches
-from edgevlm.distill.losses import LossInputs, Term, total
-from edgevlm.distill.recipe import Schedule
-from edgevlm.distill.run_folder import RunFolder
-from edgevlm.distill.teacher_cache import Progress
+from edgevlm.distillation import checkpoints
+from edgevlm.distillation.batches import Batch, Batches
+from edgevlm.distillation.losses import LossInputs, Term, total
+from edgevlm.distillation.recipe import Schedule
+from edgevlm.distillation.run_folder import RunFolder
+from edgevlm.distillation.teacher_cache import Progress
 from edgevlm.errors import TrainingFailed
 
 _LOG_EVERY = 10
@@ -76,8 +76,8 @@ def train(
     run: RunFolder,
     accelerator: Accelerator,
     progress: Progress,
-) -> None:
-    """Trains `network` in place, from the run's newest checkpoint if it has one.
+) -> int:
+    """Trains `network` in place, from the run's newest checkpoint if it has one; gives that one's step, else 0.
 
     Raises:
         TrainingFailed: the loss is not finite; names the step and the last good checkpoint.
@@ -102,6 +102,7 @@ def train(
     for step in range(start, batches.steps):
         loop.step(step, batches, [next(parts) for _ in range(batches.shares.accumulate)], progress)
     loop.end(batches.steps)
+    return start
 
 
 class _Loop:
@@ -121,9 +122,10 @@ class _Loop:
         self.network, self.wrapped, self.prepared, self.optimiser = network, wrapped, prepared, optimiser
         self.label_text = None if label_text is None else label_text.to(accelerator.device)
         self.how, self.run, self.accelerator = how, run, accelerator
+        self.sums: dict[str, float] = {}
 
     def begin(self, step: int) -> None:
-        self.logged_step, self.sums = step, {}  # type: ignore[var-annotated]
+        self.logged_step = step
         self.logged_at = self.kept_at = time.monotonic()
 
     def step(self, step: int, batches: Batches, parts: Sequence[Batch], progress: Progress) -> None:
@@ -190,7 +192,9 @@ class _Loop:
             self.run.log({"step": done, **means, "learning_rate": rate, "pictures_per_second": round(speed, 1)})
             epoch = step // batches.steps_an_epoch + 1
             said = f"epoch {epoch} of {self.how.schedule.epochs}, step {done:,} of {batches.steps:,}"
-            progress(f"{said}, loss {means['loss']:.4f}, {speed:,.0f} pictures/s", done / batches.steps)
+            left = (batches.steps - done) * batches.shares.batch_size / speed
+            said += f", loss {means['loss']:.4f}, {speed:,.0f} pictures/s, {_minutes(left)} left"
+            progress(said, done / batches.steps)
             self.logged_step, self.logged_at, self.sums = done, now, {}
         if now - self.kept_at >= self.how.checkpoint_seconds:
             checkpoints.write(self.run.checkpoints, done, self.network, self.optimiser)
@@ -205,11 +209,18 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
     return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
+def _minutes(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else "under a minute"
+    )
+
+
 def gather(rows: Tensor | None) -> Any:
     """The rows of all processes, [B, ...] -> [processes * B, ...], through which gradients flow back."""
     if rows is None or not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return rows
-    return torch.cat(cast(tuple[Tensor, ...], torch.distributed.nn.all_gather(rows)))
+    return torch.cat(cast(tuple[Tensor, ...], torch.distributed.nn.all_gather(rows)))  # type: ignore[no-untyped-call]
 
 
 def _groups(network: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ and so easier to read; CE is what TinyCLIP and MobileCLIP log.
 
 MobileCLIP's distillation loss (Vasu et al., arXiv 2311.17049) is `relational`: the mean of both directions' KL, a fixed
 teacher temperature, a learned student one; the authors' code computes its CE twin. With several teachers the paper
-averages the members' distributions; here their cosines are averaged before the softmax (`edgevlm.distill.teacher`).
+averages the members' distributions; here `edgevlm.distillation.teacher` averages their cosines before the softmax.
 """
 
 from __future__ import annotations

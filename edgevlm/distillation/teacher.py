@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +31,7 @@ class Teacher:
         device: Where it runs, such as `cpu` or `cuda:0`.
 
     Attributes:
+        names, models: As given, and loaded.
         dim: Length of an embedding.
         fingerprint: Hash of the members' files.
         logit_scale: Factor on the cosine that it was trained with; the geometric mean of an ensemble's.
@@ -41,14 +41,15 @@ class Teacher:
         self.names = tuple(str(name) for name in names)
         self.device = device
         self.models = tuple(catalogue.load(name) for name in names)
+        self._tokenizers = []
         for name, model in zip(self.names, self.models, strict=True):
-            if model.text is None:
+            if model.text is None or model.tokenizer_json is None:
                 raise UnsupportedError(
                     f"{name} has no text tower, so it cannot teach",
                     hint="give the dual encoder that it was distilled from",
                 )
             model.network.to(device)
-        self._tokenizers = tuple(map(_open_tokenizer, self.models))
+            self._tokenizers.append(Tokenizer.from_bytes(model.text, model.tokenizer_json))
         self.dim = sum(model.embedding_dim for model in self.models)
         self.fingerprint = hashlib.sha256("".join(map(catalogue.fingerprint, names)).encode()).hexdigest()
         self.logit_scale = float(np.exp(np.mean([np.log(model.logit_scale) for model in self.models])))
@@ -87,9 +88,3 @@ def average_texts(teacher: Teacher, texts: Sequence[Sequence[str]]) -> F32:
     ends = np.cumsum([len(several) for several in texts])[:-1]
     means = np.stack([part.mean(0) for part in np.split(embeddings, ends)])
     return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
-
-
-def _open_tokenizer(model: object) -> Tokenizer:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / model.text.tokenizer_file).write_bytes(model.tokenizer_json)  # type: ignore[attr-defined]
-        return Tokenizer(model.text, Path(folder))  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import random
 
 from PIL import Image, ImageEnhance, ImageOps
 
-from edgevlm.distill.recipe import Augmentation
+from edgevlm.distillation.recipe import Augmentation
 
 
 def view(image: Image.Image, how: Augmentation, draws: random.Random) -> Image.Image:

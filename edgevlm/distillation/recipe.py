@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgevlm import schema
 from edgevlm.errors import RecipeError
+from edgevlm.models.students.presets import TEXT_PRESETS
 
-TextTowerKind = Literal["teacher", "small", "none"]
-_SHIPPED = files("edgevlm.distill.recipes")
+_SHIPPED = files("edgevlm.distillation.recipes")
+TEXT_TOWERS = ("teacher", "none", *TEXT_PRESETS)
 BUILTIN = ("ood", "tinyclip", "clip-kd", "mobileclip", "labels-only")
 
 
@@ -28,7 +29,7 @@ class LossTerm:
     """One summand of the training loss.
 
     Attributes:
-        loss: Its name in `edgevlm.distill.losses`.
+        loss: Its name in `edgevlm.distillation.losses`.
         weight: Its factor.
         options: Its options by name, such as `temperature`; the loss's own defaults where left out.
     """
@@ -93,13 +94,23 @@ class FewShot:
 
 @dataclass(frozen=True)
 class DistillRecipe:
-    """A resolved recipe, as it is written beside the student."""
+    """A resolved recipe, as it is written beside the student.
+
+    Attributes:
+        name: Its own.
+        losses: They are added.
+        summary: What it is for.
+        templates: Prompts in which `{}` stands for a label; a picture is paired with any of them.
+        text_tower: `teacher` keeps the teacher's, one of `TEXT_PRESETS` trains a small one along, `none` bakes the
+            labels.
+        schedule, augmentation, few_shot: See there.
+    """
 
     name: str
     losses: tuple[LossTerm, ...]
     summary: str = ""
     templates: tuple[str, ...] = ("a photo of a {}",)
-    text_tower: TextTowerKind = "teacher"
+    text_tower: str = "teacher"
     schedule: Schedule = Schedule()
     augmentation: Augmentation = Augmentation()
     few_shot: FewShot = FewShot()
@@ -152,6 +163,7 @@ def _check(recipe: DistillRecipe, where: str) -> None:
         ("losses", recipe.losses, len(recipe.losses) > 0, "at least one loss"),
         ("templates", recipe.templates, bool(recipe.templates), "at least one template"),
         ("templates", recipe.templates, all("{}" in text for text in recipe.templates), "{} in every template"),
+        ("text_tower", recipe.text_tower, recipe.text_tower in TEXT_TOWERS, f"one of {', '.join(TEXT_TOWERS)}"),
         ("schedule.epochs", schedule.epochs, schedule.epochs >= 1, "at least 1"),
         ("schedule.batch_size", schedule.batch_size, schedule.batch_size >= 2, "at least 2"),
         ("schedule.learning_rate", schedule.learning_rate, schedule.learning_rate > 0, "a number above 0"),

@@ -1,0 +1,162 @@
+"""`edgevlm distill`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from edgevlm.commands.options import PATH, as_json
+from edgevlm.errors import InputError
+
+if TYPE_CHECKING:
+    from edgevlm.distillation.distillation import Distilled
+    from edgevlm.distillation.recipe import DistillRecipe
+
+
+@click.command()
+@click.option("--teacher", "teachers", multiple=True, help="Built-in name, folder or hub id; several are an ensemble.")
+@click.option("--student", default="hybrid-s", show_default=True, help="A preset, or a student's folder to go on with.")
+@click.option("--data", required=True, help="Image folder, captions .json, .tar shards, scenes:… or objects:…")
+@click.option("--recipe", default="ood", show_default=True, help="Name of a distillation recipe, or a YAML file.")
+@click.option("--out", type=PATH, required=True, help="The run's folder, which becomes the student's.")
+@click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
+@click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
+@click.option("--few-shot", help="Data of new classes, of which a few pictures are mixed into every batch.")
+@click.option("--shots", type=click.IntRange(min=1), help="Pictures of each new class; the recipe's if left out.")
+@click.option("--text-tower", metavar="teacher|none|PRESET", help="Its text side; the recipe's if left out.")
+@click.option("--image-size", type=click.IntRange(min=16), help="Side of the student's pictures, in pixels.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--batch-size", type=click.IntRange(min=2), help="Instead of the recipe's.")
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch.")
+@click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that read ahead.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
+@click.option("--cache", type=PATH, help="Folder of teacher embeddings, shared by runs.")
+@click.option(
+    "--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share of pictures."
+)
+@click.option("--force", is_flag=True, help="Throw away what another run left in the folder.")
+@as_json
+def distill(
+    teachers: tuple[str, ...],
+    student: str,
+    data: str,
+    recipe: str,
+    out: Path,
+    images: Path | None,
+    descriptions: Path | None,
+    few_shot: str | None,
+    shots: int | None,
+    text_tower: str | None,
+    image_size: int | None,
+    epochs: int | None,
+    batch_size: int | None,
+    learning_rate: float | None,
+    seed: int,
+    precision: Literal["fp32", "bf16"],
+    accumulate: int,
+    workers: int,
+    threads: int | None,
+    cache: Path | None,
+    max_unreadable: float,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train a small student from a large teacher on your pictures.
+
+    OUT becomes a model folder: edgevlm convert, evaluate and run take it. A run that was stopped goes on when the same
+    command is given again. `accelerate launch -m edgevlm distill ...` uses several processes, GPUs or machines.
+
+    \b
+    Examples:
+      edgevlm distill --teacher edgevlm-teacher --data objects:train:2000 --student hybrid-xs --out my-student
+      edgevlm distill --teacher openai/clip-vit-base-patch32 --data photos/ --descriptions photos.json --out my-student
+      edgevlm distill --teacher ./clip-l --teacher ./siglip --data "shards-{000..009}.tar" --recipe mobileclip --out s
+      edgevlm distill --teacher ./clip-l --student my-student --data photos/ --few-shot new-classes/ --out my-student-2
+    """
+    from edgevlm import report
+    from edgevlm.enrichment.descriptions import Descriptions
+    from edgevlm.models import builtin
+
+    if few_shot is None and shots is not None:
+        raise InputError("--shots needs --few-shot: it says how many pictures of each new class are taken")
+    _set_threads(threads)
+    from edgevlm.distillation.distillation import Request
+    from edgevlm.distillation.distillation import distill as run
+
+    request = Request(
+        teachers=teachers or (builtin.TEACHER,),
+        student=student,
+        data=data,
+        recipe=_recipe(recipe, shots, epochs, batch_size, learning_rate),
+        out=out,
+        images=images,
+        few_shot=few_shot,
+        descriptions=None if descriptions is None else Descriptions.read(descriptions),
+        text_tower=text_tower,
+        image_size=image_size,
+        seed=seed,
+        precision=precision,
+        accumulate=accumulate,
+        workers=workers,
+        cache=cache,
+        max_unreadable=max_unreadable,
+        force=force,
+    )
+    with report.progress_bar(log_seconds=30) as progress:
+        distilled = run(request, progress)
+    if as_json:
+        report.print_json(asdict(distilled) | {"folder": str(distilled.folder)})
+    else:
+        _tell(distilled)
+
+
+def _recipe(
+    name: str, shots: int | None, epochs: int | None, batch_size: int | None, learning_rate: float | None
+) -> DistillRecipe:
+    from edgevlm.distillation.recipe import resolve
+
+    recipe = resolve(name)
+    changes = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    schedule = replace(recipe.schedule, **{key: value for key, value in changes.items() if value is not None})  # type: ignore[arg-type]
+    few_shot = recipe.few_shot if shots is None else replace(recipe.few_shot, shots=shots)
+    return replace(recipe, schedule=schedule, few_shot=few_shot)
+
+
+def _set_threads(threads: int | None) -> None:
+    from importlib.util import find_spec
+
+    from edgevlm.errors import MissingDependency
+
+    for package in ("torch", "transformers", "accelerate", "matplotlib"):
+        if find_spec(package) is None:
+            raise MissingDependency(package, extra="distill")
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _tell(distilled: Distilled) -> None:
+    from edgevlm import report
+
+    text = f"{distilled.text_parameters / 1e6:.2f} M parameters" if distilled.text_parameters else "not trained"
+    anew = "; the student's last layer was trained anew for it" if distilled.new_projection else ""
+    before = f", {distilled.resumed_at:,} of them before" if distilled.resumed_at else ""
+    rows = [
+        ("student", str(distilled.folder)),
+        ("image tower", f"{distilled.image_parameters / 1e6:.2f} M parameters"),
+        ("text tower", text),
+        ("embedding", f"{distilled.embedding_dim} numbers, as the teacher's, by a trained projection{anew}"),
+        ("steps", f"{distilled.steps:,}{before}"),
+        ("last loss", f"{distilled.loss:.4f}"),
+        ("pictures skipped", f"{len(distilled.skipped):,}" + (" (see skipped.txt)" if distilled.skipped else "")),
+    ]
+    report.table(None, ("", ""), rows)
+    click.echo(f"losses: {distilled.folder / 'losses.png'}")
+    click.echo(f"next: edgevlm convert {distilled.folder} --target all", err=True)

@@ -1,0 +1,324 @@
+"""`distill`: a teacher, pictures and a recipe in; a student's folder out, which other commands take as a model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+
+from edgevlm import cache, interrupts, schema
+from edgevlm.bundle import output_error
+from edgevlm.data.dataset import Dataset
+from edgevlm.data.sources import open_data
+from edgevlm.data.subsets import few_shot as draw_few_shot
+from edgevlm.distillation import material as materials
+from edgevlm.distillation.batches import Batches, Shares
+from edgevlm.distillation.learner import Learner, make_learner
+from edgevlm.distillation.losses import LOSSES, Term
+from edgevlm.distillation.plot import draw_losses
+from edgevlm.distillation.recipe import DistillRecipe
+from edgevlm.distillation.run_folder import RunFolder, open_run, write_atomically
+from edgevlm.distillation.teacher import Teacher
+from edgevlm.distillation.teacher_cache import Progress
+from edgevlm.distillation.trainer import Training, train
+from edgevlm.enrichment.descriptions import Descriptions
+from edgevlm.errors import DataError, RecipeError
+from edgevlm.models import catalogue
+from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
+
+_GOES_ON = "the same command goes on from the last checkpoint"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to train, on what, and how.
+
+    Attributes:
+        teachers: Models to learn from: built-in names, folders or hub ids; several are an ensemble.
+        student: A preset's name, or the folder of a student to train further.
+        data: What `edgevlm.data.sources.open_data` takes, or a dataset.
+        recipe: Losses, schedule, augmentation.
+        out: The run's folder, which becomes the student's.
+        images: Folder of the pictures that a captions file names.
+        few_shot: Data of new classes, of which a few pictures are mixed into every batch.
+        descriptions: Sentences about the labels.
+        text_tower: One of `edgevlm.distillation.recipe.TEXT_TOWERS`; None leaves it to the recipe, or to the student
+            that goes on.
+        image_size: Side of the student's pictures in pixels; the preset's own where None.
+        seed: Of the weights, the order and the views.
+        precision: Of the towers' arithmetic; weights and losses are float32.
+        accumulate: Parts that a batch is divided into, one after the other; contrasts see one part.
+        workers: Processes that read pictures ahead.
+        cache: Folder of teacher embeddings, shared by runs; the toolchain's cache where None.
+        max_unreadable: Share of the pictures that may be unreadable before the run is refused.
+        checkpoint_seconds: Time between checkpoints.
+        force: Throw away what another run left in `out`.
+    """
+
+    teachers: tuple[str, ...]
+    student: str
+    data: str | Path | Dataset
+    recipe: DistillRecipe
+    out: Path
+    images: Path | None = None
+    few_shot: str | Path | Dataset | None = None
+    descriptions: Descriptions | None = None
+    text_tower: str | None = None
+    image_size: int | None = None
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: int = 1
+    workers: int = 1
+    cache: Path | None = None
+    max_unreadable: float = 0.01
+    checkpoint_seconds: float = 60.0
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What came of it.
+
+    Attributes:
+        folder: The student's.
+        image_parameters, text_parameters: Of its towers; 0 without a text tower of its own.
+        embedding_dim: Length of an embedding.
+        new_projection: Whether a student that went on had embeddings of another length than the teacher's, so that
+            its last layer was trained anew.
+        steps: In all; `resumed_at` of them had been made before.
+        seconds: Wall time of this call.
+        loss: Mean of the last logged steps.
+        skipped: Key of each unreadable picture, and why.
+    """
+
+    folder: Path
+    image_parameters: int
+    text_parameters: int
+    embedding_dim: int
+    new_projection: bool
+    steps: int
+    resumed_at: int
+    seconds: float
+    loss: float
+    skipped: Mapping[str, str]
+
+
+def distill(request: Request, progress: Progress = lambda stage, share: None) -> Distilled:
+    """Trains a student.
+
+    Called again with the same request after it was stopped, it goes on from the last checkpoint, to the same bits on
+    a CPU. Started by `accelerate launch` or `torchrun`, the processes work on one run; on several machines `out` and
+    the cache must be folders that all of them see.
+
+    Raises:
+        EdgeVLMError: what is wrong with the request, before the long work starts.
+        TrainingFailed: the loss is not finite.
+        OutputError: the folder is in use, belongs to another run, or cannot be written.
+    """
+    began = time.monotonic()
+    accelerator = Accelerator(mixed_precision="bf16" if request.precision == "bf16" else "no")
+    recipe, kind = request.recipe, request.text_tower or request.recipe.text_tower
+    _check_losses(recipe)
+    parts = _open_parts(request)
+    _check_words(recipe, kind, parts)
+    progress("loading the teacher", None)
+    teacher = Teacher(request.teachers, device=str(accelerator.device))
+    shares = Shares(
+        _batch_size(recipe, parts[0]), request.accumulate, accelerator.num_processes, accelerator.process_index
+    )
+    with _run(request, accelerator, _identity(request, kind, parts, teacher, shares)) as run:
+        material = materials.gather_material(
+            parts,
+            teacher,
+            recipe,
+            request.seed,
+            descriptions=request.descriptions,
+            cache=request.cache or cache.folder() / "teachers",
+            asks_pictures=_needs(recipe, "teacher_image"),
+            progress=progress,
+            part=accelerator.process_index,
+            of=accelerator.num_processes,
+        )
+        _note_skipped(request, material, run, accelerator)
+        torch.manual_seed(request.seed)
+        learner = make_learner(
+            request.student,
+            teacher,
+            kind,
+            request.image_size,
+            keep_text=request.text_tower is None,
+            needs_scale=_needs(recipe, "scale"),
+        )
+        batches = Batches(material, recipe, shares, learner.image, request.seed, learner.tokenize(material.texts))
+        how = Training(_terms(recipe, teacher), recipe.schedule, request.checkpoint_seconds, request.workers)
+        resumed_at = _train(learner, batches, material, how, run, accelerator, progress)
+        if accelerator.is_main_process:
+            progress("writing the student", None)
+            draw_losses(run.lines(), request.out / "losses.png")
+            learner.save(request.out, material, recipe.templates, _provenance(request, teacher, batches))
+            run.finish()
+        accelerator.wait_for_everyone()
+        return Distilled(
+            folder=request.out,
+            image_parameters=_count(learner.network.image),
+            text_parameters=_count(learner.network.text),
+            embedding_dim=teacher.dim,
+            new_projection=learner.new_projection,
+            steps=batches.steps,
+            resumed_at=resumed_at,
+            seconds=time.monotonic() - began,
+            loss=run.lines()[-1]["loss"],
+            skipped=material.skipped,
+        )
+
+
+def _train(
+    learner: Learner,
+    batches: Batches,
+    material: materials.Material,
+    how: Training,
+    run: RunFolder,
+    accelerator: Accelerator,
+    progress: Progress,
+) -> int:
+    label_text = None if material.label_text is None else torch.from_numpy(material.label_text)
+    with interrupts.advice(_GOES_ON):
+        return train(learner.network, batches, label_text, how, run, accelerator, progress)
+
+
+@contextmanager
+def _run(request: Request, accelerator: Accelerator, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """The run's folder: taken by the main process, seen by all."""
+    taken = open_run(request.out, identity, force=request.force) if accelerator.is_main_process else nullcontext()
+    try:
+        with taken:
+            accelerator.wait_for_everyone()
+            yield RunFolder(request.out)
+    except OSError as error:
+        raise output_error(error, request.out) from error
+
+
+def _open_parts(request: Request) -> tuple[Dataset, ...]:
+    def opened(data: str | Path | Dataset, images: Path | None = None) -> Dataset:
+        return open_data(data, images=images) if isinstance(data, str | Path) else data
+
+    parts = [opened(request.data, request.images)]
+    if request.few_shot is not None:
+        parts.append(draw_few_shot(opened(request.few_shot), request.recipe.few_shot.shots, request.seed))
+    for data in parts:
+        if len(data) < 2:
+            raise DataError(f"{data.name}: expected pictures to learn from, got {len(data)}")
+    return tuple(parts)
+
+
+def _check_losses(recipe: DistillRecipe) -> None:
+    """Raises RecipeError for losses and options that do not exist."""
+    for each in recipe.losses:
+        Term(each.loss, each.weight, each.options)
+
+
+def _check_words(recipe: DistillRecipe, text_tower: str, parts: Sequence[Dataset]) -> None:
+    """Refuses, before the long work, losses that lack what they need and a text tower that nothing would train."""
+    uses = {each.loss: LOSSES[each.loss].uses for each in recipe.losses}
+    unlabelled = next((data.name for data in parts if not data.labels), None)
+    for loss in uses:
+        if unlabelled and "label_text" in LOSSES[loss].needs:
+            raise RecipeError(
+                f"the loss {loss} of the recipe {recipe.name} needs labels, and {unlabelled} has captions only",
+                hint="use a recipe for captioned pictures, such as tinyclip or clip-kd, or data with labels",
+            )
+        if "text" in LOSSES[loss].needs and text_tower not in TEXT_PRESETS:
+            raise RecipeError(
+                f"the loss {loss} of the recipe {recipe.name} trains a text tower, and the student gets "
+                f"{'the teacher’s as it is' if text_tower == 'teacher' else 'none'}",
+                hint=f"--text-tower {next(iter(TEXT_PRESETS))} trains a small one",
+            )
+    if text_tower in TEXT_PRESETS and not any("text" in used for used in uses.values()):
+        raise RecipeError(
+            f"the recipe {recipe.name} has no loss that trains a text tower",
+            hint="--text-tower teacher keeps the teacher's; or add feature_text_mse or clip to the losses",
+        )
+    if text_tower == "none" and unlabelled:
+        raise RecipeError(
+            f"a student without a text tower answers with labels, and {unlabelled} has captions only",
+            hint=f"--text-tower teacher, or {next(iter(TEXT_PRESETS))}",
+        )
+
+
+def _terms(recipe: DistillRecipe, teacher: Teacher) -> list[Term]:
+    """The recipe's losses, with the teacher's own temperature where they ask for it and the recipe names none."""
+    own = {"teacher_temperature": 1 / teacher.logit_scale}
+    return [
+        Term(each.loss, each.weight, {k: v for k, v in own.items() if k in LOSSES[each.loss].options} | each.options)
+        for each in recipe.losses
+    ]
+
+
+def _batch_size(recipe: DistillRecipe, data: Dataset) -> int:
+    """The recipe's, or as many as there are pictures where those are fewer."""
+    return min(recipe.schedule.batch_size, len(data) - len(data) % 2)
+
+
+def _note_skipped(request: Request, material: materials.Material, run: RunFolder, accelerator: Accelerator) -> None:
+    if accelerator.is_main_process and material.skipped:
+        lines = [f"{key}\t{reason}\n" for key, reason in material.skipped.items()]
+        write_atomically(run.path / "skipped.txt", "".join(lines))
+    total = sum(map(len, material.parts))
+    if len(material.skipped) > request.max_unreadable * total:
+        key, reason = next(iter(material.skipped.items()))
+        raise DataError(
+            f"{len(material.skipped):,} of {total:,} pictures cannot be read, more than "
+            f"{request.max_unreadable:.1%}; the first is {key}: {reason}",
+            hint=f"{run.path / 'skipped.txt'} lists them; --max-unreadable allows more",
+        )
+
+
+def _identity(
+    request: Request, kind: str, parts: Sequence[Dataset], teacher: Teacher, shares: Shares
+) -> dict[str, Any]:
+    """What the resulting weights depend on; how many processes share the work changes rounding only."""
+    return {
+        "teacher": [teacher.fingerprint, *teacher.names],
+        "student": [request.student, _former(request.student)],
+        "data": [f"{data.name} {data.fingerprint}" for data in parts],
+        "recipe": schema.write(request.recipe),
+        "text tower": request.text_tower or f"by the recipe: {kind}",
+        "image size": request.image_size,
+        "descriptions": schema.write(request.descriptions),
+        "seed": request.seed,
+        "precision": request.precision,
+        "batch": [shares.batch_size, shares.accumulate],
+    }
+
+
+def _former(student: str) -> str | None:
+    """Hash of the student that goes on; None for a preset."""
+    return None if student in PRESETS else catalogue.fingerprint(student)
+
+
+def _provenance(request: Request, teacher: Teacher, batches: Batches) -> dict[str, Any]:
+    """What the student's config says of its making."""
+    return {
+        "teachers": list(teacher.names),
+        "student": request.student,
+        "data": [data.name for data in batches.material.parts],
+        "pictures": len(batches.material.readable) + len(batches.material.few_shot),
+        "recipe": schema.write(request.recipe),
+        "seed": request.seed,
+        "steps": batches.steps,
+        "torch": torch.__version__,
+    }
+
+
+def _needs(recipe: DistillRecipe, field: str) -> bool:
+    return any(field in LOSSES[each.loss].needs for each in recipe.losses)
+
+
+def _count(module: torch.nn.Module | None) -> int:
+    return 0 if module is None else sum(parameter.numel() for parameter in module.parameters())

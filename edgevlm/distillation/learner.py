@@ -1,0 +1,172 @@
+"""The student while it learns: a preset with fresh weights or a folder's student, and the text side it will have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgevlm.bundle import Labels
+from edgevlm.distillation.material import Material
+from edgevlm.distillation.teacher import Teacher
+from edgevlm.distillation.trainer import StudentNetwork
+from edgevlm.errors import InputError, UnsupportedError
+from edgevlm.models.students import folder as folders
+from edgevlm.models.students.config import ImageTowerConfig, square_pictures
+from edgevlm.models.students.layout import is_student
+from edgevlm.models.students.parts import FixedLabels, SmallText, StudentParts, TextSide, teacher_text
+from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS, preset, text_preset
+from edgevlm.models.students.towers import build_image_tower, build_text_tower
+from edgevlm.spec import ImagePreprocessing
+from edgevlm.tokenizing import Tokenizer
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A student in training.
+
+    Attributes:
+        network: What is trained.
+        config: The image tower's.
+        image: How a picture becomes its pixels.
+        text: Its text side; None until it is baked from the data's labels.
+        teacher: Whom it learns from.
+        new_projection: Whether a folder's student had embeddings of another length than the teacher's, so that its
+            last layer is trained anew.
+    """
+
+    network: StudentNetwork
+    config: ImageTowerConfig
+    image: ImagePreprocessing
+    text: TextSide | None
+    teacher: Teacher
+    new_projection: bool
+
+    def tokenize(self, texts: Sequence[str]) -> NDArray[np.int32] | None:
+        """Token ids of the texts, int32 [N, T], T the longest one's length; None without a text tower to train."""
+        if self.network.text is None or not isinstance(self.text, SmallText):
+            return None
+        ids = Tokenizer.from_bytes(self.text.text, self.text.tokenizer_json).encode(texts)
+        # A text is read at its first end-of-text id, and attention is causal: what follows changes nothing.
+        longest = int((ids == self.text.text.eot_id).argmax(1).max()) + 1
+        return ids[:, :longest]
+
+    def save(self, folder: Path, material: Material, templates: Sequence[str], provenance: Mapping[str, Any]) -> None:
+        """Writes the student into the run's folder."""
+        text = self.text
+        if text is None:
+            if material.label_text is None:
+                raise InputError("a student without a text tower needs labels, and the data has none")
+            text = FixedLabels(Labels(material.labels, tuple(templates)), torch.from_numpy(material.label_text))
+        licences = sorted({model.source.licence for model in self.teacher.models})
+        folders.save(
+            folder,
+            StudentParts(
+                image_tower=self.network.image,
+                image_config=self.config,
+                embedding_dim=self.teacher.dim,
+                logit_scale=float(self.network.log_scale.exp()),
+                text=text,
+                image=self.image,
+                provenance=provenance,
+                licence=" AND ".join(licences),
+            ),
+        )
+
+
+def make_learner(
+    student: str,
+    teacher: Teacher,
+    text_tower: str,
+    image_size: int | None,
+    *,
+    keep_text: bool,
+    needs_scale: bool,
+) -> Learner:
+    """Builds a student, with torch's own random numbers where its weights are fresh.
+
+    Args:
+        student: A preset's name, or the folder of a student.
+        teacher: Whom it learns from; its embeddings are as long as the teacher's.
+        text_tower: One of `edgevlm.distillation.recipe.TEXT_TOWERS`.
+        image_size: Side of the pixels; the preset's own where None.
+        keep_text: Whether a folder's student keeps its own text side instead, where that is as long as the teacher's.
+        needs_scale: Whether a loss trains the logit scale; else it stays the teacher's.
+
+    Raises:
+        InputError: there is no such student, or a folder's student was given an image size.
+        CheckpointError: the folder is damaged.
+        UnsupportedError: the teacher is an ensemble, whose text tower a student cannot take.
+    """
+    former = _read_former(student, image_size)
+    tower: nn.Module
+    if former is None:
+        config = preset(student, image_size=image_size)
+        image = square_pictures(config.image_size)
+        tower = build_image_tower(config, teacher.dim)
+    else:
+        config, image, tower = former.image_config, former.image, former.image_tower
+        if former.embedding_dim != teacher.dim:
+            tower = _with_new_projection(former, teacher.dim)
+    fits = former is not None and former.embedding_dim == teacher.dim
+    text = former.text if former is not None and fits and keep_text else _text_side(text_tower, teacher)
+    trained = text.tower if isinstance(text, SmallText) and text_tower in TEXT_PRESETS else None
+    if trained is not None:
+        trained.train().requires_grad_(True)
+    network = StudentNetwork(tower.train().requires_grad_(True), trained, teacher.logit_scale)
+    network.log_scale.requires_grad_(needs_scale)
+    return Learner(
+        network=network,
+        config=config,
+        image=image,
+        text=text,
+        teacher=teacher,
+        new_projection=former is not None and not fits,
+    )
+
+
+def _read_former(student: str, image_size: int | None) -> StudentParts | None:
+    if student in PRESETS:
+        return None
+    path = Path(student).expanduser()
+    if not is_student(path):
+        raise InputError(
+            f"no student {student!r}: expected one of {', '.join(PRESETS)}, or the folder of a distilled student",
+            hint="edgevlm models lists what each preset costs",
+        )
+    if image_size is not None:
+        raise InputError(f"{student}: a trained student keeps its image size", hint="leave out --image-size")
+    return folders.read(path)
+
+
+def _with_new_projection(former: StudentParts, embedding_dim: int) -> nn.Module:
+    """The student's tower with all its weights but those of its last layer, whose shape is another."""
+    tower = build_image_tower(former.image_config, embedding_dim)
+    before, state = former.image_tower.state_dict(), tower.state_dict()
+    tower.load_state_dict(state | {name: t for name, t in before.items() if t.shape == state[name].shape})
+    return tower
+
+
+def _text_side(kind: str, teacher: Teacher) -> TextSide | None:
+    if kind == "none":
+        return None
+    first = teacher.models[0]
+    if kind == "teacher":
+        if len(teacher.models) > 1:
+            raise UnsupportedError(
+                "a student of several teachers cannot keep the text tower of one",
+                hint=f"--text-tower {next(iter(TEXT_PRESETS))} trains a small one, --text-tower none bakes the labels",
+            )
+        return teacher_text(first)
+    text, tokenizer_json = first.text, first.tokenizer_json
+    if text is None or tokenizer_json is None:
+        raise UnsupportedError(f"{first.source.name} has no tokenizer that a text tower could use")
+    tokenizer = Tokenizer.from_bytes(text, tokenizer_json)
+    config = text_preset(kind, vocabulary_size=tokenizer.highest_id + 1)
+    return SmallText(config, build_text_tower(config, text, teacher.dim), text, tokenizer_json)
