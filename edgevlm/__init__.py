@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgevlm.api import convert, open
+    from edgevlm.api import convert, distill, open
     from edgevlm.bundle import Bundle
     from edgevlm.bundle_model import BundleModel
     from edgevlm.evaluation.evaluation import evaluate
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "BundleModel", "__version__", "convert", "evaluate", "open"]
+__all__ = ["Bundle", "BundleModel", "__version__", "convert", "distill", "evaluate", "open"]
 
 # Imported when first used, so that `edgevlm --help` answers at once.
 _HOMES = {
     "Bundle": "edgevlm.bundle",
     "BundleModel": "edgevlm.bundle_model",
     "convert": "edgevlm.api",
+    "distill": "edgevlm.api",
     "evaluate": "edgevlm.evaluation.evaluation",
     "open": "edgevlm.api",
 }

@@ -1,4 +1,4 @@
-"""The Python API: convert a model, open a bundle, ask it.
+"""The Python API: distill a model, convert it, open the bundle, ask it.
 
 with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
     model.encode_image(["cat.jpg"])                    # float32 [1, D], unit norm
@@ -8,104 +8,19 @@ with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from edgevlm import registry
 from edgevlm.bundle import Bundle
-from edgevlm.errors import LabelError, ParityFailed, TensorError
-from edgevlm.interfaces import Closing, Session
-from edgevlm.preprocessing import Picture, preprocess
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.bundle_model import BundleModel
+from edgevlm.errors import ParityFailed
 
-F32 = NDArray[np.float32]
-
-
-class BundleModel(Closing):
-    """An open bundle: pictures and texts in, embeddings and scores out. A context manager.
-
-    Args:
-        bundle: What to run.
-        threads: CPU threads of the backend; its own default where None.
-    """
-
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
-        self.bundle = bundle
-        manifest = bundle.manifest
-        self._tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
-        self.session: Session = registry.runtime(manifest.target).open(bundle, threads=threads)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The baked labels, in the order of their scores; empty where none are baked."""
-        return self.bundle.manifest.labels.names if self.bundle.manifest.labels else ()
-
-    def encode_image(self, images: Sequence[Picture]) -> F32:
-        """Embeddings of pictures.
-
-        Args:
-            images: Paths, PIL images, encoded bytes or uint8 [H, W, 3] arrays; N of them.
-
-        Returns:
-            float32 [N, D], unit norm.
-
-        Raises:
-            ImageError: a picture cannot be decoded.
-            TensorError: the bundle has no `encode_image`.
-        """
-        rows = [self._run("encode_image", "pixels", preprocess(image, self.bundle.manifest.image)) for image in images]
-        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
-
-    def encode_text(self, texts: Sequence[str]) -> F32:
-        """Embeddings of texts, float32 [N, D], unit norm.
-
-        Raises:
-            TensorError: the bundle has no text tower.
-        """
-        if self._tokenizer is None:
-            raise TensorError(
-                "this bundle has no text tower, so it cannot encode texts",
-                hint="classify with its baked labels, or convert without --image-only",
-            )
-        ids = self._tokenizer.encode(texts)
-        rows = [self._run("encode_text", "token_ids", row[None]) for row in ids]
-        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
-
-    def classify(self, images: Sequence[Picture], labels: Sequence[str] | None = None) -> F32:
-        """How well each label describes each picture.
-
-        Args:
-            images: N pictures, see `encode_image`.
-            labels: L texts; None for the baked labels.
-
-        Returns:
-            float32 [N, L]; each row sums to 1: softmax of the scaled cosines.
-
-        Raises:
-            LabelError: no labels given and none baked in.
-        """
-        if labels is None:
-            if not self.labels:
-                raise LabelError("expected labels: this bundle has none baked in")
-            rows = [self._run("classify", "pixels", preprocess(image, self.bundle.manifest.image)) for image in images]
-            return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
-        if not labels:
-            raise LabelError("expected at least one label, got none")
-        logits = self.bundle.manifest.logit_scale * self.encode_image(images) @ self.encode_text(labels).T
-        exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)
-
-    def close(self) -> None:
-        """Frees the backend's memory."""
-        self.session.close()
-
-    def _run(self, component: str, name: str, value: NDArray[np.float32] | NDArray[np.int32]) -> F32:
-        (answer,) = self.session.run(component, {name: value}).values()
-        row: F32 = answer[0]
-        return row
+if TYPE_CHECKING:
+    from edgevlm.data.dataset import Dataset
+    from edgevlm.distillation.distillation import Distilled
+    from edgevlm.distillation.recipe import DistillRecipe
+    from edgevlm.enrichment.descriptions import Descriptions
 
 
 def open(path: str | Path, *, threads: int | None = None) -> BundleModel:
@@ -168,3 +83,81 @@ def convert(
             hint=f"the bundle is kept at {outcome.bundle.path}",  # type: ignore[union-attr]
         )
     return outcome.bundle
+
+
+def distill(
+    teacher: str | Path | Sequence[str | Path],
+    student: str | Path,
+    data: str | Path | Dataset,
+    out: str | Path,
+    *,
+    recipe: str | Path | DistillRecipe = "ood",
+    images: str | Path | None = None,
+    few_shot: str | Path | Dataset | None = None,
+    descriptions: Descriptions | str | Path | None = None,
+    text_tower: str | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    accumulate: int = 1,
+    workers: int = 1,
+    cache: str | Path | None = None,
+    max_unreadable: float = 0.01,
+    checkpoint_seconds: float = 60.0,
+    force: bool = False,
+    progress: Callable[[str, float | None], None] = lambda stage, share: None,
+) -> Distilled:
+    """Trains a small student from a large teacher; `edgevlm.convert` takes the folder that it writes.
+
+    Called again after it was stopped, it goes on where it was.
+
+    Args:
+        teacher: A built-in name, a folder or a hub id; several are an ensemble.
+        student: A preset's name, or the folder of a student to train further.
+        data: Image folder, captions JSON, WebDataset shards, `scenes:...` or `objects:...`, or a dataset.
+        out: The run's folder, which becomes the student's.
+        recipe: A shipped recipe's name, a YAML file, or a recipe.
+        images: Folder of the pictures that a captions file names.
+        few_shot: Data of new classes, of which a few pictures are mixed into every batch.
+        descriptions: Sentences about the labels, or the file that `edgevlm enrich` wrote.
+        text_tower: `teacher`, `none`, or a small one's preset; the recipe's if None.
+        image_size: Side of the student's pictures in pixels; the preset's own if None.
+        seed: Of the weights, the order and the views.
+        precision: Of the towers' arithmetic.
+        accumulate: Parts that a batch is divided into, one after the other.
+        workers: Processes that read pictures ahead.
+        cache: Folder of teacher embeddings, shared by runs; the toolchain's cache if None.
+        max_unreadable: Share of the pictures that may be unreadable before the run is refused.
+        checkpoint_seconds: Time between checkpoints.
+        force: Throw away what another run left in `out`.
+        progress: Told how far it is.
+
+    Raises:
+        EdgeVLMError: what is wrong with the request, before the long work starts; see `edgevlm.errors`.
+        TrainingFailed: the loss is not finite.
+    """
+    from edgevlm.distillation import distillation
+    from edgevlm.distillation.recipe import DistillRecipe, resolve
+    from edgevlm.enrichment.descriptions import Descriptions
+
+    request = distillation.Request(
+        teachers=(str(teacher),) if isinstance(teacher, str | Path) else tuple(map(str, teacher)),
+        student=str(student),
+        data=data,
+        recipe=recipe if isinstance(recipe, DistillRecipe) else resolve(recipe),
+        out=Path(out),
+        images=None if images is None else Path(images),
+        few_shot=few_shot,
+        descriptions=Descriptions.read(Path(descriptions)) if isinstance(descriptions, str | Path) else descriptions,
+        text_tower=text_tower,
+        image_size=image_size,
+        seed=seed,
+        precision=precision,
+        accumulate=accumulate,
+        workers=workers,
+        cache=None if cache is None else Path(cache),
+        max_unreadable=max_unreadable,
+        checkpoint_seconds=checkpoint_seconds,
+        force=force,
+    )
+    return distillation.distill(request, progress)

@@ -1,0 +1,101 @@
+"""An open bundle that takes pictures and texts as they come, and gives arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm import registry
+from edgevlm.bundle import Bundle
+from edgevlm.errors import LabelError, TensorError
+from edgevlm.interfaces import Closing, Session
+from edgevlm.preprocessing import Picture, preprocess
+from edgevlm.tokenizing import Tokenizer
+
+F32 = NDArray[np.float32]
+
+
+class BundleModel(Closing):
+    """An open bundle: pictures and texts in, embeddings and scores out. A context manager.
+
+    Args:
+        bundle: What to run.
+        threads: CPU threads of the backend; its own default where None.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        self.bundle = bundle
+        manifest = bundle.manifest
+        self.tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
+        self.session: Session = registry.runtime(manifest.target).open(bundle, threads=threads)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The baked labels, in the order of their scores; empty where none are baked."""
+        return self.bundle.manifest.labels.names if self.bundle.manifest.labels else ()
+
+    def encode_image(self, images: Sequence[Picture]) -> F32:
+        """Embeddings of pictures.
+
+        Args:
+            images: Paths, PIL images, encoded bytes or uint8 [H, W, 3] arrays; N of them.
+
+        Returns:
+            float32 [N, D], unit norm.
+
+        Raises:
+            ImageError: a picture cannot be decoded.
+            TensorError: the bundle has no `encode_image`.
+        """
+        rows = [self._run("encode_image", "pixels", preprocess(image, self.bundle.manifest.image)) for image in images]
+        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
+
+    def encode_text(self, texts: Sequence[str]) -> F32:
+        """Embeddings of texts, float32 [N, D], unit norm.
+
+        Raises:
+            TensorError: the bundle has no text tower.
+        """
+        if self.tokenizer is None:
+            raise TensorError(
+                "this bundle has no text tower, so it cannot encode texts",
+                hint="classify with its baked labels, or convert without --image-only",
+            )
+        ids = self.tokenizer.encode(texts)
+        rows = [self._run("encode_text", "token_ids", row[None]) for row in ids]
+        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
+
+    def classify(self, images: Sequence[Picture], labels: Sequence[str] | None = None) -> F32:
+        """How well each label describes each picture.
+
+        Args:
+            images: N pictures, see `encode_image`.
+            labels: L texts; None for the baked labels.
+
+        Returns:
+            float32 [N, L]; each row sums to 1: softmax of the scaled cosines.
+
+        Raises:
+            LabelError: no labels given and none baked in.
+        """
+        if labels is None:
+            if not self.labels:
+                raise LabelError("expected labels: this bundle has none baked in")
+            rows = [self._run("classify", "pixels", preprocess(image, self.bundle.manifest.image)) for image in images]
+            return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+        if not labels:
+            raise LabelError("expected at least one label, got none")
+        logits = self.bundle.manifest.logit_scale * self.encode_image(images) @ self.encode_text(labels).T
+        exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)
+
+    def close(self) -> None:
+        """Frees the backend's memory."""
+        self.session.close()
+
+    def _run(self, component: str, name: str, value: NDArray[np.float32] | NDArray[np.int32]) -> F32:
+        (answer,) = self.session.run(component, {name: value}).values()
+        row: F32 = answer[0]
+        return row
