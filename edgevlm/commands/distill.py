@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch.")
 @click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that read ahead.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
+@click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--cache", type=PATH, help="Folder of teacher embeddings, shared by runs.")
 @click.option(
     "--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share of pictures."
@@ -62,6 +64,7 @@ def distill(
     accumulate: int,
     workers: int,
     threads: int | None,
+    checkpoint_every: float,
     cache: Path | None,
     max_unreadable: float,
     force: bool,
@@ -86,30 +89,33 @@ def distill(
     if few_shot is None and shots is not None:
         raise InputError("--shots needs --few-shot: it says how many pictures of each new class are taken")
     _set_threads(threads)
-    from edgevlm.distillation.distillation import Request
-    from edgevlm.distillation.distillation import distill as run
-
-    request = Request(
-        teachers=teachers or (builtin.TEACHER,),
-        student=student,
-        data=data,
-        recipe=_recipe(recipe, shots, epochs, batch_size, learning_rate),
-        out=out,
-        images=images,
-        few_shot=few_shot,
-        descriptions=None if descriptions is None else Descriptions.read(descriptions),
-        text_tower=text_tower,
-        image_size=image_size,
-        seed=seed,
-        precision=precision,
-        accumulate=accumulate,
-        workers=workers,
-        cache=cache,
-        max_unreadable=max_unreadable,
-        force=force,
-    )
     with report.progress_bar(log_seconds=30) as progress:
+        from edgevlm.distillation.distillation import Request
+        from edgevlm.distillation.distillation import distill as run
+
+        request = Request(
+            teachers=teachers or (builtin.TEACHER,),
+            student=student,
+            data=data,
+            recipe=_recipe(recipe, shots, epochs, batch_size, learning_rate),
+            out=out,
+            images=images,
+            few_shot=few_shot,
+            descriptions=None if descriptions is None else Descriptions.read(descriptions),
+            text_tower=text_tower,
+            image_size=image_size,
+            seed=seed,
+            precision=precision,
+            accumulate=accumulate,
+            workers=workers,
+            checkpoint_seconds=checkpoint_every,
+            cache=cache,
+            max_unreadable=max_unreadable,
+            force=force,
+        )
         distilled = run(request, progress)
+    if os.environ.get("RANK", "0") != "0":  # of several processes, one speaks
+        return
     if as_json:
         report.print_json(asdict(distilled) | {"folder": str(distilled.folder)})
     else:

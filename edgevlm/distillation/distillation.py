@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 
 from edgevlm import cache, interrupts, schema
 from edgevlm.bundle import output_error
@@ -19,16 +20,16 @@ from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot as draw_few_shot
 from edgevlm.distillation import material as materials
 from edgevlm.distillation.batches import Batches, Shares
-from edgevlm.distillation.learner import Learner, make_learner
+from edgevlm.distillation.learner import Learner, check_student, make_learner
 from edgevlm.distillation.losses import LOSSES, Term
 from edgevlm.distillation.plot import draw_losses
-from edgevlm.distillation.recipe import DistillRecipe
+from edgevlm.distillation.recipe import TEXT_TOWERS, DistillRecipe
 from edgevlm.distillation.run_folder import RunFolder, open_run, write_atomically
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.distillation.teacher_cache import Progress
 from edgevlm.distillation.trainer import Training, train
 from edgevlm.enrichment.descriptions import Descriptions
-from edgevlm.errors import DataError, RecipeError
+from edgevlm.errors import DataError, InputError, RecipeError
 from edgevlm.models import catalogue
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
 
@@ -122,8 +123,9 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
         OutputError: the folder is in use, belongs to another run, or cannot be written.
     """
     began = time.monotonic()
-    accelerator = Accelerator(mixed_precision="bf16" if request.precision == "bf16" else "no")
+    accelerator = _start_engine(request.precision)
     recipe, kind = request.recipe, request.text_tower or request.recipe.text_tower
+    check_student(request.student, request.image_size)
     _check_losses(recipe)
     parts = _open_parts(request)
     _check_words(recipe, kind, parts)
@@ -178,6 +180,14 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
         )
 
 
+def _start_engine(precision: str) -> Accelerator:
+    wanted = "bf16" if precision == "bf16" else "no"
+    # Accelerate keeps one precision for the life of a process, and refuses the next call's.
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=wanted)
+
+
 def _train(
     learner: Learner,
     batches: Batches,
@@ -225,6 +235,8 @@ def _check_losses(recipe: DistillRecipe) -> None:
 
 def _check_words(recipe: DistillRecipe, text_tower: str, parts: Sequence[Dataset]) -> None:
     """Refuses, before the long work, losses that lack what they need and a text tower that nothing would train."""
+    if text_tower not in TEXT_TOWERS:
+        raise InputError(f"no text tower {text_tower!r}: expected one of {', '.join(TEXT_TOWERS)}")
     uses = {each.loss: LOSSES[each.loss].uses for each in recipe.losses}
     unlabelled = next((data.name for data in parts if not data.labels), None)
     for loss in uses:

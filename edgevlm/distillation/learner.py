@@ -71,13 +71,26 @@ class Learner:
                 image_tower=self.network.image,
                 image_config=self.config,
                 embedding_dim=self.teacher.dim,
-                logit_scale=float(self.network.log_scale.exp()),
+                logit_scale=self.network.log_scale.exp().item(),
                 text=text,
                 image=self.image,
                 provenance=provenance,
                 licence=" AND ".join(licences),
             ),
         )
+
+
+def check_student(student: str, image_size: int | None) -> None:
+    """Raises InputError for what is neither a preset nor a student's folder, and for an image size it cannot have."""
+    if student in PRESETS:
+        preset(student, image_size=image_size)
+    elif not is_student(Path(student).expanduser()):
+        raise InputError(
+            f"no student {student!r}: expected one of {', '.join(PRESETS)}, or the folder of a distilled student",
+            hint="edgevlm models lists what each preset costs",
+        )
+    elif image_size is not None:
+        raise InputError(f"{student}: a trained student keeps its image size", hint="leave out --image-size")
 
 
 def make_learner(
@@ -100,11 +113,12 @@ def make_learner(
         needs_scale: Whether a loss trains the logit scale; else it stays the teacher's.
 
     Raises:
-        InputError: there is no such student, or a folder's student was given an image size.
+        InputError: see `check_student`.
         CheckpointError: the folder is damaged.
         UnsupportedError: the teacher is an ensemble, whose text tower a student cannot take.
     """
-    former = _read_former(student, image_size)
+    check_student(student, image_size)
+    former = None if student in PRESETS else folders.read(Path(student).expanduser())
     tower: nn.Module
     if former is None:
         config = preset(student, image_size=image_size)
@@ -129,20 +143,6 @@ def make_learner(
         teacher=teacher,
         new_projection=former is not None and not fits,
     )
-
-
-def _read_former(student: str, image_size: int | None) -> StudentParts | None:
-    if student in PRESETS:
-        return None
-    path = Path(student).expanduser()
-    if not is_student(path):
-        raise InputError(
-            f"no student {student!r}: expected one of {', '.join(PRESETS)}, or the folder of a distilled student",
-            hint="edgevlm models lists what each preset costs",
-        )
-    if image_size is not None:
-        raise InputError(f"{student}: a trained student keeps its image size", hint="leave out --image-size")
-    return folders.read(path)
 
 
 def _with_new_projection(former: StudentParts, embedding_dim: int) -> nn.Module:

@@ -85,7 +85,7 @@ def open_run(path: Path, identity: Mapping[str, Any], *, force: bool) -> Iterato
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: expected a folder, found a file", hint="choose another --out")
     path.mkdir(parents=True, exist_ok=True)
-    with (path / "run.lock").open("a") as lock:
+    with (path / ".run.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -97,7 +97,7 @@ def open_run(path: Path, identity: Mapping[str, Any], *, force: bool) -> Iterato
 
 
 def _claim(path: Path, identity: Mapping[str, Any], *, force: bool) -> None:
-    others = [name for name in os.listdir(path) if name != "run.lock"]
+    others = [name for name in os.listdir(path) if name != ".run.lock"]
     record = path / _RUN
     text = json.dumps(identity, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     if others and not record.is_file():

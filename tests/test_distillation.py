@@ -1,0 +1,377 @@
+"""Whole training runs, small: what comes out, what stops them, and how they go on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
+
+import edgevlm
+from edgevlm.cli import main
+from edgevlm.data.sources import open_data
+from edgevlm.distillation.distillation import Distilled
+from edgevlm.distillation.recipe import DistillRecipe, LossTerm, Schedule, resolve
+from edgevlm.errors import (
+    CheckpointError,
+    DataError,
+    InputError,
+    OutputError,
+    RecipeError,
+    TrainingFailed,
+    UnsupportedError,
+)
+from edgevlm.models import catalogue
+
+QUICK = Schedule(epochs=2, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip_checkpoint(tmp_path_factory.mktemp("teacher") / "clip")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty-eight pictures in four folders, which are the labels."""
+    root = tmp_path_factory.mktemp("pictures")
+    data = open_data("objects:train:48")
+    for index in range(48):
+        folder = root / ("ball", "cube", "disc", "star")[index % 4]
+        folder.mkdir(exist_ok=True)
+        data.picture(index).save(folder / f"{index:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def quick(name: str = "ood") -> DistillRecipe:
+    return replace(resolve(name), schedule=QUICK)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def command(teacher: Path, pictures: Path, cache: Path, out: Path, *more: str) -> list[str]:
+    fixed = ["distill", "--teacher", str(teacher), "--student", "vit-xxs", "--data", str(pictures), "--out", str(out)]
+    return [*fixed, "--cache", str(cache), "--threads", "1", "--batch-size", "16", "--workers", "0", *more]
+
+
+def run(arguments: list[str]) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+@pytest.mark.parametrize(
+    ("student", "recipe", "text_tower"),
+    [
+        ("vit-xxs", "ood", "teacher"),
+        ("hybrid-xxs", "labels-only", "none"),
+        ("grid-xxs", "clip-kd", "text-xs"),
+        ("vit-xxs", "tinyclip", None),
+        ("hybrid-xxs", "mobileclip", None),
+    ],
+)
+def test_every_shipped_recipe_makes_a_student_that_loads(
+    student: str, recipe: str, text_tower: str | None, teacher: Path, pictures: Path, cache: Path, tmp_path: Path
+) -> None:
+    done = edgevlm.distill(
+        teacher, student, pictures, tmp_path / "s", recipe=quick(recipe), text_tower=text_tower, cache=cache
+    )
+    assert (done.steps, done.resumed_at, done.skipped) == (6, 0, {})
+    model = catalogue.load(done.folder)
+    assert model.embedding_dim == done.embedding_dim == 24
+    assert (model.labels.names if model.labels else ()) == (("ball", "cube", "disc", "star") if not model.text else ())
+    if model.text is not None:
+        ids = torch.tensor([[600] * 76 + [model.text.eot_id]], dtype=torch.int32)
+        assert model.reference["encode_text"](ids).norm().item() == pytest.approx(1, abs=1e-5)
+    pixels = torch.rand(2, 3, 64, 64) * 255
+    torch.testing.assert_close(
+        model.reference["encode_image"](pixels),
+        torch.cat([model.programs["encode_image"].module(one[None]) for one in pixels]),
+        atol=1e-5,
+        rtol=1e-4,
+    )
+    assert {path.name for path in done.folder.iterdir()} >= {"losses.png", "metrics.jsonl", "run.json", "README.md"}
+    assert not (done.folder / "checkpoints").exists()
+
+
+def test_training_learns(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    recipe = replace(quick("labels-only"), schedule=Schedule(epochs=20, batch_size=16, learning_rate=3e-3))
+    done = edgevlm.distill(teacher, "vit-xxs", pictures, tmp_path / "s", recipe=recipe, cache=cache)
+    losses = [line["loss"] for line in metrics(done.folder)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_killed_run_ends_with_the_same_bits(
+    accumulate: int, teacher: Path, pictures: Path, cache: Path, tmp_path: Path
+) -> None:
+    more = ("--epochs", "8", "--recipe", "clip-kd", "--checkpoint-every", "0", "--accumulate", str(accumulate))
+    straight = run(command(teacher, pictures, cache, tmp_path / "straight", *more))
+    assert straight.exit_code == 0, straight.output
+    arguments = command(teacher, pictures, cache, tmp_path / "killed", *more)
+    process = subprocess.Popen([sys.executable, "-m", "edgevlm", *arguments], stderr=subprocess.PIPE)
+    kept = tmp_path / "killed" / "checkpoints"
+    while not (kept / "step-00000005.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "killed" / "config.json").exists()
+    again = run([*arguments, "--json"])
+    assert again.exit_code == 0, again.output
+    assert 5 <= json.loads(again.stdout)["resumed_at"] < 24
+    assert equal(weights(tmp_path / "killed"), weights(tmp_path / "straight"))
+    names = ("step", "loss", "learning_rate")
+    told = [[[line[name] for name in names] for line in metrics(tmp_path / run)] for run in ("killed", "straight")]
+    assert [line[0] for line in told[0]] == [line[0] for line in told[1]]  # no step is told twice
+
+
+def test_a_damaged_checkpoint_is_passed_over(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    arguments = command(teacher, pictures, cache, tmp_path / "s", "--checkpoint-every", "0", "--epochs", "4")
+    assert run(arguments).exit_code == 0
+    finished = weights(tmp_path / "s")
+    arguments = command(teacher, pictures, cache, tmp_path / "t", "--checkpoint-every", "0", "--epochs", "4")
+    process = subprocess.Popen([sys.executable, "-m", "edgevlm", *arguments])
+    kept = tmp_path / "t" / "checkpoints"
+    while not (kept / "step-00000004.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    newest = max(kept.glob("step-*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert run(arguments).exit_code == 0
+    assert equal(weights(tmp_path / "t"), finished)
+
+
+def test_ctrl_c_says_how_to_go_on(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    arguments = command(teacher, pictures, cache, tmp_path / "s", "--checkpoint-every", "0", "--epochs", "500")
+    program = "from edgevlm.cli import program; program()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list((tmp_path / "s").glob("checkpoints/step-*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on from the last checkpoint" in said
+    assert not [path for path in (tmp_path / "s").rglob("*") if path.name.startswith(".step")]
+
+
+def test_two_processes_get_the_result_of_one(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    more = ("--recipe", "clip-kd", "--epochs", "3")
+    assert run(command(teacher, pictures, cache, tmp_path / "one", *more)).exit_code == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    both = command(teacher, pictures, tmp_path / "new-cache", tmp_path / "two", *more, "--json")
+    done = subprocess.run(
+        [*launcher, "--module", "edgevlm", *both],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["steps"] == 9  # one process speaks
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 2e-3
+    for mine, theirs in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+def test_workers_change_nothing(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    folders = []
+    for workers in (0, 2):
+        done = edgevlm.distill(
+            teacher, "vit-xxs", pictures, tmp_path / f"{workers}", recipe=quick(), cache=cache, workers=workers
+        )
+        folders.append(done.folder)
+    assert equal(*map(weights, folders))
+
+
+def test_bfloat16_is_near_float32(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        edgevlm.distill(
+            teacher, "vit-xxs", pictures, tmp_path / precision, recipe=quick(), cache=cache, precision=precision
+        )
+        losses.append(metrics(tmp_path / precision)[-1]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] != losses[1]
+
+
+def test_an_ensemble_teaches(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    siglip = write_siglip_checkpoint(tmp_path / "siglip")
+    both = [teacher, siglip]
+    done = edgevlm.distill(
+        both, "vit-xxs", pictures, tmp_path / "s", recipe=quick("mobileclip"), cache=cache, text_tower="text-xs"
+    )
+    assert done.embedding_dim == sum(catalogue.load(name).embedding_dim for name in both)
+    with pytest.raises(UnsupportedError, match="several teachers cannot keep the text tower"):
+        edgevlm.distill(both, "vit-xxs", pictures, tmp_path / "t", recipe=quick(), cache=cache)
+
+
+def test_new_classes_are_mixed_in_and_the_student_goes_on(
+    teacher: Path, pictures: Path, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "moon").symlink_to(pictures / "ball")
+    (tmp_path / "new" / "ring").symlink_to(pictures / "disc")
+    first = edgevlm.distill(teacher, "vit-xxs", pictures, tmp_path / "s", recipe=quick(), cache=cache)
+    done = edgevlm.distill(
+        teacher, first.folder, pictures, tmp_path / "t", recipe=quick(), cache=cache,
+        few_shot=tmp_path / "new", text_tower="none",
+    )  # fmt: skip
+    labels = catalogue.load(done.folder).labels
+    assert labels is not None
+    assert labels.names == ("ball", "cube", "disc", "moon", "ring", "star")
+    assert done.steps == 2 * (48 // 8)  # half of every batch is of the new classes
+
+
+def test_a_student_takes_a_teacher_of_another_size(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    first = edgevlm.distill(teacher, "vit-xxs", pictures, tmp_path / "s", recipe=quick(), cache=cache)
+    assert not first.new_projection
+    wider = write_clip_checkpoint(tmp_path / "wider", projection_dim=40)
+    done = edgevlm.distill(wider, first.folder, pictures, tmp_path / "t", recipe=quick(), cache=cache)
+    assert done.new_projection
+    assert catalogue.load(done.folder).embedding_dim == 40
+
+
+def test_unreadable_pictures_are_skipped_and_listed(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for folder in pictures.iterdir():
+        (tmp_path / "data" / folder.name).symlink_to(folder) if folder.name != "ball" else None
+    balls = tmp_path / "data" / "ball"
+    balls.mkdir()
+    for number, path in enumerate(sorted((pictures / "ball").iterdir())):
+        content = path.read_bytes()
+        (balls / path.name).write_bytes(content if number else content[:100])
+    for limit, recipe in ((0.05, "ood"), (0.05, "labels-only")):
+        done = edgevlm.distill(
+            teacher, "vit-xxs", tmp_path / "data", tmp_path / recipe, recipe=quick(recipe), cache=cache,
+            max_unreadable=limit,
+        )  # fmt: skip
+        assert [Path(key).name for key in done.skipped] == ["00.png"]
+        assert "00.png\t" in (done.folder / "skipped.txt").read_text()
+    with pytest.raises(DataError, match=r"1 of 48 pictures cannot be read, more than 1\.0%"):
+        edgevlm.distill(teacher, "vit-xxs", tmp_path / "data", tmp_path / "s", recipe=quick(), cache=cache)
+    assert "00.png\t" in (tmp_path / "s" / "skipped.txt").read_text()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    recipe = replace(quick(), schedule=replace(QUICK, learning_rate=1e30, warmup=0.0, gradient_clip=0.0, epochs=20))
+    with pytest.raises(TrainingFailed, match=r"the loss is nan at step \d+; the last good checkpoint: .*step-"):
+        edgevlm.distill(teacher, "vit-xxs", pictures, tmp_path / "s", recipe=recipe, cache=cache, checkpoint_seconds=0)
+    assert not (tmp_path / "s" / "config.json").exists()
+
+
+def test_a_folder_belongs_to_one_run(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    def distill(out: Path, **changes: Any) -> Distilled:
+        return edgevlm.distill(teacher, "vit-xxs", pictures, out, recipe=quick(), cache=cache, **changes)
+
+    done = distill(tmp_path / "s")
+    before = weights(done.folder)
+    with pytest.raises(OutputError, match="holds a finished student"):
+        distill(done.folder)
+    (done.folder / "config.json").unlink()  # as if it had been stopped
+    with pytest.raises(OutputError, match="an unfinished run with another seed"):
+        distill(done.folder, seed=1)
+    assert equal(weights(done.folder), before)
+    with (done.folder / ".run.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another run is using this folder"):
+            distill(done.folder, force=True)
+    assert not equal(weights(distill(done.folder, seed=1, force=True).folder), before)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(OutputError, match="is no run's folder"):
+        distill(tmp_path / "mine", force=True)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("where", ["teacher's embeddings", "checkpoint", "student"])
+def test_a_full_disk_is_said_plainly(where: str, teacher: Path, pictures: Path, tmp_path: Path) -> None:
+    out, cache = tmp_path / "s", tmp_path / "cache"
+    edgevlm.distill(teacher, "vit-xxs", pictures, out, recipe=quick(), cache=cache)
+    for student_file in (out / "config.json", out / "model.safetensors"):
+        student_file.unlink()
+    writing = {
+        "teacher's embeddings": next(cache.glob("*/00000.npy")).with_name(f"00000.npy.{os.getpid()}"),
+        "checkpoint": out / "checkpoints" / f".step-00000006.safetensors.{os.getpid()}",
+        "student": out / ".config.json.writing",
+    }[where]
+    if where == "teacher's embeddings":
+        (writing.parent / "00000.npy").unlink()
+    writing.parent.mkdir(exist_ok=True)
+    writing.symlink_to("/dev/full")  # which answers every write with ENOSPC
+    with pytest.raises(OutputError, match="no disk space"):
+        edgevlm.distill(teacher, "vit-xxs", pictures, out, recipe=quick(), cache=cache)
+    assert not writing.is_symlink()
+    assert edgevlm.distill(teacher, "vit-xxs", pictures, out, recipe=quick(), cache=cache).steps == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"student": "resnet-18"}, InputError, "no student 'resnet-18': expected one of vit-xxs"),
+        ({"text_tower": "huge"}, InputError, "no text tower 'huge'"),
+        ({"text_tower": "text-s"}, RecipeError, "no loss that trains a text tower"),
+        ({"recipe": "clip-kd", "text_tower": "teacher"}, RecipeError, "feature_text_mse .* trains a text tower"),
+        ({"recipe": "fast"}, RecipeError, "no distillation recipe 'fast': expected one of ood"),
+        ({"teacher": "gone/"}, CheckpointError, "expected a checkpoint's folder or a hub id"),
+        ({"data": "gone/"}, DataError, "gone"),
+        ({"data": "scenes:train:40"}, RecipeError, "needs labels, and .* has captions only"),
+        ({"image_size": 65}, InputError, "a multiple of 8"),
+        ({"accumulate": 5}, InputError, "a batch size that 1 processes x 5 accumulated parts divide"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_long_work(
+    changes: dict[str, Any], error: type[Exception], message: str, teacher: Path, pictures: Path, tmp_path: Path
+) -> None:
+    options = {"teacher": teacher, "student": "vit-xxs", "data": pictures, "recipe": "ood"} | changes
+    with pytest.raises(error, match=message):
+        edgevlm.distill(**options, out=tmp_path / "s", cache=tmp_path / "cache")
+    assert not (tmp_path / "s" / "config.json").exists()
+
+
+def test_an_unknown_loss_is_named(teacher: Path, pictures: Path, tmp_path: Path) -> None:
+    recipe = DistillRecipe("mine", (LossTerm("cosine"),))
+    with pytest.raises(RecipeError, match="no loss 'cosine': expected one of classification"):
+        edgevlm.distill(teacher, "vit-xxs", pictures, tmp_path / "s", recipe=recipe)
+
+
+def test_the_command_tells_what_it_made(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    result = run(command(teacher, pictures, cache, tmp_path / "s", "--epochs", "1"))
+    assert result.exit_code == 0, result.output
+    assert "0.10 M parameters" in result.stdout
+    assert "24 numbers, as the teacher's, by a trained projection" in result.stdout
+    again = run(command(teacher, pictures, cache, tmp_path / "s", "--epochs", "1"))
+    assert again.exit_code == 2
+    assert "holds a finished student" in again.output

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgevlm.distillation.losses import LOSSES, Term
+from edgevlm.distillation.recipe import BUILTIN, Augmentation, LossTerm, Schedule, builtin, resolve
+from edgevlm.errors import RecipeError
+
+
+def test_the_papers_recipes_ship_with_losses_that_exist() -> None:
+    recipes = builtin()
+    assert (
+        tuple(recipe.name for recipe in recipes)
+        == BUILTIN
+        == ("ood", "tinyclip", "clip-kd", "mobileclip", "labels-only")
+    )
+    for recipe in recipes:
+        assert recipe.summary
+        for each in recipe.losses:
+            Term(each.loss, each.weight, each.options)
+            assert each.loss in LOSSES
+    ood = resolve("ood")
+    assert [each.loss for each in ood.losses] == ["classification", "feature_mse", "image_contrastive", "proximity"]
+    assert all(each.weight == 1 for each in ood.losses)
+    assert all(each.options.get("temperature", 0.07) == 0.07 for each in ood.losses)
+    assert ood.losses[-1].options["k"] == 256
+
+
+def test_a_file_says_only_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("losses:\n- {loss: feature_mse, weight: 2}\nschedule: {epochs: 3}\naugmentation: {stored: 4}\n")
+    recipe = resolve(path)
+    assert recipe.name == "mine"
+    assert recipe.losses == (LossTerm("feature_mse", 2.0),)
+    assert recipe.schedule == Schedule(epochs=3)
+    assert recipe.augmentation == Augmentation(stored=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("losses: [", "not a readable YAML file"),
+        ("- ood", "expected a mapping of keys"),
+        ("name: x", "losses"),
+        ("losses: []", "losses: expected at least one loss"),
+        ("losses: [{loss: clip, wieght: 1}]", r"losses.*wieght"),
+        ("losses: [{loss: clip, weight: heavy}]", r"losses.*weight"),
+        ("losses: [{loss: clip}]\nschedule: {epochs: 0}", r"schedule\.epochs: expected at least 1, got 0"),
+        ("losses: [{loss: clip}]\nschedule: {epochs: 1.5}", r"schedule\.epochs"),
+        ("losses: [{loss: clip}]\nschedule: {lr: 1}", r"schedule.*lr"),
+        ("losses: [{loss: clip}]\nschedule: {batch_size: 1}", r"schedule\.batch_size: expected at least 2"),
+        ("losses: [{loss: clip}]\nschedule: {learning_rate: 0}", r"schedule\.learning_rate: expected a number above 0"),
+        ("losses: [{loss: clip}]\nschedule: {warmup: 1}", r"schedule\.warmup: expected a share"),
+        (
+            "losses: [{loss: clip}]\naugmentation: {crop_scale: [0.9, 0.5]}",
+            r"augmentation\.crop_scale: expected 0 < low",
+        ),
+        ("losses: [{loss: clip}]\naugmentation: {mirror: 2}", r"augmentation\.mirror: expected a chance"),
+        ("losses: [{loss: clip}]\naugmentation: {stored: -1}", r"augmentation\.stored: expected 0 to 1000"),
+        ("losses: [{loss: clip}]\nfew_shot: {share: 1}", r"few_shot\.share: expected a share"),
+        ("losses: [{loss: clip}]\ntemplates: [a photo]", r"templates: expected \{\} in every template"),
+        ("losses: [{loss: clip}]\ntext_tower: large", r"text_tower: expected one of teacher, none, text-xs"),
+    ],
+)
+def test_a_file_with_a_mistake_is_refused_with_its_place(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as raised:
+        resolve(path)
+    assert "mine.yaml" in raised.value.message
+
+
+def test_an_unknown_name_lists_the_known() -> None:
+    with pytest.raises(RecipeError, match="no distillation recipe 'odd': expected one of ood, tinyclip"):
+        resolve("odd")
