@@ -7,6 +7,7 @@ EdgeVLMError
  │    ├── LabelError                a label file that cannot be baked
  │    ├── ImageError                a picture that cannot be decoded
  │    ├── DataError                 a dataset that cannot be read as what it says it is
+ │    ├── EnrichmentError           descriptions that cannot be read, or a language model that does not answer
  │    ├── OutputError               an output that exists, cannot be written, or does not fit
  │    ├── BundleError               a bundle that is damaged or not one
  │    ├── TensorError               a session input with the wrong name, dtype or shape
@@ -58,6 +59,10 @@ class ImageError(InputError):
 
 class DataError(InputError):
     """A dataset is missing, damaged, of an unknown form, or lacks the words that a task needs."""
+
+
+class EnrichmentError(InputError):
+    """Descriptions of labels cannot be read, or the language model that should write them does not answer."""
 
 
 class OutputError(InputError):

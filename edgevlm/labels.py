@@ -1,4 +1,4 @@
-"""Label files: a name or prompt per line, UTF-8; blank lines do not count."""
+"""Labels: files with a name or prompt per line, and the texts that a text tower is asked about."""
 
 from __future__ import annotations
 
@@ -19,24 +19,40 @@ def read(path: Path, templates: Sequence[str] = ()) -> Labels:
         LabelError: the file is missing, not text, empty or names a label twice; or a template lacks its `{}`.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"{path}: expected a text file in UTF-8 with a label per line: {error}") from error
+    names = parse(text, where=str(path))
+    _check_templates(templates)
+    return Labels(names, tuple(templates) or (PLAIN,))
+
+
+def parse(text: str, *, where: str) -> tuple[str, ...]:
+    """The labels in a text, one a line; blank lines do not count.
+
+    Raises:
+        LabelError: there is none, or one occurs twice.
+    """
     names: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
         name = line.strip()
         if name in names:
-            raise LabelError(f"{path}: line {number} repeats the label {name!r} of line {names[name]}")
+            raise LabelError(f"{where}: line {number} repeats the label {name!r} of line {names[name]}")
         if name:
             names[name] = number
     if not names:
-        raise LabelError(f"{path}: expected a label per line, got none")
-    for template in templates:
-        if template.count(PLAIN) != 1 or template.count("{") != 1 or template.count("}") != 1:
-            raise LabelError(
-                f"template {template!r}: expected exactly one {{}} where the label goes", hint='e.g. "a photo of a {}"'
-            )
-    return Labels(tuple(names), tuple(templates) or (PLAIN,))
+        raise LabelError(f"{where}: expected a label per line, got none")
+    return tuple(names)
+
+
+def fill(names: Sequence[str], templates: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """For each label the templates with its name in place of `{}`.
+
+    Raises:
+        LabelError: a template lacks its `{}`.
+    """
+    _check_templates(templates)
+    return tuple(tuple(template.replace(PLAIN, name) for template in templates) for name in names)
 
 
 def check_lengths(labels: Labels, tokenizer: Tokenizer, context_length: int) -> None:
@@ -53,3 +69,11 @@ def check_lengths(labels: Labels, tokenizer: Tokenizer, context_length: int) -> 
                     f"the label {name!r} has {count} tokens, the model's context {context_length}",
                     hint="shorten the label or the template",
                 )
+
+
+def _check_templates(templates: Sequence[str]) -> None:
+    for template in templates:
+        if template.count(PLAIN) != 1 or template.count("{") != 1 or template.count("}") != 1:
+            raise LabelError(
+                f"template {template!r}: expected exactly one {{}} where the label goes", hint='e.g. "a photo of a {}"'
+            )

@@ -1,0 +1,183 @@
+"""Sentences about labels, which a text tower understands where it does not know the name: a file to be reviewed.
+
+    {
+      "schema_version": 1,
+      "authors": {"llama": {"source": "endpoint", "name": "llama", "url": "http://localhost:8080/v1", ...}},
+      "labels": {
+        "hoopoe": {
+          "descriptions": ["A bird with a crown of feathers ..."],
+          "attributes": {"crest": "orange, tipped with black"},
+          "author": "llama"
+        }
+      }
+    }
+
+The texts "a photo of NAME . DESCRIPTION" are those of Li et al., ICCV 2023 (https://arxiv.org/abs/2307.03135).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from edgevlm import interrupts, labels, schema
+from edgevlm.bundle import output_error
+from edgevlm.errors import EnrichmentError, LabelError
+
+SCHEMA_VERSION = 1
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who wrote descriptions, and what was asked.
+
+    Attributes:
+        source: What `name` is: a file, a language model run here, or one behind an endpoint.
+        name: The file, the model's folder or hub id, or the model's name at the endpoint.
+        url: The endpoint's.
+        revision: Commit of a hub id.
+        prompt: The question, in which `{}` stands for the label.
+        temperature: Of sampling; 0 is greedy.
+        seed: Of the first answer; each further one has the next.
+    """
+
+    source: Literal["file", "model", "endpoint"]
+    name: str
+    url: str | None = None
+    revision: str | None = None
+    prompt: str | None = None
+    temperature: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of one label.
+
+    Attributes:
+        descriptions: Sentences; each makes a text of its own, and the texts' embeddings are averaged.
+        attributes: What the thing looks like, by name.
+        author: Key into `Descriptions.authors`; None if written by hand.
+        failures: Answers that could not be used, and why.
+    """
+
+    descriptions: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    author: str | None = None
+    failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Descriptions:
+    """Descriptions and attributes by label, and who wrote them."""
+
+    authors: Mapping[str, Author]
+    labels: Mapping[str, Entry]
+
+    @classmethod
+    def read(cls, path: Path) -> Descriptions:
+        """What `write` wrote, or a person in its form.
+
+        Raises:
+            EnrichmentError: no such file, not JSON, another version, or a key or value that does not belong there.
+        """
+        data = read_json(path)
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise EnrichmentError(
+                f"{path}: expected descriptions with schema_version {SCHEMA_VERSION}, got {version!r}",
+                hint=f"edgevlm enrich LABELS --with {path} --out FILE makes them of other JSON",
+            )
+        rest = {key: value for key, value in data.items() if key != "schema_version"}
+        found = schema.read(cls, {"authors": {}} | rest, where=str(path), error=EnrichmentError)
+        for label, entry in found.labels.items():
+            where = f"{path}.labels.{label}"
+            if not label.strip():
+                raise EnrichmentError(f"{path}.labels: expected labels, got {label!r}")
+            for index, text in enumerate(entry.descriptions):
+                if not text.strip():
+                    raise EnrichmentError(f"{where}.descriptions[{index}]: expected a sentence, got {text!r}")
+            if entry.author is not None and entry.author not in found.authors:
+                known = ", ".join(map(repr, found.authors)) or "none"
+                raise EnrichmentError(f"{where}.author: expected one of `authors` ({known}), got {entry.author!r}")
+        return found
+
+    def write(self, path: Path) -> None:
+        """Writes the file whole, or leaves what was there.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        text = json.dumps({"schema_version": SCHEMA_VERSION} | schema.write(self), indent=2, ensure_ascii=False)
+        writing = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with interrupts.put_off():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    with writing.open("w", encoding="utf-8") as file:
+                        file.write(text + "\n")
+                        file.flush()
+                        os.fsync(file.fileno())
+                    writing.replace(path)
+                finally:
+                    writing.unlink(missing_ok=True)
+        except OSError as error:
+            raise output_error(error, path) from error
+
+
+def label_texts(
+    names: Sequence[str], templates: Sequence[str], descriptions: Descriptions | None
+) -> tuple[tuple[str, ...], ...]:
+    """For each label its texts, whose embeddings are averaged.
+
+    Args:
+        names: The labels.
+        templates: Texts in which `{}` stands for the label.
+        descriptions: If given, each text is a template, " . " and one of the label's descriptions.
+
+    Raises:
+        LabelError: a label has no description, or a template no `{}`.
+    """
+    plain = labels.fill(names, templates)
+    if descriptions is None:
+        return plain
+    known = descriptions.labels
+    missing = [name for name in names if name not in known or not known[name].descriptions]
+    if missing:
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise LabelError(
+            f"no description of {', '.join(map(repr, missing[:_LISTED]))}{more}, {len(missing)} of {len(names)} labels",
+            hint="add them with edgevlm enrich and the same --out, or write them into the file",
+        )
+    return tuple(
+        tuple(f"{text} . {sentence}" for text in texts for sentence in known[name].descriptions)
+        for name, texts in zip(names, plain, strict=True)
+    )
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file, refusing an object that has a key twice: one of the two would be lost.
+
+    Raises:
+        EnrichmentError: no such file, not UTF-8, not JSON, or a repeated key.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise EnrichmentError(f"{path}: the key {key!r} occurs twice in one object", hint="merge the two")
+            found[key] = value
+        return found
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except OSError as error:
+        raise EnrichmentError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise EnrichmentError(f"{path}: not a readable JSON file: {error}") from error
