@@ -189,13 +189,14 @@ def test_ctrl_c_says_how_to_go_on(teacher: Path, pictures: Path, cache: Path, tm
 def test_two_processes_get_the_result_of_one(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     more = ("--recipe", "clip-kd", "--epochs", "3")
     assert run(command(teacher, pictures, cache, tmp_path / "one", *more)).exit_code == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     both = command(teacher, pictures, tmp_path / "new-cache", tmp_path / "two", *more, "--json")
     done = subprocess.run(
         [*launcher, "--module", "edgevlm", *both],
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
         env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]

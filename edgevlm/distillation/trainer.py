@@ -10,10 +10,10 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.distributed.nn
+import torch.distributed
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -220,7 +220,23 @@ def gather(rows: Tensor | None) -> Any:
     """The rows of all processes, [B, ...] -> [processes * B, ...], through which gradients flow back."""
     if rows is None or not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return rows
-    return torch.cat(cast(tuple[Tensor, ...], torch.distributed.nn.all_gather(rows)))  # type: ignore[no-untyped-call]
+    return _Gather.apply(rows)
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' rows in their order; each has its own gradient from the losses of all of them."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        summed = gradients[0].contiguous()
+        torch.distributed.all_reduce(summed)
+        return summed.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
 
 
 def _groups(network: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:
