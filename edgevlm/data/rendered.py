@@ -93,6 +93,11 @@ class RenderedScenes:
         number = self.spec.numbers[index]
         return Image.fromarray(self._pixels(number))
 
+    def scene(self, index: int) -> tuple[int, Scene]:
+        """The picture's number, and what is in it."""
+        number = self.spec.numbers[index]
+        return number, self._scene(number)
+
     def _scene(self, number: int) -> Scene:
         # Not `Scenes.__getitem__`, which draws the picture too: that takes twenty times as long.
         return next(self._scenes._scenes(np.array([number], np.uint64)))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.data.captions import caption
-from edgevlm.data.scenes import ATTRIBUTES, Scene, Scenes, variants
+from edgevlm.data.scenes import ATTRIBUTES, Scene, variants
 
-EncodeImages = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-EncodeTexts = Callable[[Sequence[str]], NDArray[np.float32]]
+F32 = NDArray[np.float32]
 
 VARIED = (*ATTRIBUTES, "count", "position")
 CANDIDATES = 50
@@ -30,7 +29,8 @@ class SceneAccuracy:
         top1_by_groups: The same, by number of groups in the scene.
         top1_one_attribute: Among the true description and every one that differs in a single attribute of a single
             group, some 30 to 80 of them: the strictest question that a scene allows.
-        by_attribute: Among the true description and every one that differs in just this attribute of one group.
+        by_attribute: Among the true description and every one that differs in just this attribute of one group, over
+            the scenes in which it can differ.
         chance: What guessing would score in `by_attribute`.
     """
 
@@ -56,41 +56,51 @@ def distractors(scene: Scene, count: int, draws: random.Random) -> list[Scene]:
 
 
 def measure(
-    encode_images: EncodeImages, encode_texts: EncodeTexts, scenes: Scenes, start: int, count: int
+    images: F32,
+    scenes: Sequence[tuple[int, Scene]],
+    encode_texts: Callable[[Sequence[str]], F32],
+    step: Callable[[float], None] = lambda share: None,
 ) -> SceneAccuracy:
-    """Measures a model on scenes `start` to `start + count - 1`.
+    """Measures how well pictures are told from wrong descriptions of them; some 100 texts a scene are encoded.
 
     Args:
-        encode_images: uint8 [N, H, W, 3] -> unit-norm float32 [N, D].
-        encode_texts: N texts -> unit-norm float32 [N, D].
-        scenes: The dataset; take a split or indices that training has not seen.
-        start: First scene.
-        count: How many.
+        images: Embeddings of the scenes' pictures, float32 [N, D], unit norm.
+        scenes: Each picture's number and scene, see `edgevlm.data.rendered`; the number draws its 49 descriptions, so
+            that every model is asked the same. Take scenes that training has not seen.
+        encode_texts: T texts -> float32 [T, D], unit norm.
+        step: Told the share that is done, 0..1.
     """
-    batch = scenes.batch(start, count)
-    images = encode_images(batch.pixels)
     right: dict[str, list[bool]] = {name: [] for name in ("all", "one", *VARIED)}
     chance: dict[str, list[float]] = {name: [] for name in VARIED}
     groups: dict[str, list[bool]] = {}
-    for index, scene in enumerate(batch.scenes):
-        options = {name: variants(scene, name) for name in VARIED}
-        options["all"] = tuple(distractors(scene, CANDIDATES - 1, random.Random(start + index)))
-        options = {name: others for name, others in options.items() if others}
-        texts = encode_texts([caption(scene), *(caption(other) for others in options.values() for other in others)])
-        scores = texts @ images[index]
-        ends = np.cumsum([len(others) for others in options.values()])[:-1]
-        best_others = {name: part.max() for name, part in zip(options, np.split(scores[1:], ends), strict=True)}
-        for name, best in best_others.items():
-            right[name].append(bool(scores[0] > best))
-        for name in options.keys() - {"all"}:
-            chance[name].append(1 / (1 + len(options[name])))
-        right["one"].append(all(scores[0] > best_others[name] for name in options.keys() - {"all"}))
-        groups.setdefault(str(len(scene.groups)), []).append(right["all"][-1])
+    for done, (image, (number, scene)) in enumerate(zip(images, scenes, strict=True), 1):
+        options = {name: others for name in VARIED if (others := variants(scene, name))}
+        for name, others in options.items():
+            chance[name].append(1 / (1 + len(others)))
+        found = _tell_apart(
+            image, scene, options | {"all": distractors(scene, CANDIDATES - 1, random.Random(number))}, encode_texts
+        )
+        for name, is_right in found.items():
+            right[name].append(is_right)
+        right["one"].append(all(found[name] for name in options))
+        groups.setdefault(str(len(scene.groups)), []).append(found["all"])
+        step(done / len(scenes))
     return SceneAccuracy(
-        scenes=count,
+        scenes=len(scenes),
         top1=float(np.mean(right["all"])),
         top1_by_groups={number: float(np.mean(hits)) for number, hits in sorted(groups.items())},
         top1_one_attribute=float(np.mean(right["one"])),
-        by_attribute={name: float(np.mean(right[name])) for name in VARIED},
-        chance={name: float(np.mean(chance[name])) for name in VARIED},
+        by_attribute={name: float(np.mean(right[name])) for name in VARIED if right[name]},
+        chance={name: float(np.mean(shares)) for name, shares in chance.items() if shares},
     )
+
+
+def _tell_apart(
+    image: F32, scene: Scene, options: Mapping[str, Sequence[Scene]], encode_texts: Callable[[Sequence[str]], F32]
+) -> dict[str, bool]:
+    """For each list of other descriptions, whether the true one scores higher than all of them."""
+    texts = {name: [caption(other) for other in others] for name, others in options.items()}
+    different = list(dict.fromkeys([caption(scene), *(text for several in texts.values() for text in several)]))
+    scores = dict(zip(different, (encode_texts(different) @ image).tolist(), strict=True))
+    own = scores[caption(scene)]
+    return {name: own > max(scores[text] for text in several) for name, several in texts.items()}

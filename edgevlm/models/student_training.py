@@ -221,14 +221,13 @@ def accuracy(student: Student, tokenizer: Tokenizer, split: Split, count: int, s
     was_training = student.training
     student.eval()
 
-    def encode_images(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float32))
-        return np.concatenate([student.image(part).numpy() for part in torch.split(planes, 100)])
-
     def encode_texts(texts: Sequence[str]) -> NDArray[np.float32]:
         return np.asarray(student.text(token_ids(tokenizer, texts)).numpy())
 
-    result = measure(encode_images, encode_texts, Scenes(seed, split), HELD_OUT_START, count)
+    batch = Scenes(seed, split).batch(HELD_OUT_START, count)
+    planes = torch.from_numpy(batch.pixels.transpose(0, 3, 1, 2).astype(np.float32))
+    images = np.concatenate([student.image(part).numpy() for part in torch.split(planes, 100)])
+    result = measure(images, list(enumerate(batch.scenes, HELD_OUT_START)), encode_texts)
     student.train(was_training)
     return result
 

@@ -1,0 +1,278 @@
+"""`edgevlm evaluate`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from edgevlm.commands.options import PATH, as_json
+from edgevlm.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from edgevlm.evaluation.evaluation import Evaluation
+    from edgevlm.evaluation.few_shot import FewShot
+    from edgevlm.evaluation.measurement import SetEvaluation
+    from edgevlm.evaluation.retrieval import Recall
+    from edgevlm.evaluation.scene_zero_shot import SceneAccuracy
+
+T = TypeVar("T")
+
+_NAMED = re.compile(r"(?P<name>[\w .+-]+)=(?P<spec>.+)")
+_CLASSES_SHOWN = 10
+_SKIPPED_SHOWN = 5
+_NOTHING = "–"
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--data", "data", multiple=True, required=True, metavar="[NAME=]DATA",
+    help="Image folder, captions .json, WebDataset .tar shards, scenes:… or objects:…; may repeat.",
+)  # fmt: skip
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    help='Prompt around each label, "a photo of a {}" if left out; may repeat.',
+)
+@click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
+@click.option("--shots", help='Pictures of each class for a linear probe, e.g. "1,5".')
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Draws of these pictures.")
+@click.option("--attributes", is_flag=True, help="Tell rendered scenes from wrong descriptions, by attribute.")
+@click.option("--teacher", help="Model or bundle to compare the embeddings with.")
+@click.option("--limit", type=click.IntRange(min=1), help="Pictures of each data set, evenly spread over it.")
+@click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
+@click.option(
+    "--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share of pictures."
+)
+@click.option("--out", type=PATH, help="Also write the JSON to this file.")
+@as_json
+def evaluate(
+    model: str,
+    data: tuple[str, ...],
+    templates: tuple[str, ...],
+    descriptions: Path | None,
+    shots: str | None,
+    seeds: int,
+    attributes: bool,
+    teacher: str | None,
+    limit: int | None,
+    images: Path | None,
+    max_unreadable: float,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure how good MODEL, or a bundle, is on your pictures.
+
+    Pictures with labels are classified zero-shot, and with --shots by a linear probe; pictures with captions are
+    retrieved, and retrieve. Several data sets stand side by side: name them, such as seen and unseen classes.
+
+    A bundle is run as it ships, and the first line says what that proves: host-runtime (the target's own, here),
+    program-semantics (each op as it is specified) or device; a model in torch is the reference.
+
+    To train on a few pictures of new classes: edgevlm distill --student MODEL --few-shot DATA.
+
+    \b
+    Examples:
+      edgevlm evaluate my-student --data photos/
+      edgevlm evaluate dist/my-student-tflite-fp16.edgevlm --data coco_val.json --images val2017
+      edgevlm evaluate my-student --data seen=photos/ --data unseen=other/ --descriptions both.json --shots 1,5
+      edgevlm evaluate my-student --data photos/ --teacher openai/clip-vit-base-patch32 --out report.json
+      edgevlm evaluate edgevlm-student --attributes --data seen=scenes:train:500:1:held-out \\
+        --data unseen=scenes:combinations:500:1:held-out --data styles=scenes:styles:500:1:held-out
+    """
+    from edgevlm import report, schema
+    from edgevlm.evaluation.evaluation import evaluate as measure
+
+    numbers = _parse_shots(shots)
+    if out is not None:
+        _refuse_unwritable(out)
+    with report.progress_bar() as progress:
+        found = measure(
+            model,
+            _parse_data(data),
+            templates=templates or None,
+            descriptions=descriptions,
+            shots=numbers,
+            seeds=seeds,
+            attributes=attributes,
+            teacher=teacher,
+            limit=limit,
+            images=images,
+            max_unreadable=max_unreadable,
+            progress=progress,
+        )
+    if out is not None:
+        out.write_text(report.json_text(schema.write(found)) + "\n", encoding="utf-8")
+    if as_json:
+        report.print_json(schema.write(found))
+    else:
+        _show(found)
+
+
+def _parse_data(data: Sequence[str]) -> dict[str, str]:
+    """Name -> what to open. A path that exists is not taken apart, whatever its name."""
+    found: dict[str, str] = {}
+    for text in data:
+        match = None if Path(text).exists() else _NAMED.fullmatch(text)
+        name, spec = (match["name"], match["spec"]) if match else (text, text)
+        if name in found:
+            raise InputError(f"--data: {name!r} is given twice", hint="name them: --data seen=… --data unseen=…")
+        found[name] = spec
+    return found
+
+
+def _parse_shots(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise InputError(f"--shots: expected whole numbers of at least 1 with commas between them, got {text!r}")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Rather now than after the work."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OutputError(f"{path}: expected a file that can be written", hint="choose another with --out")
+
+
+def _show(found: Evaluation) -> None:
+    from rich.markup import escape
+
+    from edgevlm import report
+
+    rows = [row for row in _rows(found.sets) if any(cell != _NOTHING for cell in row[1:])]
+    click.echo(f"{found.model}: {found.precision}, evidence: {found.evidence}")
+    if found.templates and any(each.zero_shot for each in found.sets):
+        click.echo(f"prompts: {'; '.join(found.templates)}")
+    report.table(None, ("", *(f">{escape(each.name)}" for each in found.sets)), rows)
+    _show_attributes(found.sets)
+    for each in found.sets:
+        _show_classes(each)
+        for note in each.notes:
+            click.echo(f"{each.name}: {note}")
+        _show_skipped(each)
+
+
+def _rows(sets: Sequence[SetEvaluation]) -> list[tuple[str, ...]]:
+    """A row a measure, a column a dataset; chance below each group of measures."""
+    zero = [each.zero_shot for each in sets]
+    shots = sorted({probe.shots for each in sets for probe in each.few_shot})
+    first_probe = [next(iter(each.few_shot), None) for each in sets]
+    words = [each.retrieval for each in sets]
+    pairs = [each.diagnostics for each in sets]
+    near = _joined(pair.neighbours_k for pair in pairs if pair)
+    best = _joined(pair.inversions_k for pair in pairs if pair)
+    return [
+        _row("pictures", sets, lambda each: f"{each.pictures:,}"),
+        _row("labels to choose from", zero, lambda z: f"{z.classes:,}"),
+        _row("zero-shot top-1", zero, lambda z: _percent(z.top1)),
+        _row("zero-shot top-5", zero, lambda z: _percent(z.top5)),
+        _row("zero-shot, mean per class", zero, lambda z: _percent(z.mean_per_class)),
+        _row("  chance", zero, lambda z: _percent(z.chance)),
+        *(_row(f"{k}-shot probe, mean per class", [_probe(each, k) for each in sets], _spread) for k in shots),
+        _row("  chance", first_probe, lambda probe: _percent(probe.chance)),
+        _row("different captions", words, lambda r: f"{r.texts:,}"),
+        _row("image → text, recall at 1 / 5 / 10", words, lambda r: _recalls(r.image_to_text)),
+        _row("  chance", words, lambda r: _chances(r.image_to_text)),
+        _row("text → image, recall at 1 / 5 / 10", words, lambda r: _recalls(r.text_to_image)),
+        _row("  chance", words, lambda r: _chances(r.text_to_image)),
+        _row("M_rel: own place among the teacher's", pairs, lambda d: _percent(d.relation)),
+        _row("  chance", pairs, lambda d: _percent(None if d.relation is None else d.relation_chance)),
+        _row(f"M_neigh({near}): neighbours shared with the teacher", pairs, lambda d: _percent(d.neighbours)),
+        _row("  chance", pairs, lambda d: _percent(d.neighbours_chance)),
+        _row(f"M_vlalign({best}): pairs of its best texts turned round", pairs, lambda d: _number(d.inversions)),
+        _row("  chance", pairs, lambda d: _number(None if d.inversions is None else d.inversions_chance)),
+    ]
+
+
+def _row(title: str, of: Iterable[T | None], show: Callable[[T], str]) -> tuple[str, ...]:
+    return title, *(_NOTHING if one is None else show(one) for one in of)
+
+
+def _probe(each: SetEvaluation, shots: int) -> FewShot | None:
+    return next((probe for probe in each.few_shot if probe.shots == shots), None)
+
+
+def _show_attributes(sets: Sequence[SetEvaluation]) -> None:
+    from rich.markup import escape
+
+    from edgevlm import report
+    from edgevlm.evaluation.scene_zero_shot import CANDIDATES, VARIED
+
+    measured = [(each.name, each.attributes) for each in sets if each.attributes]
+    if not measured:
+        return
+    scenes = [found for _, found in measured]
+    rows = [
+        _row(f"among {CANDIDATES} descriptions", scenes, lambda found: f"{found.top1:.1%} ({1 / CANDIDATES:.0%})"),
+        _row("among all that differ in one attribute", scenes, lambda found: _percent(found.top1_one_attribute)),
+    ]
+    for name in VARIED:
+        rows.append(_row(f"  in the {name}", scenes, partial(_show_attribute, name)))
+    title = "The true description scores highest (by chance)"
+    report.table(title, ("", *(f">{escape(name)}" for name, _ in measured)), rows)
+
+
+def _show_attribute(name: str, found: SceneAccuracy) -> str:
+    return f"{found.by_attribute[name]:.1%} ({found.chance[name]:.0%})" if name in found.chance else _NOTHING
+
+
+def _show_skipped(each: SetEvaluation) -> None:
+    if not each.skipped:
+        return
+    pictures = "picture" if len(each.skipped) == 1 else "pictures"
+    click.echo(f"{each.name}: {len(each.skipped):,} unreadable {pictures} skipped:")
+    for reason in list(each.skipped.values())[:_SKIPPED_SHOWN]:
+        click.echo(f"  {reason}")
+    if len(each.skipped) > _SKIPPED_SHOWN:
+        click.echo(f"  and {len(each.skipped) - _SKIPPED_SHOWN:,} more; --json lists all")
+
+
+def _show_classes(each: SetEvaluation) -> None:
+    from rich.markup import escape
+
+    from edgevlm import report
+
+    if each.zero_shot is None:
+        return
+    classes = sorted(each.zero_shot.by_class, key=lambda found: found.accuracy)
+    few = f", the {_CLASSES_SHOWN} hardest of {len(classes)}" if len(classes) > _CLASSES_SHOWN else ""
+    rows = [
+        (escape(found.label), f"{found.pictures:,}", _percent(found.accuracy), escape(found.mistaken_for or ""))
+        for found in classes[:_CLASSES_SHOWN]
+    ]
+    report.table(escape(f"{each.name}: by class{few}"), ("class", ">pictures", ">accuracy", "mostly taken for"), rows)
+
+
+def _joined(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, dict.fromkeys(numbers)))
+
+
+def _percent(share: float | None) -> str:
+    return _NOTHING if share is None else f"{share:.1%}"
+
+
+def _spread(probe: FewShot) -> str:
+    spread = "" if probe.spread is None else f" ± {100 * probe.spread:.1f}"
+    return f"{probe.mean_per_class:.1%}{spread}"
+
+
+def _number(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.1f}"
+
+
+def _recalls(recall: Recall) -> str:
+    return " / ".join(map(_percent, (recall.at_1, recall.at_5, recall.at_10)))
+
+
+def _chances(recall: Recall) -> str:
+    return " / ".join(map(_percent, recall.chance))

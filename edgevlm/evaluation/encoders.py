@@ -1,0 +1,204 @@
+"""What can be evaluated: a float model in torch, or a bundle of any target, behind one small seam."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgevlm.bundle import MANIFEST, SUFFIX, Bundle
+from edgevlm.bundle_model import BundleModel
+from edgevlm.errors import TensorError
+from edgevlm.interfaces import Closing
+from edgevlm.preprocessing import resize_and_crop
+from edgevlm.tokenizing import Tokenizer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import torch
+
+F32 = NDArray[np.float32]
+_TEXTS_AT_ONCE = 128
+
+
+class Encoder(Protocol):
+    """Pictures and texts in, unit vectors of one space out. A context manager.
+
+    Attributes:
+        name: What a user called it.
+        evidence: What its answers prove: `reference` for a float model, else see `edgevlm.interfaces.Session`.
+        precision: Of the weights, such as `fp16`.
+        tokenizer: Of the text tower; None where there is none.
+        labels: What it tells apart without a text tower; empty where no labels are baked in.
+        embedding_dim: D; None where it cannot `encode_pictures`: a bundle may have `classify` alone.
+    """
+
+    name: str
+    evidence: str
+    precision: str
+    tokenizer: Tokenizer | None
+    labels: tuple[str, ...]
+    embedding_dim: int | None
+
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> F32:
+        """Upright RGB pictures of any sizes -> unit vectors, float32 [N, D]."""
+
+    def encode_texts(self, texts: Sequence[str]) -> F32:
+        """Texts -> unit vectors, float32 [N, D]; what is longer than the context is cut."""
+
+    def score_labels(self, pictures: Sequence[Image.Image]) -> F32:
+        """How well each baked label fits each picture, float32 [N, labels]: the larger, the better."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class ModelEncoder(Closing):
+    """A model's own float32 forward in torch, in batches, on a GPU where there is one.
+
+    Args:
+        name: What `edgevlm.models.catalogue.load` takes.
+    """
+
+    evidence = "reference"
+    precision = "fp32"
+
+    def __init__(self, name: str | Path) -> None:
+        import torch
+
+        from edgevlm.models import catalogue
+
+        self.name = str(name)
+        self._model = catalogue.load(name)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model.network.to(self._device)
+        self.labels = self._model.labels.names if self._model.labels else ()
+        self.embedding_dim: int | None = self._model.embedding_dim
+        self.tokenizer: Tokenizer | None = None
+        if self._model.text is not None and self._model.tokenizer_json is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / self._model.text.tokenizer_file).write_bytes(self._model.tokenizer_json)
+                self.tokenizer = Tokenizer(self._model.text, Path(folder))
+
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> F32:
+        """See `Encoder`."""
+        import torch
+
+        pixels = np.stack([resize_and_crop(picture, self._model.image) for picture in pictures])
+        return self._run("encode_image", torch.from_numpy(pixels).permute(0, 3, 1, 2).float())
+
+    def encode_texts(self, texts: Sequence[str]) -> F32:
+        """See `Encoder`.
+
+        Raises:
+            TensorError: the model has no text tower.
+        """
+        import torch
+
+        if self.tokenizer is None:
+            raise TensorError(f"{self.name} has no text tower, so it cannot encode texts")
+        parts = torch.split(torch.from_numpy(self.tokenizer.encode(texts)), _TEXTS_AT_ONCE)
+        return np.concatenate([self._run("encode_text", part) for part in parts])
+
+    def score_labels(self, pictures: Sequence[Image.Image]) -> F32:
+        """See `Encoder`; cosines with the embeddings of the labels.
+
+        Raises:
+            TensorError: the model has no labels of its own.
+        """
+        if self._model.label_embeddings is None:
+            raise TensorError(f"{self.name} has no labels of its own")
+        return np.asarray(self.encode_pictures(pictures) @ self._model.label_embeddings.cpu().numpy().T, np.float32)
+
+    def close(self) -> None:
+        """Nothing to free but memory."""
+
+    def _run(self, component: str, rows: torch.Tensor) -> F32:
+        import torch
+
+        with torch.no_grad():
+            embeddings: F32 = self._model.reference[component](rows.to(self._device)).float().cpu().numpy()
+        return embeddings
+
+
+class BundleEncoder(Closing):
+    """A bundle's shipped file in its target's runtime, a picture at a time as on a device.
+
+    Args:
+        bundle: What to run.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._model = BundleModel(bundle)
+        self.name = str(bundle.path)
+        self.evidence = self._model.session.evidence
+        self.precision: str = bundle.manifest.recipe.precision
+        self.tokenizer = self._model.tokenizer
+        self.labels = self._model.labels
+        self.embedding_dim = bundle.manifest.embedding_dim if "encode_image" in bundle.components else None
+
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> F32:
+        """See `Encoder`.
+
+        Raises:
+            TensorError: the bundle has `classify` alone.
+        """
+        return self._model.encode_image(pictures)
+
+    def encode_texts(self, texts: Sequence[str]) -> F32:
+        """See `Encoder`.
+
+        Raises:
+            TensorError: the bundle has no text tower.
+        """
+        return self._model.encode_text(texts)
+
+    def score_labels(self, pictures: Sequence[Image.Image]) -> F32:
+        """See `Encoder`; probabilities, from `classify`.
+
+        Raises:
+            LabelError: the bundle has no labels baked in.
+        """
+        return self._model.classify(pictures)
+
+    def close(self) -> None:
+        """Frees the backend's memory."""
+        self._model.close()
+
+
+def choose_speaker(student: Encoder, teacher: Encoder | None) -> Encoder | None:
+    """Who encodes the texts that a student's pictures are compared with; None if nobody can.
+
+    A student without a text tower was trained to put pictures where its teacher puts texts: then it is the teacher,
+    which Li et al. (ICCV 2023, arXiv 2307.03135) do with all of their students.
+    """
+    if student.embedding_dim is None:
+        return None
+    if student.tokenizer is not None:
+        return student
+    if teacher is not None and teacher.tokenizer is not None and teacher.embedding_dim == student.embedding_dim:
+        return teacher
+    return None
+
+
+def open_encoder(model: str | Path) -> Encoder:
+    """A folder with a manifest is a bundle; everything else is what `edgevlm.models.catalogue.load` takes.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        CheckpointError: there is no such model.
+        MissingDependency: the packages that it needs are not installed.
+    """
+    path = Path(model).expanduser()
+    if path.suffix == SUFFIX or (path / MANIFEST).is_file():
+        return BundleEncoder(Bundle.open(path))
+    return ModelEncoder(model)
