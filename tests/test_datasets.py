@@ -135,10 +135,7 @@ def test_rendered_pictures_depend_on_split_seed_and_number_alone(form: str) -> N
     assert not any(np.array_equal(_pixels(other, 49), _pixels(data, 49)) for other in others)
 
 
-def test_held_out_pictures_start_where_the_built_in_student_is_measured() -> None:
-    from edgevlm.models import student_training
-
-    assert HELD_OUT_START == student_training.HELD_OUT_START
+def test_held_out_pictures_are_the_far_out_ones() -> None:
     data = open_data("scenes:train:4:held-out")
     assert np.array_equal(_pixels(data, 3), Scenes(0)[HELD_OUT_START + 3][1])
 

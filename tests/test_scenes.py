@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgevlm.data.captions import caption, leave_open, vocabulary
 from edgevlm.data.scenes import (
@@ -26,13 +29,40 @@ RED_CIRCLE = Group("circle", "red", "matte", "plain", "large")
 BLUE_STARS = Group("star", "blue", "glossy", "striped", "small", 2)
 
 
-def test_a_scene_depends_on_seed_split_and_index_alone() -> None:
-    whole = Scenes(3).batch(0, 300)
+def test_a_scene_depends_on_seed_split_and_index() -> None:
     scene, pixels = Scenes(3)[217]
-    assert scene == whole.scenes[217]
-    assert np.array_equal(pixels, whole.pixels[217])
+    assert scene == Scenes(3).scene(217)
     assert not np.array_equal(Scenes(4)[217][1], pixels)
     assert not np.array_equal(Scenes(3, "styles")[217][1], pixels)
+
+
+@pytest.mark.parametrize("split", get_args(Split))
+@pytest.mark.parametrize("size", [64, 97])
+@given(seed=st.integers(0, 1 << 20), start=st.integers(0, 1 << 41), count=st.integers(1, 150))
+@settings(max_examples=5, deadline=None)
+def test_a_scene_depends_on_nothing_drawn_with_it(split: Split, size: int, seed: int, start: int, count: int) -> None:
+    scenes = Scenes(seed, split, size)
+    batch = scenes.batch(start, count)
+    for offset in range(count):
+        scene, pixels = scenes[start + offset]
+        assert scene == batch.scenes[offset]
+        assert np.array_equal(pixels, batch.pixels[offset])
+
+
+@pytest.mark.parametrize("style", [*STYLES, *UNSEEN_STYLES])
+def test_a_picture_is_the_same_beside_larger_objects(style: str) -> None:
+    from edgevlm.data.drawing import draw
+
+    # Black dotted objects, whose outline is now bright and now dark, and stars, whose blur reaches far.
+    groups = [
+        Group(shape, "black", "matte", "dotted", size) for shape in ATTRIBUTES["shape"] for size in ("small", "large")
+    ]
+    scenes = [
+        Scene((group,), cell=cell, style=style) for group in groups for cell in ("top left", "middle centre")
+    ] * 10
+    numbers = np.random.default_rng(0).random((len(scenes), 64))
+    alone = [draw([scene], numbers[index : index + 1], 64)[0] for index, scene in enumerate(scenes)]
+    assert np.array_equal(draw(scenes, numbers, 64), np.stack(alone))
 
 
 def test_indices_far_out_are_scenes_too() -> None:

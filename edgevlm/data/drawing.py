@@ -25,6 +25,10 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "black": (0.06, 0.06, 0.06),
 }
 _PALETTE = np.array([COLOURS[name] for name in ATTRIBUTES["colour"]], np.float32)
+# The objects of a slot are painted in bands: the radii at which they end, of which the last is the slot's largest.
+# A patch is as large as its band's end asks for, never its objects: halos, grain and an outline's brightness depend on
+# where it ends, and would differ with what else is painted. Pictures depend on these figures: see `RENDERER_VERSION`.
+_BANDS = ((0.125, 0.2, 0.22, 0.38), (0.125, 0.163), (0.125, 0.163))
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class _Objects:
 
 
 def draw(scenes: Sequence[Scene], draws: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
-    """Draws the scenes.
+    """Draws the scenes, each as if it were alone.
 
     Args:
         scenes: N scene graphs, every attribute set.
@@ -61,11 +65,12 @@ def draw(scenes: Sequence[Scene], draws: NDArray[np.float64], size: int) -> NDAr
     inner = canvas[:, margin:-margin, margin:-margin]
     inner[...] = _backgrounds(scenes, numbers, size)
     objects = _place(scenes, numbers)
-    for slot in range(3):
-        for low, high in ((0.0, 0.13), (0.13, 0.2), (0.2, 1.0)):
-            chosen = np.flatnonzero((objects.slot == slot) & (objects.radius >= low) & (objects.radius < high))
+    for slot, ends in enumerate(_BANDS):
+        bands = np.searchsorted(ends[:-1], objects.radius)
+        for band, end in enumerate(ends):
+            chosen = np.flatnonzero((objects.slot == slot) & (bands == band))
             if chosen.size:
-                _paint(canvas, objects, chosen, size, margin)
+                _paint(canvas, objects, chosen, end, size, margin)
     pixels = np.clip(inner, 0.0, 1.0)
     pixels *= 255.0
     pixels += 0.5
@@ -182,10 +187,10 @@ def _positions(scene: Scene, group_index: int, draws: list[float]) -> list[tuple
     ]
 
 
-def _paint(canvas: F32, objects: _Objects, chosen: NDArray[np.intp], size: int, margin: int) -> None:
-    """Composes one object on each of some pictures; no picture comes twice in `chosen`."""
+def _paint(canvas: F32, objects: _Objects, chosen: NDArray[np.intp], end: float, size: int, margin: int) -> None:
+    """Composes one object of the band up to `end` on each of some pictures; no picture comes twice in `chosen`."""
     radius = objects.radius[chosen]
-    side = int(np.ceil(radius.max() * size * 2.7)) + 2
+    side = int(np.ceil(end * size * 2.7)) + 2
     centre = np.stack([objects.y[chosen], objects.x[chosen]], 1) * size + margin
     corner = np.floor(centre - side / 2).astype(np.intp)
     step = np.arange(side)

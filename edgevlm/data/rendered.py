@@ -41,7 +41,8 @@ from edgevlm.errors import DataError
 
 HELD_OUT_START = 1 << 40
 # To be raised when a picture or a caption of some number changes: what was computed from the old ones is then stale.
-RENDERER_VERSION = 1
+# 2: a picture depends on its number alone; chalk, halos and, rarely, outlines had depended on what was drawn with it.
+RENDERER_VERSION = 2
 SIZE = 64  # side of the pictures in pixels
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -99,8 +100,7 @@ class RenderedScenes:
         return number, self._scene(number)
 
     def _scene(self, number: int) -> Scene:
-        # Not `Scenes.__getitem__`, which draws the picture too: that takes twenty times as long.
-        return next(self._scenes._scenes(np.array([number], np.uint64)))
+        return self._scenes.scene(number)
 
     def _label(self, number: int) -> int | None:
         return None

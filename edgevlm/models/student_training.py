@@ -29,12 +29,12 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from edgevlm.data.captions import caption, leave_open, vocabulary
+from edgevlm.data.rendered import HELD_OUT_START
 from edgevlm.data.scenes import ATTRIBUTES, AXES, CELLS, COUNTS, Scene, Scenes, Split, variants
 from edgevlm.evaluation.scene_zero_shot import VARIED, SceneAccuracy, measure
 from edgevlm.models.model_card import model_card
 from edgevlm.models.student import Student, StudentConfig
 
-HELD_OUT_START = 1 << 40
 NEGATIVES = 3
 MEASURED_SCENES = 1000
 # What a scene states: its number of groups, cell and axis, then each group's attributes and count, in order.
