@@ -109,7 +109,7 @@ def evaluate(
             progress=progress,
         )
     if out is not None:
-        out.write_text(report.json_text(schema.write(found)) + "\n", encoding="utf-8")
+        _write(out, report.json_text(schema.write(found)))
     if as_json:
         report.print_json(schema.write(found))
     else:
@@ -139,9 +139,22 @@ def _parse_shots(text: str | None) -> tuple[int, ...]:
 
 def _refuse_unwritable(path: Path) -> None:
     """Rather now than after the work."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = not path.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
         raise OutputError(f"{path}: expected a file that can be written", hint="choose another with --out")
+
+
+def _write(path: Path, text: str) -> None:
+    from edgevlm.bundle import output_error
+
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise output_error(error, path) from error
 
 
 def _show(found: Evaluation) -> None:

@@ -11,6 +11,7 @@ from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.enrichment.descriptions import Descriptions
 from edgevlm.errors import InputError
+from edgevlm.evaluation import few_shot
 from edgevlm.evaluation.answers import Progress
 from edgevlm.evaluation.encoders import choose_speaker, open_encoder
 from edgevlm.evaluation.measurement import Measurement, Options, SetEvaluation
@@ -79,6 +80,8 @@ def evaluate(
     """
     if any(number < 1 for number in shots) or seeds < 1 or (limit is not None and limit < 1):
         raise InputError(f"expected shots, seeds and limit of at least 1, got {list(shots)}, {seeds} and {limit}")
+    if shots:
+        few_shot.require()
     sets = _open(data, None if images is None else Path(images))
     with ExitStack() as stack:
         progress("opening the model", None)

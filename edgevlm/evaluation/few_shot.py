@@ -7,6 +7,7 @@ the test and a few pictures leave none to choose with.
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,12 @@ class FewShot:
     chance: float
 
 
+def require() -> None:
+    """Raises MissingDependency if scikit-learn is not installed."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise MissingDependency("scikit-learn", extra="distill")
+
+
 def refuse_rare(truth: NDArray[np.int64], labels: Sequence[str], shots: int, *, where: str) -> None:
     """Raises DataError if a class has too few pictures to learn from `shots` of them and test on another."""
     classes, counts = np.unique(truth, return_counts=True)
@@ -75,9 +82,6 @@ def measure(
         shots: Pictures of each class to learn from.
         seeds: Number of draws.
         step: Told the share that is done, 0..1.
-
-    Raises:
-        MissingDependency: scikit-learn is not installed.
     """
     accuracies = []
     for seed in range(seeds):
@@ -105,10 +109,8 @@ def draw(truth: NDArray[np.int64], shots: int, seed: int) -> NDArray[np.bool_]:
 
 
 def _probe(embeddings: F32, truth: NDArray[np.int64], learned: NDArray[np.bool_]) -> float:
-    try:
-        from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise MissingDependency("scikit-learn", extra="distill") from error
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+
     probe = LogisticRegression(C=INVERSE_REGULARISATION, max_iter=_MAX_ITERATIONS)
     with warnings.catch_warnings():
         # One picture a class looks to scikit-learn like a regression by mistake.
