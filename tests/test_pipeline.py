@@ -28,7 +28,7 @@ from edgevlm.recipe import BUILTIN, ParityLimits
 TARGETS = ("coreml", "executorch", "tflite")
 # Amplified weights show a wrong structure, and magnify float16's honest rounding beyond its limit.
 MODELS: dict[str, Callable[[Path, bool], Path | str]] = {
-    "student": lambda folder, amplified: builtin.NAME,
+    "student": lambda folder, amplified: builtin.STUDENT,
     "clip": lambda folder, amplified: write_clip_checkpoint(folder / "tiny-clip", amplified=amplified),
     "siglip": lambda folder, amplified: write_siglip_checkpoint(folder / "tiny-siglip", amplified=amplified),
 }
@@ -115,7 +115,7 @@ def test_golden_fixtures_hold_stage_by_stage(converted: tuple[pipeline.Outcome, 
 @pytest.mark.parametrize("target", TARGETS)
 def test_baked_labels_answer_without_a_text_tower(target: str, labels_file: Path, tmp_path: Path) -> None:
     request = pipeline.Request(
-        builtin.NAME,
+        builtin.STUDENT,
         (target,),
         BUILTIN["fp32"],
         tmp_path,
@@ -140,7 +140,7 @@ def test_baked_labels_answer_without_a_text_tower(target: str, labels_file: Path
 
 
 def test_labels_and_both_towers_agree(labels_file: Path, tmp_path: Path) -> None:
-    request = pipeline.Request(builtin.NAME, ("tflite",), BUILTIN["fp32"], tmp_path, labels=labels.read(labels_file))
+    request = pipeline.Request(builtin.STUDENT, ("tflite",), BUILTIN["fp32"], tmp_path, labels=labels.read(labels_file))
     (outcome,) = pipeline.convert(request)
     assert outcome.bundle is not None
     pictures = list(golden.sample_pictures()[:8])
@@ -150,7 +150,7 @@ def test_labels_and_both_towers_agree(labels_file: Path, tmp_path: Path) -> None
 
 
 def test_a_repeated_conversion_is_copied_from_the_cache(tmp_path: Path) -> None:
-    request = pipeline.Request(builtin.NAME, ("coreml",), BUILTIN["fp32"], tmp_path / "a")
+    request = pipeline.Request(builtin.STUDENT, ("coreml",), BUILTIN["fp32"], tmp_path / "a")
     (first,) = pipeline.convert(request)
     (second,) = pipeline.convert(replace(request, out=tmp_path / "b"))
     assert second.cached
@@ -161,7 +161,7 @@ def test_a_repeated_conversion_is_copied_from_the_cache(tmp_path: Path) -> None:
 
 def test_a_damaged_cache_entry_is_converted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEVLM_CACHE_DIR", str(tmp_path / "cache"))
-    request = pipeline.Request(builtin.NAME, ("tflite",), BUILTIN["fp32"], tmp_path / "a")
+    request = pipeline.Request(builtin.STUDENT, ("tflite",), BUILTIN["fp32"], tmp_path / "a")
     pipeline.convert(request)
     for entry in cache.folder().glob("*.edgevlm"):
         (entry / "extra").write_text("x")
@@ -206,7 +206,7 @@ def test_an_artefact_that_answers_wrongly_fails_and_is_kept_aside(
     attention = model.programs["encode_image"].module.blocks[0].attention  # type: ignore[union-attr, index]
     attention.query.weight.data.mul_(-1)  # type: ignore[union-attr, operator]
     monkeypatch.setattr(catalogue, "load", lambda *args, **kwargs: model)
-    request = pipeline.Request(builtin.NAME, ("tflite",), BUILTIN["fp16"], tmp_path, use_cache=False)
+    request = pipeline.Request(builtin.STUDENT, ("tflite",), BUILTIN["fp16"], tmp_path, use_cache=False)
     (outcome,) = pipeline.convert(request)
     assert outcome.status == "failed parity"
     assert outcome.bundle is not None
@@ -229,7 +229,7 @@ class _Broken:
 def test_one_failing_target_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = registry.converter
     monkeypatch.setattr(registry, "converter", lambda target: _Broken() if target == "tflite" else real(target))
-    request = pipeline.Request(builtin.NAME, ("tflite", "coreml"), BUILTIN["fp32"], tmp_path, use_cache=False)
+    request = pipeline.Request(builtin.STUDENT, ("tflite", "coreml"), BUILTIN["fp32"], tmp_path, use_cache=False)
     broken, sound = pipeline.convert(request)
     assert (broken.status, sound.status) == ("failed", "passed")
     assert isinstance(broken.error, UnsupportedError)
@@ -241,7 +241,7 @@ def test_bad_requests_are_refused_before_the_long_work(tmp_path: Path) -> None:
     (tmp_path / "taken" / "edgevlm-student-tflite-fp16.edgevlm").mkdir(parents=True)
     (tmp_path / "long.txt").write_text("very " * 60 + "red circle\n")
     began = time.monotonic()
-    base = pipeline.Request(builtin.NAME, ("tflite",), BUILTIN["fp16"], tmp_path / "out")
+    base = pipeline.Request(builtin.STUDENT, ("tflite",), BUILTIN["fp16"], tmp_path / "out")
     bad: list[tuple[pipeline.Request, type[EdgeVLMError], str]] = [
         (replace(base, targets=("onnx",)), UnsupportedError, "no target 'onnx'"),
         (replace(base, out=tmp_path / "taken"), OutputError, "exists"),
@@ -279,12 +279,12 @@ def test_ctrl_c_leaves_nothing_half_written(target: str, seconds_into_it: float,
 
 def test_limits_come_from_the_recipe(tmp_path: Path) -> None:
     strict = replace(BUILTIN["fp16"], name="impossible", parity=ParityLimits(max_abs_error=1e-9))
-    (outcome,) = pipeline.convert(pipeline.Request(builtin.NAME, ("coreml",), strict, tmp_path))
+    (outcome,) = pipeline.convert(pipeline.Request(builtin.STUDENT, ("coreml",), strict, tmp_path))
     assert outcome.status == "failed parity"
 
 
 def test_the_manifest_is_plain_json_with_every_promise(tmp_path: Path) -> None:
-    (outcome,) = pipeline.convert(pipeline.Request(builtin.NAME, ("coreml",), BUILTIN["fp16"], tmp_path))
+    (outcome,) = pipeline.convert(pipeline.Request(builtin.STUDENT, ("coreml",), BUILTIN["fp16"], tmp_path))
     assert outcome.bundle is not None
     manifest = json.loads((outcome.bundle.path / "manifest.json").read_text())
     assert manifest["format_version"] == "1.0"

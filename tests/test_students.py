@@ -333,7 +333,7 @@ def test_the_built_in_students_text_tower_can_be_kept(tmp_path: Path) -> None:
     kept = catalogue.load(tmp_path)
     ids = some_ids(teacher)
     assert torch.equal(kept.reference["encode_text"](ids), teacher.reference["encode_text"](ids))
-    assert kept.tokenizer_json == builtin.TOKENIZER.read_bytes()
+    assert kept.tokenizer_json == (builtin.FOLDERS[builtin.STUDENT] / "tokenizer.json").read_bytes()
 
 
 def test_half_the_bytes_hold_nearly_the_same_student(
@@ -373,7 +373,7 @@ def test_an_interrupted_save_leaves_no_student(
     def fail(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(student_folder, "save_file", fail)
+    monkeypatch.setattr(student_folder, "save_weights", fail)
     with pytest.raises(OSError, match="No space"):
         student_folder.save(folder, student("vit", text_side("none", teachers["clip"])))
     assert not [path.name for path in folder.iterdir() if "writing" in path.name]

@@ -6,7 +6,6 @@ it, the truth with mistakes, and the truth about another class.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +18,29 @@ from PIL import Image
 from edgevlm.data.captions import caption
 from edgevlm.data.dataset import Example
 from edgevlm.data.drawing import draw
-from edgevlm.data.scenes import ATTRIBUTES, CELLS, COUNTS, Group, Scene, Scenes, Split, uniforms
+from edgevlm.data.fingerprints import fingerprint
+from edgevlm.data.rendered import RENDERER_VERSION, SIZE
+from edgevlm.data.scenes import (
+    ATTRIBUTES,
+    BACKGROUNDS,
+    CELLS,
+    COUNTS,
+    STYLES,
+    UNSEEN_BACKGROUNDS,
+    UNSEEN_STYLES,
+    Group,
+    Scene,
+    uniforms,
+)
 
 CLASSES = 100
-SEEN = 50
+WRONG_SHARE = 0.15
 Telling = Literal["right", "partial", "wrong", "shuffled"]
 _TOLD = ("shape", "colour", "texture", "finish", "count")
-_WRONG_SHARE = 0.15
-_SYLLABLES = "ba de fo gi ku la me no pu ri sa te vo wi zu bel dor fin gam hul kem lop mun nar pel".split()
+_OPTIONAL = ("colour", "texture", "finish")
+_DRAWN_AT_ONCE = 128
+_STREAMS = 0x6F6F6400000000
+_SYLLABLES = "ba de fo gi ku la me no pu ri sa te vo wi zu bel dor fin gam hul kem lop mun nar pel".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -37,44 +51,57 @@ class StudyClass:
     group: Group
 
 
-def make_classes() -> tuple[StudyClass, ...]:
-    """The classes; the first `SEEN` are trained on. The same ones every time."""
+def make_classes(count: int = CLASSES) -> tuple[StudyClass, ...]:
+    """The first `count` classes, at most `CLASSES`; the same ones every time."""
     draws = random.Random("classes")
-    names = draws.sample([a + b for a in _SYLLABLES for b in _SYLLABLES if a != b], CLASSES)
-    groups: dict[tuple[str, ...], Group] = {}
+    names = draws.sample(_words(), CLASSES)
+    groups: dict[Group, None] = {}
     while len(groups) < CLASSES:
         values = {name: draws.choice(ATTRIBUTES[name]) for name in ("shape", "colour", "texture", "finish")}
-        group = Group(**values, size=None, count=draws.choice(COUNTS))
-        groups[(*values.values(), str(group.count))] = group
-    return tuple(StudyClass(name, group) for name, group in zip(names, groups.values(), strict=True))
+        groups[Group(**values, size=None, count=draws.choice(COUNTS))] = None
+    return tuple(map(StudyClass, names[:count], groups))
+
+
+def other_names() -> tuple[str, ...]:
+    """Names of the same making that no class has."""
+    taken = {told.name for told in make_classes()}
+    return tuple(word for word in _words() if word not in taken)
+
+
+def _words() -> list[str]:
+    return [a + b for a in _SYLLABLES for b in _SYLLABLES if a != b]
 
 
 def describe(classes: Sequence[StudyClass], telling: Telling = "right") -> dict[str, str]:
     """Name -> a sentence about it.
 
     Args:
-        classes: All of them.
-        telling: `right`: all five attributes. `partial`: the shape and one or two more. `wrong`: 15 % of the
-            attributes have another value. `shuffled`: each class has another one's sentence, as a control.
+        classes: Which; with `shuffled` they exchange their sentences.
+        telling: `right`: all five attributes. `partial`: shape, count and one or two of the other three. `wrong`:
+            each attribute has another value with a chance of `WRONG_SHARE`. `shuffled`: each class has the right
+            sentence of the next one, as a control.
     """
-    draws = random.Random(f"describe {telling}")
     groups = [told.group for told in classes]
     if telling == "shuffled":
         groups = groups[1:] + groups[:1]
-    return {told.name: _sentence(group, telling, draws) for told, group in zip(classes, groups, strict=True)}
+    draws = [random.Random(f"describe {telling} {told.name}") for told in classes]
+    return {
+        told.name: caption(Scene((_distort(group, telling, draw),)))
+        for told, group, draw in zip(classes, groups, draws, strict=True)
+    }
 
 
-def _sentence(group: Group, telling: Telling, draws: random.Random) -> str:
+def _distort(group: Group, telling: Telling, draws: random.Random) -> Group:
+    changes: dict[str, object] = {}
     if telling == "wrong":
         for name in _TOLD:
-            if draws.random() < _WRONG_SHARE:
+            if draws.random() < WRONG_SHARE:
                 values: tuple[object, ...] = COUNTS if name == "count" else ATTRIBUTES[name]
-                other = draws.choice([value for value in values if value != getattr(group, name)])
-                group = replace(group, **{name: other})  # type: ignore[arg-type]
+                changes[name] = draws.choice([value for value in values if value != getattr(group, name)])
     if telling == "partial":
-        kept = draws.sample(("colour", "texture", "finish"), draws.randint(1, 2))
-        group = replace(group, **{name: None for name in ("colour", "texture", "finish") if name not in kept})
-    return caption(Scene((group,)))
+        kept = draws.sample(_OPTIONAL, draws.randint(1, 2))
+        changes = {name: None for name in _OPTIONAL if name not in kept}
+    return replace(group, **changes)  # type: ignore[arg-type]
 
 
 class ClassPictures:
@@ -84,17 +111,21 @@ class ClassPictures:
         classes: Which.
         each: Pictures of every class.
         seed: Of their sizes, places, styles and noise.
-        split: `train` or `styles`, which has styles and backgrounds that `train` never shows.
+        unseen_styles: Whether they are drawn in styles and on backgrounds that are used for nothing else.
     """
 
-    def __init__(self, classes: Sequence[StudyClass], each: int, seed: int, split: Split = "train") -> None:
-        self.name = f"classes:{split}:{len(classes)}x{each}:{seed}"
+    def __init__(self, classes: Sequence[StudyClass], each: int, seed: int, *, unseen_styles: bool = False) -> None:
+        self.name = (
+            f"{each} pictures of {len(classes)} classes{', unseen styles' if unseen_styles else ''}, seed {seed}"
+        )
         self.labels = tuple(sorted(told.name for told in classes))
-        self.fingerprint = hashlib.sha256(f"{self.name} {sorted(map(repr, classes))}".encode()).hexdigest()
+        rows = [(told.name, *map(str, vars(told.group).values())) for told in classes]
+        self.fingerprint = fingerprint(self.name, f"{self.name}, renderer {RENDERER_VERSION}", rows)
         members = [told for told in classes for _ in range(each)]
         self._labels = [self.labels.index(told.name) for told in members]
-        self.scenes = _place(members, seed, split)
-        self.pixels = _draw(self.scenes, seed)
+        draws = random.Random(f"place {seed}")
+        scenes = [place(told.group, draws, unseen_styles=unseen_styles) for told in members]
+        self._pixels = draw_scenes(scenes, seed)
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -105,25 +136,25 @@ class ClassPictures:
 
     def picture(self, index: int) -> Image.Image:
         """The picture."""
-        return Image.fromarray(self.pixels[index])
+        return Image.fromarray(self._pixels[index])
 
 
-def _place(members: Sequence[StudyClass], seed: int, split: Split) -> tuple[Scene, ...]:
-    """A scene for each, with its class's group; all else is as the split draws it."""
-    drawn = Scenes(seed, split).batch(0, len(members)).scenes
-    scenes = []
-    for index, (told, scene) in enumerate(zip(members, drawn, strict=True)):
-        draws = random.Random(f"place {seed} {index}")
-        group = replace(told.group, size=draws.choice(ATTRIBUTES["size"]))
-        cell = draws.choice(CELLS) if group.count == 1 else None
-        scenes.append(replace(scene, groups=(group,), cell=cell, axis=None))
-    return tuple(scenes)
+def place(group: Group, draws: random.Random, *, unseen_styles: bool = False) -> Scene:
+    """A scene of the group alone; what it leaves open, and all that no caption mentions, is drawn."""
+    return Scene(
+        groups=(replace(group, size=group.size or draws.choice(ATTRIBUTES["size"])),),
+        cell=draws.choice(CELLS) if group.count == 1 else None,
+        style=draws.choice(UNSEEN_STYLES if unseen_styles else STYLES),
+        background=draws.choice(UNSEEN_BACKGROUNDS if unseen_styles else BACKGROUNDS),
+    )
 
 
-def _draw(scenes: tuple[Scene, ...], seed: int) -> NDArray[np.uint8]:
-    pixels = np.empty((len(scenes), 64, 64, 3), np.uint8)
-    for start in range(0, len(scenes), 128):
-        some = scenes[start : start + 128]
-        noise = uniforms(np.uint64(seed), np.arange(start, start + len(some), dtype=np.uint64), 64)
-        pixels[start : start + len(some)] = draw(some, noise, 64)
+def draw_scenes(scenes: Sequence[Scene], seed: int) -> NDArray[np.uint8]:
+    """uint8 [N, SIZE, SIZE, 3]; what is random about a picture depends on the seed and its number."""
+    pixels = np.empty((len(scenes), SIZE, SIZE, 3), np.uint8)
+    for start in range(0, len(scenes), _DRAWN_AT_ONCE):
+        some = scenes[start : start + _DRAWN_AT_ONCE]
+        # Streams of small seeds belong to other datasets of rendered scenes.
+        noise = uniforms(np.uint64(seed + _STREAMS), np.arange(start, start + len(some), dtype=np.uint64), 64)
+        pixels[start : start + len(some)] = draw(some, noise, SIZE)
     return pixels

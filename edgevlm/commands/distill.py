@@ -94,7 +94,7 @@ def distill(
         from edgevlm.distillation.distillation import distill as run
 
         request = Request(
-            teachers=teachers or (builtin.TEACHER,),
+            teachers=teachers or (builtin.STUDENT,),
             student=student,
             data=data,
             recipe=_recipe(recipe, shots, epochs, batch_size, learning_rate),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from edgevlm.commands.options import as_json
@@ -41,19 +44,15 @@ def models(as_json: bool) -> None:
     from edgevlm.models import builtin, catalogue
     from edgevlm.models.students.presets import COST_DIM, COSTS, PRESETS
 
-    accuracy = builtin.figures()["accuracy"]
+    figures = {name: builtin.figures(name) for name in builtin.FOLDERS}
     if as_json:
         students = {name: {**schema.write(PRESETS[name]), **schema.write(cost)} for name, cost in COSTS.items()}
-        report.print_json(
-            {"builtin": {builtin.NAME: builtin.figures()}, "families": catalogue.FAMILIES, "students": students}
-        )
+        report.print_json({"builtin": figures, "families": catalogue.FAMILIES, "students": students})
         return
-    said = (
-        f"built in: 64x64 pictures of simple scenes; top-1 among 50 descriptions {accuracy['train']['top1']:.1%}, "
-        f"on unseen combinations {accuracy['combinations']['top1']:.1%}, "
-        f"in unseen styles {accuracy['styles']['top1']:.1%}"
-    )
-    rows = [(builtin.NAME, said), *((f"{family} checkpoints", what) for family, what in catalogue.FAMILIES.items())]
+    rows = [
+        *((name, _tell(found)) for name, found in figures.items()),
+        *((f"{family} checkpoints", what) for family, what in catalogue.FAMILIES.items()),
+    ]
     report.table(None, ("model", "what it is"), rows)
     report.table(
         f"Students to distill: image towers, embeddings of {COST_DIM}",
@@ -65,21 +64,41 @@ def models(as_json: bool) -> None:
     )
 
 
+def _tell(figures: Mapping[str, Any]) -> str:
+    accuracy = figures["accuracy"]
+    return (
+        f"built in: 64x64 pictures of simple scenes, {figures['multiply_adds'] / 1e6:.0f} M multiply-adds; "
+        f"top-1 among 50 descriptions {accuracy['train']['top1']:.1%}, "
+        f"on unseen combinations {accuracy['combinations']['top1']:.1%}, "
+        f"in unseen styles {accuracy['styles']['top1']:.1%}"
+    )
+
+
 @click.command()
 @as_json
 def recipes(as_json: bool) -> None:
-    """List the built-in recipes, with their parity limits."""
+    """List the built-in recipes: of conversions with their parity limits, of distillations with their losses."""
     from edgevlm import report, schema
+    from edgevlm.distillation import recipe as distillation
     from edgevlm.recipe import BUILTIN
 
     if as_json:
-        report.print_json({"recipes": [schema.write(recipe) for recipe in BUILTIN.values()]})
+        trained = [schema.write(recipe) for recipe in distillation.builtin()]
+        report.print_json({"recipes": [schema.write(recipe) for recipe in BUILTIN.values()], "distillation": trained})
         return
     rows = []
     for recipe in BUILTIN.values():
         limits = schema.write(recipe.parity).items()
         rows.append((recipe.name, recipe.summary, ", ".join(f"{k} {v:g}" for k, v in limits if v is not None)))
-    report.table(None, ("recipe", "what it does", "parity limits"), rows)
+    report.table("edgevlm convert", ("recipe", "what it does", "parity limits"), rows)
+    report.table(
+        "edgevlm distill",
+        ("recipe", "what it does", "losses"),
+        [
+            (recipe.name, recipe.summary, ", ".join(f"{each.weight:g} {each.loss}" for each in recipe.losses))
+            for recipe in distillation.builtin()
+        ],
+    )
 
 
 def _extra(target: str) -> str:

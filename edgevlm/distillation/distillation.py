@@ -267,7 +267,7 @@ def _terms(recipe: DistillRecipe, teacher: Teacher) -> list[Term]:
     """The recipe's losses, with the teacher's own temperature where they ask for it and the recipe names none."""
     own = {"teacher_temperature": 1 / teacher.logit_scale}
     return [
-        Term(each.loss, each.weight, {k: v for k, v in own.items() if k in LOSSES[each.loss].options} | each.options)
+        Term(each.loss, each.weight, {**{k: own[k] for k in own if k in LOSSES[each.loss].options}, **each.options})
         for each in recipe.losses
     ]
 

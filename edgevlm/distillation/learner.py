@@ -15,10 +15,10 @@ from torch import nn
 from edgevlm.bundle import Labels
 from edgevlm.distillation.material import Material
 from edgevlm.distillation.teacher import Teacher
-from edgevlm.distillation.trainer import StudentNetwork
 from edgevlm.errors import InputError, UnsupportedError
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.config import ImageTowerConfig, square_pictures
+from edgevlm.models.students.dual_encoder import DualEncoder
 from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import FixedLabels, SmallText, StudentParts, TextSide, teacher_text
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS, preset, text_preset
@@ -41,7 +41,7 @@ class Learner:
             last layer is trained anew.
     """
 
-    network: StudentNetwork
+    network: DualEncoder
     config: ImageTowerConfig
     image: ImagePreprocessing
     text: TextSide | None
@@ -133,7 +133,7 @@ def make_learner(
     trained = text.tower if isinstance(text, SmallText) and text_tower in TEXT_PRESETS else None
     if trained is not None:
         trained.train().requires_grad_(True)
-    network = StudentNetwork(tower.train().requires_grad_(True), trained, teacher.logit_scale)
+    network = DualEncoder(tower.train().requires_grad_(True), trained, teacher.logit_scale)
     network.log_scale.requires_grad_(needs_scale)
     return Learner(
         network=network,

@@ -25,30 +25,10 @@ from edgevlm.distillation.recipe import Schedule
 from edgevlm.distillation.run_folder import RunFolder
 from edgevlm.distillation.teacher_cache import Progress
 from edgevlm.errors import TrainingFailed
+from edgevlm.models.students.dual_encoder import DualEncoder
 
 _LOG_EVERY = 10
 _LARGEST_LOG_SCALE = math.log(100)
-
-
-class StudentNetwork(nn.Module):
-    """What is trained: the image tower, the text tower if there is one, and the logit scale.
-
-    Args:
-        image: Pixels float32 [B, 3, H, W] -> unit vectors [B, D].
-        text: Token ids int32 [B, T] -> unit vectors [B, D]; None where the teacher's is used, or none.
-        logit_scale: What the scale starts with.
-    """
-
-    def __init__(self, image: nn.Module, text: nn.Module | None, logit_scale: float) -> None:
-        super().__init__()
-        self.image = image
-        self.text = text
-        self.log_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
-
-    def forward(self, pixels: Tensor, token_ids: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
-        images = self.image(pixels.float()).float()
-        texts = None if self.text is None or token_ids is None else self.text(token_ids).float()
-        return images, texts, self.log_scale.exp()
 
 
 @dataclass(frozen=True)
@@ -69,7 +49,7 @@ class Training:
 
 
 def train(
-    network: StudentNetwork,
+    network: DualEncoder,
     batches: Batches,
     label_text: Tensor | None,
     how: Training,
@@ -110,7 +90,7 @@ class _Loop:
 
     def __init__(
         self,
-        network: StudentNetwork,
+        network: DualEncoder,
         wrapped: nn.Module,
         prepared: Any,
         optimiser: torch.optim.Optimizer,
@@ -220,7 +200,7 @@ def gather(rows: Tensor | None) -> Any:
     """The rows of all processes, [B, ...] -> [processes * B, ...], through which gradients flow back."""
     if rows is None or not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return rows
-    return _Gather.apply(rows)
+    return _Gather.apply(rows)  # type: ignore[no-untyped-call]
 
 
 class _Gather(torch.autograd.Function):

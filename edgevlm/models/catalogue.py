@@ -21,25 +21,27 @@ FAMILIES = {
 }
 
 
-def load(name: str | Path = builtin.NAME, *, revision: str | None = None) -> Model:
+def load(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> Model:
     """Loads a model.
 
     Args:
-        name: `edgevlm-student`, a folder in Hugging Face format or of a student, or a hub id.
+        name: A built-in model's, a folder in Hugging Face format or of a student, or a hub id.
         revision: Branch, tag or commit of a hub id.
 
     Raises:
         CheckpointError: see `edgevlm.models.checkpoint.load`.
         MissingDependency: the packages that conversion needs are not installed.
     """
-    if str(name) == builtin.NAME:
-        return builtin.load()
+    if str(name) in builtin.FOLDERS:
+        from edgevlm.models.students import folder as folders
+
+        return folders.load(builtin.FOLDERS[str(name)], name=str(name))
     from edgevlm.models import checkpoint
 
     return checkpoint.load(name, revision=revision)
 
 
-def fingerprint(name: str | Path = builtin.NAME, *, revision: str | None = None) -> str:
+def fingerprint(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> str:
     """A hash of the files that `load` would read, without loading them; a hub id is downloaded first.
 
     Raises:
@@ -53,9 +55,7 @@ def fingerprint(name: str | Path = builtin.NAME, *, revision: str | None = None)
 
 
 def _files(name: str | Path, revision: str | None) -> list[Path]:
-    if str(name) == builtin.NAME:
-        return [builtin.WEIGHTS, builtin.TOKENIZER]
-    folder = Path(name).expanduser()
+    folder = builtin.FOLDERS.get(str(name)) or Path(name).expanduser()
     if not folder.is_dir():
         if not is_hub_id(str(name)) or folder.exists():
             raise CheckpointError(

@@ -41,16 +41,14 @@ def classifier_program(encode_image: Program, label_embeddings: Tensor, logit_sc
 def embed_labels(
     encode_text: Callable[[Tensor], Tensor],
     tokenize: Callable[[Sequence[str]], Tensor],
-    names: Sequence[str],
-    templates: Sequence[str],
+    texts: Sequence[Sequence[str]],
 ) -> Tensor:
-    """Unit-norm float32 [L, D]: each label's embeddings over all templates, averaged (CLIP's prompt ensembling).
+    """Unit-norm float32 [L, D]: each label's embeddings over all its texts, averaged (CLIP's prompt ensembling).
 
     Args:
         encode_text: int32 [N, T] -> unit-norm float32 [N, D].
         tokenize: N texts -> int32 [N, T].
-        names: L labels.
-        templates: Texts in which `{}` stands for the label.
+        texts: For each of L labels one or more.
     """
-    embeddings = [encode_text(tokenize([template.format(name) for template in templates])).mean(0) for name in names]
+    embeddings = [encode_text(tokenize(several)).mean(0) for several in texts]
     return nn.functional.normalize(torch.stack(embeddings), dim=-1)

@@ -20,6 +20,8 @@ _FILES = (
     "merges.txt",
     "spiece.model",
     "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",

@@ -60,7 +60,7 @@ class HybridConfig:
 
 @dataclass(frozen=True)
 class GridConfig:
-    """The built-in student's tower: see `edgevlm.models.student`.
+    """A convolutional stem and a grid of tokens: see `edgevlm.models.students.grid`.
 
     Attributes:
         image_size: Height and width of the pixels; a multiple of `stride`.
@@ -91,7 +91,7 @@ _FAMILIES: dict[str, type[ImageTowerConfig]] = {"vit": VitConfig, "hybrid": Hybr
 
 @dataclass(frozen=True)
 class TextTowerConfig:
-    """A small text tower, `edgevlm.models.student.TextTower`; the tokenizer's rules say how long a text is.
+    """A small text tower, `edgevlm.models.students.text_tower`; the tokenizer's rules say how long a text is.
 
     Attributes:
         width: Channels of a token; a multiple of `heads`.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as save_weights
 from torch import Tensor, nn
 
 from edgevlm import schema
@@ -28,13 +28,13 @@ from edgevlm.errors import CheckpointError
 from edgevlm.models import checkpoint, weights
 from edgevlm.models.layers import causal_mask
 from edgevlm.models.model import Model, assemble_programs
-from edgevlm.models.student import TextTower
 from edgevlm.models.students import text_sides
 from edgevlm.models.students.card import model_card
 from edgevlm.models.students.config import read_image_tower, square_pictures
 from edgevlm.models.students.layout import FORMAT_VERSION, MODEL_TYPE, TEXT_TOWER, list_files
 from edgevlm.models.students.parts import BorrowedText, FixedLabels, SmallText, StudentParts, TextSide, Towers
 from edgevlm.models.students.reparameterised import fuse
+from edgevlm.models.students.text_tower import TextTower
 from edgevlm.models.students.towers import build_image_tower
 from edgevlm.spec import ImagePreprocessing, Source
 from edgevlm.tokenizing import TOKENIZER_FILE
@@ -229,17 +229,13 @@ def _write_weights(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype) 
     # BatchNorm's step counters are integers, of no use after training.
     floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in floats.items()}
-    _replace(path, lambda beside: save_file(tensors, beside, metadata={"format": "pt"}))
+    _write(path, save_weights(tensors, metadata={"format": "pt"}))
 
 
 def _write(path: Path, content: bytes) -> None:
-    _replace(path, lambda beside: beside.write_bytes(content))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
     beside = path.with_name(f".{path.name}.writing")
     try:
-        write(beside)
+        beside.write_bytes(content)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

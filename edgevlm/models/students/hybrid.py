@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgevlm.models import student
 from edgevlm.models.layers import unit_norm
+from edgevlm.models.students.blocks import Block
 from edgevlm.models.students.config import HybridConfig
 from edgevlm.models.students.reparameterised import RepConv
 
@@ -59,7 +59,7 @@ class ImageTower(nn.Module):
         # What tells the last stage's tokens where they are: FastViT's conditional position encoding.
         layers.append(RepConv(last, last, _MIXER, groups=last, copies=copies, skip=True))
         self.convolutions = nn.Sequential(*layers)
-        self.blocks = nn.ModuleList(student.Block(last, config.heads) for _ in range(config.depths[-1]))
+        self.blocks = nn.ModuleList(Block(last, config.heads) for _ in range(config.depths[-1]))
         self.norm = nn.LayerNorm(last)
         self.projection = nn.Linear(last, embedding_dim, bias=False)
 

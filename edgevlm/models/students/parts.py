@@ -12,8 +12,8 @@ from edgevlm.bundle import Labels
 from edgevlm.errors import UnsupportedError
 from edgevlm.models.model import Model
 from edgevlm.models.network import Network
-from edgevlm.models.student import TextTower
 from edgevlm.models.students.config import ImageTowerConfig, TextTowerConfig
+from edgevlm.models.students.text_tower import TextTower
 from edgevlm.spec import ImagePreprocessing, TextPreprocessing
 
 

@@ -26,9 +26,10 @@ PRESETS: dict[str, ImageTowerConfig] = {
     "hybrid-s": HybridConfig(image_size=128, widths=(32, 64, 128, 224), depths=(1, 2, 4, 2), heads=7),
     "hybrid-m": HybridConfig(image_size=192, widths=(48, 96, 192, 352), depths=(2, 2, 6, 3), heads=11),
     "hybrid-l": HybridConfig(image_size=224, widths=(64, 128, 256, 512), depths=(2, 4, 8, 3), heads=8),
-    "grid-xxs": GridConfig(64, stem_channels=(16, 32, 64), width=96, blocks=2, heads=3, token_features=12),
+    "grid-xxs": GridConfig(64, stem_channels=(16, 32, 64), width=88, blocks=2, heads=4, token_features=12),
     "grid-xs": GridConfig(64, stem_channels=(24, 48, 96), width=128, blocks=2, heads=4, token_features=16),
     "grid-s": GridConfig(64, stem_channels=(32, 64, 128), width=192, blocks=2, heads=4, token_features=24),
+    "grid-m": GridConfig(64, stem_channels=(48, 96, 192), width=256, blocks=3, heads=4, token_features=24),
 }
 
 COST_DIM = 512
@@ -43,9 +44,10 @@ COSTS: dict[str, Cost] = {
     "hybrid-s": Cost(1_642_368, 69_506_560),
     "hybrid-m": Cost(5_527_216, 494_421_632),
     "hybrid-l": Cost(12_011_968, 1_559_092_480),
-    "grid-xxs": Cost(665_660, 24_109_056),
+    "grid-xxs": Cost(634_884, 22_054_912),
     "grid-xs": Cost(1_039_656, 46_407_680),
     "grid-s": Cost(1_857_400, 91_619_328),
+    "grid-m": Cost(3_478_984, 222_707_712),
 }
 """What each takes at its own image size, with embeddings of `COST_DIM` numbers. Written down, since counting loads
 torch; a test counts again."""

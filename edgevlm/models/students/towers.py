@@ -7,10 +7,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgevlm.errors import CheckpointError
-from edgevlm.models import student
-from edgevlm.models.students import hybrid, vit
+from edgevlm.models.students import grid, hybrid, vit
 from edgevlm.models.students.config import Cost, GridConfig, HybridConfig, ImageTowerConfig, TextTowerConfig, VitConfig
 from edgevlm.models.students.reparameterised import fuse
+from edgevlm.models.students.text_tower import TextTower
 from edgevlm.spec import TextPreprocessing
 
 
@@ -26,20 +26,10 @@ def build_image_tower(config: ImageTowerConfig, embedding_dim: int) -> nn.Module
         case HybridConfig():
             return hybrid.ImageTower(config, embedding_dim)
         case GridConfig():
-            return student.ImageTower(
-                student.StudentConfig(
-                    image_size=config.image_size,
-                    stem_channels=config.stem_channels,
-                    image_width=config.width,
-                    image_blocks=config.blocks,
-                    heads=config.heads,
-                    token_features=config.token_features,
-                    embedding_dim=embedding_dim,
-                )
-            )
+            return grid.ImageTower(config, embedding_dim)
 
 
-def build_text_tower(config: TextTowerConfig, text: TextPreprocessing, embedding_dim: int) -> student.TextTower:
+def build_text_tower(config: TextTowerConfig, text: TextPreprocessing, embedding_dim: int) -> TextTower:
     """A small text tower with fresh weights: int32 [N, T] -> unit vectors, float32 [N, embedding_dim].
 
     Args:
@@ -52,17 +42,7 @@ def build_text_tower(config: TextTowerConfig, text: TextPreprocessing, embedding
     """
     if text.eot_id is None:
         raise CheckpointError("a small text tower needs a tokenizer that ends its texts, got one without an eot_id")
-    return student.TextTower(
-        student.StudentConfig(
-            text_width=config.width,
-            text_blocks=config.blocks,
-            heads=config.heads,
-            vocabulary_size=config.vocabulary_size,
-            context_length=text.context_length,
-            eot_id=text.eot_id,
-            embedding_dim=embedding_dim,
-        )
-    )
+    return TextTower(config, text.context_length, text.eot_id, embedding_dim)
 
 
 def parameters(module: nn.Module) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgevlm.models.layers import unit_norm
-from edgevlm.models.student import Block
+from edgevlm.models.students.blocks import Block
 from edgevlm.models.students.config import VitConfig
 
 
