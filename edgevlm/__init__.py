@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from edgevlm.api import convert, distill, open
     from edgevlm.bundle import Bundle
     from edgevlm.bundle_model import BundleModel
+    from edgevlm.enrichment.enrichment import enrich
     from edgevlm.evaluation.evaluation import evaluate
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "BundleModel", "__version__", "convert", "distill", "evaluate", "open"]
+__all__ = ["Bundle", "BundleModel", "__version__", "convert", "distill", "enrich", "evaluate", "open"]
 
 # Imported when first used, so that `edgevlm --help` answers at once.
 _HOMES = {
@@ -21,6 +22,7 @@ _HOMES = {
     "BundleModel": "edgevlm.bundle_model",
     "convert": "edgevlm.api",
     "distill": "edgevlm.api",
+    "enrich": "edgevlm.enrichment.enrichment",
     "evaluate": "edgevlm.evaluation.evaluation",
     "open": "edgevlm.api",
 }

@@ -17,6 +17,7 @@ from edgevlm.bundle_model import BundleModel
 from edgevlm.errors import ParityFailed
 
 if TYPE_CHECKING:
+    from edgevlm.bundle import Labels
     from edgevlm.data.dataset import Dataset
     from edgevlm.distillation.distillation import Distilled
     from edgevlm.distillation.recipe import DistillRecipe
@@ -41,6 +42,7 @@ def convert(
     out: str | Path = "dist",
     labels: Sequence[str] | None = None,
     templates: Sequence[str] = ("{}",),
+    descriptions: Descriptions | str | Path | None = None,
     image_only: bool = False,
     force: bool = False,
 ) -> Bundle:
@@ -53,6 +55,7 @@ def convert(
         out: Folder that the bundle is written into.
         labels: Labels to bake into a `classify` component.
         templates: Texts in which `{}` stands for the label; their embeddings are averaged.
+        descriptions: Sentences about the labels, or the file that `edgevlm enrich` wrote.
         image_only: Leave the text tower out.
         force: Replace an existing bundle.
 
@@ -61,7 +64,6 @@ def convert(
         EdgeVLMError: nothing was written; see `edgevlm.errors`.
     """
     from edgevlm import pipeline
-    from edgevlm.bundle import Labels
     from edgevlm.recipe import resolve
 
     request = pipeline.Request(
@@ -69,7 +71,7 @@ def convert(
         targets=(target,),
         recipe=resolve(recipe),
         out=Path(out),
-        labels=Labels(tuple(labels), tuple(templates)) if labels is not None else None,
+        labels=_labels(labels, templates, descriptions),
         image_only=image_only,
         force=force,
     )
@@ -161,3 +163,17 @@ def distill(
         force=force,
     )
     return distillation.distill(request, progress)
+
+
+def _labels(
+    names: Sequence[str] | None, templates: Sequence[str], descriptions: Descriptions | str | Path | None
+) -> Labels | None:
+    from edgevlm.bundle import Labels
+    from edgevlm.enrichment.descriptions import Descriptions, label_texts
+
+    if names is None:
+        return None
+    if isinstance(descriptions, str | Path):
+        descriptions = Descriptions.read(Path(descriptions))
+    texts = None if descriptions is None else label_texts(names, templates, descriptions)
+    return Labels(tuple(names), tuple(templates), texts)

@@ -90,10 +90,18 @@ class ParityReport:
 
 @dataclass(frozen=True)
 class Labels:
-    """A baked label set: `classify` answers in this order."""
+    """A baked label set: `classify` answers in this order.
+
+    Attributes:
+        names: What the answers are called.
+        templates: Texts in which `{}` stands for the name.
+        texts: For each label the texts whose embeddings were averaged, where descriptions are part of them; None
+            where they are the filled templates.
+    """
 
     names: tuple[str, ...]
     templates: tuple[str, ...]
+    texts: tuple[tuple[str, ...], ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -67,18 +67,18 @@ class BundleModel(Closing):
         rows = [self._run("encode_text", "token_ids", row[None]) for row in ids]
         return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
 
-    def classify(self, images: Sequence[Picture], labels: Sequence[str] | None = None) -> F32:
+    def classify(self, images: Sequence[Picture], labels: Sequence[str | Sequence[str]] | None = None) -> F32:
         """How well each label describes each picture.
 
         Args:
             images: N pictures, see `encode_image`.
-            labels: L texts; None for the baked labels.
+            labels: L texts, or several texts in place of one, whose embeddings are averaged; None for the baked labels.
 
         Returns:
             float32 [N, L]; each row sums to 1: softmax of the scaled cosines.
 
         Raises:
-            LabelError: no labels given and none baked in.
+            LabelError: no labels given and none baked in, or a label without a text.
         """
         if labels is None:
             if not self.labels:
@@ -87,9 +87,17 @@ class BundleModel(Closing):
             return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
         if not labels:
             raise LabelError("expected at least one label, got none")
-        logits = self.bundle.manifest.logit_scale * self.encode_image(images) @ self.encode_text(labels).T
+        logits = self.bundle.manifest.logit_scale * self.encode_image(images) @ self._embed_labels(labels).T
         exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)
+
+    def _embed_labels(self, labels: Sequence[str | Sequence[str]]) -> F32:
+        several = [(label,) if isinstance(label, str) else tuple(label) for label in labels]
+        if not all(several):
+            raise LabelError(f"label {several.index(())}: expected at least one text, got none")
+        rows = [self.encode_text(texts) for texts in several]
+        means = np.stack([row.mean(0) for row in rows])
+        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
 
     def close(self) -> None:
         """Frees the backend's memory."""

@@ -11,6 +11,7 @@ from edgevlm import __version__, interrupts
 from edgevlm.commands.bundles import inspect, run, verify
 from edgevlm.commands.convert import convert
 from edgevlm.commands.distill import distill
+from edgevlm.commands.enrich import enrich
 from edgevlm.commands.evaluate import evaluate
 from edgevlm.commands.lists import models, recipes, targets
 from edgevlm.errors import EdgeVLMError
@@ -44,7 +45,7 @@ def main() -> None:
     """
 
 
-for command in (convert, verify, inspect, run, distill, evaluate, targets, models, recipes):
+for command in (convert, verify, inspect, run, distill, enrich, evaluate, targets, models, recipes):
     main.add_command(command)
 
 

@@ -55,19 +55,26 @@ def fill(names: Sequence[str], templates: Sequence[str]) -> tuple[tuple[str, ...
     return tuple(tuple(template.replace(PLAIN, name) for template in templates) for name in names)
 
 
-def check_lengths(labels: Labels, tokenizer: Tokenizer, context_length: int) -> None:
+def texts_of(labels: Labels) -> tuple[tuple[str, ...], ...]:
+    """For each label the texts whose embeddings are averaged."""
+    return fill(labels.names, labels.templates) if labels.texts is None else labels.texts
+
+
+def check_lengths(names: Sequence[str], texts: Sequence[Sequence[str]], tokenizer: Tokenizer) -> None:
     """Refuses labels that the model would cut.
 
     Raises:
-        LabelError: a label in one of the templates has more tokens than the context.
+        LabelError: one of a label's texts has more tokens than the context.
     """
-    for name in labels.names:
-        for template in labels.templates:
-            count = tokenizer.token_count(template.format(name))
+    context_length = tokenizer.spec.context_length
+    for name, several in zip(names, texts, strict=True):
+        for text in several:
+            count = tokenizer.token_count(text)
             if count > context_length:
                 raise LabelError(
-                    f"the label {name!r} has {count} tokens, the model's context {context_length}",
-                    hint="shorten the label or the template",
+                    f"the label {name!r} has {count} tokens, the model's context {context_length}"
+                    + (f": {text!r}" if text != name else ""),
+                    hint="shorten the label, its template or its description",
                 )
 
 

@@ -198,12 +198,12 @@ class _Prepared:
                 f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}",
                 hint="leave --labels out to bake those, or train a student that keeps a text tower",
             )
-        labels.check_lengths(wanted, tokenizer, tokenizer.spec.context_length)
+        texts = labels.texts_of(wanted)
+        labels.check_lengths(wanted.names, texts, tokenizer)
         return embed_labels(
             self.model.reference["encode_text"],
-            lambda texts: torch.from_numpy(tokenizer.encode(texts)),
-            wanted.names,
-            wanted.templates,
+            lambda several: torch.from_numpy(tokenizer.encode(several)),
+            texts,
         )
 
     @cached_property

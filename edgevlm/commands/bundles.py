@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgevlm.commands.options import PATH, as_json
 from edgevlm.errors import CheckFailed, InputError
+
+if TYPE_CHECKING:
+    from edgevlm.tokenizing import Tokenizer
 
 
 @click.command()
@@ -69,6 +73,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
 @click.argument("bundle", type=PATH)
 @click.argument("images", nargs=-1, required=True)
 @click.option("--labels", help='Labels, "a, b, c", or a file with one per line; left out, the baked ones.')
+@click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
 @click.option("--text", help="One text: ranks the pictures by how well it fits them.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend.")
@@ -77,6 +82,7 @@ def run(
     bundle: Path,
     images: tuple[str, ...],
     labels: str | None,
+    descriptions: Path | None,
     text: str | None,
     top: int,
     threads: int | None,
@@ -87,12 +93,15 @@ def run(
     \b
     Examples:
       edgevlm run B.edgevlm photo.png --labels "a red circle, a blue star, two green squares"
+      edgevlm run B.edgevlm photo.png --labels birds.txt --descriptions birds.descriptions.json
       edgevlm run B.edgevlm *.png --text "a glossy purple heart"
     """
     from edgevlm import api, report
 
     if labels is not None and text is not None:
         raise InputError("expected --labels or --text, got both")
+    if descriptions is not None and labels is None:
+        raise InputError("--descriptions needs --labels: it is about them")
     with report.progress_bar() as progress:
         progress("opening the bundle", None)
         with api.open(bundle, threads=threads) as model:
@@ -101,7 +110,8 @@ def run(
                 scores = model.encode_image(images) @ model.encode_text([text]).T
             else:
                 names = _split_labels(labels) if labels is not None else model.labels
-                scores = model.classify(images, None if labels is None else names)
+                texts = names if descriptions is None else _describe(names, descriptions, model.tokenizer)
+                scores = model.classify(images, None if labels is None else texts)
     if text is not None:
         _show_ranking(images, text, scores[:, 0].tolist(), as_json)
         return
@@ -124,6 +134,16 @@ def _show_ranking(images: Sequence[str], text: str, cosines: Sequence[float], as
         report.print_json({"text": text, "images": [{"image": image, "cosine": cosine} for image, cosine in ranked]})
     else:
         report.table(text, ("picture", ">cosine"), [(image, f"{cosine:.4f}") for image, cosine in ranked])
+
+
+def _describe(names: tuple[str, ...], path: Path, tokenizer: Tokenizer | None) -> tuple[tuple[str, ...], ...]:
+    from edgevlm import labels
+    from edgevlm.enrichment.descriptions import Descriptions, label_texts
+
+    texts = label_texts(names, (labels.PLAIN,), Descriptions.read(path))
+    if tokenizer is not None:
+        labels.check_lengths(names, texts, tokenizer)
+    return texts
 
 
 def _split_labels(text: str) -> tuple[str, ...]:

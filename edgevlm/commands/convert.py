@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--template", "templates", multiple=True, help='Prompt around each label, e.g. "a photo of a {}"; may repeat.'
 )
+@click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
 @click.option("--image-only", is_flag=True, help="Leave the text tower out; with --labels, only classify remains.")
 @click.option("--out", type=PATH, default="dist", show_default=True, help="Folder for the bundles.")
 @click.option("--name", help="Name of the bundles; the model's own if left out.")
@@ -36,6 +38,7 @@ def convert(
     recipe: str,
     labels: Path | None,
     templates: tuple[str, ...],
+    descriptions: Path | None,
     image_only: bool,
     out: Path,
     name: str | None,
@@ -53,6 +56,7 @@ def convert(
       edgevlm convert --target coreml
       edgevlm convert ./my-clip --target all --recipe fp32 --out dist
       edgevlm convert --target tflite --labels labels.txt --template "a photo of a {}" --image-only
+      edgevlm convert --target coreml --labels birds.txt --descriptions birds.descriptions.json
     """
     from edgevlm import pipeline, registry, report
     from edgevlm.recipe import resolve
@@ -66,7 +70,7 @@ def convert(
         targets=known if target == "all" else (target,),
         recipe=resolve(recipe),
         out=out,
-        labels=_read_labels(labels, templates),
+        labels=_read_labels(labels, templates, descriptions),
         image_only=image_only,
         name=name,
         force=force,
@@ -85,11 +89,16 @@ def convert(
         sys.exit(CheckFailed.exit_code)
 
 
-def _read_labels(path: Path | None, templates: tuple[str, ...]) -> Labels | None:
+def _read_labels(path: Path | None, templates: tuple[str, ...], descriptions: Path | None) -> Labels | None:
     from edgevlm import labels
+    from edgevlm.enrichment.descriptions import Descriptions, label_texts
 
     if path is None:
-        if templates:
-            raise InputError("--template needs --labels: it is put around each label")
+        for option, given in (("--template", templates), ("--descriptions", descriptions)):
+            if given:
+                raise InputError(f"{option} needs --labels: it is for them")
         return None
-    return labels.read(path, templates)
+    wanted = labels.read(path, templates)
+    if descriptions is None:
+        return wanted
+    return replace(wanted, texts=label_texts(wanted.names, wanted.templates, Descriptions.read(descriptions)))

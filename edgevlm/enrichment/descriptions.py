@@ -7,7 +7,7 @@
         "hoopoe": {
           "descriptions": ["A bird with a crown of feathers ..."],
           "attributes": {"crest": "orange, tipped with black"},
-          "author": "llama"
+          "authors": ["llama"]
         }
       }
     }
@@ -62,13 +62,13 @@ class Entry:
     Attributes:
         descriptions: Sentences; each makes a text of its own, and the texts' embeddings are averaged.
         attributes: What the thing looks like, by name.
-        author: Key into `Descriptions.authors`; None if written by hand.
+        authors: Keys into `Descriptions.authors` of whoever wrote any of it; none if it was written by hand.
         failures: Answers that could not be used, and why.
     """
 
     descriptions: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
-    author: str | None = None
+    authors: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
 
 
@@ -102,9 +102,10 @@ class Descriptions:
             for index, text in enumerate(entry.descriptions):
                 if not text.strip():
                     raise EnrichmentError(f"{where}.descriptions[{index}]: expected a sentence, got {text!r}")
-            if entry.author is not None and entry.author not in found.authors:
-                known = ", ".join(map(repr, found.authors)) or "none"
-                raise EnrichmentError(f"{where}.author: expected one of `authors` ({known}), got {entry.author!r}")
+            for index, author in enumerate(entry.authors):
+                if author not in found.authors:
+                    known = ", ".join(map(repr, found.authors)) or "none"
+                    raise EnrichmentError(f"{where}.authors[{index}]: expected one of {known}, got {author!r}")
         return found
 
     def write(self, path: Path) -> None:
@@ -113,7 +114,11 @@ class Descriptions:
         Raises:
             OutputError: it cannot be written.
         """
-        text = json.dumps({"schema_version": SCHEMA_VERSION} | schema.write(self), indent=2, ensure_ascii=False)
+        plain: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "authors": {}, "labels": {}}
+        for kind in ("authors", "labels"):
+            for name, fields in schema.write(getattr(self, kind)).items():
+                plain[kind][name] = {key: value for key, value in fields.items() if value not in (None, [], {})}
+        text = json.dumps(plain, indent=2, ensure_ascii=False)
         writing = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with interrupts.put_off():
