@@ -72,11 +72,16 @@ def ask(session: Session, components: tuple[str, ...], samples: Samples, step: C
     return Answers(found.get("encode_image"), found.get("encode_text"), found.get("classify"))
 
 
-def compare(reference: Answers, artefact: Answers, limits: ParityLimits) -> tuple[ParityCheck, ...]:
+def compare(
+    reference: Answers, artefact: Answers, limits: ParityLimits, *, logit_scale: float = 1.0
+) -> tuple[ParityCheck, ...]:
     """Every check that the two sides' common components allow.
 
     Embeddings are compared by largest absolute difference and least cosine, answers by the share of pictures
     with the same best text (`zero-shot`) or the same best label (`classify`). NaN and infinity fail by themselves.
+
+    `max_abs_error` is an embedding's. A softmax passes on at most half of a logit's error, and a logit has
+    `logit_scale` times a cosine's: so much more may scores differ, and no less than embeddings.
     """
     checks: list[ParityCheck] = []
     for component, expected, got in (
@@ -85,7 +90,8 @@ def compare(reference: Answers, artefact: Answers, limits: ParityLimits) -> tupl
         ("classify", reference.scores, artefact.scores),
     ):
         if expected is not None and got is not None:
-            checks += _compare_arrays(component, expected, got, limits)
+            factor = max(1.0, logit_scale / 2) if component == "classify" else 1.0
+            checks += _compare_arrays(component, expected, got, limits, factor)
     expected_scores, scores = _zero_shot(reference), _zero_shot(artefact)
     if expected_scores is not None and scores is not None:
         checks.append(_top1("zero-shot", expected_scores, scores, limits))
@@ -99,13 +105,13 @@ def _zero_shot(answers: Answers) -> F32 | None:
     return scores
 
 
-def _compare_arrays(component: str, expected: F32, got: F32, limits: ParityLimits) -> list[ParityCheck]:
+def _compare_arrays(component: str, expected: F32, got: F32, limits: ParityLimits, factor: float) -> list[ParityCheck]:
     finite = float(np.isfinite(got).mean())
     checks = [ParityCheck(component, "finite", finite, 1.0, finite == 1.0)]
     if finite < 1.0:
         return checks
     error = float(np.abs(got.astype(np.float64) - expected).max())
-    allowed = limits.max_abs_error
+    allowed = None if limits.max_abs_error is None else factor * limits.max_abs_error
     checks.append(ParityCheck(component, "max_abs_error", error, allowed, allowed is None or error <= allowed))
     if component == "classify":
         return [*checks, _top1(component, expected, got, limits)]

@@ -371,7 +371,9 @@ def _measure(bundle: Bundle, samples: parity.Samples, reference: parity.Answers,
     stage = f"{bundle.manifest.target}: comparing with the float reference"
     with registry.runtime(bundle.manifest.target).open(bundle, threads=1) as session:
         answers = parity.ask(session, tuple(bundle.components), samples, lambda share: progress(stage, share))
-        checks = parity.compare(reference, answers, bundle.manifest.recipe.parity)
+        checks = parity.compare(
+            reference, answers, bundle.manifest.recipe.parity, logit_scale=bundle.manifest.logit_scale
+        )
         return ParityReport(session.evidence, len(samples.pixels), checks)
 
 

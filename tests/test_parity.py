@@ -89,3 +89,13 @@ def test_samples_are_asked_one_at_a_time_in_order() -> None:
     assert np.array_equal(answers.text, samples.token_ids * 2.0)
     assert answers.scores is None
     assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_scores_may_differ_by_what_the_embeddings_may_times_the_logit_scale() -> None:
+    limits = BUILTIN["fp32"].parity
+    expected = np.array([[0.5, 0.5]], np.float32)
+    got = expected + np.array([[3e-4, -3e-4]], np.float32)
+    reference, artefact = Answers(None, None, expected), Answers(None, None, got)
+    by_scale = {scale: compare(reference, artefact, limits, logit_scale=scale)[1] for scale in (1.0, 100.0)}
+    assert (by_scale[1.0].limit, by_scale[1.0].passed) == (1e-5, False)
+    assert (by_scale[100.0].limit, by_scale[100.0].passed) == (pytest.approx(5e-4), True)
