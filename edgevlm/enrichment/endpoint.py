@@ -116,7 +116,7 @@ class Endpoint:
                 self._unknown[error.parameter] = renamed
 
     def _only_model(self) -> str:
-        names = self._models(tell=lambda _: None)
+        names = self._models()
         if len(names) != 1:
             raise EnrichmentError(
                 f"{self._url}: expected --model, got none, and the endpoint names {len(names)} models",
@@ -124,26 +124,28 @@ class Endpoint:
             )
         return names[0]
 
-    def _models(self, tell: Tell) -> list[str]:
-        listed = self._insist("/models", None, tell).get("data")
+    def _models(self) -> list[str]:
+        listed = self._insist("/models", None, lambda _: None).get("data")
         entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
         return [entry["id"] for entry in entries if isinstance(entry.get("id"), str)]
 
     def _insist(self, path: str, body: Mapping[str, Any] | None, tell: Tell) -> Mapping[str, Any]:
-        for attempt in range(_TRIES):
+        tries = 0
+        while True:
             try:
                 return self._request(path, body)
             except _Refusal as refusal:
-                wait_s = 2.0**attempt if refusal.wait_s is None else refusal.wait_s
-                if attempt + 1 == _TRIES or wait_s > _LONGEST_WAIT_S:
+                wait_s = 2.0**tries if refusal.wait_s is None else refusal.wait_s
+                tries += 1
+                if tries == _TRIES or wait_s > _LONGEST_WAIT_S:
                     asks = f", and asks to wait {wait_s:.0f} s" if wait_s > _LONGEST_WAIT_S else ""
                     raise EnrichmentError(
-                        f"{self._url} did not answer in {attempt + 1} tries{asks}: {refusal.reason}",
+                        f"{self._url} did not answer in {tries} {'try' if tries == 1 else 'tries'}{asks}: "
+                        f"{refusal.reason}",
                         hint="run the same command again later: it asks only for what is missing",
                     ) from refusal
                 tell(f"waiting {wait_s:.0f} s: {refusal.reason}")
                 self._sleep(wait_s)
-        raise EnrichmentError(f"{self._url} did not answer")
 
     def _request(self, path: str, body: Mapping[str, Any] | None) -> Mapping[str, Any]:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "edgevlm"}
@@ -194,7 +196,7 @@ class Endpoint:
 
     def _known_models(self) -> str:
         try:
-            return _among(self._models(tell=lambda _: None))
+            return _among(self._models())
         except EnrichmentError:
             return ""
 

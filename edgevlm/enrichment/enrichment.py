@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from edgevlm import interrupts
+from edgevlm.bundle import output_error
 from edgevlm.enrichment import from_file, questions
 from edgevlm.enrichment.descriptions import Author, Descriptions, Entry
 from edgevlm.enrichment.endpoint import Endpoint
-from edgevlm.enrichment.language_model import LanguageModel, LocalModel
+from edgevlm.enrichment.language_model import LanguageModel, LocalModel, Tell
 from edgevlm.errors import EnrichmentError, LabelError
 
 Progress: TypeAlias = Callable[[str, float | None], None]
@@ -132,7 +135,7 @@ def enrich(
     if any(_wants(book.entry(label), asked) for label in labels):
         progress("opening the language model", None)
         model = _open(str(source), asked)
-        book.write()  # what cannot be written is found out before an answer is paid for
+        book.refuse_unwritable()
         with interrupts.advice("what was answered is kept; the same command goes on from there"):
             _ask_all(model, asked, book, labels, progress)
     return book.report(labels, kept)
@@ -188,6 +191,14 @@ class _Book:
             key = f"{wish} ({number})"
         self.descriptions = replace(self.descriptions, authors={**known, key: author})
         return key
+
+    def refuse_unwritable(self) -> None:
+        """Raises OutputError before an answer is paid for that could not be kept."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path.parent).close()
+        except OSError as error:
+            raise output_error(error, self.path) from error
 
     def write(self) -> None:
         self.descriptions.write(self.path)
@@ -253,26 +264,32 @@ def _wants(entry: Entry, question: Question) -> bool:
 def _ask_all(model: LanguageModel, question: Question, book: _Book, labels: Sequence[str], progress: Progress) -> None:
     author = model.author(prompt=question.prompt, temperature=question.sampling, seed=question.seed)
     for number, label in enumerate(labels):
-        share = number / len(labels)
-        stage = f"asking about {label} ({number + 1} of {len(labels)})"
+        stage, share = f"asking about {label} ({number + 1} of {len(labels)})", number / len(labels)
         progress(stage, share)
-
-        def ask(prompt: str, label: str = label, share: float = share, stage: str = stage) -> str:
-            # Each answer about a label, used or not, moves the seed on: what failed is not asked in the same way.
-            entry = book.entry(label)
-            book.asked += 1
-            return model.ask(
-                questions.ask(prompt, label),
-                temperature=question.sampling,
-                seed=question.seed + len(entry.descriptions) + len(entry.failures),
-                most_tokens=question.most_tokens,
-                tell=lambda why: progress(f"{stage}: {why}", share),
-            )
-
+        tell = partial(_tell_wait, progress, stage, share)
         for _ in range(question.count - len(book.entry(label).descriptions)):
-            _add_description(book, label, ask(question.prompt), author)
+            _add_description(book, label, _ask(model, question, question.prompt, book, label, tell), author)
         if question.attributes and not book.entry(label).attributes:
-            _add_attributes(book, label, ask(questions.LIST_ATTRIBUTES), author)
+            answer = _ask(model, question, questions.LIST_ATTRIBUTES, book, label, tell)
+            _add_attributes(book, label, answer, author)
+
+
+def _ask(model: LanguageModel, question: Question, prompt: str, book: _Book, label: str, tell: Tell) -> str:
+    entry = book.entry(label)
+    answer = model.ask(
+        questions.ask(prompt, label),
+        temperature=question.sampling,
+        # Each answer, used or not, moves the seed on: what failed is not asked in the same way.
+        seed=question.seed + len(entry.descriptions) + len(entry.failures),
+        most_tokens=question.most_tokens,
+        tell=tell,
+    )
+    book.asked += 1
+    return answer
+
+
+def _tell_wait(progress: Progress, stage: str, share: float, why: str) -> None:
+    progress(f"{stage}: {why}", share)
 
 
 def _add_description(book: _Book, label: str, answer: str, author: Author) -> None:
