@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from edgevlm.benchmarks.measuring import machine
 from edgevlm.benchmarks.ood.arms import ARMS, TEXTS
 from edgevlm.benchmarks.ood.results import CLAIMS, COLUMNS, TEXT_TITLES, Results, Row, say_mean, verdict
 
@@ -31,14 +30,19 @@ texts, of {pairs:.0f}, that the student ranks otherwise than the teacher (lower 
 ## What the paper says or implies, tested
 The claims were fixed before the first training, and each is tested seed by seed, with the same pictures and test. A claim
 holds or fails where all seeds agree, which chance alone brings about in one of {odds:.0f} cases in either direction; else it
-is undecided. Unless said otherwise it is about zero-shot accuracy on the unseen classes.
+is undecided. Of {tested} claims about nothing, {accidents:.1f} would be decided so by chance. Unless said otherwise a claim is
+about zero-shot accuracy on the unseen classes.
 
 {claims}
 
+In the paper, on real photos with CLIP ViT-L/14 as the teacher (means over its five datasets, from the authors' poster),
+zero-shot accuracy on unseen classes went from 12.6 % with label texts alone to 21.9 % with visual and vision-language
+alignment and to 23.6 % with descriptions too; with five shots from 30.8 % to 41.5 % and 42.2 %.
+
 ## To be kept in mind
 - Descriptions are oracles: they state exactly the attributes that make a class, in words that the teacher knows. That
-  flatters enrichment. The rows with attributes left out, with wrong ones and with another class's are there to bound it;
-  a language model's descriptions of real things are no better than those.
+  flatters enrichment. The rows with attributes left out, with wrong ones and with another class's say how much of it
+  depends on that; what a language model writes about real things should be expected there rather than at the oracle.
 - The teacher has seen the unseen classes, {named} pictures of each by name and many like them by description. Unseen is what
   the student was not trained on, as in the paper.
 - The spread is over students (weights, training pictures, order), with one teacher and one draw of the classes.
@@ -77,6 +81,8 @@ def page(results: Results, plot: str) -> str:
         missing="".join(_missing(results)),
         table="\n".join(_table(results)),
         odds=2 ** len(seeds),
+        tested=len(CLAIMS),
+        accidents=len(CLAIMS) * 2 ** (1 - len(seeds)),
         claims="\n".join(_claims(results)),
         named=results.plan.teacher.named,
         cost="\n".join(_cost(results)),
@@ -152,13 +158,14 @@ def _claims(results: Results) -> Iterator[str]:
 
 def _cost(results: Results) -> Iterator[str]:
     minutes = [run["seconds"] / 60 for run in results.runs if run.get("resumed_at") == 0]
-    host = machine()
+    host, teacher = results.machine, results.teacher_made
+    if teacher.get("resumed_at") == 0:
+        yield f"- The teacher's training: {teacher['seconds'] / 60:.0f} minutes, one thread."
     if minutes:
         yield (
             f"- {len(results.runs)} trainings of {statistics.median(minutes):.1f} minutes each (median; one thread, "
             f"{host['processor']}, {host['cores']} cores, on which other work ran at the same time): "
-            f"{len(results.runs) * statistics.median(minutes) / 60:.1f} hours one after the other, half of that on two cores; "
-            "and the teacher's training before."
+            f"{len(results.runs) * statistics.median(minutes) / 60:.1f} hours one after the other, half of that on two cores."
         )
     yield (
         "- Cut to fit a small machine: the students' size, pictures and epochs; one teacher and one draw of classes; the "

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgevlm import schema
-from edgevlm.benchmarks.measuring import RESULTS, machine
+from edgevlm.benchmarks.measuring import RESULTS
 from edgevlm.benchmarks.ood.arms import TEXTS
 from edgevlm.benchmarks.ood.page import page
 from edgevlm.benchmarks.ood.results import TEXT_TITLES, Results, read
@@ -49,8 +48,9 @@ def write(out: Path, places: Places) -> None:
     results = read(out)
     found = {
         "command": "python -m edgevlm.benchmarks.ood --out OUT --keep",
-        "machine": machine(),
+        "machine": results.machine,
         "plan": schema.write(results.plan),
+        "teacher_made": results.teacher_made,
         "teacher": {
             text: {column: each[0] for column, each in row.figures.items()} for text, row in results.teacher.items()
         },
@@ -77,7 +77,7 @@ def draw(results: Results, path: Path) -> None:
     rows = list(results.arms.values())
     for text, colour in zip(TEXTS, _COLOURS, strict=True):
         places = [place for place, row in enumerate(rows) if row.text == text]
-        values = [list(_percent(rows[place].figures["unseen"].values())) for place in places]
+        values = [[100 * share for share in rows[place].figures["unseen"].values()] for place in places]
         means = [statistics.mean(each) for each in values]
         axes.barh(places, means, 0.7, color=colour, alpha=0.7, label=TEXT_TITLES[text])
         for place, each in zip(places, values, strict=True):
@@ -96,7 +96,3 @@ def draw(results: Results, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-
-
-def _percent(shares: Iterator[float]) -> Iterator[float]:
-    return (100 * share for share in shares)

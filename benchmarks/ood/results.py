@@ -63,12 +63,16 @@ class Results:
     Attributes:
         plan: What they are results of.
         teacher: Its rows, by text.
+        teacher_made: How it was trained.
+        machine: Where.
         arms: Arm and text -> row; the order is the table's.
         runs: As they were kept.
     """
 
     plan: Plan
     teacher: Mapping[Text, Row]
+    teacher_made: Mapping[str, Any]
+    machine: Mapping[str, Any]
     arms: Mapping[tuple[str, Text], Row]
     runs: Sequence[Mapping[str, Any]]
 
@@ -104,6 +108,8 @@ def read(out: Path) -> Results:
             text: Row("the teacher", text, {column: {0: value} for column, value in teacher["rows"][text].items()})
             for text in TEXTS
         },
+        teacher_made=teacher["made"],
+        machine=teacher["machine"],
         arms=arms,
         runs=runs,
     )

@@ -2,7 +2,7 @@
 
     OUT/plan.json          what the results are results of
     OUT/teacher/           the teacher, a student's folder
-    OUT/teacher.json       what it reaches itself: the ceiling
+    OUT/teacher.json       what it reaches itself, the ceiling; and the machine
     OUT/runs/ARM-SEED.json what a student reaches
     OUT/training/          trainings that are not finished
     OUT/cache/             the teacher's embeddings
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm import schema
+from edgevlm.benchmarks.measuring import machine
 from edgevlm.benchmarks.ood.arms import ARMS, TEXTS, Text, tell
 from edgevlm.benchmarks.ood.classes import CLASSES, ClassPictures, make_classes
 from edgevlm.benchmarks.ood.teacher import Progress, TeacherPlan, train_teacher
@@ -54,7 +55,7 @@ class Plan:
     tested: int = 20
     shots: int = 5
     student: str = "hybrid-xxs"
-    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=32, batch_size=128, learning_rate=2e-3))
+    schedule: Schedule = field(default_factory=lambda: Schedule(epochs=32, batch_size=64, learning_rate=2e-3))
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def make_teacher(out: Path, plan: Plan, progress: Progress) -> None:
     train_teacher(plan.teacher, make_classes(plan.classes), out / "teacher", progress)
     if not (out / "teacher.json").exists():
         rows = {text: _measure(out / "teacher", plan, text, None, progress) for text in TEXTS}
-        _keep(out / "teacher.json", {"rows": rows})
+        made = json.loads((out / "teacher" / "config.json").read_text(encoding="utf-8"))["provenance"]
+        _keep(out / "teacher.json", {"rows": rows, "made": made, "machine": machine()})
 
 
 def is_done(out: Path, run: Run) -> bool:

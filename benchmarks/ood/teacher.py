@@ -134,8 +134,9 @@ def train_teacher(plan: TeacherPlan, classes: Sequence[StudyClass], folder: Path
     torch.manual_seed(plan.seed)
     image_tower = build_image_tower(preset(plan.image_tower), EMBEDDING_DIM)
     text_tower = build_text_tower(text, _TEXT, EMBEDDING_DIM)
-    network = DualEncoder(image_tower.to(memory_format=torch.channels_last), text_tower, logit_scale=1 / 0.07)
-    _train(network, corpus, tokenizer, folder / "checkpoints", progress)
+    network = DualEncoder(image_tower, text_tower, logit_scale=1 / 0.07)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster
+    resumed_at = _train(network, corpus, tokenizer, folder / "checkpoints", progress)
     parts = StudentParts(
         image_tower=network.image,
         image_config=preset(plan.image_tower),
@@ -143,15 +144,23 @@ def train_teacher(plan: TeacherPlan, classes: Sequence[StudyClass], folder: Path
         logit_scale=network.log_scale.exp().item(),
         text=SmallText(text, text_tower, _TEXT, tokenizer.to_str().encode()),
         image=square_pictures(preset(plan.image_tower).image_size),
-        provenance={"data": "rendered scenes", **vars(plan), "seconds": round(time.monotonic() - began)},
+        provenance={
+            "data": "rendered scenes",
+            **vars(plan),
+            "resumed_at": resumed_at,
+            "seconds": round(time.monotonic() - began),
+        },
         licence="Apache-2.0",
     )
     folders.save(folder, parts)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _train(network: DualEncoder, corpus: Corpus, tokenizer: Tokenizer, kept: Path, progress: Progress) -> None:
-    """CLIP's symmetric cross-entropy (Radford et al., arXiv 2103.00020); equal texts are no negatives of each other."""
+def _train(network: DualEncoder, corpus: Corpus, tokenizer: Tokenizer, kept: Path, progress: Progress) -> int:
+    """CLIP's symmetric cross-entropy (Radford et al., arXiv 2103.00020); equal texts are no negatives of each other.
+
+    Gives the step at which it went on, else 0.
+    """
     steps = corpus.plan.epochs * (len(corpus) // corpus.plan.batch_size)
     trained = list(network.parameters())
     optimiser = torch.optim.AdamW(
@@ -180,6 +189,7 @@ def _train(network: DualEncoder, corpus: Corpus, tokenizer: Tokenizer, kept: Pat
         progress(f"the teacher: step {step + 1:,} of {steps:,}, loss {loss.item():.3f}", (step + 1) / steps)
         if (step + 1) % _CHECKPOINT_EVERY == 0:
             checkpoints.write(kept, step + 1, network, optimiser)
+    return first
 
 
 def _loss(network: DualEncoder, pixels: Tensor, ids: Tensor, texts: Sequence[str]) -> Tensor:
