@@ -29,6 +29,7 @@ from edgevlm.errors import (
     CheckpointError,
     DataError,
     InputError,
+    LabelError,
     OutputError,
     RecipeError,
     TrainingFailed,
@@ -254,6 +255,30 @@ def test_new_classes_are_mixed_in_and_the_student_goes_on(
     assert labels is not None
     assert labels.names == ("ball", "cube", "disc", "moon", "ring", "star")
     assert done.steps == 2 * (48 // 8)  # half of every batch is of the new classes
+
+
+def test_descriptions_are_learned_from_and_told_of(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    told = {name: f"a {name}, seen from above" for name in ("ball", "cube", "disc", "star")}
+    (tmp_path / "told.json").write_text(json.dumps(told))
+    assert run(["enrich", "-", "--with", str(tmp_path / "told.json"), "--out", str(tmp_path / "d.json")]).exit_code == 2
+    (tmp_path / "labels.txt").write_text("\n".join(told))
+    arguments = ["enrich", str(tmp_path / "labels.txt"), "--with", str(tmp_path / "told.json")]
+    assert run([*arguments, "--out", str(tmp_path / "d.json")]).exit_code == 0
+    done = edgevlm.distill(
+        teacher, "vit-xxs", pictures, tmp_path / "s", recipe=quick(), cache=cache,
+        descriptions=tmp_path / "d.json", text_tower="none",
+    )  # fmt: skip
+    labels = catalogue.load(done.folder).labels
+    assert labels is not None
+    assert labels.texts is not None
+    assert labels.texts[0] == ("a photo of a ball . a ball, seen from above",)
+    del told["cube"]
+    (tmp_path / "labels.txt").write_text("\n".join(told))
+    assert run([*arguments, "--out", str(tmp_path / "e.json")]).exit_code == 0
+    with pytest.raises(LabelError, match="cube"):
+        edgevlm.distill(
+            teacher, "vit-xxs", pictures, tmp_path / "t", recipe=quick(), cache=cache, descriptions=tmp_path / "e.json"
+        )
 
 
 def test_a_student_takes_a_teacher_of_another_size(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ class Distilled:
 
     Attributes:
         folder: The student's.
-        image_parameters, text_parameters: Of its towers; 0 without a text tower of its own.
+        image_parameters, text_parameters: Of its towers as trained; 0 where no text tower was trained.
+        text_tower: One of `edgevlm.distillation.recipe.TEXT_TOWERS`.
         embedding_dim: Length of an embedding.
         new_projection: Whether a student that went on had embeddings of another length than the teacher's, so that
             its last layer was trained anew.
@@ -101,6 +102,7 @@ class Distilled:
     folder: Path
     image_parameters: int
     text_parameters: int
+    text_tower: str
     embedding_dim: int
     new_projection: bool
     steps: int
@@ -163,13 +165,20 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
         if accelerator.is_main_process:
             progress("writing the student", None)
             draw_losses(run.lines(), request.out / "losses.png")
-            learner.save(request.out, material, recipe.templates, _provenance(request, teacher, batches))
+            learner.save(
+                request.out,
+                material,
+                recipe.templates,
+                described=request.descriptions is not None,
+                provenance=_provenance(request, teacher, batches),
+            )
             run.finish()
         accelerator.wait_for_everyone()
         return Distilled(
             folder=request.out,
             image_parameters=_count(learner.network.image),
             text_parameters=_count(learner.network.text),
+            text_tower=kind,
             embedding_dim=teacher.dim,
             new_projection=learner.new_projection,
             steps=batches.steps,

@@ -57,13 +57,22 @@ class Learner:
         longest = int((ids == self.text.text.eot_id).argmax(1).max()) + 1
         return ids[:, :longest]
 
-    def save(self, folder: Path, material: Material, templates: Sequence[str], provenance: Mapping[str, Any]) -> None:
-        """Writes the student into the run's folder."""
+    def save(
+        self,
+        folder: Path,
+        material: Material,
+        templates: Sequence[str],
+        *,
+        described: bool,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Writes the student into the run's folder; `described` where the labels' texts are more than templates."""
         text = self.text
         if text is None:
             if material.label_text is None:
                 raise InputError("a student without a text tower needs labels, and the data has none")
-            text = FixedLabels(Labels(material.labels, tuple(templates)), torch.from_numpy(material.label_text))
+            labels = Labels(material.labels, tuple(templates), material.label_texts if described else None)
+            text = FixedLabels(labels, torch.from_numpy(material.label_text))
         licences = sorted({model.source.licence for model in self.teacher.models})
         folders.save(
             folder,

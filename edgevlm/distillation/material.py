@@ -34,7 +34,8 @@ class Material:
         texts: Every text that a picture may be paired with, once.
         text_rows: For each picture, the places in `texts` of its own: its captions, else its label's texts.
         text_embeddings: The teacher's, float32 [T, D].
-        label_text: The teacher's of each class, over its texts, float32 [L, D].
+        label_texts: Of each class: its name in every template, with its descriptions where there are some.
+        label_text: The teacher's of each class, averaged over these, float32 [L, D].
         label_of: int64 [pictures], each one's class; -1 where it has none.
         skipped: Key of each unreadable picture, and why.
     """
@@ -47,6 +48,7 @@ class Material:
     texts: tuple[str, ...]
     text_rows: tuple[tuple[int, ...], ...]
     text_embeddings: Embeddings
+    label_texts: tuple[tuple[str, ...], ...]
     label_text: F32 | None
     label_of: NDArray[np.int64]
     skipped: dict[str, str]
@@ -97,6 +99,7 @@ def gather_material(
     """
     labels = tuple(sorted({label for data in parts for label in data.labels}))
     named = label_texts(labels, recipe.templates, descriptions)
+    teacher.check_labels(labels, named)
     texts: dict[str, int] = {}
     rows: list[tuple[int, ...]] = []
     numbers: list[int] = []
@@ -130,6 +133,7 @@ def gather_material(
         texts=unique,
         text_rows=tuple(rows),
         text_embeddings=text_store.open(),
+        label_texts=named,
         label_text=average_texts(teacher, named) if labels else None,
         label_of=np.array(numbers, np.int64),
         skipped={

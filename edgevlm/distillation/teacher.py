@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm.errors import UnsupportedError
+from edgevlm.labels import check_lengths
 from edgevlm.models import catalogue
 from edgevlm.preprocessing import resize_and_crop
 from edgevlm.tokenizing import Tokenizer
@@ -53,6 +54,11 @@ class Teacher:
         self.dim = sum(model.embedding_dim for model in self.models)
         self.fingerprint = hashlib.sha256("".join(map(catalogue.fingerprint, names)).encode()).hexdigest()
         self.logit_scale = float(np.exp(np.mean([np.log(model.logit_scale) for model in self.models])))
+
+    def check_labels(self, names: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+        """Raises LabelError where a label's text has more tokens than a member's context."""
+        for tokenizer in self._tokenizers:
+            check_lengths(names, texts, tokenizer)
 
     def embed_pictures(self, pictures: Sequence[Image.Image]) -> F32:
         """RGB pictures of any sizes -> unit vectors, float32 [N, dim]."""
