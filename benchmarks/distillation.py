@@ -76,7 +76,8 @@ def distill(folder: Path, cache: Path, out: Path) -> float:
     """Pictures a second of `edgevlm.distill` with the paper's four losses."""
     recipe = replace(resolve("ood"), schedule=SCHEDULE)
     edgevlm.distill(TEACHER, STUDENT, folder, out, recipe=recipe, cache=cache, workers=0)
-    return statistics.median(line["pictures_per_second"] for line in RunFolder(out).lines()[1:])
+    speeds: list[float] = [line["pictures_per_second"] for line in RunFolder(out).lines()[1:]]
+    return statistics.median(speeds)
 
 
 def write_pictures(folder: Path) -> None:
