@@ -157,15 +157,15 @@ def _claims(results: Results) -> Iterator[str]:
 
 
 def _cost(results: Results) -> Iterator[str]:
-    minutes = [run["seconds"] / 60 for run in results.runs if run.get("resumed_at") == 0]
+    minutes = [run["cpu_seconds"] / 60 for run in results.runs if run.get("resumed_at") == 0]
     host, teacher = results.machine, results.teacher_made
     if teacher.get("resumed_at") == 0:
-        yield f"- The teacher's training: {teacher['seconds'] / 60:.0f} minutes, one thread."
+        yield f"- The teacher's training: {teacher['cpu_seconds'] / 60:.0f} minutes of CPU time, one thread."
     if minutes:
         yield (
-            f"- {len(results.runs)} trainings of {statistics.median(minutes):.1f} minutes each (median; one thread, "
-            f"{host['processor']}, {host['cores']} cores, on which other work ran at the same time): "
-            f"{len(results.runs) * statistics.median(minutes) / 60:.1f} hours one after the other, half of that on two cores."
+            f"- {len(results.runs)} trainings with their tests, {statistics.median(minutes):.1f} minutes of CPU time each (median; one "
+            f"thread; {host['processor']}, {host['cores']} cores, where other work ran at the same time): "
+            f"{len(results.runs) * statistics.median(minutes) / 60:.1f} hours one after the other, half of that on two free cores."
         )
     yield (
         "- Cut to fit a small machine: the students' size, pictures and epochs; one teacher and one draw of classes; the "

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -101,6 +102,7 @@ def is_done(out: Path, run: Run) -> bool:
 
 def make_run(out: Path, plan: Plan, run: Run, progress: Progress) -> None:
     """Trains one student and keeps what was measured; the student itself is not kept."""
+    began = time.process_time()
     arm, classes, folder = ARMS[run.arm], make_classes(plan.classes), out / "training" / run.name
     trained: dict[str, Any] = {}
     if not is_student(folder):  # else it was killed while it was measured
@@ -118,9 +120,12 @@ def make_run(out: Path, plan: Plan, run: Run, progress: Progress) -> None:
             ),
             progress,
         )
-        trained = {"steps": distilled.steps, "resumed_at": distilled.resumed_at, "seconds": distilled.seconds}
+        trained = {"steps": distilled.steps, "resumed_at": distilled.resumed_at, "seconds": round(distilled.seconds)}
     rows = {text: _measure(folder, plan, text, out / "teacher", progress) for text in arm.tested_on}
-    _keep(_result(out, run), {"arm": run.arm, "seed": run.seed, **trained, "rows": rows})
+    _keep(
+        _result(out, run),
+        {"arm": run.arm, "seed": run.seed, **trained, "cpu_seconds": round(time.process_time() - began), "rows": rows},
+    )
     shutil.rmtree(folder)
 
 
