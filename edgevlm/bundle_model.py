@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from edgevlm import registry
 from edgevlm.bundle import Bundle
 from edgevlm.errors import LabelError, TensorError
-from edgevlm.interfaces import Closing, Session
+from edgevlm.interfaces import F32, Closing, Session
 from edgevlm.preprocessing import Picture, preprocess
 from edgevlm.tokenizing import Tokenizer
-
-F32 = NDArray[np.float32]
 
 
 class BundleModel(Closing):

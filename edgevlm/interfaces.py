@@ -5,7 +5,7 @@ Nothing here imports a framework, so that a target can be listed, and a bundle i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from edgevlm.bundle import Bundle
 
-Array = NDArray[np.float32] | NDArray[np.int32]
+F32 = NDArray[np.float32]
+Array = F32 | NDArray[np.int32]
+Progress = Callable[[str, float | None], None]
+"""Told what is being done, and the share of it that is done where that is known."""
 
 
 @dataclass(frozen=True)

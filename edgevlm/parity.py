@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle import ParityCheck
-from edgevlm.interfaces import Session
+from edgevlm.interfaces import F32, Session
 from edgevlm.recipe import ParityLimits
 
-F32 = NDArray[np.float32]
 TIE = 1e-6
 """Scores closer than this are equal: float32 cosines carry an error of that size."""
 

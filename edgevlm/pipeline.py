@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -33,7 +33,7 @@ from edgevlm.bundle import (
     write_manifest,
 )
 from edgevlm.errors import EdgeVLMError, MissingDependency, UnsupportedError
-from edgevlm.interfaces import BundleFile, Converter, Programs
+from edgevlm.interfaces import F32, BundleFile, Converter, Programs, Progress
 from edgevlm.models import catalogue
 from edgevlm.recipe import Recipe
 from edgevlm.tokenizing import Tokenizer
@@ -42,11 +42,6 @@ if TYPE_CHECKING:
     import torch
 
     from edgevlm.models.model import Model
-
-Progress = Callable[[str, float | None], None]
-"""Told the stage in words, and the share of it that is done where that is known."""
-
-F32 = NDArray[np.float32]
 
 
 def silent(stage: str, share: float | None) -> None:

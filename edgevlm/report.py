@@ -18,8 +18,8 @@ from edgevlm import schema
 from edgevlm.bundle import Bundle, ParityReport
 
 if TYPE_CHECKING:
-    from edgevlm.interfaces import OpCount
-    from edgevlm.pipeline import Outcome, Progress
+    from edgevlm.interfaces import OpCount, Progress
+    from edgevlm.pipeline import Outcome
 
 SCHEMA_VERSION = 1
 BAR_WIDTH = 24

@@ -26,10 +26,10 @@ from edgevlm.distillation.plot import draw_losses
 from edgevlm.distillation.recipe import TEXT_TOWERS, DistillRecipe
 from edgevlm.distillation.run_folder import RunFolder, open_run, write_atomically
 from edgevlm.distillation.teacher import Teacher
-from edgevlm.distillation.teacher_cache import Progress
 from edgevlm.distillation.trainer import Training, train
 from edgevlm.enrichment.descriptions import Descriptions
 from edgevlm.errors import DataError, InputError, RecipeError
+from edgevlm.interfaces import Progress
 from edgevlm.models import catalogue
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
 

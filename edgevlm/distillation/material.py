@@ -14,11 +14,10 @@ from edgevlm.data.dataset import Dataset
 from edgevlm.distillation import teacher_cache
 from edgevlm.distillation.recipe import DistillRecipe
 from edgevlm.distillation.teacher import Teacher, average_texts
-from edgevlm.distillation.teacher_cache import Embeddings, Progress
+from edgevlm.distillation.teacher_cache import Embeddings
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError
-
-F32 = NDArray[np.float32]
+from edgevlm.interfaces import F32, Progress
 
 
 @dataclass(frozen=True)

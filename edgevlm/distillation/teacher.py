@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm.errors import UnsupportedError
+from edgevlm.interfaces import F32
 from edgevlm.labels import check_lengths
 from edgevlm.models import catalogue
 from edgevlm.preprocessing import resize_and_crop
 from edgevlm.tokenizing import Tokenizer
 
-F32 = NDArray[np.float32]
 _PICTURES_AT_ONCE, _TEXTS_AT_ONCE = 32, 128
 
 

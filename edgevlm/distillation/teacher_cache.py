@@ -30,12 +30,10 @@ from edgevlm.distillation.augmentation import view
 from edgevlm.distillation.recipe import Augmentation
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.errors import ImageError
+from edgevlm.interfaces import F32, Progress
 
 SHARD = 1024
 _AT_ONCE = 64
-F32 = NDArray[np.float32]
-Progress = Callable[[str, float | None], None]
-# The embeddings of entries `rows`, [len(rows), V, D], and why some of them could not be read.
 Compute = Callable[[range], tuple[F32, dict[int, str]]]
 
 

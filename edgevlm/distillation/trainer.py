@@ -23,8 +23,8 @@ from edgevlm.distillation.batches import Batch, Batches
 from edgevlm.distillation.losses import LossInputs, Term, total
 from edgevlm.distillation.recipe import Schedule
 from edgevlm.distillation.run_folder import RunFolder
-from edgevlm.distillation.teacher_cache import Progress
 from edgevlm.errors import TrainingFailed
+from edgevlm.interfaces import Progress
 from edgevlm.models.students.dual_encoder import DualEncoder
 
 _LOG_EVERY = 10

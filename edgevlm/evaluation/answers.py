@@ -14,9 +14,8 @@ from PIL import Image
 
 from edgevlm.data.dataset import Dataset
 from edgevlm.errors import CheckFailed, DataError, ImageError
+from edgevlm.interfaces import F32, Progress
 
-F32 = NDArray[np.float32]
-Progress = Callable[[str, float | None], None]
 Question = Callable[[Sequence[Image.Image]], F32]
 
 _READERS = 2

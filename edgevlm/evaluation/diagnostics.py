@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import DataError
-
-F32 = NDArray[np.float32]
+from edgevlm.interfaces import F32
 
 NEIGHBOURS = 10
 """k of M_neigh and of M_vlalign, where there are as many."""

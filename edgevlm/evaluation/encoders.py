@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm.bundle import MANIFEST, SUFFIX, Bundle
 from edgevlm.bundle_model import BundleModel
 from edgevlm.errors import TensorError
-from edgevlm.interfaces import Closing
+from edgevlm.interfaces import F32, Closing
 from edgevlm.preprocessing import resize_and_crop
 from edgevlm.tokenizing import Tokenizer
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     import torch
 
-F32 = NDArray[np.float32]
 _TEXTS_AT_ONCE = 128
 
 

@@ -12,9 +12,9 @@ from edgevlm.data.sources import open_data
 from edgevlm.enrichment.descriptions import Descriptions
 from edgevlm.errors import InputError
 from edgevlm.evaluation import few_shot
-from edgevlm.evaluation.answers import Progress
 from edgevlm.evaluation.encoders import choose_speaker, open_encoder
 from edgevlm.evaluation.measurement import Measurement, Options, SetEvaluation
+from edgevlm.interfaces import Progress
 
 TEMPLATES = ("a photo of a {}",)
 """What students are trained with, too, unless their recipe says otherwise."""

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import DataError, MissingDependency
-
-F32 = NDArray[np.float32]
+from edgevlm.interfaces import F32
 
 INVERSE_REGULARISATION = 31.6
 """scikit-learn's `C` for embeddings of length one: the 0.316 of CLIP's published example, whose embeddings are not

@@ -8,22 +8,20 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.rendered import RenderedScenes
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError, LabelError, UnsupportedError
 from edgevlm.evaluation import diagnostics, few_shot, retrieval, scene_zero_shot, zero_shot
-from edgevlm.evaluation.answers import Answers, Progress, Question, ask_pictures, ask_texts, spread
+from edgevlm.evaluation.answers import Answers, Question, ask_pictures, ask_texts, spread
 from edgevlm.evaluation.diagnostics import Diagnostics
 from edgevlm.evaluation.encoders import Encoder, choose_speaker
 from edgevlm.evaluation.few_shot import FewShot
 from edgevlm.evaluation.retrieval import Retrieval
 from edgevlm.evaluation.scene_zero_shot import SceneAccuracy
 from edgevlm.evaluation.zero_shot import ZeroShot
-
-F32 = NDArray[np.float32]
+from edgevlm.interfaces import F32, Progress
 
 
 @dataclass(frozen=True)

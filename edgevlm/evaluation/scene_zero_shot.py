@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgevlm.data.captions import caption
 from edgevlm.data.scenes import ATTRIBUTES, Scene, variants
-
-F32 = NDArray[np.float32]
+from edgevlm.interfaces import F32
 
 VARIED = (*ATTRIBUTES, "count", "position")
 CANDIDATES = 50
