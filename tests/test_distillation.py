@@ -183,7 +183,7 @@ def test_ctrl_c_says_how_to_go_on(teacher: Path, pictures: Path, cache: Path, tm
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "the same command goes on from the last checkpoint" in said
+    assert "the same command goes on where this one stopped" in said
     assert not [path for path in (tmp_path / "s").rglob("*") if path.name.startswith(".step")]
 
 

@@ -27,7 +27,7 @@ class Batch:
     """One process's part of one step, or of one accumulated part of it: B pictures.
 
     Attributes:
-        pixels: uint8 [B, 3, H, W].
+        pixels: uint8 [B, 3, H, W], with the channels last in memory.
         teacher_image: float32 [B, D]; None where no loss asks for it.
         teacher_text: float32 [B, D], of the text that each picture is paired with.
         token_ids: int32 [B, T], that text's; None without a text tower to train.
@@ -113,7 +113,7 @@ class Batches(Dataset[Batch]):
         pixels = [self._pixels(*each) for each in zip(indices, views, draws, strict=True)]
         teacher_image = self.material.teacher_pictures(indices, views) if self.material.pictures else None
         return Batch(
-            pixels=torch.from_numpy(np.stack(pixels)),
+            pixels=torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2),
             teacher_image=None if teacher_image is None else torch.from_numpy(teacher_image),
             teacher_text=torch.from_numpy(self.material.text_embeddings.take(texts)),
             token_ids=None if self.token_ids is None else torch.from_numpy(self.token_ids[texts]),
@@ -134,8 +134,7 @@ class Batches(Dataset[Batch]):
     def _pixels(self, index: int, number: int, draws: random.Random) -> NDArray[np.uint8]:
         how = self.augmentation
         draws = view_draws(self.seed, index, number) if how.stored else draws
-        pixels = resize_and_crop(view(self.material.picture(index), how, draws), self.image)
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        return resize_and_crop(view(self.material.picture(index), how, draws), self.image)
 
 
 @lru_cache(maxsize=2)

@@ -18,10 +18,10 @@ from edgevlm.bundle import output_error
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot as draw_few_shot
-from edgevlm.distillation import material as materials
 from edgevlm.distillation.batches import Batches, Shares
 from edgevlm.distillation.learner import Learner, check_student, make_learner
 from edgevlm.distillation.losses import LOSSES, Term
+from edgevlm.distillation.material import Material, gather_material
 from edgevlm.distillation.plot import draw_losses
 from edgevlm.distillation.recipe import TEXT_TOWERS, DistillRecipe
 from edgevlm.distillation.run_folder import RunFolder, open_run, write_atomically
@@ -33,7 +33,7 @@ from edgevlm.interfaces import Progress
 from edgevlm.models import catalogue
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
 
-_GOES_ON = "the same command goes on from the last checkpoint"
+_GOES_ON = "the same command goes on where this one stopped"
 
 
 @dataclass(frozen=True)
@@ -136,20 +136,9 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
     shares = Shares(
         _batch_size(recipe, parts[0]), request.accumulate, accelerator.num_processes, accelerator.process_index
     )
-    with _run(request, accelerator, _identity(request, kind, parts, teacher, shares)) as run:
-        material = materials.gather_material(
-            parts,
-            teacher,
-            recipe,
-            request.seed,
-            descriptions=request.descriptions,
-            cache=request.cache or cache.folder() / "teachers",
-            asks_pictures=_needs(recipe, "teacher_image"),
-            progress=progress,
-            part=accelerator.process_index,
-            of=accelerator.num_processes,
-        )
-        _note_skipped(request, material, run, accelerator)
+    identity = _identity(request, kind, parts, teacher, shares)
+    with _run(request, accelerator, identity) as run, interrupts.advice(_GOES_ON):
+        material = _gather(request, parts, teacher, run, accelerator, progress)
         torch.manual_seed(request.seed)
         learner = make_learner(
             request.student,
@@ -161,18 +150,10 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
         )
         batches = Batches(material, recipe, shares, learner.image, request.seed, learner.tokenize(material.texts))
         how = Training(_terms(recipe, teacher), recipe.schedule, request.checkpoint_seconds, request.workers)
-        resumed_at = _train(learner, batches, material, how, run, accelerator, progress)
+        label_text = None if material.label_text is None else torch.from_numpy(material.label_text)
+        resumed_at = train(learner.network, batches, label_text, how, run, accelerator, progress)
         if accelerator.is_main_process:
-            progress("writing the student", None)
-            draw_losses(run.lines(), request.out / "losses.png")
-            learner.save(
-                request.out,
-                material,
-                recipe.templates,
-                described=request.descriptions is not None,
-                provenance=_provenance(request, teacher, batches),
-            )
-            run.finish()
+            _finish(request, learner, batches, run, progress)
         accelerator.wait_for_everyone()
         return Distilled(
             folder=request.out,
@@ -189,26 +170,50 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
         )
 
 
+def _gather(
+    request: Request,
+    parts: tuple[Dataset, ...],
+    teacher: Teacher,
+    run: RunFolder,
+    accelerator: Accelerator,
+    progress: Progress,
+) -> Material:
+    material = gather_material(
+        parts,
+        teacher,
+        request.recipe,
+        request.seed,
+        descriptions=request.descriptions,
+        cache=request.cache or cache.folder() / "teachers",
+        asks_pictures=_needs(request.recipe, "teacher_image"),
+        progress=progress,
+        part=accelerator.process_index,
+        of=accelerator.num_processes,
+    )
+    _note_skipped(request, material, run, accelerator)
+    return material
+
+
+def _finish(request: Request, learner: Learner, batches: Batches, run: RunFolder, progress: Progress) -> None:
+    """Writes what a run leaves: the student and the picture of its losses."""
+    progress("writing the student", None)
+    draw_losses(run.lines(), request.out / "losses.png")
+    learner.save(
+        request.out,
+        batches.material,
+        request.recipe.templates,
+        described=request.descriptions is not None,
+        provenance=_provenance(request, learner.teacher, batches),
+    )
+    run.finish()
+
+
 def _start_engine(precision: str) -> Accelerator:
     wanted = "bf16" if precision == "bf16" else "no"
     # Accelerate keeps one precision for the life of a process, and refuses the next call's.
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
         AcceleratorState._reset_state()
     return Accelerator(mixed_precision=wanted)
-
-
-def _train(
-    learner: Learner,
-    batches: Batches,
-    material: materials.Material,
-    how: Training,
-    run: RunFolder,
-    accelerator: Accelerator,
-    progress: Progress,
-) -> int:
-    label_text = None if material.label_text is None else torch.from_numpy(material.label_text)
-    with interrupts.advice(_GOES_ON):
-        return train(learner.network, batches, label_text, how, run, accelerator, progress)
 
 
 @contextmanager
@@ -286,7 +291,7 @@ def _batch_size(recipe: DistillRecipe, data: Dataset) -> int:
     return min(recipe.schedule.batch_size, len(data) - len(data) % 2)
 
 
-def _note_skipped(request: Request, material: materials.Material, run: RunFolder, accelerator: Accelerator) -> None:
+def _note_skipped(request: Request, material: Material, run: RunFolder, accelerator: Accelerator) -> None:
     if accelerator.is_main_process and material.skipped:
         lines = [f"{key}\t{reason}\n" for key, reason in material.skipped.items()]
         write_atomically(run.path / "skipped.txt", "".join(lines))

@@ -62,6 +62,7 @@ def train(
     Raises:
         TrainingFailed: the loss is not finite; names the step and the last good checkpoint.
     """
+    network.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast on a CPU
     optimiser = torch.optim.AdamW(_groups(network, how.schedule), lr=how.schedule.learning_rate, betas=(0.9, 0.98))
     wrapped, prepared = accelerator.prepare(network, optimiser)
     start = checkpoints.resume(run.checkpoints, network, optimiser)
