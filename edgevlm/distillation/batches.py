@@ -29,7 +29,7 @@ class Batch:
     Attributes:
         pixels: uint8 [B, 3, H, W], with the channels last in memory.
         teacher_image: float32 [B, D]; None where no loss asks for it.
-        teacher_text: float32 [B, D], of the text that each picture is paired with.
+        teacher_text: float32 [B, D], of the text that each picture is paired with; None where no loss asks for it.
         token_ids: int32 [B, T], that text's; None without a text tower to train.
         label: int64 [B]; -1 where unknown.
         group: int64 [B]; equal for pictures of one class, or paired with the very same text.
@@ -37,7 +37,7 @@ class Batch:
 
     pixels: Tensor
     teacher_image: Tensor | None
-    teacher_text: Tensor
+    teacher_text: Tensor | None
     token_ids: Tensor | None
     label: Tensor
     group: Tensor
@@ -112,10 +112,12 @@ class Batches(Dataset[Batch]):
         groups = np.where(labels >= 0, labels, len(self.material.labels) + np.array(texts))
         pixels = [self._pixels(*each) for each in zip(indices, views, draws, strict=True)]
         teacher_image = self.material.teacher_pictures(indices, views) if self.material.pictures else None
+        said = self.material.text_embeddings
+        teacher_text = None if said is None else said.take(texts)
         return Batch(
             pixels=torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2),
             teacher_image=None if teacher_image is None else torch.from_numpy(teacher_image),
-            teacher_text=torch.from_numpy(self.material.text_embeddings.take(texts)),
+            teacher_text=None if teacher_text is None else torch.from_numpy(teacher_text),
             token_ids=None if self.token_ids is None else torch.from_numpy(self.token_ids[texts]),
             label=torch.from_numpy(labels),
             group=torch.from_numpy(groups),

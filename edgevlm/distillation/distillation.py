@@ -146,7 +146,7 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
             kind,
             request.image_size,
             keep_text=request.text_tower is None,
-            needs_scale=_needs(recipe, "scale"),
+            needs_scale=_uses(recipe, "scale"),
         )
         batches = Batches(material, recipe, shares, learner.image, request.seed, learner.tokenize(material.texts))
         how = Training(_terms(recipe, teacher), recipe.schedule, request.checkpoint_seconds, request.workers)
@@ -185,7 +185,8 @@ def _gather(
         request.seed,
         descriptions=request.descriptions,
         cache=request.cache or cache.folder() / "teachers",
-        asks_pictures=_needs(request.recipe, "teacher_image"),
+        asks_pictures=_uses(request.recipe, "teacher_image"),
+        asks_texts=_uses(request.recipe, "teacher_text"),
         progress=progress,
         part=accelerator.process_index,
         of=accelerator.num_processes,
@@ -342,8 +343,8 @@ def _provenance(request: Request, teacher: Teacher, batches: Batches) -> dict[st
     }
 
 
-def _needs(recipe: DistillRecipe, field: str) -> bool:
-    return any(field in LOSSES[each.loss].needs for each in recipe.losses)
+def _uses(recipe: DistillRecipe, field: str) -> bool:
+    return any(field in LOSSES[each.loss].uses for each in recipe.losses)
 
 
 def _count(module: torch.nn.Module | None) -> int:

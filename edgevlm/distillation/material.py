@@ -32,7 +32,7 @@ class Material:
         pictures: The teacher's embeddings of each part's pictures; empty where no loss asks for them.
         texts: Every text that a picture may be paired with, once.
         text_rows: For each picture, the places in `texts` of its own: its captions, else its label's texts.
-        text_embeddings: The teacher's, float32 [T, D].
+        text_embeddings: The teacher's of each; None where no loss asks for them.
         label_texts: Of each class: its name in every template, with its descriptions where there are some.
         label_text: The teacher's of each class, averaged over these, float32 [L, D].
         label_of: int64 [pictures], each one's class; -1 where it has none.
@@ -46,7 +46,7 @@ class Material:
     pictures: tuple[Embeddings, ...]
     texts: tuple[str, ...]
     text_rows: tuple[tuple[int, ...], ...]
-    text_embeddings: Embeddings
+    text_embeddings: Embeddings | None
     label_texts: tuple[tuple[str, ...], ...]
     label_text: F32 | None
     label_of: NDArray[np.int64]
@@ -79,6 +79,7 @@ def gather_material(
     descriptions: Descriptions | None,
     cache: Path,
     asks_pictures: bool,
+    asks_texts: bool,
     progress: Progress,
     part: int = 0,
     of: int = 1,
@@ -92,7 +93,8 @@ def gather_material(
         seed: Of the stored views.
         descriptions: Sentences about the labels.
         cache: Folder of the teacher's answers.
-        asks_pictures: Whether any loss needs the teacher's embeddings of pictures.
+        asks_pictures, asks_texts: Whether any loss looks at the teacher's embeddings of pictures, and of the texts that
+            they are paired with.
         progress: Told how far it is.
         part, of: Number of this process, and of all; each asks about its share.
     """
@@ -117,8 +119,9 @@ def gather_material(
     for store, data in zip(stores, parts, strict=True):
         teacher_cache.fill_pictures(store, asked, data, recipe.augmentation, seed, progress, part=part, parts=of)
     unique = tuple(texts)
-    text_store = teacher_cache.text_store(cache, teacher, unique)
-    teacher_cache.fill_texts(text_store, teacher, unique, progress, part=part, parts=of)
+    text_store = teacher_cache.text_store(cache, teacher, unique) if asks_texts else None
+    if text_store:
+        teacher_cache.fill_texts(text_store, teacher, unique, progress, part=part, parts=of)
     wait_for(of)
     opened = tuple(store.open() for store in stores)
     first = len(parts[0])
@@ -131,7 +134,7 @@ def gather_material(
         pictures=opened if asks_pictures else (),
         texts=unique,
         text_rows=tuple(rows),
-        text_embeddings=text_store.open(),
+        text_embeddings=text_store.open() if text_store else None,
         label_texts=named,
         label_text=average_texts(teacher, named) if labels else None,
         label_of=np.array(numbers, np.int64),
