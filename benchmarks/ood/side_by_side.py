@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgevlm.benchmarks.ood.study import Plan, Run, make_run
-from edgevlm.benchmarks.ood.teacher import Progress
+from edgevlm.interfaces import Progress
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue

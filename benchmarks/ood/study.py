@@ -25,12 +25,13 @@ from edgevlm import schema
 from edgevlm.benchmarks.measuring import machine
 from edgevlm.benchmarks.ood.arms import ARMS, TEXTS, Text, tell
 from edgevlm.benchmarks.ood.classes import CLASSES, ClassPictures, make_classes
-from edgevlm.benchmarks.ood.teacher import Progress, TeacherPlan, train_teacher
+from edgevlm.benchmarks.ood.teacher import TeacherPlan, train_teacher
 from edgevlm.distillation.distillation import Request, distill
 from edgevlm.distillation.recipe import Schedule
 from edgevlm.distillation.run_folder import write_atomically
 from edgevlm.errors import OutputError
 from edgevlm.evaluation.evaluation import evaluate
+from edgevlm.interfaces import Progress
 from edgevlm.models.students.layout import is_student
 
 _TEST_SEED = 1_000_000  # training pictures have the seeds of the trainings

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from edgevlm.data.captions import OPENINGS, caption, leave_open
 from edgevlm.data.scenes import ATTRIBUTES, COUNTS, Group
 from edgevlm.distillation import checkpoints
 from edgevlm.distillation.losses import LossInputs, clip
+from edgevlm.interfaces import Progress
 from edgevlm.models.builtin.batches import token_ids
 from edgevlm.models.builtin.caption_tokenizer import build_tokenizer
 from edgevlm.models.students import folder as folders
@@ -38,7 +39,6 @@ from edgevlm.models.students.towers import build_image_tower, build_text_tower
 from edgevlm.spec import TextPreprocessing
 from edgevlm.tokenizing import TOKENIZER_FILE
 
-Progress = Callable[[str, float | None], None]
 EMBEDDING_DIM = 128
 _VOCABULARY_SIZE = 1024
 _TEXT = TextPreprocessing(
