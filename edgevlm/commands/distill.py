@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--teacher", "teachers", multiple=True, help="Built-in name, folder or hub id; several are an ensemble.")
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    help="Built-in name, folder or hub id; several are an ensemble. [default: edgevlm-teacher]",
+)
 @click.option("--student", default="hybrid-s", show_default=True, help="A preset, or a student's folder to go on with.")
 @click.option("--data", required=True, help="Image folder, captions .json, .tar shards, scenes:… or objects:…")
 @click.option("--recipe", default="ood", show_default=True, help="Name of a distillation recipe, or a YAML file.")
@@ -94,7 +99,7 @@ def distill(
         from edgevlm.distillation.distillation import distill as run
 
         request = Request(
-            teachers=teachers or (builtin.STUDENT,),
+            teachers=teachers or (builtin.TEACHER,),
             student=student,
             data=data,
             recipe=_recipe(recipe, shots, epochs, batch_size, learning_rate),

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
-STUDENT = "edgevlm-student"
-FOLDERS = {STUDENT: _HERE / "student"}
+STUDENT, TEACHER = "edgevlm-student", "edgevlm-teacher"
+FOLDERS = {STUDENT: _HERE / "student", TEACHER: _HERE / "teacher"}
 
 
 def figures(name: str) -> dict[str, Any]:
