@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgevlm.bundle import Bundle
 from edgevlm.bundle_model import BundleModel
-from edgevlm.errors import ParityFailed
+from edgevlm.errors import InputError, ParityFailed
 
 if TYPE_CHECKING:
     from edgevlm.bundle import Labels
@@ -172,6 +172,8 @@ def _labels(
     from edgevlm.enrichment.descriptions import Descriptions, label_texts
 
     if names is None:
+        if descriptions is not None:
+            raise InputError("descriptions need labels: they are for them", hint="give labels, the names to bake in")
         return None
     if isinstance(descriptions, str | Path):
         descriptions = Descriptions.read(Path(descriptions))

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each layer may import its own and those before it.
 LAYERS = (
-    {"errors", "spec", "schema", "interrupts"},
+    {"errors", "spec", "schema", "interrupts", "locking"},
     {"recipe", "bundle", "cache", "interfaces", "boundary", "preprocessing", "tokenizing", "labels", "memory"},
     {"registry", "bundle_model", "parity"},
     {"models", "data", "distillation", "enrichment", "evaluation"},

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pictures import encode, oriented, scene
+from PIL import Image
 
 from edgevlm.data.captions import caption, vocabulary
 from edgevlm.data.dataset import Dataset, Example
@@ -367,6 +369,14 @@ def test_an_unreadable_picture_is_met_when_it_is_read(tmp_path: Path) -> None:
         with pytest.raises(ImageError, match=name):
             data.picture(index)
     assert data.picture(2).size == (8, 8)
+
+
+@pytest.mark.parametrize(("size", "fits"), [((1, 200), True), ((201, 1), False)])
+def test_a_strip_is_no_picture(size: tuple[int, int], fits: bool, tmp_path: Path) -> None:
+    _folder(tmp_path, "cat/1.png", "cat/2.png")
+    Image.new("RGB", size).save(tmp_path / "cat" / "1.png")
+    with nullcontext() if fits else pytest.raises(ImageError, match=r"1\.png: a strip of 1 x 201 pixels"):
+        open_data(tmp_path).picture(0)
 
 
 def test_a_changed_file_changes_the_fingerprint_and_a_moved_folder_does_not(tmp_path: Path) -> None:

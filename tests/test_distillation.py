@@ -254,6 +254,7 @@ def test_new_classes_are_mixed_in_and_the_student_goes_on(
     labels = catalogue.load(done.folder).labels
     assert labels is not None
     assert labels.names == ("ball", "cube", "disc", "moon", "ring", "star")
+    assert (first.text_tower, done.text_tower) == ("teacher", "none")
     assert done.steps == 2 * (48 // 8)  # half of every batch is of the new classes
 
 
@@ -284,6 +285,8 @@ def test_descriptions_are_learned_from_and_told_of(teacher: Path, pictures: Path
 def test_a_student_takes_a_teacher_of_another_size(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     first = edgevlm.distill(teacher, "vit-xxs", pictures, tmp_path / "s", recipe=quick(), cache=cache)
     assert not first.new_projection
+    further = edgevlm.distill(teacher, first.folder, pictures, tmp_path / "f", recipe=quick(), cache=cache)
+    assert further.text_tower == "own"
     wider = write_clip_checkpoint(tmp_path / "wider", projection_dim=40)
     done = edgevlm.distill(wider, first.folder, pictures, tmp_path / "t", recipe=quick(), cache=cache)
     assert done.new_projection

@@ -34,6 +34,7 @@ from edgevlm.enrichment.endpoint import Endpoint
 from edgevlm.enrichment.enrichment import Question, enrich
 from edgevlm.enrichment.language_model import LocalModel
 from edgevlm.errors import CheckpointError, EnrichmentError, LabelError, OutputError
+from edgevlm.locking import locked
 
 LABELS = ("hoopoe", "dog [brown]", "ein Häuschen")
 SENTENCES = {
@@ -99,6 +100,18 @@ def test_a_damaged_file_is_refused_with_the_place(case: str, tmp_path: Path) -> 
     with pytest.raises(EnrichmentError) as caught:
         Descriptions.read(tmp_path / "d.json")
     assert message in caught.value.message
+
+
+def test_one_run_at_a_time_adds_to_a_file(tmp_path: Path) -> None:
+    (tmp_path / "told.json").write_text(json.dumps({"hoopoe": "A bird."}))
+    out = tmp_path / "d.json"
+    with (
+        locked(tmp_path / ".d.json.lock", "busy"),
+        pytest.raises(OutputError, match="another run is adding to this file"),
+    ):
+        enrich(["hoopoe"], tmp_path / "told.json", out)
+    assert enrich(["hoopoe"], tmp_path / "told.json", out).missing == ()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.json", "told.json"]
 
 
 def test_a_file_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
@@ -678,7 +691,8 @@ def test_ctrl_c_loses_no_answer(server: Server, labels: Path, tmp_path: Path) ->
     assert process.returncode == 130
     assert "the same command goes on from there" in stderr
     assert "Traceback" not in stderr
-    assert sorted(os.listdir(tmp_path)) == ["labels.descriptions.json", "labels.txt"]
+    left = {"labels.descriptions.json", "labels.txt", ".labels.descriptions.json.lock"}
+    assert set(os.listdir(tmp_path)) == left  # the lock is nobody's now, and the next run's to remove
     found = Descriptions.read(tmp_path / "labels.descriptions.json").labels
     assert {label: entry.descriptions for label, entry in found.items()} == {
         "hoopoe": ("A bird.",),

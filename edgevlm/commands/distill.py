@@ -156,8 +156,11 @@ def _set_threads(threads: int | None) -> None:
 def _tell(distilled: Distilled) -> None:
     from edgevlm import report
 
-    kept = {"teacher": "the teacher's", "none": "none, the labels are baked in"}
-    text = kept.get(distilled.text_tower, f"{distilled.text_parameters / 1e6:.2f} M parameters")
+    text = {
+        "teacher": "the teacher's",
+        "none": "none, the labels are baked in",
+        "own": "the student's own, trained on" if distilled.text_parameters else "the student's own, as it was",
+    }.get(distilled.text_tower, f"{distilled.text_parameters / 1e6:.2f} M parameters")
     anew = "; the student's last layer was trained anew for it" if distilled.new_projection else ""
     before = f", {distilled.resumed_at:,} of them before" if distilled.resumed_at else ""
     rows = [

@@ -9,7 +9,7 @@ from PIL import Image
 
 from edgevlm.data.dataset import Example
 from edgevlm.data.fingerprints import fingerprint, stamp
-from edgevlm.preprocessing import decode
+from edgevlm.data.pictures import read_picture
 
 
 class PictureFiles:
@@ -49,4 +49,4 @@ class PictureFiles:
         Raises:
             ImageError: it cannot be read.
         """
-        return decode(self.root / self._examples[index].key)
+        return read_picture(self.root / self._examples[index].key)

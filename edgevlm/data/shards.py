@@ -22,9 +22,9 @@ from PIL import Image
 
 from edgevlm.data.dataset import Example
 from edgevlm.data.fingerprints import fingerprint, stamp
+from edgevlm.data.pictures import read_picture
 from edgevlm.data.tar_index import Extent, TarSample, index_shard
 from edgevlm.errors import DataError, ImageError
-from edgevlm.preprocessing import decode
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 
@@ -97,7 +97,7 @@ class Shards:
         try:
             with self._paths[shard].open("rb") as file:
                 data = _read(file, Extent(offset, size))
-            return decode(data)
+            return read_picture(data)
         except OSError as error:
             raise ImageError(f"{key}: cannot be read: {error}") from error
         except ImageError as error:

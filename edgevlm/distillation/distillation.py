@@ -89,7 +89,7 @@ class Distilled:
     Attributes:
         folder: The student's.
         image_parameters, text_parameters: Of its towers as trained; 0 where no text tower was trained.
-        text_tower: One of `edgevlm.distillation.recipe.TEXT_TOWERS`.
+        text_tower: One of `edgevlm.distillation.recipe.TEXT_TOWERS`; `own` where a student went on with the one it had.
         embedding_dim: Length of an embedding.
         new_projection: Whether a student that went on had embeddings of another length than the teacher's, so that
             its last layer was trained anew.
@@ -159,7 +159,7 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
             folder=request.out,
             image_parameters=_count(learner.network.image),
             text_parameters=_count(learner.network.text),
-            text_tower=kind,
+            text_tower="own" if learner.kept_text else kind,
             embedding_dim=teacher.dim,
             new_projection=learner.new_projection,
             steps=batches.steps,

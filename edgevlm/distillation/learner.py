@@ -36,6 +36,7 @@ class Learner:
         config: The image tower's.
         image: How a picture becomes its pixels.
         text: Its text side; None until it is baked from the data's labels.
+        kept_text: Whether that is the folder's student's own, kept as it was.
         teacher: Whom it learns from.
         new_projection: Whether a folder's student had embeddings of another length than the teacher's, so that its
             last layer is trained anew.
@@ -45,6 +46,7 @@ class Learner:
     config: ImageTowerConfig
     image: ImagePreprocessing
     text: TextSide | None
+    kept_text: bool
     teacher: Teacher
     new_projection: bool
 
@@ -138,7 +140,8 @@ def make_learner(
         if former.embedding_dim != teacher.dim:
             tower = _with_new_projection(former, teacher.dim)
     fits = former is not None and former.embedding_dim == teacher.dim
-    text = former.text if former is not None and fits and keep_text else _text_side(text_tower, teacher)
+    kept = former.text if former is not None and fits and keep_text else None
+    text = kept or _text_side(text_tower, teacher)
     trained = text.tower if isinstance(text, SmallText) and text_tower in TEXT_PRESETS else None
     if trained is not None:
         trained.train().requires_grad_(True)
@@ -149,6 +152,7 @@ def make_learner(
         config=config,
         image=image,
         text=text,
+        kept_text=kept is not None,
         teacher=teacher,
         new_projection=former is not None and not fits,
     )

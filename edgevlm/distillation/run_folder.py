@@ -10,7 +10,6 @@ OUT/config.json, ...     the student, when it is done
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from typing import Any
 
 from edgevlm.distillation import checkpoints
 from edgevlm.errors import OutputError
+from edgevlm.locking import locked
 
 _RUN, _METRICS, _DONE = "run.json", "metrics.jsonl", "config.json"
 
@@ -85,13 +85,7 @@ def open_run(path: Path, identity: Mapping[str, Any], *, force: bool) -> Iterato
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: expected a folder, found a file", hint="choose another --out")
     path.mkdir(parents=True, exist_ok=True)
-    with (path / ".run.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(
-                f"{path}: another run is using this folder", hint="wait, or choose another --out"
-            ) from error
+    with locked(path / ".run.lock", f"{path}: another run is using this folder"):
         _claim(path, identity, force=force)
         yield RunFolder(path)
 

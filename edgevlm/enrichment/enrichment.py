@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 from edgevlm import interrupts
 from edgevlm.bundle import output_error
@@ -17,8 +16,8 @@ from edgevlm.enrichment.descriptions import Author, Descriptions, Entry
 from edgevlm.enrichment.endpoint import Endpoint
 from edgevlm.enrichment.language_model import LanguageModel, LocalModel, Tell
 from edgevlm.errors import EnrichmentError, LabelError
-
-Progress: TypeAlias = Callable[[str, float | None], None]
+from edgevlm.interfaces import Progress
+from edgevlm.locking import locked
 
 KEY_ENV = "OPENAI_API_KEY"
 _SAMPLING_TEMPERATURE = 0.8
@@ -122,7 +121,37 @@ def enrich(
         MissingDependency: a local language model needs torch and transformers.
     """
     _check_labels(labels)
-    book = _Book.open(Path(out), labels, force=force)
+    with _alone(Path(out)):
+        return _enrich(labels, source, Path(out), question, allow_missing=allow_missing, force=force, progress=progress)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """While the block runs, no other run adds to the file: each would overwrite the other's answers."""
+    if out.is_dir():
+        raise EnrichmentError(f"{out}: expected a file to write, found a folder", hint="--out FILE.json")
+    lock = out.with_name(f".{out.name}.lock")
+    with ExitStack() as held:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(lock, f"{out}: another run is adding to this file"))
+        except OSError as error:  # before an answer is paid for that could not be kept
+            raise output_error(error, out) from error
+        held.callback(lock.unlink, missing_ok=True)
+        yield
+
+
+def _enrich(
+    labels: Sequence[str],
+    source: str | Path,
+    out: Path,
+    question: Question | None,
+    *,
+    allow_missing: bool,
+    force: bool,
+    progress: Progress,
+) -> Enriched:
+    book = _Book.open(out, labels, force=force)
     kept = tuple(label for label in labels if book.entry(label).descriptions)
     if from_a_file(source):
         if question is not None:
@@ -135,7 +164,6 @@ def enrich(
     if any(_wants(book.entry(label), asked) for label in labels):
         progress("opening the language model", None)
         model = _open(str(source), asked)
-        book.refuse_unwritable()
         with interrupts.advice("what was answered is kept; the same command goes on from there"):
             _ask_all(model, asked, book, labels, progress)
     return book.report(labels, kept)
@@ -157,8 +185,6 @@ class _Book:
 
     @classmethod
     def open(cls, path: Path, labels: Sequence[str], *, force: bool) -> _Book:
-        if path.is_dir():
-            raise EnrichmentError(f"{path}: expected a file to write, found a folder", hint="--out FILE.json")
         found = Descriptions.read(path) if path.exists() else Descriptions({}, {})
         if force:
             left = {label: entry for label, entry in found.labels.items() if label not in set(labels)}
@@ -191,14 +217,6 @@ class _Book:
             key = f"{wish} ({number})"
         self.descriptions = replace(self.descriptions, authors={**known, key: author})
         return key
-
-    def refuse_unwritable(self) -> None:
-        """Raises OutputError before an answer is paid for that could not be kept."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self.path.parent).close()
-        except OSError as error:
-            raise output_error(error, self.path) from error
 
     def write(self) -> None:
         self.descriptions.write(self.path)
