@@ -59,7 +59,9 @@ class BundleModel(Closing):
         if self.tokenizer is None:
             raise TensorError(
                 "this bundle has no text tower, so it cannot encode texts",
-                hint="classify with its baked labels, or convert without --image-only",
+                hint=f"ask about its {len(self.labels)} baked labels: leave yours out"
+                if self.labels
+                else "convert a model that has one, without --image-only",
             )
         ids = self.tokenizer.encode(texts)
         rows = [self._run("encode_text", "token_ids", row[None]) for row in ids]
@@ -71,6 +73,7 @@ class BundleModel(Closing):
         Args:
             images: N pictures, see `encode_image`.
             labels: L texts, or several texts in place of one, whose embeddings are averaged; None for the baked labels.
+                Some of these by name, where there is no text tower.
 
         Returns:
             float32 [N, L]; each row sums to 1: softmax of the scaled cosines.
@@ -85,6 +88,9 @@ class BundleModel(Closing):
             return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
         if not labels:
             raise LabelError("expected at least one label, got none")
+        if self.tokenizer is None and all(label in self.labels for label in labels):
+            scores = self.classify(images)[:, [self.labels.index(str(label)) for label in labels]]
+            return np.asarray(scores / scores.sum(1, keepdims=True), np.float32)  # a softmax over these alone
         logits = self.bundle.manifest.logit_scale * self.encode_image(images) @ self._embed_labels(labels).T
         exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)

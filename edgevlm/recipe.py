@@ -9,7 +9,6 @@ parity:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -83,17 +82,14 @@ def resolve(name_or_file: str | Path) -> Recipe:
 
 
 def _read(path: Path) -> Recipe:
-    import yaml
-
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path}: not a readable YAML file: {error}") from error
-    if not isinstance(data, Mapping):
-        raise RecipeError(f"{path}: expected a mapping of keys at the top, got {data!r}")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    data = schema.read_yaml(text, where=str(path), error=RecipeError)
     base = BUILTIN.get(str(data.get("precision")), BUILTIN["fp32"])
     defaults = {"name": path.stem, "summary": "", "parity": schema.write(base.parity)}
-    recipe = schema.read(Recipe, defaults | dict(data), where=str(path), error=RecipeError)
+    recipe = schema.read(Recipe, defaults | data, where=str(path), error=RecipeError)
     for key, limit in schema.write(recipe.parity).items():
         if limit is not None and not 0 <= limit <= 1:
             raise RecipeError(f"{path}: parity.{key}: expected a number from 0 to 1, got {limit!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -10,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from edgevlm.errors import EdgeVLMError
 
 T = TypeVar("T")
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
 
 def read(kind: type[T], data: Any, *, where: str, error: type[EdgeVLMError]) -> T:
@@ -17,12 +19,33 @@ def read(kind: type[T], data: Any, *, where: str, error: type[EdgeVLMError]) -> 
 
     Args:
         kind: A dataclass of plain values, nested dataclasses, tuples, dicts with text keys, literals and unions.
-        data: What `json.load` or `yaml.safe_load` gave.
+        data: What `json.load` or `read_yaml` gave.
         where: Path that messages start with, such as a file's name.
         error: Raised for an unknown or missing key or a value of the wrong type; its message names the path.
     """
     value: T = _read(kind, data, where, error)
     return value
+
+
+def read_yaml(text: str, *, where: str, error: type[EdgeVLMError]) -> dict[str, Any]:
+    """The mapping that a YAML file holds. `1e-3` is a number, as YAML 1.2 has it; PyYAML alone reads a text.
+
+    Raises:
+        EdgeVLMError: `error`, for what is no YAML, or no mapping.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """PyYAML's, to add a rule to."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("+-.0123456789"))
+    try:
+        data = yaml.load(text, Loader)
+    except yaml.YAMLError as problem:
+        raise error(f"{where}: not a readable YAML file: {problem}") from problem
+    if not isinstance(data, Mapping):
+        raise error(f"{where}: expected a mapping of keys at the top, got {data!r}")
+    return dict(data)
 
 
 def write(value: Any) -> Any:

@@ -3,11 +3,13 @@
 python examples/write_scenes.py OUT --form folder --data objects:train:2000
 python examples/write_scenes.py OUT --form shards --data objects:train:2000 --per-shard 500
 python examples/write_scenes.py OUT --form coco --data scenes:train:2000
+python examples/write_scenes.py OUT --form folder --data objects:train:2000 --label shape
 
 folder   OUT/LABEL/000000.png, without captions
 shards   OUT/shards-000000.tar and so on, WebDataset: 000000.png, 000000.txt (captions) and 000000.cls (label) each
 coco     OUT/captions.json and OUT/pictures/000000.png, without labels
 
+An object's label is all of it, such as "glossy red striped heart", or one attribute: `--label shape` makes it "heart".
 The same data gives the same bytes.
 """
 
@@ -18,11 +20,14 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
 from edgevlm.data.dataset import Dataset, Example
+from edgevlm.data.rendered import RenderedObjects
+from edgevlm.data.scenes import ATTRIBUTES
 from edgevlm.data.sources import open_data
 from edgevlm.errors import EdgeVLMError
 
@@ -72,6 +77,24 @@ def write_coco(data: Dataset, out: Path) -> None:
     (out / "captions.json").write_text(text, encoding="utf-8")
 
 
+class OneAttribute:
+    """Rendered objects, labelled by one of their attributes."""
+
+    def __init__(self, data: RenderedObjects, attribute: str) -> None:
+        self.name, self.fingerprint, self.data = data.name, f"{data.fingerprint} {attribute}", data
+        self.attribute, self.labels = attribute, tuple(sorted(ATTRIBUTES[attribute]))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def example(self, index: int) -> Example:
+        _, scene = self.data.scene(index)
+        return replace(self.data.example(index), label=self.labels.index(getattr(scene.groups[0], self.attribute)))
+
+    def picture(self, index: int) -> Image.Image:
+        return self.data.picture(index)
+
+
 def _named(data: Dataset) -> Iterator[tuple[str, Example, Image.Image]]:
     for index in range(len(data)):
         yield f"{index:06d}", data.example(index), data.picture(index)
@@ -90,6 +113,7 @@ def main() -> None:
     parser.add_argument(
         "--data", default="objects:train:2000", help="what edgevlm distill takes (default: %(default)s)"
     )
+    parser.add_argument("--label", choices=sorted(ATTRIBUTES), help="label objects by this attribute alone")
     parser.add_argument("--per-shard", type=int, default=1000, help="samples in each shard (default: %(default)s)")
     options = parser.parse_args()
     if options.per_shard < 1:
@@ -98,6 +122,10 @@ def main() -> None:
         parser.error(f"{options.out} exists already and is not empty")
     try:
         data = open_data(options.data)
+        if options.label and not isinstance(data, RenderedObjects):
+            parser.error(f"--label is for objects, and {options.data} has no labels")
+        if options.label:
+            data = OneAttribute(data, options.label)
         if options.form == "folder":
             write_folder(data, options.out)
         elif options.form == "shards":

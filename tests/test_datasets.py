@@ -371,6 +371,28 @@ def test_an_unreadable_picture_is_met_when_it_is_read(tmp_path: Path) -> None:
     assert data.picture(2).size == (8, 8)
 
 
+def test_pictures_of_phones_are_not_passed_over(tmp_path: Path) -> None:
+    _folder(tmp_path, "cat/1.png")
+    (tmp_path / "cat" / "2.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    data = open_data(tmp_path)
+    assert [example.key for example in _examples(data)] == ["cat/1.png", "cat/2.heic"]
+    with pytest.raises(ImageError, match=r"2\.heic: not a picture in a format that Pillow reads"):
+        data.picture(1)
+
+
+def test_objects_are_written_by_one_attribute(tmp_path: Path) -> None:
+    _write(tmp_path / "by-shape", "folder", "--label", "shape")
+    data, objects = open_data(tmp_path / "by-shape"), open_data(OBJECTS)
+    for index, example in enumerate(_examples(data)):
+        whole = int(Path(example.key).stem)
+        assert data.labels[example.label] == objects.labels[objects.example(whole).label].split()[-1]
+        assert np.array_equal(_pixels(data, index), _pixels(objects, whole))
+    words = [str(tmp_path / "x"), "--form", "folder", "--data", "scenes:train:3", "--label", "shape"]
+    refused = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "has no labels" in refused.stderr
+
+
 @pytest.mark.parametrize(("size", "fits"), [((1, 200), True), ((201, 1), False)])
 def test_a_strip_is_no_picture(size: tuple[int, int], fits: bool, tmp_path: Path) -> None:
     _folder(tmp_path, "cat/1.png", "cat/2.png")

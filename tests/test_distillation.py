@@ -25,6 +25,7 @@ from edgevlm.cli import main
 from edgevlm.data.sources import open_data
 from edgevlm.distillation.distillation import Distilled
 from edgevlm.distillation.recipe import DistillRecipe, LossTerm, Schedule, resolve
+from edgevlm.enrichment.descriptions import Descriptions
 from edgevlm.errors import (
     CheckpointError,
     DataError,
@@ -272,6 +273,9 @@ def test_descriptions_are_learned_from_and_told_of(teacher: Path, pictures: Path
     labels = catalogue.load(done.folder).labels
     assert labels is not None
     assert labels.texts is not None
+    further = edgevlm.distill(teacher, done.folder, pictures, tmp_path / "f", recipe=quick(), cache=cache)
+    assert further.text_tower == "none"
+    assert catalogue.load(further.folder).labels.texts is None  # baked again, as this run has no descriptions
     assert labels.texts[0] == ("a photo of a ball . a ball, seen from above",)
     del told["cube"]
     (tmp_path / "labels.txt").write_text("\n".join(told))
@@ -321,6 +325,17 @@ def test_a_loss_that_is_no_number_stops_the_run(teacher: Path, pictures: Path, c
     assert not (tmp_path / "s" / "config.json").exists()
 
 
+def test_weights_that_the_last_step_broke_are_not_written(
+    teacher: Path, pictures: Path, cache: Path, tmp_path: Path
+) -> None:
+    recipe = replace(
+        quick(), schedule=Schedule(epochs=1, batch_size=48, learning_rate=1e30, weight_decay=1e30, warmup=0.0)
+    )
+    with pytest.raises(TrainingFailed, match=r"the weights are not finite at step 1; .*: none was written yet"):
+        edgevlm.distill(teacher, "vit-xxs", pictures, tmp_path / "s", recipe=recipe, cache=cache)
+    assert not (tmp_path / "s" / "config.json").exists()
+
+
 def test_a_folder_belongs_to_one_run(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     def distill(out: Path, **changes: Any) -> Distilled:
         return edgevlm.distill(teacher, "vit-xxs", pictures, out, recipe=quick(), cache=cache, **changes)
@@ -330,8 +345,11 @@ def test_a_folder_belongs_to_one_run(teacher: Path, pictures: Path, cache: Path,
     with pytest.raises(OutputError, match="holds a finished student"):
         distill(done.folder)
     (done.folder / "config.json").unlink()  # as if it had been stopped
-    with pytest.raises(OutputError, match="an unfinished run with another seed"):
+    with pytest.raises(OutputError, match=r"an unfinished run with another seed \(0 there, 1 here\)"):
         distill(done.folder, seed=1)
+    longer = replace(quick(), schedule=replace(QUICK, epochs=9))
+    with pytest.raises(OutputError, match=r"another recipe\.schedule\.epochs \(\d there, 9 here\)$"):
+        edgevlm.distill(teacher, "vit-xxs", pictures, done.folder, recipe=longer, cache=cache)
     assert equal(weights(done.folder), before)
     with (done.folder / ".run.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -369,6 +387,9 @@ def test_a_full_disk_is_said_plainly(where: str, teacher: Path, pictures: Path, 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        ({"seed": -1}, InputError, "seed: expected at least 0, got -1"),
+        ({"descriptions": Descriptions({}, {})}, LabelError, "no description of 'ball'"),
+        ({"teacher": ("a", "b")}, UnsupportedError, "several teachers cannot keep the text tower"),
         ({"student": "resnet-18"}, InputError, "no student 'resnet-18': expected one of vit-xxs"),
         ({"text_tower": "huge"}, InputError, "no text tower 'huge'"),
         ({"text_tower": "text-s"}, RecipeError, "no loss that trains a text tower"),
@@ -387,12 +408,12 @@ def test_what_cannot_work_is_refused_before_the_long_work(
     options = {"teacher": teacher, "student": "vit-xxs", "data": pictures, "recipe": "ood"} | changes
     with pytest.raises(error, match=message):
         edgevlm.distill(**options, out=tmp_path / "s", cache=tmp_path / "cache")
-    assert not (tmp_path / "s" / "config.json").exists()
+    assert not (tmp_path / "s").exists()
 
 
 def test_an_unknown_loss_is_named(teacher: Path, pictures: Path, tmp_path: Path) -> None:
     recipe = DistillRecipe("mine", (LossTerm("cosine"),))
-    with pytest.raises(RecipeError, match="no loss 'cosine': expected one of classification"):
+    with pytest.raises(RecipeError, match="the recipe mine: no loss 'cosine': expected one of classification"):
         edgevlm.distill(teacher, "vit-xxs", pictures, tmp_path / "s", recipe=recipe)
 
 
@@ -400,7 +421,8 @@ def test_the_command_tells_what_it_made(teacher: Path, pictures: Path, cache: Pa
     result = run(command(teacher, pictures, cache, tmp_path / "s", "--epochs", "1"))
     assert result.exit_code == 0, result.output
     assert "0.10 M parameters" in result.stdout
-    assert "24 numbers, as the teacher's, by a trained projection" in result.stdout
+    assert "48 pictures, 4 labels" in result.stdout
+    assert "24 numbers, by a trained projection into the teacher's space" in result.stdout
     again = run(command(teacher, pictures, cache, tmp_path / "s", "--epochs", "1"))
     assert again.exit_code == 2
     assert "holds a finished student" in again.output

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from edgevlm import schema
 from edgevlm.distillation.losses import LOSSES, Term
-from edgevlm.distillation.recipe import BUILTIN, Augmentation, LossTerm, Schedule, builtin, resolve
+from edgevlm.distillation.recipe import BUILTIN, Augmentation, DistillRecipe, LossTerm, Schedule, builtin, resolve
 from edgevlm.errors import RecipeError
 
 
@@ -26,6 +27,27 @@ def test_the_papers_recipes_ship_with_losses_that_exist() -> None:
     assert all(each.weight == 1 for each in ood.losses)
     assert all(each.options.get("temperature", 0.07) == 0.07 for each in ood.losses)
     assert ood.losses[-1].options["k"] == 256
+
+
+def test_the_example_shows_every_key_and_the_defaults() -> None:
+    path = Path(__file__).parent.parent / "examples" / "recipe.yaml"
+    recipe = resolve(path)
+    assert recipe == DistillRecipe(recipe.name, recipe.losses, recipe.summary)
+    written = schema.read_yaml(path.read_text(), where="example", error=RecipeError)
+    kept = schema.write(recipe)
+    assert {key: set(value) for key, value in written.items() if isinstance(value, dict)} == {
+        key: set(value) for key, value in kept.items() if isinstance(value, dict)
+    }
+    assert written.keys() == kept.keys()
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.e-3", "0.001", "+1.0e-03"])
+def test_a_number_is_written_as_people_write_it(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"losses: [{{loss: clip}}]\nschedule: {{learning_rate: {text}}}")
+    assert resolve(path).schedule.learning_rate == 0.001
+    path.write_text("name: 1e-3x\nlosses: [{loss: clip}]")
+    assert resolve(path).name == "1e-3x"
 
 
 def test_a_file_says_only_what_differs(tmp_path: Path) -> None:
@@ -51,7 +73,16 @@ def test_a_file_says_only_what_differs(tmp_path: Path) -> None:
         ("losses: [{loss: clip}]\nschedule: {epochs: 1.5}", r"schedule\.epochs"),
         ("losses: [{loss: clip}]\nschedule: {lr: 1}", r"schedule.*lr"),
         ("losses: [{loss: clip}]\nschedule: {batch_size: 1}", r"schedule\.batch_size: expected at least 2"),
-        ("losses: [{loss: clip}]\nschedule: {learning_rate: 0}", r"schedule\.learning_rate: expected a number above 0"),
+        (
+            "losses: [{loss: clip}]\nschedule: {learning_rate: 0}",
+            r"schedule\.learning_rate: expected a number above",
+        ),
+        (
+            "losses: [{loss: clip}]\nschedule: {learning_rate: .inf}",
+            r"schedule\.learning_rate: expected a number above",
+        ),
+        ("losses: [{loss: clip}]\nschedule: {gradient_clip: .nan}", r"schedule\.gradient_clip: expected a finite"),
+        ("losses: [{loss: clip, weight: 0}]", r"losses: expected at least one loss with a weight above 0"),
         ("losses: [{loss: clip}]\nschedule: {warmup: 1}", r"schedule\.warmup: expected a share"),
         (
             "losses: [{loss: clip}]\naugmentation: {crop_scale: [0.9, 0.5]}",

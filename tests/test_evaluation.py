@@ -484,7 +484,10 @@ def test_a_teacher_lends_its_text_tower(labels_only: Path, tmp_path: Path) -> No
     with open_encoder(labels_only) as student, open_encoder(teacher) as guide:
         pictures = student.encode_pictures([data.picture(0), data.picture(1)])
         best = (pictures @ guide.encode_texts(["one cat", "one zebra"]).T).argmax(1)
+        taught = guide.encode_pictures([data.picture(0), data.picture(1)])
+        their_best = (taught @ guide.encode_texts(["one cat", "one zebra"]).T).argmax(1)
     assert found.zero_shot.top1 == np.mean(best == [0, 1])
+    assert found.teacher_zero_shot.top1 == np.mean(their_best == [0, 1])
     assert found.retrieval.texts == 2
     assert found.diagnostics.inversions is not None
     assert found.notes == (f"{labels_only} has no text tower: texts are encoded by {teacher}",)

@@ -134,7 +134,10 @@ def test_baked_labels_answer_without_a_text_tower(target: str, labels_file: Path
     with edgevlm.open(outcome.bundle.path) as model:
         assert model.labels == ("red circle", "blue star", "two green squares")
         assert model.classify([picture]).shape == (1, 3)
-        assert model.classify([picture]).sum() == pytest.approx(1, abs=1e-5)
+        scores = model.classify([picture])
+        assert scores.sum() == pytest.approx(1, abs=1e-5)
+        some = model.classify([picture], ["two green squares", "red circle"])  # of the baked ones, by name
+        assert some == pytest.approx(scores[:, [2, 0]] / scores[0, [2, 0]].sum(), rel=1e-5)
         with pytest.raises(TensorError, match="no text tower"):
             model.encode_text(["a star"])
 

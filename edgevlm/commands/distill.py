@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from edgevlm.commands.options import PATH, as_json
+from edgevlm.commands.options import PATH, Number, as_json, max_unreadable
 from edgevlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,21 +32,24 @@ if TYPE_CHECKING:
 @click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
 @click.option("--few-shot", help="Data of new classes, of which a few pictures are mixed into every batch.")
 @click.option("--shots", type=click.IntRange(min=1), help="Pictures of each new class; the recipe's if left out.")
-@click.option("--text-tower", metavar="teacher|none|PRESET", help="Its text side; the recipe's if left out.")
+@click.option(
+    "--text-tower",
+    metavar="teacher|none|PRESET",
+    help="Keep the teacher's, bake the labels instead, or train text-xs, text-s or text-m, with a recipe that does, "
+    "such as clip-kd; the recipe's choice if left out.",
+)
 @click.option("--image-size", type=click.IntRange(min=16), help="Side of the student's pictures, in pixels.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--batch-size", type=click.IntRange(min=2), help="Instead of the recipe's.")
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), help="Instead of the recipe's.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--learning-rate", type=Number(min=0, min_open=True), help="Instead of the recipe's.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and views.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch.")
 @click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that read ahead.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
-@click.option("--checkpoint-every", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds.")
+@click.option("--checkpoint-every", type=Number(min=0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--cache", type=PATH, help="Folder of teacher embeddings, shared by runs.")
-@click.option(
-    "--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share of pictures."
-)
+@max_unreadable
 @click.option("--force", is_flag=True, help="Throw away what another run left in the folder.")
 @as_json
 def distill(
@@ -163,11 +166,13 @@ def _tell(distilled: Distilled) -> None:
     }.get(distilled.text_tower, f"{distilled.text_parameters / 1e6:.2f} M parameters")
     anew = "; the student's last layer was trained anew for it" if distilled.new_projection else ""
     before = f", {distilled.resumed_at:,} of them before" if distilled.resumed_at else ""
+    words = f", {distilled.labels:,} labels" if distilled.labels else ""
     rows = [
         ("student", str(distilled.folder)),
+        ("learned from", f"{distilled.pictures:,} pictures{words}"),
         ("image tower", f"{distilled.image_parameters / 1e6:.2f} M parameters"),
         ("text tower", text),
-        ("embedding", f"{distilled.embedding_dim} numbers, as the teacher's, by a trained projection{anew}"),
+        ("embedding", f"{distilled.embedding_dim} numbers, by a trained projection into the teacher's space{anew}"),
         ("steps", f"{distilled.steps:,}{before}"),
         ("last loss", f"{distilled.loss:.4f}"),
         ("pictures skipped", f"{len(distilled.skipped):,}" + (" (see skipped.txt)" if distilled.skipped else "")),

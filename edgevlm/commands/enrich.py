@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevlm.commands.options import PATH, as_json
+from edgevlm.commands.options import PATH, Number, as_json
 from edgevlm.errors import CheckFailed, InputError, LabelError
 
 if TYPE_CHECKING:
@@ -26,12 +26,14 @@ _SHOWN = 10
 @click.option("--prompt", help="The question, with {} for the label; that of Li et al. (2023) if left out.")
 @click.option("--model", help="The model's name at the URL; may be left out where there is only one.")
 @click.option("--key-env", help="Environment variable with the key for the URL; OPENAI_API_KEY if left out.")
-@click.option(
-    "--temperature", type=click.FloatRange(0, 2), help="0 is greedy. Left out: 0 for one description, else 0.8."
-)
+@click.option("--temperature", type=Number(0, 2), help="0 is greedy. Left out: 0 for one description, else 0.8.")
 @click.option("--seed", type=int, help="Of sampling; 0 if left out.")
 @click.option("--most-tokens", type=click.IntRange(min=1), help="Where an answer is cut; 512 if left out.")
-@click.option("--allow-missing", is_flag=True, help="Leave out labels that the FILE does not describe.")
+@click.option(
+    "--allow-missing",
+    is_flag=True,
+    help="Write OUT even where FILE lacks labels: they are for you to fill in.",
+)
 @click.option("--force", is_flag=True, help="Describe labels anew that the file describes already.")
 @as_json
 def enrich(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from edgevlm.commands.options import PATH, as_json
+from edgevlm.commands.options import PATH, as_json, max_unreadable
 from edgevlm.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _NAMED = re.compile(r"(?P<name>[\w .+-]+)=(?P<spec>.+)")
 _CLASSES_SHOWN = 10
+_FEW = 5
 _SKIPPED_SHOWN = 5
 _NOTHING = "–"
 
@@ -48,9 +49,7 @@ _NOTHING = "–"
 @click.option("--teacher", help="Model or bundle to compare the embeddings with.")
 @click.option("--limit", type=click.IntRange(min=1), help="Pictures of each data set, evenly spread over it.")
 @click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
-@click.option(
-    "--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Share of pictures."
-)
+@max_unreadable
 @click.option("--out", type=PATH, help="Also write the JSON to this file.")
 @as_json
 def evaluate(
@@ -110,6 +109,7 @@ def evaluate(
         )
     if out is not None:
         _write(out, report.json_text(schema.write(found)))
+        click.echo(f"wrote {out}", err=True)
     if as_json:
         report.print_json(schema.write(found))
     else:
@@ -190,6 +190,7 @@ def _rows(sets: Sequence[SetEvaluation]) -> list[tuple[str, ...]]:
         _row("zero-shot top-1", zero, lambda z: _percent(z.top1)),
         _row("zero-shot top-5", zero, lambda z: _percent(z.top5)),
         _row("zero-shot, mean per class", zero, lambda z: _percent(z.mean_per_class)),
+        _row("  the teacher's top-1", [each.teacher_zero_shot for each in sets], lambda z: _percent(z.top1)),
         _row("  chance", zero, lambda z: _percent(z.chance)),
         *(_row(f"{k}-shot probe, mean per class", [_probe(each, k) for each in sets], _spread) for k in shots),
         _row("  chance", first_probe, lambda probe: _percent(probe.chance)),
@@ -198,11 +199,15 @@ def _rows(sets: Sequence[SetEvaluation]) -> list[tuple[str, ...]]:
         _row("  chance", words, lambda r: _chances(r.image_to_text)),
         _row("text → image, recall at 1 / 5 / 10", words, lambda r: _recalls(r.text_to_image)),
         _row("  chance", words, lambda r: _chances(r.text_to_image)),
-        _row("M_rel: own place among the teacher's", pairs, lambda d: _percent(d.relation)),
+        _row("M_rel: nearest to its own place at the teacher's", pairs, lambda d: _percent(d.relation)),
         _row("  chance", pairs, lambda d: _percent(None if d.relation is None else d.relation_chance)),
         _row(f"M_neigh({near}): neighbours shared with the teacher", pairs, lambda d: _percent(d.neighbours)),
         _row("  chance", pairs, lambda d: _percent(d.neighbours_chance)),
-        _row(f"M_vlalign({best}): pairs of its best texts turned round", pairs, lambda d: _number(d.inversions)),
+        _row(
+            f"M_vlalign({best}): its best texts' pairs out of order, 0 is best",
+            pairs,
+            lambda d: _number(d.inversions),
+        ),
         _row("  chance", pairs, lambda d: _number(None if d.inversions is None else d.inversions_chance)),
     ]
 
@@ -256,6 +261,9 @@ def _show_classes(each: SetEvaluation) -> None:
     from edgevlm import report
 
     if each.zero_shot is None:
+        return
+    if len(each.zero_shot.by_class) > 1 and each.pictures < _FEW * len(each.zero_shot.by_class):
+        click.echo(f"{each.name}: fewer than {_FEW} pictures a class, too few for accuracy by class (--json has it)")
         return
     classes = sorted(each.zero_shot.by_class, key=lambda found: found.accuracy)
     few = f", the {_CLASSES_SHOWN} hardest of {len(classes)}" if len(classes) > _CLASSES_SHOWN else ""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgevlm.commands.options import as_json
+
+if TYPE_CHECKING:
+    from edgevlm.distillation.losses import Loss
 
 
 @click.command()
@@ -42,7 +45,7 @@ def models(as_json: bool) -> None:
     """List the built-in models, the families of checkpoints that can be converted, and the students to distill."""
     from edgevlm import report, schema
     from edgevlm.models import builtin, catalogue
-    from edgevlm.models.students.presets import COST_DIM, COSTS, PRESETS
+    from edgevlm.models.students.presets import COST_DIM, COSTS, PRESETS, TEXT_PRESETS
 
     figures = {name: builtin.figures(name) for name in builtin.FOLDERS}
     if as_json:
@@ -62,6 +65,11 @@ def models(as_json: bool) -> None:
             for name, cost in COSTS.items()
         ],
     )
+    report.table(
+        "Text towers to train along",
+        ("text tower", ">width", ">blocks", ">heads"),
+        [(name, *map(str, sizes)) for name, sizes in TEXT_PRESETS.items()],
+    )
 
 
 def _tell(figures: Mapping[str, Any]) -> str:
@@ -77,7 +85,12 @@ def _tell(figures: Mapping[str, Any]) -> str:
 @click.command()
 @as_json
 def recipes(as_json: bool) -> None:
-    """List the built-in recipes: of conversions with their parity limits, of distillations with their losses."""
+    """List the built-in recipes, and the losses that a distillation recipe of your own may mix.
+
+    Such a recipe is a YAML file; examples/recipe.yaml has every key. `--json` prints the built-in ones in full.
+    """
+    from importlib.util import find_spec
+
     from edgevlm import report, schema
     from edgevlm.distillation import recipe as distillation
     from edgevlm.recipe import BUILTIN
@@ -99,6 +112,27 @@ def recipes(as_json: bool) -> None:
             for recipe in distillation.builtin()
         ],
     )
+    if find_spec("torch") is None:
+        return  # losses are functions on its tensors
+    from edgevlm.distillation.losses import LOSSES
+
+    report.table(
+        "Losses",
+        ("loss", "needs", "options", "from"),
+        [
+            (name, _needs(loss), ", ".join(f"{key} {value:g}" for key, value in loss.options.items()), loss.paper)
+            for name, loss in LOSSES.items()
+        ],
+    )
+
+
+def _needs(loss: Loss) -> str:
+    wants = {
+        "label": "labels",
+        "teacher_text": "captions or labels",
+        "text": "a text tower that is trained",
+    }
+    return ", ".join(wants[name] for name in loss.needs if name in wants) or "pictures alone"
 
 
 def _extra(target: str) -> str:

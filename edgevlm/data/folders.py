@@ -11,6 +11,8 @@ from edgevlm.data.files import PictureFiles
 from edgevlm.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Pictures as well, which Pillow may need a plug-in to read: counted as unreadable rather than passed over in silence.
+_PERHAPS = (".heic", ".heif", ".avif", ".jp2", ".jxl")
 # Names of folders that hold class folders, or the pictures of a captions file, and are no classes themselves.
 _NO_CLASSES = {"train", "val", "valid", "validation", "test", "images", "pictures"}
 
@@ -65,7 +67,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    return name.lower().endswith(SUFFIXES + _PERHAPS) and not name.startswith(".")
 
 
 def _listed(names: list[str]) -> str:

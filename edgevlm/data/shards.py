@@ -60,7 +60,7 @@ class Shards:
         self._paths = tuple(paths)
         root = os.path.commonpath([path.absolute().parent for path in paths])
         names = [path.absolute().relative_to(root).as_posix() for path in paths]
-        found = [_read_samples(shard, path) for shard, path in zip(names, paths, strict=True)]
+        found = [_read_samples(path) for path in paths]
         samples = [sample for some in found for sample in some]
         if not samples:
             raise DataError(f"{name}: expected samples, got none in {len(paths)} shards")
@@ -104,10 +104,10 @@ class Shards:
             raise ImageError(f"{key}: {error.message}", hint=error.hint) from error
 
 
-def _read_samples(shard: str, path: Path) -> list[_Sample]:
-    samples = index_shard(shard, path)
+def _read_samples(path: Path) -> list[_Sample]:
+    samples = index_shard(str(path), path)
     with path.open("rb") as file:
-        return [_read_sample(f"{shard}: the sample {sample.key}", file, sample) for sample in samples]
+        return [_read_sample(f"{path}: the sample {sample.key}", file, sample) for sample in samples]
 
 
 def _read_sample(where: str, file: BinaryIO, sample: TarSample) -> _Sample:

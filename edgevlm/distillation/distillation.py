@@ -19,15 +19,15 @@ from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot as draw_few_shot
 from edgevlm.distillation.batches import Batches, Shares
-from edgevlm.distillation.learner import Learner, check_student, make_learner
+from edgevlm.distillation.learner import Learner, check_student, has_baked_labels, make_learner, refuse_ensemble
 from edgevlm.distillation.losses import LOSSES, Term
 from edgevlm.distillation.material import Material, gather_material
 from edgevlm.distillation.plot import draw_losses
-from edgevlm.distillation.recipe import TEXT_TOWERS, DistillRecipe
+from edgevlm.distillation.recipe import TEXT_TOWERS, DistillRecipe, check
 from edgevlm.distillation.run_folder import RunFolder, open_run, write_atomically
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.distillation.trainer import Training, train
-from edgevlm.enrichment.descriptions import Descriptions
+from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError, InputError, RecipeError
 from edgevlm.interfaces import Progress
 from edgevlm.models import catalogue
@@ -96,6 +96,7 @@ class Distilled:
         steps: In all; `resumed_at` of them had been made before.
         seconds: Wall time of this call.
         loss: Mean of the last logged steps.
+        pictures, labels: What it learned from.
         skipped: Key of each unreadable picture, and why.
     """
 
@@ -109,6 +110,8 @@ class Distilled:
     resumed_at: int
     seconds: float
     loss: float
+    pictures: int
+    labels: int
     skipped: Mapping[str, str]
 
 
@@ -126,18 +129,21 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
     """
     began = time.monotonic()
     accelerator = _start_engine(request.precision)
-    recipe, kind = request.recipe, request.text_tower or request.recipe.text_tower
+    recipe = request.recipe
     check_student(request.student, request.image_size)
-    _check_losses(recipe)
+    kind = request.text_tower or ("none" if has_baked_labels(request.student) else recipe.text_tower)
+    _check_numbers(request)
     parts = _open_parts(request)
-    _check_words(recipe, kind, parts)
-    progress("loading the teacher", None)
-    teacher = Teacher(request.teachers, device=str(accelerator.device))
+    _check_words(request, kind, parts)
     shares = Shares(
         _batch_size(recipe, parts[0]), request.accumulate, accelerator.num_processes, accelerator.process_index
     )
-    identity = _identity(request, kind, parts, teacher, shares)
-    with _run(request, accelerator, identity) as run, interrupts.advice(_GOES_ON):
+    with _run(request, accelerator) as run:
+        progress("loading the teacher", None)
+        teacher = Teacher(request.teachers, device=str(accelerator.device))
+        if accelerator.is_main_process:
+            run.claim(_identity(request, kind, parts, teacher, shares), force=request.force)
+        accelerator.wait_for_everyone()
         material = _gather(request, parts, teacher, run, accelerator, progress)
         torch.manual_seed(request.seed)
         learner = make_learner(
@@ -166,6 +172,8 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
             resumed_at=resumed_at,
             seconds=time.monotonic() - began,
             loss=run.lines()[-1]["loss"],
+            pictures=len(material.readable) + len(material.few_shot),
+            labels=len(material.labels),
             skipped=material.skipped,
         )
 
@@ -218,11 +226,11 @@ def _start_engine(precision: str) -> Accelerator:
 
 
 @contextmanager
-def _run(request: Request, accelerator: Accelerator, identity: Mapping[str, Any]) -> Iterator[RunFolder]:
+def _run(request: Request, accelerator: Accelerator) -> Iterator[RunFolder]:
     """The run's folder: taken by the main process, seen by all."""
-    taken = open_run(request.out, identity, force=request.force) if accelerator.is_main_process else nullcontext()
+    taken = open_run(request.out, force=request.force) if accelerator.is_main_process else nullcontext()
     try:
-        with taken:
+        with taken, interrupts.advice(_GOES_ON):
             accelerator.wait_for_everyone()
             yield RunFolder(request.out)
     except OSError as error:
@@ -238,18 +246,31 @@ def _open_parts(request: Request) -> tuple[Dataset, ...]:
         parts.append(draw_few_shot(opened(request.few_shot), request.recipe.few_shot.shots, request.seed))
     for data in parts:
         if len(data) < 2:
-            raise DataError(f"{data.name}: expected pictures to learn from, got {len(data)}")
+            raise DataError(
+                f"{data.name}: expected at least 2 pictures to learn from, got {len(data)}",
+                hint="a contrast needs another picture; good students take thousands",
+            )
     return tuple(parts)
 
 
-def _check_losses(recipe: DistillRecipe) -> None:
-    """Raises RecipeError for losses and options that do not exist."""
-    for each in recipe.losses:
-        Term(each.loss, each.weight, each.options)
+def _check_numbers(request: Request) -> None:
+    """Raises for numbers out of range, and RecipeError for losses and options that do not exist."""
+    if request.seed < 0:
+        raise InputError(f"seed: expected at least 0, got {request.seed}")
+    where = f"the recipe {request.recipe.name}"
+    check(request.recipe, where)
+    for each in request.recipe.losses:
+        try:
+            Term(each.loss, each.weight, each.options)
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error.message}", hint="edgevlm recipes lists the losses") from error
 
 
-def _check_words(recipe: DistillRecipe, text_tower: str, parts: Sequence[Dataset]) -> None:
+def _check_words(request: Request, text_tower: str, parts: Sequence[Dataset]) -> None:
     """Refuses, before the long work, losses that lack what they need and a text tower that nothing would train."""
+    recipe = request.recipe
+    labels = {label for data in parts for label in data.labels}
+    label_texts(sorted(labels), recipe.templates, request.descriptions)  # raises where one is not described
     if text_tower not in TEXT_TOWERS:
         raise InputError(f"no text tower {text_tower!r}: expected one of {', '.join(TEXT_TOWERS)}")
     uses = {each.loss: LOSSES[each.loss].uses for each in recipe.losses}
@@ -269,8 +290,11 @@ def _check_words(recipe: DistillRecipe, text_tower: str, parts: Sequence[Dataset
     if text_tower in TEXT_PRESETS and not any("text" in used for used in uses.values()):
         raise RecipeError(
             f"the recipe {recipe.name} has no loss that trains a text tower",
-            hint="--text-tower teacher keeps the teacher's; or add feature_text_mse or clip to the losses",
+            hint="a recipe such as clip-kd or tinyclip does; in your own, add feature_text_mse or clip; "
+            "--text-tower teacher keeps the teacher's",
         )
+    if text_tower == "teacher" and request.student in PRESETS:
+        refuse_ensemble(len(request.teachers))
     if text_tower == "none" and unlabelled:
         raise RecipeError(
             f"a student without a text tower answers with labels, and {unlabelled} has captions only",

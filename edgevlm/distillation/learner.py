@@ -16,6 +16,7 @@ from edgevlm.bundle import Labels
 from edgevlm.distillation.material import Material
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.errors import InputError, UnsupportedError
+from edgevlm.models import builtin
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.config import ImageTowerConfig, square_pictures
 from edgevlm.models.students.dual_encoder import DualEncoder
@@ -95,13 +96,32 @@ def check_student(student: str, image_size: int | None) -> None:
     """Raises InputError for what is neither a preset nor a student's folder, and for an image size it cannot have."""
     if student in PRESETS:
         preset(student, image_size=image_size)
-    elif not is_student(Path(student).expanduser()):
+    elif not is_student(_folder(student)):
         raise InputError(
-            f"no student {student!r}: expected one of {', '.join(PRESETS)}, or the folder of a distilled student",
+            f"no student {student!r}: expected one of {', '.join(PRESETS)}, or a distilled student: its folder, or "
+            f"{' or '.join(builtin.FOLDERS)}",
             hint="edgevlm models lists what each preset costs",
         )
     elif image_size is not None:
         raise InputError(f"{student}: a trained student keeps its image size", hint="leave out --image-size")
+
+
+def has_baked_labels(student: str) -> bool:
+    """Whether it is a folder's, and has labels in place of a text tower."""
+    return student not in PRESETS and isinstance(folders.read(_folder(student)).text, FixedLabels)
+
+
+def refuse_ensemble(teachers: int) -> None:
+    """Raises UnsupportedError where a student cannot keep its teacher's text tower, as it has several teachers."""
+    if teachers > 1:
+        raise UnsupportedError(
+            "a student of several teachers cannot keep the text tower of one",
+            hint="a recipe such as mobileclip trains a small one; --text-tower none bakes the labels",
+        )
+
+
+def _folder(student: str) -> Path:
+    return builtin.FOLDERS.get(student) or Path(student).expanduser()
 
 
 def make_learner(
@@ -120,7 +140,7 @@ def make_learner(
         teacher: Whom it learns from; its embeddings are as long as the teacher's.
         text_tower: One of `edgevlm.distillation.recipe.TEXT_TOWERS`.
         image_size: Side of the pixels; the preset's own where None.
-        keep_text: Whether a folder's student keeps its own text side instead, where that is as long as the teacher's.
+        keep_text: Whether a folder's student keeps its own text tower instead, if it has one, and that fits.
         needs_scale: Whether a loss trains the logit scale; else it stays the teacher's.
 
     Raises:
@@ -129,7 +149,7 @@ def make_learner(
         UnsupportedError: the teacher is an ensemble, whose text tower a student cannot take.
     """
     check_student(student, image_size)
-    former = None if student in PRESETS else folders.read(Path(student).expanduser())
+    former = None if student in PRESETS else folders.read(_folder(student))
     tower: nn.Module
     if former is None:
         config = preset(student, image_size=image_size)
@@ -141,6 +161,8 @@ def make_learner(
             tower = _with_new_projection(former, teacher.dim)
     fits = former is not None and former.embedding_dim == teacher.dim
     kept = former.text if former is not None and fits and keep_text else None
+    if isinstance(kept, FixedLabels):
+        kept = None  # this run's data may have other labels: they are baked again
     text = kept or _text_side(text_tower, teacher)
     trained = text.tower if isinstance(text, SmallText) and text_tower in TEXT_PRESETS else None
     if trained is not None:
@@ -171,11 +193,7 @@ def _text_side(kind: str, teacher: Teacher) -> TextSide | None:
         return None
     first = teacher.models[0]
     if kind == "teacher":
-        if len(teacher.models) > 1:
-            raise UnsupportedError(
-                "a student of several teachers cannot keep the text tower of one",
-                hint=f"--text-tower {next(iter(TEXT_PRESETS))} trains a small one, --text-tower none bakes the labels",
-            )
+        refuse_ensemble(len(teacher.models))
         return teacher_text(first)
     text, tokenizer_json = first.text, first.tokenizer_json
     if text is None or tokenizer_json is None:

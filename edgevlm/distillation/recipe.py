@@ -9,6 +9,7 @@ schedule: {epochs: 20, batch_size: 128, learning_rate: 0.001}
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -143,33 +144,29 @@ def resolve(name_or_file: str | Path) -> DistillRecipe:
 
 
 def _read(text: str, where: str) -> DistillRecipe:
-    import yaml
-
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where}: not a readable YAML file: {error}") from error
-    if not isinstance(data, Mapping):
-        raise RecipeError(f"{where}: expected a mapping of keys at the top, got {data!r}")
-    recipe = schema.read(DistillRecipe, {"name": Path(where).stem} | dict(data), where=where, error=RecipeError)
-    _check(recipe, where)
+    data = schema.read_yaml(text, where=where, error=RecipeError)
+    recipe = schema.read(DistillRecipe, {"name": Path(where).stem} | data, where=where, error=RecipeError)
+    check(recipe, where)
     return recipe
 
 
-def _check(recipe: DistillRecipe, where: str) -> None:
+def check(recipe: DistillRecipe, where: str) -> None:
+    """Raises RecipeError for a number out of range; whether the losses exist, `edgevlm.distillation.losses` says."""
     schedule, augmentation, few_shot = recipe.schedule, recipe.augmentation, recipe.few_shot
     low, high = augmentation.crop_scale
+    rate, decay, clip = schedule.learning_rate, schedule.weight_decay, schedule.gradient_clip
+    weights = [each.weight for each in recipe.losses]
     rules: list[tuple[str, Any, bool, str]] = [
-        ("losses", recipe.losses, len(recipe.losses) > 0, "at least one loss"),
+        ("losses", weights, any(weights), "at least one loss with a weight above 0"),
         ("templates", recipe.templates, bool(recipe.templates), "at least one template"),
         ("templates", recipe.templates, all("{}" in text for text in recipe.templates), "{} in every template"),
         ("text_tower", recipe.text_tower, recipe.text_tower in TEXT_TOWERS, f"one of {', '.join(TEXT_TOWERS)}"),
         ("schedule.epochs", schedule.epochs, schedule.epochs >= 1, "at least 1"),
         ("schedule.batch_size", schedule.batch_size, schedule.batch_size >= 2, "at least 2"),
-        ("schedule.learning_rate", schedule.learning_rate, schedule.learning_rate > 0, "a number above 0"),
-        ("schedule.weight_decay", schedule.weight_decay, schedule.weight_decay >= 0, "at least 0"),
+        ("schedule.learning_rate", rate, 0 < rate <= 1e30, "a number above 0, at most 1e30"),
+        ("schedule.weight_decay", decay, 0 <= decay < math.inf, "a finite number, at least 0"),
         ("schedule.warmup", schedule.warmup, 0 <= schedule.warmup < 1, "a share from 0 to below 1"),
-        ("schedule.gradient_clip", schedule.gradient_clip, schedule.gradient_clip >= 0, "at least 0"),
+        ("schedule.gradient_clip", clip, 0 <= clip < math.inf, "a finite number, at least 0"),
         ("augmentation.crop_scale", augmentation.crop_scale, 0 < low <= high <= 1, "0 < low <= high <= 1"),
         ("augmentation.mirror", augmentation.mirror, 0 <= augmentation.mirror <= 1, "a chance from 0 to 1"),
         ("augmentation.jitter", augmentation.jitter, 0 <= augmentation.jitter < 1, "a share from 0 to below 1"),

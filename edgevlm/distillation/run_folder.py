@@ -23,7 +23,8 @@ from edgevlm.distillation import checkpoints
 from edgevlm.errors import OutputError
 from edgevlm.locking import locked
 
-_RUN, _METRICS, _DONE = "run.json", "metrics.jsonl", "config.json"
+_RUN, _METRICS, _DONE, _LOCK = "run.json", "metrics.jsonl", "config.json", ".run.lock"
+_SAID = 40
 
 
 @dataclass(frozen=True)
@@ -64,55 +65,79 @@ class RunFolder:
                 break
         return found
 
+    def claim(self, identity: Mapping[str, Any], *, force: bool) -> None:
+        """Makes the folder this run's, or finds that it is already.
+
+        Args:
+            identity: Plain values that the run's result depends on.
+            force: Throw away what another or a finished run left here.
+
+        Raises:
+            OutputError: it holds an unfinished run of another identity, and `force` is not set.
+        """
+        record = self.path / _RUN
+        now = json.loads(json.dumps(identity))
+        if record.is_file() and not force:
+            before = json.loads(record.read_text(encoding="utf-8"))
+            if differing := _differences(before, now):
+                raise OutputError(
+                    f"{self.path}: holds an unfinished run with another {', '.join(differing)}",
+                    hint="go on with that one's options, write elsewhere with --out, or throw it away with --force",
+                )
+            return
+        for name in os.listdir(self.path):
+            entry = self.path / name
+            if name != _LOCK:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        write_atomically(record, json.dumps(now, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
     def finish(self) -> None:
         """Removes what only a running run needs."""
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
 @contextmanager
-def open_run(path: Path, identity: Mapping[str, Any], *, force: bool) -> Iterator[RunFolder]:
-    """Takes a folder for a run: a new one, or one that the same run was working in when it ended.
+def open_run(path: Path, *, force: bool) -> Iterator[RunFolder]:
+    """Takes a folder for a run, which may `claim` it; one that is left unclaimed and empty is removed again.
 
     Args:
-        path: The folder.
-        identity: Plain values that the run's result depends on.
-        force: Throw away what another or a finished run left there.
+        path: A new folder, or one that a run was working in.
+        force: Take it even if it holds a finished student.
 
     Raises:
-        OutputError: another process is using it; it belongs to another run, or holds a finished student, and `force`
-            is not set; or it is no run's folder.
+        OutputError: another process is using it; it is no run's folder; or it holds a finished student, and `force` is
+            not set.
     """
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: expected a folder, found a file", hint="choose another --out")
     path.mkdir(parents=True, exist_ok=True)
-    with locked(path / ".run.lock", f"{path}: another run is using this folder"):
-        _claim(path, identity, force=force)
-        yield RunFolder(path)
+    with locked(path / _LOCK, f"{path}: another run is using this folder"):
+        try:
+            _refuse_others(path, force=force)
+            yield RunFolder(path)
+        finally:
+            if os.listdir(path) == [_LOCK]:
+                shutil.rmtree(path)
 
 
-def _claim(path: Path, identity: Mapping[str, Any], *, force: bool) -> None:
-    others = [name for name in os.listdir(path) if name != ".run.lock"]
-    record = path / _RUN
-    text = json.dumps(identity, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
-    if others and not record.is_file():
+def _refuse_others(path: Path, *, force: bool) -> None:
+    others = [name for name in os.listdir(path) if name != _LOCK]
+    if others and not (path / _RUN).is_file():
         raise OutputError(f"{path}: holds {others[0]}, so it is no run's folder", hint="choose an empty or new --out")
-    if record.is_file() and not force:
-        if (path / _DONE).exists():
-            raise OutputError(f"{path}: holds a finished student", hint="--force trains anew, --out writes elsewhere")
-        before = json.loads(record.read_text(encoding="utf-8"))
-        differing = sorted(
-            key for key in before.keys() | identity.keys() if before.get(key) != json.loads(text).get(key)
-        )
-        if differing:
-            raise OutputError(
-                f"{path}: holds an unfinished run with another {', '.join(differing)}",
-                hint="--out writes elsewhere, --force throws that run away",
-            )
-        return
-    for name in others:
-        entry = path / name
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    write_atomically(record, text)
+    if (path / _DONE).exists() and not force:
+        raise OutputError(f"{path}: holds a finished student", hint="--force trains anew, --out writes elsewhere")
+
+
+def _differences(before: Any, now: Any, where: str = "") -> list[str]:
+    """Where two trees of plain values differ, with both values where they are short."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        inside = f"{where}." if where else ""
+        return [each for key in keys for each in _differences(before.get(key), now.get(key), f"{inside}{key}")]
+    if before == now:
+        return []
+    values = f" ({json.dumps(before)} there, {json.dumps(now)} here)"
+    return [where + (values if len(values) <= _SAID else "")]
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

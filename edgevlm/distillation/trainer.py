@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed
@@ -60,7 +60,7 @@ def train(
     """Trains `network` in place, from the run's newest checkpoint if it has one; gives that one's step, else 0.
 
     Raises:
-        TrainingFailed: the loss is not finite; names the step and the last good checkpoint.
+        TrainingFailed: the loss or a weight is not finite; names the step and the last good checkpoint.
     """
     network.image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to twice as fast on a CPU
     optimiser = torch.optim.AdamW(_groups(network, how.schedule), lr=how.schedule.learning_rate, betas=(0.9, 0.98))
@@ -133,7 +133,13 @@ class _Loop:
 
     def end(self, steps: int) -> None:
         if self.accelerator.is_main_process:
-            checkpoints.write(self.run.checkpoints, steps, self.network, self.optimiser)
+            self._keep(steps)
+
+    def _keep(self, step: int) -> None:
+        # The loss is computed before the step: what the last one broke shows in the weights alone.
+        if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+            self._stop("the weights are not finite", step)
+        checkpoints.write(self.run.checkpoints, step, self.network, self.optimiser)
 
     def _loss(self, part: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         device = self.accelerator.device
@@ -153,12 +159,14 @@ class _Loop:
         return total(inputs, self.how.terms)
 
     def _check(self, step: int, loss: Tensor) -> None:
-        if bool(loss.isfinite()):
-            return
+        if not bool(loss.isfinite()):
+            self._stop(f"the loss is {loss.item()}", step)
+
+    def _stop(self, what: str, step: int) -> NoReturn:
         kept = checkpoints.find(self.run.checkpoints)
         good = f"{kept[-1]} (step {checkpoints.step_of(kept[-1])})" if kept else "none was written yet"
         raise TrainingFailed(
-            f"the loss is {loss.item()} at step {step}; the last good checkpoint: {good}",
+            f"{what} at step {step}; the last good checkpoint: {good}",
             hint="lower the learning rate, raise the temperature, or train in fp32",
         )
 
@@ -178,7 +186,7 @@ class _Loop:
             progress(said, done / batches.steps)
             self.logged_step, self.logged_at, self.sums = done, now, {}
         if now - self.kept_at >= self.how.checkpoint_seconds:
-            checkpoints.write(self.run.checkpoints, done, self.network, self.optimiser)
+            self._keep(done)
             self.kept_at = time.monotonic()
 
 

@@ -47,6 +47,7 @@ class SetEvaluation:
         skipped: Key of each picture that could not be read, and why.
         zero_shot: Where the pictures have labels, and there are texts for them or those very labels are baked in.
         few_shot: Where they have labels and shots were asked for, one each.
+        teacher_zero_shot: The teacher's own, where one was given: what there is to reach.
         retrieval: Where they have captions, and there is a text tower.
         attributes: Where they are rendered scenes, and it was asked for.
         diagnostics: Where a teacher was given.
@@ -59,6 +60,7 @@ class SetEvaluation:
     skipped: Mapping[str, str]
     zero_shot: ZeroShot | None
     few_shot: tuple[FewShot, ...]
+    teacher_zero_shot: ZeroShot | None
     retrieval: Retrieval | None
     attributes: SceneAccuracy | None
     diagnostics: Diagnostics | None
@@ -106,7 +108,7 @@ class Measurement:
         if not self._asks:
             raise UnsupportedError(
                 f"{name}: nothing to measure: {'; '.join(self._notes)}",
-                hint="convert without --image-only, or evaluate the model that the bundle was made from",
+                hint="give --teacher a model with a text tower; or convert one, without --image-only",
             )
         if self._probes:
             few_shot.refuse_rare(self._truth[self._truth >= 0], data.labels, max(options.shots), where=name)
@@ -131,15 +133,19 @@ class Measurement:
         )
         words = _Words(self._label_texts, [self._captions[place] for place in answers.places])
         texts = self._ask_texts(self._speaker, words, progress)
+        told = texts
+        if self._teacher is not self._speaker and "teacher" in answers.by:
+            told = self._ask_texts(self._teacher, words, progress)
         return SetEvaluation(
             name=self.name,
             pictures=len(answers.places),
             skipped=answers.skipped,
             zero_shot=self._zero_shot(answers, texts, words),
             few_shot=self._few_shot(answers, progress),
+            teacher_zero_shot=self._tell_labels(answers, "teacher", told, words),
             retrieval=self._retrieval(answers, texts, words),
             attributes=self._tell_attributes(answers, progress),
-            diagnostics=self._diagnose(answers, texts, words, progress),
+            diagnostics=self._diagnose(answers, texts, told, words),
             notes=self._notes,
             seconds=time.monotonic() - began,
         )
@@ -189,18 +195,21 @@ class Measurement:
         return ask_texts(encoder.encode_texts, words.texts, progress=progress, stage=self.name)
 
     def _zero_shot(self, answers: Answers, texts: F32 | None, words: _Words) -> ZeroShot | None:
+        if not self._scores:
+            return self._tell_labels(answers, "student", texts, words)
+        order = [self._student.labels.index(label) for label in self._data.labels]
+        return self._compare(answers, answers.by["labels"][:, order])
+
+    def _tell_labels(self, answers: Answers, who: str, texts: F32 | None, words: _Words) -> ZeroShot | None:
+        """Zero-shot, by the cosines of somebody's pictures with the labels' texts."""
+        if who not in answers.by or texts is None or not self._label_texts:
+            return None
+        return self._compare(answers, answers.by[who] @ words.of_labels(texts).T)
+
+    def _compare(self, answers: Answers, scores: F32) -> ZeroShot | None:
         truth = self._truth[answers.places]
         labelled = truth >= 0
-        if not labelled.any():
-            return None
-        if self._scores:
-            order = [self._student.labels.index(label) for label in self._data.labels]
-            scores = answers.by["labels"][:, order]
-        elif texts is not None:
-            scores = answers.by["student"] @ words.of_labels(texts).T
-        else:
-            return None
-        return zero_shot.measure(scores[labelled], truth[labelled], self._data.labels)
+        return zero_shot.measure(scores[labelled], truth[labelled], self._data.labels) if labelled.any() else None
 
     def _few_shot(self, answers: Answers, progress: Progress) -> tuple[FewShot, ...]:
         if not self._probes:
@@ -230,10 +239,9 @@ class Measurement:
         step = partial(progress, f"{self.name}: accuracy by attribute")
         return scene_zero_shot.measure(answers.by["student"], scenes, self._speaker.encode_texts, step)
 
-    def _diagnose(self, answers: Answers, texts: F32 | None, words: _Words, progress: Progress) -> Diagnostics | None:
+    def _diagnose(self, answers: Answers, texts: F32 | None, told: F32 | None, words: _Words) -> Diagnostics | None:
         if self._teacher is None or "teacher" not in answers.by:
             return None
-        told = texts if self._speaker is self._teacher else self._ask_texts(self._teacher, words, progress)
         pick = words.of_labels if len(self._label_texts) > 1 else words.of_captions
         pairs = None if texts is None or told is None else (pick(texts), pick(told))
         return diagnostics.measure(answers.by["student"], answers.by["teacher"], pairs, teacher_name=self._teacher.name)
