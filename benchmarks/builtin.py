@@ -21,6 +21,7 @@ import edgevlm
 from edgevlm import schema
 from edgevlm.benchmarks.builtin_card import write_card
 from edgevlm.evaluation.evaluation import evaluate
+from edgevlm.models import builtin
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.parts import SmallText
 from edgevlm.models.students.towers import cost, parameters
@@ -85,8 +86,11 @@ def main() -> None:
     }
     print(json.dumps(top1(figures["accuracy"])), flush=True)
     for name, _, model in (each.partition("=") for each in options.beside):
-        figures["beside"][name] = measure(model, options.scenes)
-        print(json.dumps({name: top1(figures["beside"][name])}), flush=True)
+        other = folders.read(builtin.FOLDERS.get(model, Path(model)))
+        accuracy = measure(model, options.scenes)
+        work = cost(other.image_config, other.embedding_dim).multiply_adds
+        figures["beside"][name] = {"multiply_adds": work, "accuracy": accuracy}
+        print(json.dumps({name: top1(accuracy)}), flush=True)
     if options.shipped_scenes:
         figures["shipped"] = measure_shipped(options.folder, options.shipped_scenes)
     (options.folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -51,10 +51,21 @@ def _comparison(kind: str, figures: Mapping[str, Any]) -> str:
     head = [f"| | {' | '.join(_SPLITS.values())} |", "|---|---|---|---|"]
     text = ""
     if figures["beside"]:
-        rows = [_row(name, [found[split]["top1"] for split in _SPLITS]) for name, found in figures["beside"].items()]
-        own = _row(f"**edgevlm-{kind}**", [figures["accuracy"][split]["top1"] for split in _SPLITS])
+        compared = {f"**edgevlm-{kind}**": figures, **figures["beside"]}
+        rows = [
+            _row(name, [found["accuracy"][split]["top1"] for split in _SPLITS])
+            + f" {found['multiply_adds'] / 1e6:.1f} |"
+            for name, found in compared.items()
+        ]
         text += "\nBeside others, top-1 among the 50 descriptions of the same scenes:\n\n"
-        text += "\n".join([*head, own, *rows]) + "\n"
+        text += "\n".join([f"{head[0]} M multiply-adds |", f"{head[1]}---|", *rows]) + "\n"
+    if teacher := figures["beside"].get("edgevlm-teacher"):
+        kept = [
+            f"{figures['accuracy'][split]['top1'] / teacher['accuracy'][split]['top1']:.1%} {where}"
+            for split, where in (("combinations", "on unseen combinations"), ("styles", "in unseen styles"))
+        ]
+        work = figures["multiply_adds"] / teacher["multiply_adds"]
+        text += f"\nIt keeps {kept[0]} and {kept[1]} of its teacher's accuracy, with {work:.1%} of the multiply-adds.\n"
     if figures["shipped"]:
         rows = [
             _row(f"{each['what']} ({each['evidence']})", [each["accuracy"][split]["top1"] for split in _SPLITS])
@@ -80,7 +91,7 @@ def _said(value: object) -> str:
 
 _PURPOSE = {
     "student": """It is the model that `edgevlm convert` converts when it is given none: small enough to convert in seconds, and good
-enough that a wrong answer means a fault in the toolchain.""",
+enough that a wrong answer means a fault in the toolchain. It was distilled from `edgevlm-teacher`.""",
     "teacher": """It is the model that `edgevlm distill` learns from when it is told no other.""",
 }
 
