@@ -217,10 +217,9 @@ def test_presets_range_from_a_tenth_to_twelve_million_weights() -> None:
         assert 1.1e7 < counts[-1] < 1.3e7
 
 
-def test_grid_s_is_the_built_in_students_tower() -> None:
-    shipped = catalogue.load().network.image  # type: ignore[union-attr]
-    tower = build_image_tower(preset("grid-s"), 192)
-    tower.load_state_dict(shipped.state_dict())  # type: ignore[union-attr]
+@pytest.mark.parametrize(("name", "tower"), [(builtin.STUDENT, "grid-xxs"), (builtin.TEACHER, "grid-m")])
+def test_the_built_in_models_are_presets(name: str, tower: str) -> None:
+    assert student_folder.read(builtin.FOLDERS[name]).image_config == preset(tower)
 
 
 def test_a_multiply_add_is_one_product_of_a_convolution_or_a_matrix() -> None:
