@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -26,14 +26,22 @@ _waiting: list[int] | None = None  # the signals that came while `put_off` holds
 @contextmanager
 def temporary_folder(parent: Path | None = None, prefix: str = "edgevlm-") -> Iterator[Path]:
     """A new folder for the block, removed when it ends, be it by an error or by a signal."""
-    with put_off():
-        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        _unfinished.add(folder)
-    try:
+    with ExitStack() as kept:
+        with put_off():
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            kept.enter_context(removing(folder))
         yield folder
+
+
+@contextmanager
+def removing(path: Path) -> Iterator[None]:
+    """What lies there is removed when the block ends, be it by an error or by a signal."""
+    _unfinished.add(path)
+    try:
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        _unfinished.discard(folder)
+        _remove(path)
+        _unfinished.discard(path)
 
 
 @contextmanager
@@ -73,8 +81,8 @@ def clean_exit() -> Iterator[None]:
             _waiting.append(number)
             return
         if os.getpid() == owner:  # a forked worker ends without a word
-            for folder in _unfinished:
-                shutil.rmtree(folder, ignore_errors=True)
+            for path in _unfinished:
+                _remove(path)
             clear_line_and_show_cursor = "\r\x1b[2K\x1b[?25h" if os.isatty(stderr) else ""
             os.write(stderr, f"{clear_line_and_show_cursor}stopped: {_advice[-1]}\n".encode())
         os._exit(128 + number)
@@ -91,3 +99,8 @@ def clean_exit() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(stderr)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from edgevlm import interrupts
 from edgevlm.errors import OutputError
 
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Holds the lock on an empty file, which is made if it is not there, while the block runs.
+    """Holds the lock on an empty file, which is there only as long as somebody holds it, while the block runs.
 
     Raises:
         OutputError: another process holds it; `busy` says what that one is doing.
     """
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(busy, hint="wait, or choose another --out") from error
+    with ExitStack() as held:
+        while True:
+            lock = held.enter_context(path.open("a"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OutputError(busy, hint="wait, or choose another --out") from error
+            # The holder before may have removed it after it was opened here: then it locks nobody out.
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                break
+        held.enter_context(interrupts.removing(path))
         yield

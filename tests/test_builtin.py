@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from edgevlm import schema
 from edgevlm.benchmarks.builtin_card import model_card
 from edgevlm.data.captions import caption, vocabulary
 from edgevlm.data.scenes import Scenes, variants
+from edgevlm.distillation.recipe import Schedule
 from edgevlm.evaluation.evaluation import evaluate
 from edgevlm.evaluation.scene_zero_shot import CANDIDATES, VARIED, distractors
 from edgevlm.models import builtin, catalogue
+from edgevlm.models.builtin import distillation
 from edgevlm.models.builtin.batches import FACTS, NEGATIVES, Steps, facts
 from edgevlm.models.builtin.caption_tokenizer import build_tokenizer
 from edgevlm.models.builtin.training import contrastive_loss, train
@@ -103,6 +107,27 @@ def test_training_learns(tmp_path: Path) -> None:
     train(SMALL, SMALL_TEXT, build_tokenizer(1024), seed=0, steps=51, batch_size=32, out=tmp_path)
     first, last = (json.loads(line) for line in (tmp_path / "training.jsonl").read_text().splitlines())
     assert last["loss"] + last["facts"] < 0.95 * (first["loss"] + first["facts"])
+
+
+def test_the_student_is_made_by_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = folders.read(builtin.FOLDERS[builtin.STUDENT]).provenance
+    assert (made["teachers"], made["student"], made["data"]) == (
+        [builtin.TEACHER],
+        distillation.TOWER,
+        [distillation.DATA],
+    )
+    assert made["recipe"] == schema.write(distillation.RECIPE)
+    monkeypatch.setattr(distillation, "DATA", "scenes:train:16:7")
+    short = replace(distillation.RECIPE, schedule=Schedule(epochs=1, batch_size=8))
+    monkeypatch.setattr(distillation, "RECIPE", short)
+    monkeypatch.setenv("EDGEVLM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.argv", ["distillation", "--out", str(tmp_path / "out")])
+    distillation.main()
+    student = folders.read(tmp_path / "out")
+    assert student.image_config == folders.read(builtin.FOLDERS[builtin.STUDENT]).image_config
+    assert student.provenance["command"] == made["command"]
+    assert json.loads((tmp_path / "out" / "training.jsonl").read_text().splitlines()[-1])["step"] == 2
+    distillation.main()  # the run is over: nothing is trained again
 
 
 def test_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

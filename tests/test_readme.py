@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edgevlm.models.builtin import STUDENT, figures
+
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
@@ -64,6 +66,28 @@ def test_the_first_answer_is_right(checkout: Path) -> None:
         check=True,
     )
     assert done.stdout.splitlines()[1].endswith("two green triangles")
+
+
+def test_figures_are_those_that_were_kept() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    study = (ROOT / "benchmarks" / "ood" / "README.md").read_text(encoding="utf-8")
+    named, described = study.split("| **by name and description**")[0], study.split("| **by name and description**")[1]
+
+    def unseen(part: str, row: str) -> str:
+        found = re.search(rf"^\| {re.escape(row)} \| ([\d.]+)", part, re.MULTILINE)
+        assert found
+        return f"{float(found[1]):.0f} %"
+
+    for part, claim in (
+        (named, "told their names from {} to {}"),
+        (described, "told what they look like from {} to {}"),
+    ):
+        assert claim.format(unseen(part, "label texts"), unseen(part, "+ proximity")) in text
+    assert f"its teacher reaches {unseen(named, 'the teacher')} and {unseen(described, 'the teacher')}" in text
+    found = figures(STUDENT)
+    other = found["beside"]["undistilled, the same towers"]["accuracy"]["combinations"]["top1"]
+    assert f"({100 * found['accuracy']['combinations']['top1']:.0f} % against {100 * other:.0f} %" in text
+    assert f"`edgevlm-student` ({found['parameters'] / 1e6:.1f} M parameters" in text
 
 
 def test_ci_runs_the_second_command() -> None:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     multiple=True,
     help="Built-in name, folder or hub id; several are an ensemble. [default: edgevlm-teacher]",
 )
-@click.option("--student", default="hybrid-s", show_default=True, help="A preset, or a student's folder to go on with.")
+@click.option(
+    "--student", default="hybrid-s", show_default=True, help="A preset, or a distilled student to go on with."
+)
 @click.option("--data", required=True, help="Image folder, captions .json, .tar shards, scenes:… or objects:…")
 @click.option("--recipe", default="ood", show_default=True, help="Name of a distillation recipe, or a YAML file.")
 @click.option("--out", type=PATH, required=True, help="The run's folder, which becomes the student's.")

@@ -19,7 +19,7 @@ from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot as draw_few_shot
 from edgevlm.distillation.batches import Batches, Shares
-from edgevlm.distillation.learner import Learner, check_student, has_baked_labels, make_learner, refuse_ensemble
+from edgevlm.distillation.learner import Learner, find_former, make_learner, refuse_ensemble
 from edgevlm.distillation.losses import LOSSES, Term
 from edgevlm.distillation.material import Material, gather_material
 from edgevlm.distillation.plot import draw_losses
@@ -31,6 +31,7 @@ from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError, InputError, RecipeError
 from edgevlm.interfaces import Progress
 from edgevlm.models import catalogue
+from edgevlm.models.students.parts import FixedLabels
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
 
 _GOES_ON = "the same command goes on where this one stopped"
@@ -130,8 +131,10 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
     began = time.monotonic()
     accelerator = _start_engine(request.precision)
     recipe = request.recipe
-    check_student(request.student, request.image_size)
-    kind = request.text_tower or ("none" if has_baked_labels(request.student) else recipe.text_tower)
+    former = find_former(request.student, request.image_size)
+    # Labels that were baked in place of a text tower are baked again, as this run's data may have others.
+    baked = former is not None and isinstance(former.text, FixedLabels)
+    kind = request.text_tower or ("none" if baked else recipe.text_tower)
     _check_numbers(request)
     parts = _open_parts(request)
     _check_words(request, kind, parts)
@@ -148,6 +151,7 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
         torch.manual_seed(request.seed)
         learner = make_learner(
             request.student,
+            former,
             teacher,
             kind,
             request.image_size,

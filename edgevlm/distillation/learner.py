@@ -92,23 +92,26 @@ class Learner:
         )
 
 
-def check_student(student: str, image_size: int | None) -> None:
-    """Raises InputError for what is neither a preset nor a student's folder, and for an image size it cannot have."""
+def find_former(student: str, image_size: int | None) -> StudentParts | None:
+    """The student that goes on; None where a preset begins anew.
+
+    Raises:
+        InputError: it is neither a preset nor a student's folder, or cannot have that image size.
+        CheckpointError: the folder is damaged.
+    """
     if student in PRESETS:
         preset(student, image_size=image_size)
-    elif not is_student(_folder(student)):
+        return None
+    folder = builtin.FOLDERS.get(student) or Path(student).expanduser()
+    if not is_student(folder):
         raise InputError(
             f"no student {student!r}: expected one of {', '.join(PRESETS)}, or a distilled student: its folder, or "
             f"{' or '.join(builtin.FOLDERS)}",
             hint="edgevlm models lists what each preset costs",
         )
-    elif image_size is not None:
+    if image_size is not None:
         raise InputError(f"{student}: a trained student keeps its image size", hint="leave out --image-size")
-
-
-def has_baked_labels(student: str) -> bool:
-    """Whether it is a folder's, and has labels in place of a text tower."""
-    return student not in PRESETS and isinstance(folders.read(_folder(student)).text, FixedLabels)
+    return folders.read(folder)
 
 
 def refuse_ensemble(teachers: int) -> None:
@@ -120,12 +123,9 @@ def refuse_ensemble(teachers: int) -> None:
         )
 
 
-def _folder(student: str) -> Path:
-    return builtin.FOLDERS.get(student) or Path(student).expanduser()
-
-
 def make_learner(
     student: str,
+    former: StudentParts | None,
     teacher: Teacher,
     text_tower: str,
     image_size: int | None,
@@ -136,20 +136,17 @@ def make_learner(
     """Builds a student, with torch's own random numbers where its weights are fresh.
 
     Args:
-        student: A preset's name, or the folder of a student.
+        student: A preset's name.
+        former: The student that goes on instead.
         teacher: Whom it learns from; its embeddings are as long as the teacher's.
         text_tower: One of `edgevlm.distillation.recipe.TEXT_TOWERS`.
         image_size: Side of the pixels; the preset's own where None.
-        keep_text: Whether a folder's student keeps its own text tower instead, if it has one, and that fits.
+        keep_text: Whether `former` keeps its own text tower instead, if it has one, and that fits.
         needs_scale: Whether a loss trains the logit scale; else it stays the teacher's.
 
     Raises:
-        InputError: see `check_student`.
-        CheckpointError: the folder is damaged.
         UnsupportedError: the teacher is an ensemble, whose text tower a student cannot take.
     """
-    check_student(student, image_size)
-    former = None if student in PRESETS else folders.read(_folder(student))
     tower: nn.Module
     if former is None:
         config = preset(student, image_size=image_size)
@@ -160,9 +157,8 @@ def make_learner(
         if former.embedding_dim != teacher.dim:
             tower = _with_new_projection(former, teacher.dim)
     fits = former is not None and former.embedding_dim == teacher.dim
-    kept = former.text if former is not None and fits and keep_text else None
-    if isinstance(kept, FixedLabels):
-        kept = None  # this run's data may have other labels: they are baked again
+    keeps = former is not None and fits and keep_text and not isinstance(former.text, FixedLabels)
+    kept = former.text if former is not None and keeps else None
     text = kept or _text_side(text_tower, teacher)
     trained = text.tower if isinstance(text, SmallText) and text_tower in TEXT_PRESETS else None
     if trained is not None:

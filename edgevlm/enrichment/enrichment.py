@@ -137,7 +137,6 @@ def _alone(out: Path) -> Iterator[None]:
             held.enter_context(locked(lock, f"{out}: another run is adding to this file"))
         except OSError as error:  # before an answer is paid for that could not be kept
             raise output_error(error, out) from error
-        held.callback(lock.unlink, missing_ok=True)
         yield
 
 

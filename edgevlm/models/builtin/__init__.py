@@ -1,7 +1,8 @@
 """The models that ship, a student's folder each (`edgevlm.models.students.folder`), with what was measured beside it.
 
-student/figures.json      size, and accuracy by split and attribute
-student/training.jsonl    the log of its training
+figures.json      size, and accuracy by split and attribute
+README.md         the card, made from these
+training.jsonl    the log of its training
 """
 
 from __future__ import annotations
