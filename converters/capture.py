@@ -1,21 +1,16 @@
-"""Programs as graphs: what every converter does before its own work starts."""
+"""What converters ask of a program before they lower it."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import logging
-import sys
-import warnings
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from edgevlm.errors import MissingDependency, UnsupportedError
-from edgevlm.interfaces import Program, Programs, Unsupported
+from edgevlm.capture import capture, quiet
+from edgevlm.errors import MissingDependency
+from edgevlm.interfaces import Programs, Unsupported
 
 if TYPE_CHECKING:
     import torch
-    from torch.export import ExportedProgram
 
 FP16_MAX = 65504.0
 
@@ -31,94 +26,6 @@ def require(package: str, *, extra: str) -> None:
     """Raises `MissingDependency` where a top-level package is not installed; imports nothing."""
     if importlib.util.find_spec(package) is None:
         raise MissingDependency(package, extra=extra)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps third-party chatter off stdout; logs and warnings below an error, and progress bars, out of sight."""
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    level, start_bar = logging.root.manager.disable, tqdm.__init__
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        tqdm.__init__ = _start_hidden(start_bar)  # converters have no switch for theirs
-        try:
-            yield
-        finally:
-            tqdm.__init__ = start_bar
-            logging.disable(level)
-
-
-def _start_hidden(start_bar: Callable[..., None]) -> Callable[..., None]:
-    def start(bar: object, *args: object, **options: object) -> None:
-        start_bar(bar, *args, **{**options, "disable": True})
-
-    return start
-
-
-def named(program: Program) -> torch.nn.Module:
-    """The program's module, taking keyword arguments and returning a dict, both by the names of its spec.
-
-    Converters name an artefact's tensors after these, so the file itself speaks the bundle's language.
-    """
-    import torch
-
-    inputs = [tensor.name for tensor in program.spec.inputs]
-    outputs = [tensor.name for tensor in program.spec.outputs]
-
-    class Named(torch.nn.Module):
-        def __init__(self, module: torch.nn.Module) -> None:
-            super().__init__()
-            self.module = module
-
-        def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-            answer = self.module(*(tensors[name] for name in inputs))
-            answers = answer if isinstance(answer, tuple) else (answer,)
-            return dict(zip(outputs, answers, strict=True))
-
-    return Named(program.module).eval()
-
-
-def examples(program: Program) -> dict[str, torch.Tensor]:
-    """The program's example inputs by name."""
-    return {spec.name: tensor for spec, tensor in zip(program.spec.inputs, program.example, strict=True)}
-
-
-def capture(program: Program) -> ExportedProgram:
-    """The program as a graph of ATen ops, with the names of its spec at both ends.
-
-    Raises:
-        UnsupportedError: torch.export cannot follow the module, mostly for control flow that depends on data.
-    """
-    import torch
-
-    try:
-        with plain_attention():
-            return torch.export.export(named(program), (), examples(program), strict=False)
-    except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise UnsupportedError(
-            f"{program.spec.name}: torch.export cannot capture it: {first_line}",
-            hint="a component is a fixed graph: no Python branch may depend on a tensor's values",
-        ) from error
-
-
-@contextlib.contextmanager
-def plain_attention() -> Iterator[None]:
-    """nn.MultiheadAttention as the ops it is made of.
-
-    In eval mode torch takes a fused fast path (SigLIP's pooling head does), an op that no target has.
-    """
-    import torch
-
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def fp16_overflows(programs: Programs) -> tuple[Unsupported, ...]:

@@ -10,13 +10,15 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from edgevlm.capture import capture, quiet
 from edgevlm.errors import UnsupportedError
 from edgevlm.interfaces import BundleFile, Program, Programs, Unsupported
 from edgevlm.recipe import Recipe
 from edgevlm.spec import TensorSpec
 
 from . import coreml_patches
-from .capture import capture, fp16_overflows, quiet, require
+from .capture import fp16_overflows, require
+from .coreml_weights import integer_weights_pass
 
 # https://apple.github.io/coremltools/mlmodel/Format/Model.html: the first systems to read a specification version.
 _SYSTEMS = {
@@ -66,6 +68,12 @@ def _lower(program: Program, recipe: Recipe, out_dir: Path) -> BundleFile:
 def _convert(program: Program, recipe: Recipe) -> Any:
     import coremltools as ct  # type: ignore[import-untyped]
 
+    passes = coreml_patches.sound_passes()
+    if recipe.quantises:
+        from .integers import baked
+
+        program, weights = baked(program)
+        passes.append_pass(integer_weights_pass(weights))
     exported = capture(program).run_decompositions({})  # coremltools takes the decomposed dialect only
     precision = (
         ct.precision.FLOAT32
@@ -80,12 +88,26 @@ def _convert(program: Program, recipe: Recipe) -> Any:
             # Without a dtype, a float16 program returns float16 where the system allows it.
             outputs=[ct.TensorType(name=tensor.name, dtype=_dtype(tensor)) for tensor in program.spec.outputs],
             compute_precision=precision,
-            pass_pipeline=coreml_patches.sound_passes(),
+            minimum_deployment_target=_least_system(recipe),
+            pass_pipeline=passes,
             skip_model_load=True,
         )
     except (NotImplementedError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise UnsupportedError(f"{program.spec.name}: coremltools cannot convert it: {first_line}") from error
+
+
+def _least_system(recipe: Recipe) -> Any:
+    """The first system whose ops hold what the recipe asks for; None leaves the choice to coremltools."""
+    import coremltools as ct
+
+    if recipe.weights.dtype == "int4":
+        return ct.target.iOS18  # constexpr_blockwise_shift_scale
+    if recipe.activations.ranges == "static":
+        return ct.target.iOS17  # quantize, dequantize
+    if recipe.quantises:
+        return ct.target.iOS16  # constexpr_affine_dequantize
+    return None
 
 
 def is_image(tensor: TensorSpec) -> bool:

@@ -9,10 +9,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevlm.capture import capture, examples, quiet
 from edgevlm.interfaces import BundleFile, Program, Programs, Unsupported
 from edgevlm.recipe import Recipe
 
-from .capture import capture, examples, fp16_overflows, quiet, require
+from .capture import fp16_overflows, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 FILE = "model.pte"
+_GROUP = 32
 
 
 class ExecuTorchConverter:
@@ -29,8 +31,24 @@ class ExecuTorchConverter:
     target = "executorch"
 
     def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
-        """Nothing in float32; in float16, what leaves its range on the component's example."""
-        return fp16_overflows(programs) if recipe.precision == "fp16" else ()
+        """Weights that XNNPACK has no kernel for; in float16, what leaves its range on the component's example."""
+        weights, ranges = recipe.weights, recipe.activations.ranges
+        if weights.dtype.startswith("palette"):
+            return (Unsupported("XNNPACK has no palettes", instead="--recipe int4-weights"),)
+        if recipe.quantises and ranges == "float":
+            return (
+                Unsupported(
+                    "XNNPACK has no kernel for integer weights beside float activations", instead="--recipe int8"
+                ),
+            )
+        if weights.dtype == "int4" and weights.group_size % _GROUP:
+            return (
+                Unsupported(
+                    f"XNNPACK's int4 groups are multiples of {_GROUP}, not {weights.group_size}",
+                    instead=f"weights: {{group_size: {_GROUP}}}",
+                ),
+            )
+        return fp16_overflows(programs) if _computes_in_fp16(recipe) else ()
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
         """Writes `model.pte`.
@@ -48,15 +66,26 @@ class ExecuTorchConverter:
         with (out_dir / FILE).open("wb") as file:
             lowered.write_to_file(file)  # in pieces: `lowered.buffer` would be a second copy of the weights
         requires = {"executorch": _version()}
-        if recipe.precision == "fp16":
+        if _computes_in_fp16(recipe):
             requires["cpu"] = "Armv8.2-A FP16 or x86-64 F16C"
         return (BundleFile(path=FILE, components=tuple(programs), requires=requires),)
 
 
+def _computes_in_fp16(recipe: Recipe) -> bool:
+    """XNNPACK's integer kernels take and give float32."""
+    return recipe.precision == "fp16" and not recipe.quantises
+
+
 def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
+    if recipe.quantises:
+        from .integers import with_dynamic_activations, with_int8_embeddings
+
+        program = with_int8_embeddings(program)
+        if recipe.activations.ranges == "dynamic":
+            program = with_dynamic_activations(program)
     # Only the ops in the table are replaced; every other one stays whole for the partitioner.
     exported: ExportedProgram = capture(program).run_decompositions(decompositions())
-    if recipe.precision == "fp16":
+    if _computes_in_fp16(recipe):
         from .half import to_half
 
         exported = to_half(exported, examples(program))

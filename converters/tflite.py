@@ -9,11 +9,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from edgevlm.capture import examples, named, plain_attention, quiet
 from edgevlm.errors import UnsupportedError
 from edgevlm.interfaces import BundleFile, Programs, Unsupported
 from edgevlm.recipe import Recipe
 
-from .capture import examples, named, plain_attention, quiet, require
+from .capture import require
 
 FILE = "model.tflite"
 
@@ -41,14 +42,31 @@ class TFLiteConverter:
         require("litert_torch", extra=self.target)
         os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # read once, when litert-torch is imported
         with quiet():
-            data = _convert(programs)
-            if recipe.precision == "fp16":
-                data = _halve_weights(data)
+            data = _lower(programs, recipe)
         (out_dir / FILE).write_bytes(data)
         return (BundleFile(path=FILE, components=tuple(programs), requires=_required_runtimes(data)),)
 
 
-def _convert(programs: Programs) -> bytes:
+def _lower(programs: Programs, recipe: Recipe) -> bytes:
+    if recipe.quantises:
+        return _lower_quantised(programs, recipe)
+    data = _convert(programs)
+    return _halve_weights(data) if recipe.precision == "fp16" else data
+
+
+def _lower_quantised(programs: Programs, recipe: Recipe) -> bytes:
+    from .integers import baked, requantising
+    from .tflite_weights import store_integers
+
+    static = recipe.activations.ranges == "static"
+    rewrite = requantising if static else baked
+    rewritten = {name: rewrite(program) for name, program in programs.items()}
+    data = _convert({name: program for name, (program, _) in rewritten.items()}, static=static)
+    weights = [weight for _, weights in rewritten.values() for weight in weights]
+    return store_integers(data, weights, dynamic=recipe.activations.ranges == "dynamic")
+
+
+def _convert(programs: Programs, *, static: bool = False) -> bytes:
     import litert_torch  # type: ignore[import-untyped]
 
     converter: Any = litert_torch.Converter()
@@ -56,10 +74,21 @@ def _convert(programs: Programs) -> bytes:
         converter = converter.signature(name, named(program), sample_kwargs=examples(program))
     try:
         with plain_attention():
-            return bytes(converter.convert().model_content())
+            return bytes(converter.convert(quant_config=_static_mode() if static else None).model_content())
     except Exception as error:
         first_line = str(error).strip().partition("\n")[0]
         raise UnsupportedError(f"{', '.join(programs)}: litert-torch cannot convert: {first_line}") from error
+
+
+def _static_mode() -> Any:
+    """Tells litert-torch to turn the graph's own quantize and dequantize ops into integer arithmetic.
+
+    It reads the mode off a quantizer; the quantizer itself is not asked.
+    """
+    from litert_torch.quantize import pt2e_quantizer, quant_config  # type: ignore[import-untyped]
+
+    settings = pt2e_quantizer.get_symmetric_quantization_config(is_per_channel=True, is_dynamic=False)
+    return quant_config.QuantConfig(pt2e_quantizer=pt2e_quantizer.PT2EQuantizer().set_global(settings))
 
 
 def _halve_weights(data: bytes) -> bytes:

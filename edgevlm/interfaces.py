@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgevlm.recipe import Recipe
 from edgevlm.spec import ComponentSpec
+from edgevlm.stored import StoredWeight
 
 if TYPE_CHECKING:
     import torch
@@ -79,12 +80,14 @@ class OpCount:
         count: Number of such ops in the component's graph.
         dtype: Element type that the op computes in, e.g. `fp16`.
         runs_on: `xnnpack`, `portable`, `evaluator`, ...
+        weights: Type that its weights are stored in where those are integers, e.g. `int8`; else empty.
     """
 
     kind: str
     count: int
     dtype: str
     runs_on: str
+    weights: str = ""
 
 
 class Converter(Protocol):
@@ -145,3 +148,6 @@ class Runtime(Protocol):
 
     def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
         """What each component of the shipped file consists of."""
+
+    def stored_weights(self, bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
+        """The integer weights of each component, read back from the shipped file."""

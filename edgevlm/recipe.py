@@ -1,15 +1,21 @@
 """How a model is compressed: a built-in name or a small strict YAML file.
 
-name: fp16
-precision: fp16
+name: int8-static
+precision: fp16                     # of what stays in floating point
+weights:
+  dtype: int8                       # float, int8, int4, palette-4 or palette-6
+  float_layers: ["encode_image/stem.*"]
+activations:
+  ranges: static                    # float, dynamic or static
+  smooth_quant: 0.5
 parity:
-  min_cosine: 0.9999
-  min_top1_agreement: 0.99
+  min_cosine: 0.97
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +23,8 @@ from edgevlm import schema
 from edgevlm.errors import RecipeError
 
 Precision = Literal["fp32", "fp16"]
+WeightType = Literal["float", "int8", "int4", "palette-4", "palette-6"]
+Ranges = Literal["float", "dynamic", "static"]
 
 
 @dataclass(frozen=True)
@@ -35,13 +43,85 @@ class ParityLimits:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """What becomes of the weights of matrix products, convolutions and token embeddings.
+
+    Layers are named by globs on `component/layer`, such as `encode_image/blocks.3.*`.
+
+    Attributes:
+        dtype: `int8` is symmetric, a scale per output channel; `int4` the same per group of input channels;
+            `palette-4` and `palette-6` are indices of 4 or 6 bits into a table of values, one table a weight.
+        group_size: Input channels that share a scale in `int4`.
+        int4_share: Share of the weights that become int4 in `int4`; the rest, those that it would hurt most, stay int8.
+        sparsity: Share of each weight that is set to zero, the smallest magnitudes first, 0..1.
+        float_layers: Layers that stay in the recipe's precision.
+    """
+
+    dtype: WeightType = "float"
+    group_size: int = 32
+    int4_share: float = 1.0
+    sparsity: float = 0.0
+    float_layers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What becomes of the inputs of int8 layers.
+
+    Attributes:
+        ranges: `float` leaves them; `dynamic` quantises each as it comes, where the target can (Core ML cannot, and
+            keeps them in floating point); `static` with ranges measured on calibration data.
+        smooth_quant: How much of the range of activations moves into the weights, 0..1 (SmoothQuant's alpha,
+            arXiv 2211.10438); None leaves it out. For `static`.
+        bias_correction: Whether biases make up for the mean shift of quantisation (arXiv 1906.04721). For `static`.
+    """
+
+    ranges: Ranges = "float"
+    smooth_quant: float | None = None
+    bias_correction: bool = False
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How much calibration data is taken, where any is needed.
+
+    Attributes:
+        samples: Pictures, and texts.
+        seed: Which ones: those that `random.Random(seed)` picks.
+    """
+
+    samples: int = 128
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A resolved recipe, as it is written into the manifest."""
+    """A resolved recipe, as it is written into the manifest.
+
+    Attributes:
+        name: What bundles are called after.
+        precision: Of what stays in floating point. `fp16` is float16 weights, and float16 arithmetic where the target
+            has it beside what the other sections ask for; XNNPACK computes in float32 between its int8 layers.
+        summary: One line for `edgevlm recipes`.
+        parity: What the artefact must keep.
+    """
 
     name: str
     precision: Precision
     summary: str
     parity: ParityLimits
+    weights: Weights = field(default_factory=Weights)
+    activations: Activations = field(default_factory=Activations)
+    calibration: Calibration = field(default_factory=Calibration)
+
+    @property
+    def quantises(self) -> bool:
+        """Whether weights become integers of NNCF's choice."""
+        return self.weights.dtype in ("int8", "int4")
+
+    @property
+    def needs_calibration(self) -> bool:
+        return self.activations.ranges == "static"
 
 
 BUILTIN: dict[str, Recipe] = {
@@ -58,6 +138,66 @@ BUILTIN: dict[str, Recipe] = {
             precision="fp16",
             summary="float16 weights; float16 arithmetic where the target has it",
             parity=ParityLimits(min_cosine=0.9999, min_top1_agreement=0.99),
+        ),
+        Recipe(
+            name="int8",
+            precision="fp16",
+            summary="int8 weights and, where the target has them, activations quantised as they come: the best default",
+            parity=ParityLimits(min_cosine=0.99, min_top1_agreement=0.95),
+            weights=Weights(dtype="int8"),
+            activations=Activations(ranges="dynamic"),
+        ),
+        Recipe(
+            name="int8-static",
+            precision="fp16",
+            summary="int8 weights and activations, their ranges fixed by calibration data",
+            parity=ParityLimits(min_cosine=0.97, min_top1_agreement=0.9),
+            weights=Weights(dtype="int8"),
+            activations=Activations(ranges="static", bias_correction=True),
+        ),
+        Recipe(
+            name="int8-weights",
+            precision="fp16",
+            summary="int8 weights that are widened before use: a quarter of the size, the speed of float",
+            parity=ParityLimits(min_cosine=0.99, min_top1_agreement=0.95),
+            weights=Weights(dtype="int8"),
+        ),
+        Recipe(
+            name="int4-weights",
+            precision="fp16",
+            summary="int4 weights in groups of 32, int8 where a layer cannot be grouped",
+            parity=ParityLimits(min_cosine=0.95, min_top1_agreement=0.85),
+            weights=Weights(dtype="int4"),
+            activations=Activations(ranges="dynamic"),
+        ),
+        Recipe(
+            name="prune-50",
+            precision="fp16",
+            summary="half of each weight zero: smaller in a Core ML package and in any compressed download",
+            parity=ParityLimits(min_cosine=0.9, min_top1_agreement=0.8),
+            weights=Weights(sparsity=0.5),
+        ),
+        Recipe(
+            name="prune-50-int8",
+            precision="fp16",
+            summary="half of each weight zero, the rest int8",
+            parity=ParityLimits(min_cosine=0.9, min_top1_agreement=0.8),
+            weights=Weights(dtype="int8", sparsity=0.5),
+            activations=Activations(ranges="dynamic"),
+        ),
+        Recipe(
+            name="palette-6",
+            precision="fp16",
+            summary="weights as 6-bit indices into tables of 64 values (Core ML)",
+            parity=ParityLimits(min_cosine=0.98, min_top1_agreement=0.9),
+            weights=Weights(dtype="palette-6"),
+        ),
+        Recipe(
+            name="palette-4",
+            precision="fp16",
+            summary="weights as 4-bit indices into tables of 16 values (Core ML)",
+            parity=ParityLimits(min_cosine=0.9, min_top1_agreement=0.8),
+            weights=Weights(dtype="palette-4"),
         ),
     )
 }
@@ -87,10 +227,51 @@ def _read(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
     data = schema.read_yaml(text, where=str(path), error=RecipeError)
-    base = BUILTIN.get(str(data.get("precision")), BUILTIN["fp32"])
-    defaults = {"name": path.stem, "summary": "", "parity": schema.write(base.parity)}
+    defaults = {"name": path.stem, "summary": "", "parity": {}}
     recipe = schema.read(Recipe, defaults | data, where=str(path), error=RecipeError)
-    for key, limit in schema.write(recipe.parity).items():
-        if limit is not None and not 0 <= limit <= 1:
-            raise RecipeError(f"{path}: parity.{key}: expected a number from 0 to 1, got {limit!r}")
-    return recipe
+    for what, fine in _demands(recipe):
+        if not fine:
+            raise RecipeError(f"{path}: {what}")
+    return recipe if "parity" in data else replace(recipe, parity=_usual_limits(recipe))
+
+
+def _demands(recipe: Recipe) -> Iterator[tuple[str, bool]]:
+    """What has to hold, in words, and whether it does."""
+    weights, activations = recipe.weights, recipe.activations
+    shares = {f"parity.{key}": limit for key, limit in schema.write(recipe.parity).items()}
+    shares |= {f"weights.{key}": getattr(weights, key) for key in ("int4_share", "sparsity")}
+    shares["activations.smooth_quant"] = activations.smooth_quant
+    for key, share in shares.items():
+        yield f"{key}: expected a number from 0 to 1, got {share!r}", share is None or 0 <= share <= 1
+    for key, count in (("weights.group_size", weights.group_size), ("calibration.samples", recipe.calibration.samples)):
+        yield f"{key}: expected 1 or more, got {count}", count >= 1
+    yield "weights.sparsity: expected less than 1: nothing would be left", weights.sparsity < 1
+    yield (
+        f"weights.sparsity goes with float or int8 weights, got {weights.dtype}",
+        weights.sparsity == 0 or weights.dtype in ("float", "int8"),
+    )
+    yield (
+        f"activations.ranges: {activations.ranges} needs integer weights, got weights.dtype: {weights.dtype}",
+        activations.ranges == "float" or recipe.quantises,
+    )
+    static = activations.ranges == "static"
+    yield "activations.ranges: static needs weights.dtype: int8, got int4", not static or weights.dtype == "int8"
+    for key in ("smooth_quant", "bias_correction"):
+        yield (
+            f"activations.{key} needs activations.ranges: static, got {activations.ranges}",
+            static or not getattr(activations, key),
+        )
+
+
+def _usual_limits(recipe: Recipe) -> ParityLimits:
+    """Those of the built-in recipe that is most like it."""
+
+    def likeness(other: Recipe) -> tuple[bool, ...]:
+        return (
+            other.weights.dtype == recipe.weights.dtype,
+            (other.weights.sparsity > 0) == (recipe.weights.sparsity > 0),
+            other.activations.ranges == recipe.activations.ranges,
+            other.precision == recipe.precision,
+        )
+
+    return max(BUILTIN.values(), key=likeness).parity

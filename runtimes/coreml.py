@@ -21,6 +21,7 @@ from edgevlm.boundary import find_component, validate_inputs
 from edgevlm.errors import BundleError, MissingDependency
 from edgevlm.interfaces import Array, Closing, OpCount
 from edgevlm.spec import ComponentSpec
+from edgevlm.stored import StoredWeight
 
 if TYPE_CHECKING:
     from edgevlm.bundle import Bundle
@@ -75,6 +76,22 @@ class CoreMLRuntime:
 
         return {
             name: count_ops(read_function(bundle.path / component.file))
+            for name, component in bundle.components.items()
+        }
+
+    def stored_weights(self, bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
+        """The integer weights of each component, read from its package.
+
+        Raises:
+            BundleError: a package is damaged.
+            MissingDependency: coremltools is not installed.
+        """
+        _require("coremltools")
+        from edgevlm.runtimes.mlprogram.package import read_function
+        from edgevlm.runtimes.mlprogram.stored import stored_weights
+
+        return {
+            name: stored_weights(read_function(bundle.path / component.file))
             for name, component in bundle.components.items()
         }
 

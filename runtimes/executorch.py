@@ -7,10 +7,8 @@ compiler (354 MB). Reading a file's ops for `inspect` does import that.
 from __future__ import annotations
 
 import importlib
-import re
 import weakref
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +18,15 @@ from numpy.typing import NDArray
 from edgevlm.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
 from edgevlm.interfaces import Array, Closing, OpCount
+from edgevlm.runtimes.executorch_file import Method, count_ops, read_methods, stored_weights
 from edgevlm.spec import ComponentSpec
+from edgevlm.stored import StoredWeight
 
 if TYPE_CHECKING:
     from edgevlm.bundle import Bundle
 
 # executorch/runtime/core/portable_type/scalar_type.h
 _SCALAR_TYPES = {"int32": 3, "float32": 6}
-_DTYPES = {"FLOAT": "fp32", "HALF": "fp16", "INT": "int32", "LONG": "int64"}
 
 # Sessions that hold a loaded method. Their delegates keep a pointer to the process's one thread pool, so a pool of
 # another size may only be made while there are none: the process would abort.
@@ -71,12 +70,16 @@ class ExecuTorchRuntime:
             BundleError: the file is damaged.
             MissingDependency: executorch or torch is not installed.
         """
-        bindings = _bindings()
-        plans: dict[tuple[str, str], tuple[Any, list[bytes]]] = {}
-        for file in {component.file for component in bundle.components.values()}:
-            _load(bindings, bundle.path / file)
-            plans |= {(file, name): plan for name, plan in _read_plans(bundle.path / file).items()}
-        return {name: _count_ops(*plans[component.file, name]) for name, component in bundle.components.items()}
+        return {name: count_ops(method) for name, method in _read_methods(bundle).items()}
+
+    def stored_weights(self, bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
+        """The integer weights of each component: in XNNPACK's delegates, and in int8 token embeddings beside them.
+
+        Raises:
+            BundleError: the file is damaged.
+            MissingDependency: executorch or torch is not installed.
+        """
+        return {name: tuple(stored_weights(method)) for name, method in _read_methods(bundle).items()}
 
 
 class ExecuTorchSession(Closing):
@@ -131,13 +134,25 @@ class ExecuTorchSession(Closing):
         return self._methods[component]
 
 
+def _read_methods(bundle: Bundle) -> dict[str, Method]:
+    """What the file holds of each component, once the runtime has checked it."""
+    bindings = _bindings()
+    methods: dict[str, dict[str, Method]] = {}
+    for file in {component.file for component in bundle.components.values()}:
+        _load(bindings, bundle.path / file)
+        methods[file] = read_methods(bundle.path / file)
+    return {name: methods[component.file][name] for name, component in bundle.components.items()}
+
+
 def _bindings() -> Any:
     for package in ("torch", "executorch"):
         try:
             importlib.import_module(package)  # the bindings find torch's libraries only once torch is loaded
         except ImportError:
             raise MissingDependency(package, extra="executorch") from None
-    return importlib.import_module("executorch.extension.pybindings._portable_lib")
+    bindings = importlib.import_module("executorch.extension.pybindings._portable_lib")
+    importlib.import_module("executorch.kernels.quantized")  # registers the lookup in int8 token embeddings
+    return bindings
 
 
 def _set_threads(bindings: Any, threads: int) -> None:
@@ -188,67 +203,3 @@ def _check_boundary(program: Any, spec: ComponentSpec, path: Path) -> None:
             expected = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
             got = ", ".join(f"scalar type {dtype} {list(shape)}" for dtype, shape in found)
             raise BundleError(f"{path}: {spec.name}: expected the {kind}s {expected}, got {got}")
-
-
-def _read_plans(path: Path) -> dict[str, tuple[Any, list[bytes]]]:
-    """Method name -> its execution plan and the payloads of its delegates."""
-    from executorch.exir._serialize._program import deserialize_pte_binary  # type: ignore[import-untyped]
-
-    program = deserialize_pte_binary(path.read_bytes()).program
-    return {
-        plan.name: (plan, [program.backend_delegate_data[each.processed.index].data for each in plan.delegates])
-        for plan in program.execution_plan
-    }
-
-
-def _count_ops(plan: Any, payloads: list[bytes]) -> tuple[OpCount, ...]:
-    rows: Counter[tuple[str, str, str]] = Counter()
-    for chain in plan.chains:
-        for instruction in chain.instructions:
-            call = instruction.instr_args
-            if type(call).__name__ == "KernelCall":
-                operator = plan.operators[call.op_index]
-                rows[operator.name, _kernel_dtype(plan, call), "portable"] += 1
-            elif type(call).__name__ == "DelegateCall":
-                backend = plan.delegates[call.delegate_index].id
-                if backend != "XnnpackBackend":
-                    rows[backend, "unknown", backend] += 1
-                else:
-                    rows.update((kind, dtype, "xnnpack") for kind, dtype in _xnnpack_ops(payloads[call.delegate_index]))
-    return tuple(OpCount(kind, count, dtype, place) for (kind, dtype, place), count in sorted(rows.items()))
-
-
-def _kernel_dtype(plan: Any, call: Any) -> str:
-    """The type of what a kernel writes: its last tensor; of the first one where it answers yes or no."""
-    values = [plan.values[index].val for index in call.args]
-    types = [value.scalar_type.name for value in values if type(value).__name__ == "Tensor"]
-    written = types[-1] if types and types[-1] != "BOOL" else next(iter(types), "UNKNOWN")
-    return _DTYPES.get(written, written.lower())
-
-
-def _xnnpack_ops(payload: bytes) -> Iterator[tuple[str, str]]:
-    """Kind and result type of each node in a delegate, read with XNNPACK's own schema."""
-    import json
-    import tempfile
-
-    from executorch.backends.xnnpack.serialization import (  # type: ignore[import-untyped]
-        xnnpack_graph_serialize as xnnpack,
-    )
-    from executorch.exir._serialize._flatbuffer import _flatc_decompile  # type: ignore[import-untyped]
-
-    header = xnnpack.XNNHeader.from_bytes(payload[: xnnpack.XNNHeader.EXPECTED_LENGTH])
-    graph = payload[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size]
-    with tempfile.TemporaryDirectory() as folder:
-        schema, binary = Path(folder, "schema.fbs"), Path(folder, "graph.bin")
-        schema.write_bytes(xnnpack._get_schema_bytes())
-        binary.write_bytes(graph)
-        _flatc_decompile(folder, str(schema), str(binary), ["--raw-binary"])
-        text = Path(folder, "graph.json").read_text(encoding="utf-8")
-    # flatc writes infinity, which a ReLU has as its upper bound, in C's spelling.
-    nodes = json.loads(re.sub(r"(?<=: )(-?)inf\b", r"\1Infinity", text))
-    types = {}
-    for value in nodes["xvalues"]:
-        tensor = value["xvalue_union"].get("tensor_value", value["xvalue_union"])
-        types[tensor["id_out"]] = tensor["datatype"].removeprefix("xnn_datatype_")
-    for node in nodes["xnodes"]:
-        yield node["xnode_union_type"].removeprefix("XNN"), types.get(node["xnode_union"]["output_id"], "unknown")

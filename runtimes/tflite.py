@@ -19,6 +19,7 @@ from edgevlm.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.errors import BundleError, MissingDependency, TensorError
 from edgevlm.interfaces import Array, Closing, OpCount
 from edgevlm.spec import ComponentSpec
+from edgevlm.stored import StoredWeight
 
 if TYPE_CHECKING:
     from edgevlm.bundle import Bundle
@@ -63,6 +64,22 @@ class TFLiteRuntime:
             name: _count_ops(_operators(bundle.path / component.file, component.spec))
             for name, component in bundle.components.items()
         }
+
+    def stored_weights(self, bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
+        """The integer weights of each component, read from the file.
+
+        Raises:
+            BundleError: the file is damaged.
+            MissingDependency: ai-edge-litert is not installed.
+        """
+        found: dict[str, dict[str, tuple[StoredWeight, ...]]] = {}
+        for file in {component.file for component in bundle.components.values()}:
+            _load(bundle.path / file, None)
+            _require_schema()
+            from edgevlm.runtimes.tflite_weights import stored_weights
+
+            found[file] = stored_weights(bundle.path / file)
+        return {name: found[component.file][name] for name, component in bundle.components.items()}
 
 
 class TFLiteSession(Closing):
@@ -136,6 +153,13 @@ def _signature(interpreter: Any, spec: ComponentSpec, path: Path) -> Any:
     return runner
 
 
+def _require_schema() -> Any:
+    try:
+        return importlib.import_module("ai_edge_litert.schema_py_generated")
+    except ImportError:
+        raise MissingDependency("ai-edge-litert", extra="tflite-runtime") from None
+
+
 def _operators(path: Path, spec: ComponentSpec) -> list[dict[str, Any]]:
     """The interpreter's own account of a component's ops after delegation.
 
@@ -143,10 +167,7 @@ def _operators(path: Path, spec: ComponentSpec) -> list[dict[str, Any]]:
     pointed, in memory, at the component's.
     """
     _signature(_load(path, None), spec, path)
-    try:
-        from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]
-    except ImportError:
-        raise MissingDependency("ai-edge-litert", extra="tflite-runtime") from None
+    schema = _require_schema()
     data = bytearray(path.read_bytes())
     model = schema.Model.GetRootAs(data)
     signatures = (model.SignatureDefs(index) for index in range(model.SignatureDefsLength()))

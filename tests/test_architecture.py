@@ -12,9 +12,21 @@ ROOT = Path(__file__).parent.parent
 # Each layer may import its own and those before it.
 LAYERS = (
     {"errors", "spec", "schema", "interrupts", "locking"},
-    {"recipe", "bundle", "cache", "interfaces", "boundary", "preprocessing", "tokenizing", "labels", "memory"},
+    {
+        "recipe",
+        "stored",
+        "bundle",
+        "cache",
+        "interfaces",
+        "capture",
+        "boundary",
+        "preprocessing",
+        "tokenizing",
+        "labels",
+        "memory",
+    },
     {"registry", "bundle_model", "parity"},
-    {"models", "data", "distillation", "enrichment", "evaluation"},
+    {"models", "data", "distillation", "enrichment", "evaluation", "compression"},
     {"golden", "pipeline", "api", "report"},
     {"commands", "cli", "__main__"},
 )

@@ -16,7 +16,7 @@ import towers
 from torch import Tensor, nn
 
 from edgevlm import registry
-from edgevlm.converters import capture
+from edgevlm import capture
 from edgevlm.errors import MissingDependency, UnsupportedError
 from edgevlm.interfaces import Program
 from edgevlm.recipe import BUILTIN

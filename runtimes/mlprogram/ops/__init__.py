@@ -7,6 +7,7 @@ from edgevlm.runtimes.mlprogram.ops import (
     indexing,
     linear,
     normalisation,
+    quantisation,
     reduction,
     shape,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "indexing",
     "linear",
     "normalisation",
+    "quantisation",
     "reduction",
     "shape",
 ]

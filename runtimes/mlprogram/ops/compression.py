@@ -7,19 +7,15 @@ import math
 import torch
 
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME, DType, decode
+from edgevlm.runtimes.mlprogram.ops.quantisation import along
 from edgevlm.runtimes.mlprogram.ops.registry import Ints, Tensor, op
-
-
-def _along(parameter: Tensor, axis: int, rank: int) -> Tensor:
-    """A scalar as it is; a vector shaped to broadcast along one axis."""
-    return parameter if parameter.ndim == 0 else parameter.reshape([-1 if i == axis % rank else 1 for i in range(rank)])
 
 
 @op("constexpr_affine_dequantize")
 def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int) -> Tensor:
     rank = quantized_data.ndim
-    shifted = quantized_data.float() - _along(zero_point.float(), axis, rank)
-    return shifted * _along(scale, axis, rank)
+    shifted = quantized_data.float() - along(zero_point.float(), axis, rank)
+    return shifted * along(scale, axis, rank)
 
 
 def _per_element(parameter: Tensor, sizes: torch.Size) -> Tensor:

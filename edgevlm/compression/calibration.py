@@ -1,0 +1,141 @@
+"""Calibration data: pictures and texts like those that the model will meet, to measure ranges on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from edgevlm.data.dataset import Dataset, Example
+from edgevlm.data.files import PictureFiles
+from edgevlm.data.folders import SUFFIXES, class_folders
+from edgevlm.data.sources import open_data
+from edgevlm.data.subsets import limit
+from edgevlm.errors import DataError
+from edgevlm.interfaces import Programs, Progress
+from edgevlm.labels import PLAIN
+from edgevlm.preprocessing import preprocess
+from edgevlm.recipe import Calibration
+from edgevlm.spec import ImagePreprocessing
+from edgevlm.tokenizing import Tokenizer
+
+LEAST = 16
+"""Samples below which a measured range says nothing about the pictures to come."""
+
+
+@dataclass(frozen=True)
+class CalibrationSource:
+    """Where calibration data is.
+
+    Attributes:
+        data: What `edgevlm.data.sources.open_data` takes, or a folder of loose pictures.
+        texts: A file with a text a line; None takes the data's captions, or its labels.
+        images: Folder of the pictures that a captions file names.
+    """
+
+    data: str
+    texts: Path | None = None
+    images: Path | None = None
+
+
+class CalibrationData:
+    """The chosen pictures and texts of a source.
+
+    Attributes:
+        pictures: Those that were chosen, unread.
+        texts: Those that were chosen; empty where the source has none.
+
+    Args:
+        source: Where they are.
+        wanted: How many, and which.
+
+    Raises:
+        DataError: there are fewer than wanted, all of one class, or the source is not readable.
+    """
+
+    def __init__(self, source: CalibrationSource, wanted: Calibration) -> None:
+        whole = _open(source)
+        _refuse_few(source.data, "pictures", len(whole), wanted.samples)
+        self.source = source
+        self.pictures = limit(whole, wanted.samples, wanted.seed)
+        _refuse_one_class(self.pictures)
+        self.texts = _choose_texts(self.pictures, source, wanted)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what was chosen."""
+        return self.pictures.fingerprint
+
+    def check(self, programs: Programs) -> None:
+        """Raises DataError where a program takes texts and there are none, before anything is read."""
+        if "encode_text" in programs and not self.texts:
+            raise DataError(
+                f"{self.source.data}: has neither captions nor labels to calibrate encode_text with",
+                hint="give --calibration-texts FILE, a text a line, or leave the text tower out with --image-only",
+            )
+
+    def inputs(
+        self, programs: Programs, image: ImagePreprocessing, tokenizer: Tokenizer | None, progress: Progress
+    ) -> Mapping[str, list[torch.Tensor]]:
+        """What each program is calibrated with: its one input, prepared as the model prepares it, a tensor a sample.
+
+        Raises:
+            ImageError: a picture cannot be read.
+        """
+        prepared: dict[str, list[torch.Tensor]] = {}
+        if "encode_image" in programs or "classify" in programs:
+            pixels = []
+            for index in range(len(self.pictures)):
+                progress("reading calibration pictures", index / len(self.pictures))
+                pixels.append(torch.from_numpy(preprocess(self.pictures.picture(index), image)))
+            prepared |= {name: pixels for name in ("encode_image", "classify") if name in programs}
+        if "encode_text" in programs and tokenizer is not None:
+            prepared["encode_text"] = list(torch.from_numpy(tokenizer.encode(self.texts)).split(1))
+        return prepared
+
+
+def _open(source: CalibrationSource) -> Dataset:
+    root = Path(source.data)
+    if root.is_dir() and not class_folders(root):
+        loose = sorted(path.name for path in root.iterdir() if path.name.lower().endswith(SUFFIXES))
+        if loose:
+            return PictureFiles(source.data, "pictures", root, [Example(name) for name in loose], ())
+    return open_data(source.data, images=source.images)
+
+
+def _refuse_few(name: str, what: str, count: int, wanted: int) -> None:
+    if count < max(LEAST, wanted):
+        fewer = f"ask for fewer in a recipe file, calibration: {{samples: {count}}}, or " if count >= LEAST else ""
+        raise DataError(
+            f"{name}: expected {max(LEAST, wanted)} {what} to calibrate with, got {count}", hint=f"{fewer}add {what}"
+        )
+
+
+def _refuse_one_class(pictures: Dataset) -> None:
+    if len(pictures.labels) == 0:
+        return
+    found = {pictures.example(index).label for index in range(len(pictures))}
+    if len(found) == 1:
+        (label,) = found
+        name = "no class" if label is None else repr(pictures.labels[label])
+        raise DataError(
+            f"{pictures.name}: expected pictures of several classes to calibrate with, all are of {name}",
+            hint="ranges that were measured on one class do not hold for others",
+        )
+
+
+def _choose_texts(pictures: Dataset, source: CalibrationSource, wanted: Calibration) -> tuple[str, ...]:
+    if source.texts is None:
+        examples = [pictures.example(index) for index in range(len(pictures))]
+        said = dict.fromkeys(caption for example in examples for caption in example.captions)
+        return tuple(said)[: wanted.samples] or tuple(PLAIN.format(label) for label in pictures.labels)
+    try:
+        lines = source.texts.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{source.texts}: cannot be read: {error}") from error
+    texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    _refuse_few(str(source.texts), "texts", len(texts), wanted.samples)
+    return tuple(random.Random(f"texts/{wanted.seed}").sample(texts, wanted.samples))

@@ -1,0 +1,218 @@
+"""Quantises programs with NNCF: one set of decisions, which every target's converter then carries.
+
+A quantised program is the graph of the float one in which each decided weight is int8 behind a `dequantize_per_channel`
+(int4: `dequantize_per_channel_group`) and, with static ranges, each input and output of such a layer passes through a
+`quantize_per_tensor` and a `dequantize_per_tensor`, all of `torch.ops.quantized_decomposed`. In torch it computes what
+the artefact will.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import nncf
+import torch
+from nncf.experimental.torch.fx import quantize_pt2e
+from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from edgevlm.capture import plain_attention, quiet
+from edgevlm.compression.annotation import Annotator
+from edgevlm.compression.folding import fold_layer_norms, fold_output_scales, parameter
+from edgevlm.errors import RecipeError
+from edgevlm.interfaces import Program
+from edgevlm.recipe import Recipe
+from edgevlm.stored import StoredWeight
+
+_aten = torch.ops.aten
+_PRODUCTS = (_aten.linear.default, _aten.conv2d.default)
+_EMBEDDING = _aten.embedding.default
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight that can be quantised.
+
+    Attributes:
+        name: The module's path in the program, such as `blocks.3.mlp.0`.
+        node: Name of the graph's node that reads it.
+        kind: `linear`, `conv2d`, `depthwise` (a convolution of one input channel a group) or `embedding`.
+        shape: Of the weight.
+    """
+
+    name: str
+    node: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+def layers(graph: GraphModule) -> tuple[Layer, ...]:
+    """Every weight of a graph that a matrix product, a convolution or an embedding reads as it is."""
+    found = []
+    for node in graph.graph.nodes:
+        if node.op != "call_function" or node.target not in (*_PRODUCTS, _EMBEDDING):
+            continue
+        weight = _weight_of(node)
+        if weight.op == "get_attr":
+            shape = tuple(parameter(graph, weight).shape)
+            name = str(weight.target).removesuffix(".weight")
+            found.append(Layer(name, node.name, _kind(node, shape), shape))
+    return tuple(found)
+
+
+def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tuple[Program, tuple[StoredWeight, ...]]:
+    """The program with NNCF's integers in place of its weights, and what was decided.
+
+    Args:
+        program: In float32; its module is left as it is.
+        recipe: One whose weights are `int8` or `int4`.
+        samples: Inputs to measure ranges on; may be empty where `recipe.needs_calibration` is not set.
+
+    Raises:
+        RecipeError: no layer is left to quantise.
+    """
+    nncf.set_log_level(40)  # errors only
+    with quiet(), torch.no_grad(), plain_attention():
+        graph = _export(program.module, program.example)
+        fold_layer_norms(graph)
+        fold_output_scales(graph)
+        graph = _export(graph, program.example)  # anew, for what folding added has no recorded shape
+        chosen = _choose(graph, program.spec.name, recipe)
+        if not chosen:
+            raise RecipeError(
+                f"recipe {recipe.name}: {program.spec.name} has no layer left to quantise",
+                hint="narrow weights.float_layers",
+            )
+        graph = _quantise_graph(graph, chosen, recipe, list(samples) or [program.example[0]])
+    decided = _read_decisions(graph, chosen)
+    return replace(program, module=graph), decided
+
+
+def refuse_unknown_layers(programs: Mapping[str, Program], recipe: Recipe) -> None:
+    """Raises RecipeError for a `float_layers` pattern that names nothing, before the long work starts."""
+    if not recipe.weights.float_layers:
+        return
+    names = [
+        f"{component}/{layer.name}"
+        for component, program in programs.items()
+        for layer in layers(_export(program.module, program.example))
+    ]
+    for pattern in recipe.weights.float_layers:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise RecipeError(
+                f"recipe {recipe.name}: weights.float_layers: {pattern!r} names no layer: expected globs on names "
+                f"such as {', '.join(names[:3])}",
+                hint="edgevlm tune lists the layers with what each costs",
+            )
+
+
+def _export(module: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
+    graph: GraphModule = torch.export.export(module, example, strict=False).module(check_guards=False)
+    return graph
+
+
+def _choose(graph: GraphModule, component: str, recipe: Recipe) -> tuple[Layer, ...]:
+    """What becomes integers. XNNPACK has no depthwise convolution whose input is quantised as it comes, and these
+    weights are few: they stay as they are unless their inputs' ranges are fixed, or stay in float."""
+    patterns = recipe.weights.float_layers
+    return tuple(
+        layer
+        for layer in layers(graph)
+        if not any(fnmatchcase(f"{component}/{layer.name}", pattern) for pattern in patterns)
+        and not (layer.kind == "depthwise" and recipe.activations.ranges == "dynamic")
+    )
+
+
+def _quantise_graph(
+    graph: GraphModule, chosen: Collection[Layer], recipe: Recipe, samples: list[Tensor]
+) -> GraphModule:
+    activations = recipe.activations
+    smooth = activations.smooth_quant
+    quantised: GraphModule = quantize_pt2e(
+        graph,
+        Annotator([each.node for each in chosen if each.kind != "embedding"], static=activations.ranges == "static"),
+        nncf.Dataset(samples),
+        subset_size=len(samples),
+        fast_bias_correction=True if activations.bias_correction else None,
+        smooth_quant=smooth is not None,
+        smooth_quant_params=AdvancedSmoothQuantParameters(matmul=smooth) if smooth is not None else None,
+        fold_quantize=True,
+    )
+    for layer in chosen:
+        if layer.kind == "embedding":
+            _quantise_embedding(quantised, layer)
+    quantised.graph.eliminate_dead_code()
+    quantised.recompile()
+    return quantised
+
+
+def _quantise_embedding(graph: GraphModule, layer: Layer) -> None:
+    """A token embedding, a scale a token.
+
+    NNCF has a scale per column for an embedding, which no target's kernel takes, and one per row for a product: it
+    decides on the table as the weight of a product.
+    """
+    (node,) = (each for each in graph.graph.nodes if each.name == layer.node)
+    table = parameter(graph, node.args[0])
+    product = nn.Linear(table.shape[1], table.shape[0], bias=False).requires_grad_(False)
+    product.weight = nn.Parameter(table, requires_grad=False)
+    example = torch.zeros(1, table.shape[1])
+    alone = _export(product.eval(), (example,))
+    (only,) = layers(alone)
+    decided = quantize_pt2e(
+        alone, Annotator([only.node], static=False), nncf.Dataset([example]), subset_size=1, fast_bias_correction=None
+    )
+    (source,) = decided.graph.find_nodes(
+        op="call_function", target=torch.ops.quantized_decomposed.dequantize_per_channel.default
+    )
+    tensors = [parameter(decided, each) for each in source.args[:3]]
+    names = [f"{layer.name}_{part}".replace(".", "_") for part in ("integers", "scale", "zero_point")]
+    for name, tensor in zip(names, tensors, strict=True):
+        graph.register_buffer(name, tensor)
+    with graph.graph.inserting_before(node):
+        read = [graph.graph.get_attr(name) for name in names]
+        wide = graph.graph.call_function(source.target, (*read, *source.args[3:]))
+    node.update_arg(0, wide)
+
+
+def _read_decisions(graph: GraphModule, chosen: Collection[Layer]) -> tuple[StoredWeight, ...]:
+    """What the quantised graph says of each chosen layer.
+
+    Raises:
+        RecipeError: NNCF left a layer in float.
+    """
+    nodes = {node.name: node for node in graph.graph.nodes}
+    decided = {}
+    for layer in chosen:
+        wide = _weight_of(nodes[layer.node])
+        if "dequantize_per_channel" not in str(wide.target):
+            raise RecipeError(f"NNCF left {layer.name} in floating point", hint="name it in weights.float_layers")
+        integers, scale, zero_point = (parameter(graph, each).cpu().numpy() for each in wide.args[:3])
+        rows = len(integers)
+        decided[layer.name] = StoredWeight(
+            layer=layer.name,
+            bits=8,
+            values=integers,
+            scale=scale.astype("float32").reshape(rows, -1),
+            zero_point=zero_point.astype("int32").reshape(rows, -1),
+        )
+    return tuple(decided.values())
+
+
+def _weight_of(node: Node) -> Node:
+    weight = node.args[0] if node.target is _EMBEDDING else node.args[1]
+    if not isinstance(weight, Node):
+        raise TypeError(f"{node.name}: expected a weight, got {weight!r}")
+    return weight
+
+
+def _kind(node: Node, shape: tuple[int, ...]) -> str:
+    if node.target is _EMBEDDING:
+        return "embedding"
+    if node.target is _aten.linear.default:
+        return "linear"
+    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    return "depthwise" if groups != 1 and shape[1] == 1 else "conv2d"

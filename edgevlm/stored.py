@@ -1,0 +1,106 @@
+"""Weights as a file stores them: integers and scales, as they were decided and as they are read back.
+
+A symmetric weight stands for `scale * (value - zero_point)`, the zero point being 0. Its layout here is PyTorch's,
+whatever a file's own is: [out, in] for matrix products, [out, in, height, width] for convolutions and [tokens, dim] for
+token embeddings, with a scale for each first index, or for each group of `in / groups` second indices of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+ScaleType = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """One weight as integers.
+
+    Attributes:
+        layer: Name of the layer in the model, or of the tensor in the file.
+        bits: 8 or 4; values are -127..127 or -8..7.
+        values: int8, in PyTorch's layout.
+        scale: float32 [out, groups]; one group where there is a scale per output channel.
+        zero_point: int32 [out, groups].
+        scale_type: What the file stores the scale as.
+    """
+
+    layer: str
+    bits: int
+    values: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    zero_point: NDArray[np.int32]
+    scale_type: ScaleType = "float32"
+
+    def rounded(self, scale_type: ScaleType) -> StoredWeight:
+        """The same with its scale rounded, to nearest even, to what a file's format stores."""
+        return replace(self, scale=_round(self.scale, scale_type), scale_type=scale_type)
+
+    def digest(self) -> str:
+        """A hash of the integers, scales and zero points; not of the name."""
+        digest = hashlib.sha256(f"{self.bits} {self.values.shape} {self.scale.shape} {self.scale_type}".encode())
+        for part, dtype in ((self.values, np.int8), (self.scale, np.float32), (self.zero_point, np.int32)):
+            digest.update(np.ascontiguousarray(part, dtype))
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class WeightProof:
+    """The weights of one component that were decided, against those that its shipped file holds.
+
+    Attributes:
+        component: Which.
+        bits: How many weights of each width were decided, e.g. `{"8": 21}`.
+        scale_type: What the file stores their scales as.
+        identical: How many are in the file with the same integers, scales and zero points.
+        lost: Layers of the others.
+        digests: Of the decided weights, in the order of their layers' names, for `edgevlm verify`.
+    """
+
+    component: str
+    bits: dict[str, int]
+    scale_type: str
+    identical: int
+    lost: tuple[str, ...]
+    digests: tuple[str, ...]
+
+    @property
+    def decided(self) -> int:
+        return len(self.digests)
+
+
+def prove(component: str, decided: Sequence[StoredWeight], found: Sequence[StoredWeight]) -> WeightProof:
+    """Compares weight by weight; the scales as the file's format stores them."""
+    scale_type = found[0].scale_type if found else "float32"
+    expected = {weight.layer: weight.rounded(scale_type).digest() for weight in decided}
+    there = Counter(weight.digest() for weight in found)
+    lost = []
+    for layer, digest in expected.items():
+        if there[digest]:
+            there[digest] -= 1
+        else:
+            lost.append(layer)
+    return WeightProof(
+        component=component,
+        bits={str(bits): count for bits, count in sorted(Counter(weight.bits for weight in decided).items())},
+        scale_type=scale_type,
+        identical=len(expected) - len(lost),
+        lost=tuple(sorted(lost)),
+        digests=tuple(expected[layer] for layer in sorted(expected)),
+    )
+
+
+def _round(scale: NDArray[np.float32], scale_type: ScaleType) -> NDArray[np.float32]:
+    if scale_type == "float16":
+        return scale.astype(np.float16).astype(np.float32)
+    if scale_type == "bfloat16":  # float32's upper half
+        bits = np.ascontiguousarray(scale, np.float32).view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return scale
