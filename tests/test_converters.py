@@ -15,8 +15,7 @@ import torch
 import towers
 from torch import Tensor, nn
 
-from edgevlm import registry
-from edgevlm import capture
+from edgevlm import capture, registry
 from edgevlm.errors import MissingDependency, UnsupportedError
 from edgevlm.interfaces import Program
 from edgevlm.recipe import BUILTIN
