@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,25 @@ class BundleModel(Closing):
     def labels(self) -> tuple[str, ...]:
         """The baked labels, in the order of their scores; empty where none are baked."""
         return self.bundle.manifest.labels.names if self.bundle.manifest.labels else ()
+
+    @cached_property
+    def mean_embedding(self) -> F32:
+        """The mean embedding of the bundle's 200 sample pictures, float32 [D]: what binary codes may be made with.
+
+        The rows of the tensor `image` in golden/reference.safetensors, averaged in float64. They are rendered scenes:
+        where the pictures of an index are others, such as photographs, the mean of some of these is the better one.
+
+        Raises:
+            TensorError: the bundle has no `encode_image`.
+        """
+        from safetensors.numpy import load_file
+
+        if "encode_image" not in self.bundle.components:
+            raise TensorError(
+                "this bundle has no encode_image, so it has no embeddings", hint="convert without --image-only"
+            )
+        rows = load_file(self.bundle.path / "golden" / "reference.safetensors")["image"]
+        return np.asarray(rows.mean(0, dtype=np.float64), np.float32)
 
     def encode_image(self, images: Sequence[Picture]) -> F32:
         """Embeddings of pictures.

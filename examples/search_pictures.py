@@ -1,8 +1,9 @@
-"""Searches a folder of pictures by text: embeds each picture once, keeps the index, and answers from it.
+"""Searches a folder of pictures by text: embeds each picture once, keeps an index, and answers from it.
 
     python examples/search_pictures.py BUNDLE FOLDER "a striped yellow circle"
 
-The index holds the bundle's `embedding_space_id`. When that changes (other weights, preprocessing or precision), old
+The index holds int8 codes, a quarter of the embeddings' bytes; they need no number besides (see `edgevlm.codes`). It
+also holds the bundle's `embedding_space_id`. When that changes (other weights, preprocessing or precision), old
 embeddings mean nothing, and the pictures are embedded again: an app should do the same.
 """
 
@@ -15,6 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import edgevlm
+from edgevlm import codes
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -28,14 +30,15 @@ def main() -> None:
     pictures = sorted(path for path in options.folder.iterdir() if path.suffix.lower() in SUFFIXES)
     index = options.folder / "index.safetensors"
     with edgevlm.open(options.bundle, threads=1) as model:
-        about = {"space": model.bundle.manifest.embedding_space_id, "pictures": "/".join(p.name for p in pictures)}
+        space = model.bundle.manifest.embedding_space_id
+        about = {"space": space, "form": "int8", "pictures": "/".join(p.name for p in pictures)}
         if not index.exists() or _about(index) != about:
-            save_file({"embeddings": model.encode_image(pictures)}, index, metadata=about)
+            save_file({"codes": codes.to_int8(model.encode_image(pictures))}, index, metadata=about)
             print(f"embedded {len(pictures)} pictures")
-        (query,) = model.encode_text([options.text])
-    cosines = load_file(index)["embeddings"] @ query
-    for position in cosines.argsort()[::-1]:
-        print(f"{cosines[position]:.3f}  {pictures[position].name}")
+        query = model.encode_text([options.text])  # float32 [1, D]: only what is stored need be small
+    found = codes.search(query, load_file(index)["codes"], k=10)
+    for place, cosine in zip(found.places[0], found.scores[0], strict=True):
+        print(f"{cosine:.3f}  {pictures[place].name}")
 
 
 def _about(index: Path) -> dict[str, str]:

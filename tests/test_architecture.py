@@ -24,6 +24,7 @@ LAYERS = (
         "tokenizing",
         "labels",
         "memory",
+        "codes",
     },
     {"registry", "bundle_model", "parity"},
     {"models", "data", "distillation", "enrichment", "evaluation", "compression"},

@@ -17,6 +17,7 @@ from edgevlm.errors import InputError, OutputError
 if TYPE_CHECKING:
     from edgevlm.evaluation.evaluation import Evaluation
     from edgevlm.evaluation.few_shot import FewShot
+    from edgevlm.evaluation.index import Index
     from edgevlm.evaluation.measurement import SetEvaluation
     from edgevlm.evaluation.retrieval import Recall
     from edgevlm.evaluation.scene_zero_shot import SceneAccuracy
@@ -46,6 +47,9 @@ _NOTHING = "–"
 @click.option("--shots", help='Pictures of each class for a linear probe, e.g. "1,5".')
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Draws of these pictures.")
 @click.option("--attributes", is_flag=True, help="Tell rendered scenes from wrong descriptions, by attribute.")
+@click.option(
+    "--index", is_flag=True, help="Search in int8 and binary codes of the embeddings, for an index on a device."
+)
 @click.option("--teacher", help="Model or bundle to compare the embeddings with.")
 @click.option("--limit", type=click.IntRange(min=1), help="Pictures of each data set, evenly spread over it.")
 @click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
@@ -60,6 +64,7 @@ def evaluate(
     shots: str | None,
     seeds: int,
     attributes: bool,
+    index: bool,
     teacher: str | None,
     limit: int | None,
     images: Path | None,
@@ -83,6 +88,7 @@ def evaluate(
       edgevlm evaluate dist/my-student-tflite-fp16.edgevlm --data coco_val.json --images val2017
       edgevlm evaluate my-student --data seen=photos/ --data unseen=other/ --descriptions both.json --shots 1,5
       edgevlm evaluate my-student --data photos/ --teacher openai/clip-vit-base-patch32 --out report.json
+      edgevlm evaluate edgevlm-student --data scenes:combinations:2000:1:held-out --index
       edgevlm evaluate edgevlm-student --attributes --data seen=scenes:train:500:1:held-out \\
         --data unseen=scenes:combinations:500:1:held-out --data styles=scenes:styles:500:1:held-out
     """
@@ -101,6 +107,7 @@ def evaluate(
             shots=numbers,
             seeds=seeds,
             attributes=attributes,
+            index=index,
             teacher=teacher,
             limit=limit,
             images=images,
@@ -169,6 +176,8 @@ def _show(found: Evaluation) -> None:
     report.table(None, ("", *(f">{escape(each.name)}" for each in found.sets)), rows)
     _show_attributes(found.sets)
     for each in found.sets:
+        if each.index:
+            _show_index(each.name, each.index)
         _show_classes(each)
         for note in each.notes:
             click.echo(f"{each.name}: {note}")
@@ -242,6 +251,26 @@ def _show_attributes(sets: Sequence[SetEvaluation]) -> None:
 
 def _show_attribute(name: str, found: SceneAccuracy) -> str:
     return f"{found.by_attribute[name]:.1%} ({found.chance[name]:.0%})" if name in found.chance else _NOTHING
+
+
+def _show_index(name: str, index: Index) -> None:
+    from rich.markup import escape
+
+    from edgevlm import report
+
+    rows = [
+        (
+            form.name,
+            f"{form.embedding_bytes:,}",
+            _percent(form.kept_nearest),
+            _percent(form.kept_neighbours),
+            _NOTHING if form.text_to_image is None else " / ".join(map(_percent, form.text_to_image)),
+        )
+        for form in index.forms
+    ]
+    near = f">{index.neighbours_k} nearest kept"
+    columns = ("stored as", ">bytes a picture", ">nearest kept", near, ">text → image, at 1 / 5 / 10")
+    report.table(escape(f"{name}: an index of {index.pictures:,} pictures"), columns, rows)
 
 
 def _show_skipped(each: SetEvaluation) -> None:

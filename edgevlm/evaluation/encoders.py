@@ -35,6 +35,7 @@ class Encoder(Protocol):
         tokenizer: Of the text tower; None where there is none.
         labels: What it tells apart without a text tower; empty where no labels are baked in.
         embedding_dim: D; None where it cannot `encode_pictures`: a bundle may have `classify` alone.
+        mean_embedding: A bundle's own, float32 [D]; None where none is kept.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Encoder(Protocol):
     tokenizer: Tokenizer | None
     labels: tuple[str, ...]
     embedding_dim: int | None
+    mean_embedding: F32 | None
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> F32:
         """Upright RGB pictures of any sizes -> unit vectors, float32 [N, D]."""
@@ -69,6 +71,7 @@ class ModelEncoder(Closing):
 
     evidence = "reference"
     precision = "fp32"
+    mean_embedding: F32 | None = None
 
     def __init__(self, name: str | Path) -> None:
         import torch
@@ -142,7 +145,9 @@ class BundleEncoder(Closing):
         self.precision: str = bundle.manifest.recipe.precision
         self.tokenizer = self._model.tokenizer
         self.labels = self._model.labels
-        self.embedding_dim = bundle.manifest.embedding_dim if "encode_image" in bundle.components else None
+        encodes = "encode_image" in bundle.components
+        self.embedding_dim = bundle.manifest.embedding_dim if encodes else None
+        self.mean_embedding = self._model.mean_embedding if encodes else None
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> F32:
         """See `Encoder`.

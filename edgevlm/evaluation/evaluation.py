@@ -48,6 +48,7 @@ def evaluate(
     shots: Sequence[int] = (),
     seeds: int = 5,
     attributes: bool = False,
+    index: bool = False,
     teacher: str | Path | None = None,
     limit: int | None = None,
     images: str | Path | None = None,
@@ -65,6 +66,7 @@ def evaluate(
         shots: Pictures of each class for a linear probe; a probe for each number.
         seeds: Draws of these pictures.
         attributes: Also tell pictures of rendered scenes from wrong descriptions of them, attribute by attribute.
+        index: Also measure what an index of int8 or binary codes keeps of search by float32 embeddings.
         teacher: A model or bundle to compare the embeddings with; it encodes the texts for a model that has no text
             tower.
         limit: Number of pictures of each dataset, evenly spread over it; all if None.
@@ -103,6 +105,7 @@ def evaluate(
             shots=tuple(shots),
             seeds=seeds,
             attributes=attributes,
+            index=index,
             limit=limit,
             max_unreadable=max_unreadable,
         )

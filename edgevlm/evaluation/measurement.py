@@ -13,11 +13,12 @@ from edgevlm.data.dataset import Dataset
 from edgevlm.data.rendered import RenderedScenes
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError, LabelError, UnsupportedError
-from edgevlm.evaluation import diagnostics, few_shot, retrieval, scene_zero_shot, zero_shot
+from edgevlm.evaluation import diagnostics, few_shot, index, retrieval, scene_zero_shot, zero_shot
 from edgevlm.evaluation.answers import Answers, Question, ask_pictures, ask_texts, spread
 from edgevlm.evaluation.diagnostics import Diagnostics
 from edgevlm.evaluation.encoders import Encoder, choose_speaker
 from edgevlm.evaluation.few_shot import FewShot
+from edgevlm.evaluation.index import Index
 from edgevlm.evaluation.retrieval import Retrieval
 from edgevlm.evaluation.scene_zero_shot import SceneAccuracy
 from edgevlm.evaluation.zero_shot import ZeroShot
@@ -33,6 +34,7 @@ class Options:
     shots: tuple[int, ...]
     seeds: int
     attributes: bool
+    index: bool
     limit: int | None
     max_unreadable: float
 
@@ -50,6 +52,7 @@ class SetEvaluation:
         teacher_zero_shot: The teacher's own, where one was given: what there is to reach.
         retrieval: Where they have captions, and there is a text tower.
         attributes: Where they are rendered scenes, and it was asked for.
+        index: Where the model has embeddings, and it was asked for.
         diagnostics: Where a teacher was given.
         notes: What was left out or cut, and why.
         seconds: Wall time.
@@ -63,6 +66,7 @@ class SetEvaluation:
     teacher_zero_shot: ZeroShot | None
     retrieval: Retrieval | None
     attributes: SceneAccuracy | None
+    index: Index | None
     diagnostics: Diagnostics | None
     notes: tuple[str, ...]
     seconds: float
@@ -145,6 +149,7 @@ class Measurement:
             teacher_zero_shot=self._tell_labels(answers, "teacher", told, words),
             retrieval=self._retrieval(answers, texts, words),
             attributes=self._tell_attributes(answers, progress),
+            index=self._index(answers, texts, words, progress),
             diagnostics=self._diagnose(answers, texts, told, words),
             notes=self._notes,
             seconds=time.monotonic() - began,
@@ -154,7 +159,9 @@ class Measurement:
         asks: dict[str, Question] = {}
         if self._scores:
             asks["labels"] = self._student.score_labels
-        if self._student.embedding_dim is not None and (self._speaker or self._probes or self._teacher):
+        if self._student.embedding_dim is not None and (
+            self._speaker or self._probes or self._teacher or self._options.index
+        ):
             asks["student"] = self._student.encode_pictures
             if self._teacher:
                 asks["teacher"] = self._teacher.encode_pictures
@@ -182,6 +189,8 @@ class Measurement:
         if options.attributes and self._scenes is None:
             why = towerless if self._speaker is None else "the data are no rendered scenes"
             yield f"no accuracy by attribute: {why}"
+        if options.index and student.embedding_dim is None:
+            yield f"no index: {student.name} has only `classify`, no embeddings"
         if teacher and student.embedding_dim is None:
             yield f"no comparison with {teacher.name}: {student.name} has only `classify`, no embeddings"
         elif teacher and teacher.embedding_dim != student.embedding_dim:
@@ -238,6 +247,13 @@ class Measurement:
         scenes = [self._scenes.scene(self._rows[place]) for place in answers.places]
         step = partial(progress, f"{self.name}: accuracy by attribute")
         return scene_zero_shot.measure(answers.by["student"], scenes, self._speaker.encode_texts, step)
+
+    def _index(self, answers: Answers, texts: F32 | None, words: _Words, progress: Progress) -> Index | None:
+        if not self._options.index or "student" not in answers.by:
+            return None
+        progress(f"{self.name}: searching in small codes", None)
+        asked = None if texts is None or not words.captions else words.of_captions(texts)
+        return index.measure(answers.by["student"], self._student.mean_embedding, asked, words.own)
 
     def _diagnose(self, answers: Answers, texts: F32 | None, told: F32 | None, words: _Words) -> Diagnostics | None:
         if self._teacher is None or "teacher" not in answers.by:
