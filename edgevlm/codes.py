@@ -10,17 +10,17 @@ x is a unit vector of D numbers in float32, as `encode_image` gives it: 4 D byte
 
 all computed in float32, in the order written, except for |m|^2 and r, in float64.
 
-int8 needs no number besides the code: the largest of its numbers always is 127, and since x has length 1, |c| says
-what 127 stood for. A scale for all vectors would have to be recorded, cuts off what exceeds it, and leaves steps
-unused in the others; it keeps fewer neighbours. Binary codes are kept together with their m. Embeddings of pictures
-share a large mean (Levi and Gilboa, arXiv 2411.14517): without m, most bits would be the same for every picture. r is
-what makes |y| = 1 on average, since mean |x - m|^2 = 1 - |m|^2.
+int8 needs no number besides the code: since x has length 1, |c| says what 127 stood for. A scale for all vectors would
+have to be recorded, cuts off what exceeds it, and leaves steps unused in the others: it keeps fewer neighbours. Binary
+codes need their m. Embeddings of pictures share a large mean (Levi and Gilboa, arXiv 2411.14517): without m, many bits
+would be the same for most pictures. r makes |y|^2 = 1 on average, since the mean of |x - m|^2 is 1 - |m|^2.
 
 A query stays in float32 and is compared with what the codes stand for: asymmetric search (Gordo, Perronnin, Gong and
 Lazebnik, TPAMI 2014, for binary codes). That keeps more neighbours than coding it too, above all where it is a text:
 texts have another mean (Liang et al., arXiv 2203.02053). Where speed matters more, queries are coded as well: int8
-codes are compared by dot products of integers, binary ones by Hamming distance. The few that binary codes find are
-best put in order by int8 codes (Yamada et al., arXiv 2106.00882, rescore so); `edgevlm evaluate --index` measures all.
+codes are compared by dot products of integers, binary ones by Hamming distance. Binary codes are best for a shortlist,
+put in order by something finer (Yamada et al., arXiv 2106.00882): here int8 codes, as in Sentence Transformers
+(sbert.net, "Embedding Quantization"). `edgevlm evaluate --index` measures what each keeps.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ def test_the_mean_is_needed_where_embeddings_share_a_large_one() -> None:
     with_mean = index.measure(images, None, None, [])
     without = index.measure(images, np.zeros(64, np.float32), None, [])
     assert (with_mean.mean_of, without.mean_of) == ("pictures", "bundle")
-    for form in (3, 4):
+    for form in (2, 3):  # then int8, and alone
         assert with_mean.forms[form].kept_neighbours > without.forms[form].kept_neighbours + 0.1
 
 
@@ -235,7 +235,7 @@ def test_without_embeddings_there_is_no_index(tmp_path: Path) -> None:
     path = edgevlm.convert(target="coreml", labels=names, image_only=True, out=tmp_path).path
     (found,) = edgevlm.evaluate(path, "objects:combinations:8", index=True).sets
     assert found.index is None
-    assert "no index" in found.notes[0]
+    assert any(note.startswith("no index") for note in found.notes)
     with edgevlm.open(path) as model, pytest.raises(TensorError, match="no encode_image"):
         _ = model.mean_embedding
 
