@@ -18,6 +18,7 @@ from edgevlm.errors import InputError, ParityFailed
 
 if TYPE_CHECKING:
     from edgevlm.bundle import Labels
+    from edgevlm.compression.calibration import CalibrationSource
     from edgevlm.data.dataset import Dataset
     from edgevlm.distillation.distillation import Distilled
     from edgevlm.distillation.recipe import DistillRecipe
@@ -44,6 +45,7 @@ def convert(
     templates: Sequence[str] = ("{}",),
     descriptions: Descriptions | str | Path | None = None,
     image_only: bool = False,
+    calibration: str | Path | CalibrationSource | None = None,
     force: bool = False,
 ) -> Bundle:
     """Converts a model to a verified bundle of one target.
@@ -57,6 +59,7 @@ def convert(
         templates: Texts in which `{}` stands for the label; their embeddings are averaged.
         descriptions: Sentences about the labels, or the file that `edgevlm enrich` wrote.
         image_only: Leave the text tower out.
+        calibration: Data to measure ranges on, for recipes that need any.
         force: Replace an existing bundle.
 
     Raises:
@@ -73,6 +76,7 @@ def convert(
         out=Path(out),
         labels=_labels(labels, templates, descriptions),
         image_only=image_only,
+        calibration=_calibration(calibration),
         force=force,
     )
     (outcome,) = pipeline.convert(request)
@@ -179,3 +183,11 @@ def _labels(
         descriptions = Descriptions.read(Path(descriptions))
     texts = None if descriptions is None else label_texts(names, templates, descriptions)
     return Labels(tuple(names), tuple(templates), texts)
+
+
+def _calibration(given: str | Path | CalibrationSource | None) -> CalibrationSource | None:
+    if not isinstance(given, str | Path):
+        return given
+    from edgevlm.compression.calibration import CalibrationSource
+
+    return CalibrationSource(str(given))

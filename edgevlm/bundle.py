@@ -27,8 +27,9 @@ from edgevlm import interrupts, schema
 from edgevlm.errors import BundleError, OutputError
 from edgevlm.recipe import Recipe
 from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TextPreprocessing
+from edgevlm.stored import WeightProof
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = "1.1"
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"
 
@@ -55,7 +56,7 @@ class ParityCheck:
 
     Attributes:
         component: Which component, or `zero-shot` for answers that need both towers.
-        measure: `max_abs_error`, `min_cosine`, `top1_agreement` or `finite`.
+        measure: `max_abs_error`, `min_cosine`, `centred_cosine`, `top1_agreement` or `finite`.
         value: What was measured.
         limit: What the recipe allows; None where the recipe sets no limit.
         passed: Whether the value is within the limit.
@@ -105,8 +106,33 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class CalibrationRecord:
+    """The data that ranges were measured on.
+
+    Attributes:
+        data: What a user called it.
+        texts: The file that texts came from; None where they are the data's own.
+        samples: Number of pictures.
+        seed: Of their choice.
+        fingerprint: Hash of what was chosen.
+    """
+
+    data: str
+    texts: str | None
+    samples: int
+    seed: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds. Field order is the file's."""
+    """What `manifest.json` holds. Field order is the file's.
+
+    Attributes:
+        compressed_size_bytes: What the artefact's files come to in a compressed download (deflate); since 1.1.
+        calibration: What ranges were measured on; None where none were; since 1.1.
+        weights: Proof for each component whose weights are integers; since 1.1.
+    """
 
     format_version: str
     name: str
@@ -125,6 +151,9 @@ class Manifest:
     parity: ParityReport | None
     tool_versions: Mapping[str, str]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
+    compressed_size_bytes: int | None = None
+    calibration: CalibrationRecord | None = None
+    weights: tuple[WeightProof, ...] = ()
 
 
 @dataclass(frozen=True)

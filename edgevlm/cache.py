@@ -32,6 +32,8 @@ TOOLS = (
     "numpy",
     "pillow",
     "tokenizers",
+    "nncf",
+    "torchao",
 )
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,15 +33,18 @@ from edgevlm.bundle import (
     staged,
     write_manifest,
 )
-from edgevlm.errors import EdgeVLMError, MissingDependency, UnsupportedError
+from edgevlm.errors import CheckFailed, EdgeVLMError, MissingDependency, RecipeError, UnsupportedError
 from edgevlm.interfaces import F32, BundleFile, Converter, Programs, Progress
 from edgevlm.models import catalogue
 from edgevlm.recipe import Recipe
+from edgevlm.stored import WeightProof, prove
 from edgevlm.tokenizing import Tokenizer
 
 if TYPE_CHECKING:
     import torch
 
+    from edgevlm.compression.calibration import CalibrationData, CalibrationSource
+    from edgevlm.compression.compression import Compressed
     from edgevlm.models.model import Model
 
 
@@ -63,6 +67,7 @@ class Request:
         name: What they are called; the model's own name where it is None.
         force: Whether an existing bundle is replaced.
         use_cache: Whether a bundle that was converted before from the same inputs is copied.
+        calibration: Data to measure ranges on, where the recipe needs any.
     """
 
     model: str | Path
@@ -75,6 +80,7 @@ class Request:
     name: str | None = None
     force: bool = False
     use_cache: bool = True
+    calibration: CalibrationSource | None = None
 
     def destination(self, target: str) -> Path:
         """Where the bundle of a target goes."""
@@ -116,19 +122,20 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
     for target in request.targets:
         registry.converter(target)
         refuse_existing(request.destination(target), force=request.force)
+    calibration = _open_calibration(request)
     outcomes = []
     source: _Prepared | None = None
     progress("reading the model's files", None)
     fingerprint = catalogue.fingerprint(request.model, revision=request.revision) if request.use_cache else None
     for target in request.targets:
         began = time.monotonic()
-        entry = _cache_key(request, target, fingerprint)
+        entry = _cache_key(request, target, fingerprint, calibration)
         kept = cache.find(entry) if entry else None
         try:
             if kept is not None:
                 outcome = _copy(kept, request, target)
             else:
-                source = source or _prepare(request, progress)
+                source = source or _prepare(request, calibration, progress)
                 outcome = _convert_one(source, request, target, progress)
                 if entry and outcome.status == "passed" and outcome.bundle:
                     cache.keep(entry, outcome.bundle)
@@ -138,6 +145,20 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
             outcome = Outcome(target, "failed", None, error, 0.0)
         outcomes.append(replace(outcome, seconds=time.monotonic() - began))
     return tuple(outcomes)
+
+
+def _open_calibration(request: Request) -> CalibrationData | None:
+    """The calibration data, its pictures still unread; None where the recipe needs none."""
+    if not request.recipe.needs_calibration:
+        return None
+    if request.calibration is None:
+        raise RecipeError(
+            f"recipe {request.recipe.name} measures ranges, and there is no calibration data",
+            hint="--calibration DATA takes pictures like those that the app will see: a folder, a captions file, ...",
+        )
+    from edgevlm.compression.calibration import CalibrationData
+
+    return CalibrationData(request.calibration, request.recipe.calibration)
 
 
 def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
@@ -157,8 +178,10 @@ def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
 class _Prepared:
     """A loaded model with its components, its parity samples and the reference's answers, for all targets."""
 
-    def __init__(self, model: Model, request: Request, folder: Path) -> None:
+    def __init__(self, model: Model, request: Request, calibration: CalibrationData | None, folder: Path) -> None:
         self.model = model
+        self.calibration = calibration
+        self._compressed: Compressed | None = None
         self.labels = request.labels or model.labels
         self.label_embeddings = model.label_embeddings
         self.tokenizer: Tokenizer | None = None
@@ -179,6 +202,18 @@ class _Prepared:
             if "classify" in programs:
                 del programs["encode_image"]
         self.programs: Programs = programs
+        if calibration is not None:
+            calibration.check(programs)
+
+    def compress(self, recipe: Recipe, progress: Progress) -> Compressed:
+        """The programs as the recipe wants them, made once for all targets."""
+        if self._compressed is None:
+            from edgevlm.compression.compression import compress
+
+            data = self.calibration
+            samples = data.inputs(self.programs, self.model.image, self.tokenizer, progress) if data else {}
+            self._compressed = compress(self.programs, recipe, samples, progress)
+        return self._compressed
 
     def _embed_labels(self, wanted: Labels) -> torch.Tensor:
         import torch
@@ -241,11 +276,11 @@ def softmax(logits: NDArray[np.floating]) -> F32:
     return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)
 
 
-def _prepare(request: Request, progress: Progress) -> _Prepared:
+def _prepare(request: Request, calibration: CalibrationData | None, progress: Progress) -> _Prepared:
     progress("loading the model", None)
     model = catalogue.load(request.model, revision=request.revision)
     with tempfile.TemporaryDirectory() as folder:
-        return _Prepared(model, request, Path(folder))
+        return _Prepared(model, request, calibration, Path(folder))
 
 
 def _convert_one(source: _Prepared, request: Request, target: str, progress: Progress) -> Outcome:
@@ -254,16 +289,19 @@ def _convert_one(source: _Prepared, request: Request, target: str, progress: Pro
     if refused:
         what = "; ".join(problem.what for problem in refused)
         raise UnsupportedError(f"{target} cannot hold this: {what}", hint=refused[0].instead)
+    compressed = source.compress(request.recipe, progress)
     with staged(request.destination(target), force=request.force) as stage:
         progress(f"{target}: lowering", None)
-        files = _lower(converter, source.programs, request.recipe, stage.folder)
+        files = _lower(converter, compressed.programs, request.recipe, stage.folder)
         began = time.monotonic()
         progress(f"{target}: asking the float reference", None)
         _write_golden(source, stage.folder)
-        bundle = seal(stage.folder, _manifest(source, request, target, files))
+        bundle = seal(stage.folder, _manifest(source, request, target, files, stage.folder))
+        progress(f"{target}: reading the weights back", None)
+        proofs = _prove_weights(bundle, compressed)
         report = _measure(bundle, source.samples, source.reference, progress)
         parity_seconds = time.monotonic() - began
-        bundle = write_manifest(stage.folder, replace(bundle.manifest, parity=report))
+        bundle = write_manifest(stage.folder, replace(bundle.manifest, parity=report, weights=proofs))
         if not report.passed:
             # Kept for looking into, under a name that no app picks up by mistake.
             stem = stage.destination.name.removesuffix(SUFFIX)
@@ -277,6 +315,27 @@ def _convert_one(source: _Prepared, request: Request, target: str, progress: Pro
         seconds=0.0,
         parity_seconds=parity_seconds,
     )
+
+
+def _prove_weights(bundle: Bundle, compressed: Compressed) -> tuple[WeightProof, ...]:
+    """What was decided against what the shipped file holds.
+
+    Raises:
+        CheckFailed: a weight is not in the file as it was decided.
+    """
+    if not compressed.decided:
+        return ()
+    target = bundle.manifest.target
+    found = registry.runtime(target).stored_weights(bundle)
+    proofs = tuple(prove(name, decided, found[name]) for name, decided in compressed.decided.items())
+    for proof in proofs:
+        if proof.lost:
+            raise CheckFailed(
+                f"{target}: {len(proof.lost)} of the {proof.decided} integer weights of {proof.component} are not in "
+                f"the file as they were decided: {', '.join(proof.lost[:5])}",
+                hint="name these layers in the recipe's weights.float_layers, and report this: it is a fault of ours",
+            )
+    return proofs
 
 
 def _lower(converter: Converter, programs: Programs, recipe: Recipe, folder: Path) -> tuple[BundleFile, ...]:
@@ -326,7 +385,7 @@ def _write_golden(source: _Prepared, folder: Path) -> None:
     golden.write(folder, pictures=pictures, texts=texts, scores=scores, reference=source.reference)
 
 
-def _manifest(source: _Prepared, request: Request, target: str, files: Sequence[BundleFile]) -> Manifest:
+def _manifest(source: _Prepared, request: Request, target: str, files: Sequence[BundleFile], folder: Path) -> Manifest:
     model = source.model
     answered_by = {component: file.path for file in files for component in file.components}
     return Manifest(
@@ -341,20 +400,40 @@ def _manifest(source: _Prepared, request: Request, target: str, files: Sequence[
         labels=source.labels,
         embedding_dim=model.embedding_dim,
         logit_scale=model.logit_scale,
-        embedding_space_id=_embedding_space_id(model, request.recipe),
+        embedding_space_id=_embedding_space_id(source, request.recipe),
         recipe=request.recipe,
         source=model.source,
         requires={platform: least for file in files for platform, least in file.requires.items()},
         estimated_peak_memory_bytes=source.peak_bytes,
         parity=None,
         tool_versions=cache.tool_versions(),
+        compressed_size_bytes=sum(_deflated_bytes(path) for path in _artefact_files(folder, files)),
+        calibration=source.calibration.record if source.calibration else None,
     )
 
 
-def _embedding_space_id(model: Model, recipe: Recipe) -> str:
+def _artefact_files(folder: Path, files: Sequence[BundleFile]) -> list[Path]:
+    paths = [folder / file.path for file in files]
+    return [
+        each for path in paths for each in ([path] if path.is_file() else sorted(path.rglob("*"))) if each.is_file()
+    ]
+
+
+def _deflated_bytes(path: Path) -> int:
+    """What a file comes to in an app's download, in pieces so that a large one is not held twice."""
+    deflater, size = zlib.compressobj(), 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            size += len(deflater.compress(piece))
+    return size + len(deflater.flush())
+
+
+def _embedding_space_id(source: _Prepared, recipe: Recipe) -> str:
     """A hash of all that moves embeddings: an app indexes its pictures again when it changes."""
+    model, calibration = source.model, source.calibration
     digest = hashlib.sha256(model.tokenizer_json or b"")
-    digest.update(json.dumps(schema.write([model.image, model.text, recipe.precision])).encode())
+    moves = [model.image, model.text, recipe.precision, recipe.weights, recipe.activations]
+    digest.update(json.dumps([*schema.write(moves), calibration.fingerprint if calibration else None]).encode())
     for program in model.programs.values():
         for name, tensor in sorted(program.module.state_dict().items()):
             digest.update(name.encode())
@@ -372,7 +451,9 @@ def _measure(bundle: Bundle, samples: parity.Samples, reference: parity.Answers,
         return ParityReport(session.evidence, len(samples.pixels), checks)
 
 
-def _cache_key(request: Request, target: str, fingerprint: str | None) -> str | None:
+def _cache_key(
+    request: Request, target: str, fingerprint: str | None, calibration: CalibrationData | None
+) -> str | None:
     if fingerprint is None or target not in registry.CONVERTERS:
         return None
     inputs = {
@@ -383,6 +464,7 @@ def _cache_key(request: Request, target: str, fingerprint: str | None) -> str | 
         "labels": schema.write(request.labels),
         "image_only": request.image_only,
         "name": request.name,
+        "calibration": schema.write(calibration.record) if calibration else None,
     }
     return cache.key(inputs)
 

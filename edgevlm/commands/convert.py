@@ -14,6 +14,7 @@ from edgevlm.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
     from edgevlm.bundle import Labels
+    from edgevlm.compression.calibration import CalibrationSource
 
 
 @click.command()
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 )
 @click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
 @click.option("--image-only", is_flag=True, help="Leave the text tower out; with --labels, only classify remains.")
+@click.option("--calibration", metavar="DATA", help="Pictures to measure ranges on; see edgevlm evaluate --data.")
+@click.option("--calibration-texts", type=PATH, help="Texts to measure ranges on, one a line; else DATA's own.")
+@click.option("--images", type=PATH, help="Folder of the pictures that a captions file in --calibration names.")
 @click.option("--out", type=PATH, default="dist", show_default=True, help="Folder for the bundles.")
 @click.option("--name", help="Name of the bundles; the model's own if left out.")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
@@ -40,6 +44,9 @@ def convert(
     templates: tuple[str, ...],
     descriptions: Path | None,
     image_only: bool,
+    calibration: str | None,
+    calibration_texts: Path | None,
+    images: Path | None,
     out: Path,
     name: str | None,
     revision: str | None,
@@ -57,6 +64,8 @@ def convert(
       edgevlm convert ./my-clip --target all --recipe fp32 --out dist
       edgevlm convert --target tflite --labels labels.txt --template "a photo of a {}" --image-only
       edgevlm convert --target coreml --labels birds.txt --descriptions birds.descriptions.json
+      edgevlm convert --target all --recipe int8
+      edgevlm convert --target tflite --recipe int8-static --calibration photos/ --calibration-texts queries.txt
     """
     from edgevlm import pipeline, registry, report
     from edgevlm.recipe import resolve
@@ -75,6 +84,7 @@ def convert(
         name=name,
         force=force,
         use_cache=not no_cache,
+        calibration=_calibration(calibration, calibration_texts, images),
     )
     with report.progress_bar() as progress:
         outcomes = pipeline.convert(request, progress)
@@ -87,6 +97,17 @@ def convert(
         sys.exit(max(error.exit_code for error in errors))
     if any(outcome.status != "passed" for outcome in outcomes):
         sys.exit(CheckFailed.exit_code)
+
+
+def _calibration(data: str | None, texts: Path | None, images: Path | None) -> CalibrationSource | None:
+    from edgevlm.compression.calibration import CalibrationSource
+
+    if data is None:
+        for option, given in (("--calibration-texts", texts), ("--images", images)):
+            if given is not None:
+                raise InputError(f"{option} needs --calibration: it goes with its pictures")
+        return None
+    return CalibrationSource(data, texts, images)
 
 
 def _read_labels(path: Path | None, templates: tuple[str, ...], descriptions: Path | None) -> Labels | None:

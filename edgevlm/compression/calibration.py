@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from edgevlm.bundle import CalibrationRecord
 from edgevlm.data.dataset import Dataset, Example
 from edgevlm.data.files import PictureFiles
 from edgevlm.data.folders import SUFFIXES, class_folders
@@ -60,6 +63,7 @@ class CalibrationData:
         whole = _open(source)
         _refuse_few(source.data, "pictures", len(whole), wanted.samples)
         self.source = source
+        self._seed = wanted.seed
         self.pictures = limit(whole, wanted.samples, wanted.seed)
         _refuse_one_class(self.pictures)
         self.texts = _choose_texts(self.pictures, source, wanted)
@@ -67,7 +71,19 @@ class CalibrationData:
     @property
     def fingerprint(self) -> str:
         """Hash of what was chosen."""
-        return self.pictures.fingerprint
+        return hashlib.sha256(json.dumps([self.pictures.fingerprint, self.texts]).encode()).hexdigest()
+
+    @property
+    def record(self) -> CalibrationRecord:
+        """What the manifest says of it."""
+        texts = self.source.texts
+        return CalibrationRecord(
+            data=self.source.data,
+            texts=str(texts) if texts else None,
+            samples=len(self.pictures),
+            seed=self._seed,
+            fingerprint=self.fingerprint,
+        )
 
     def check(self, programs: Programs) -> None:
         """Raises DataError where a program takes texts and there are none, before anything is read."""
