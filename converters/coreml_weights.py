@@ -52,13 +52,20 @@ def _key(value: NDArray[Any]) -> _Key:
 
 def _store(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> None:
     """Puts the integers' op where a constant was. Scales take the program's own precision: the op gives its type."""
-    block = op.enclosing_block
-    with block:
-        wide = _per_channel(op, weight, dtype) if weight.bits == 8 else _per_group(op, weight, dtype)
-    block.replace_uses_of_var_after_op(
+    function = op.enclosing_block
+    with function:
+        wide = _per_group(op, weight, dtype) if _has_groups(function) else _per_channel(op, weight, dtype)
+    function.replace_uses_of_var_after_op(
         anchor_op=op, old_var=op.outputs[0], new_var=wide, no_check_var_types=True, force_replace=True
     )
-    block.remove_ops([op])
+    function.remove_ops([op])
+
+
+def _has_groups(function: Any) -> bool:
+    """Whether the program is for iOS 18, whose op for integers of 4 and 8 bits takes the place of iOS 16's."""
+    import coremltools as ct  # type: ignore[import-untyped]
+
+    return bool(function.opset_version >= ct.target.iOS18)
 
 
 def _per_channel(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> Any:
@@ -78,9 +85,10 @@ def _per_group(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> Any:
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.mil import types  # type: ignore[import-untyped]
 
+    grid = (*weight.scale.shape, *[1] * (weight.integers.ndim - 2))
     return Builder.constexpr_blockwise_shift_scale(
-        data=weight.integers.astype(types.np_int4_dtype),
-        scale=weight.scale.astype(dtype),
+        data=weight.integers if weight.bits == 8 else weight.integers.astype(types.np_int4_dtype),
+        scale=weight.scale.astype(dtype).reshape(grid),
         before_op=op,
         name=f"{op.name}_integers",
     )

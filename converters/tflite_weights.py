@@ -45,6 +45,7 @@ _WIDENING_KERNELS = {
     _Op.DEPTHWISE_CONV_2D: _Kernel(6, "2.3.0"),
     _Op.EMBEDDING_LOOKUP: _Kernel(4, "2.18.0"),
 }
+_INT4 = _Kernel(13, "2.18.0")  # FULLY_CONNECTED
 _DEQUANTIZE = _Kernel(5, "2.17.0")
 
 
@@ -100,6 +101,12 @@ def _float_constant(model: Any, tensor: Any) -> NDArray[np.float32] | None:
     return np.asarray(data, np.uint8).view(np.float32)
 
 
+def _pack(integers: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """int4, two a byte, the first in the low half."""
+    halves = np.append(integers, np.zeros(len(integers) % 2, np.int8)).view(np.uint8) & 15
+    return halves[::2] | halves[1::2] << 4
+
+
 class _Editor:
     """One model being edited: the buffers of integers that are there already, and the op versions."""
 
@@ -116,18 +123,40 @@ class _Editor:
         kinds = {self._kind(op) for op in readers}
         if not kinds <= set(_WIDENING_KERNELS):
             return
-        tensor.type = _Type.INT8
+        tensor.type = _Type.INT8 if found.weight.bits == 8 else _Type.INT4
         tensor.buffer = self._buffer(tensor.buffer, found)
-        tensor.quantization = schema.QuantizationParametersT()
-        tensor.quantization.scale = found.weight.scale[:, 0]
-        tensor.quantization.zeroPoint = np.zeros(len(found.weight.scale), np.int64)
-        tensor.quantization.quantizedDimension = found.axis
+        tensor.quantization = self._per_channel(found) if found.weight.bits == 8 else self._per_group(graph, found)
         if self._dynamic or kinds == {_Op.EMBEDDING_LOOKUP}:
             for op in readers:
                 kind = self._kind(op)
-                op.opcodeIndex = self._code(kind, _WIDENING_KERNELS[kind].version)
+                kernel = _WIDENING_KERNELS[kind] if found.weight.bits == 8 else _INT4
+                op.opcodeIndex = self._code(kind, kernel)
         else:
             self._widen(graph, index, readers)
+
+    def _per_channel(self, found: _Found) -> Any:
+        quantisation = schema.QuantizationParametersT()
+        quantisation.scale = found.weight.scale[:, 0]
+        quantisation.zeroPoint = np.zeros(len(found.weight.scale), np.int64)
+        quantisation.quantizedDimension = found.axis
+        return quantisation
+
+    def _per_group(self, graph: Any, found: _Found) -> Any:
+        """Scales of groups stand in a float16 tensor of their own."""
+        scales = schema.TensorT()
+        scales.name = b"scales"
+        scales.shape = np.array(found.weight.scale.shape, np.int32)
+        scales.type = _Type.FLOAT16
+        scales.buffer = self._add_buffer(found.weight.scale.astype(np.float16))
+        graph.tensors.append(scales)
+        details = schema.BlockwiseQuantizationT()
+        details.scales = len(graph.tensors) - 1
+        details.zeroPoints = -1
+        details.blockSize = found.integers.shape[1] // found.weight.scale.shape[1]
+        quantisation = schema.QuantizationParametersT()
+        quantisation.detailsType = schema.QuantizationDetails.BlockwiseQuantization
+        quantisation.details = details
+        return quantisation
 
     def _kind(self, op: Any) -> int:
         return int(self._model.operatorCodes[op.opcodeIndex].builtinCode)
@@ -135,22 +164,36 @@ class _Editor:
     def _buffer(self, floats: int, found: _Found) -> int:
         """A buffer of the integers, shared where the floats were; the floats go when the last reader has."""
         if floats not in self._buffers:
-            buffer = schema.BufferT()
-            buffer.data = found.integers.reshape(-1).view(np.uint8)
-            self._model.buffers.append(buffer)
-            self._buffers[floats] = len(self._model.buffers) - 1
+            integers = found.integers.reshape(-1)
+            self._buffers[floats] = self._add_buffer(integers if found.weight.bits == 8 else _pack(integers))
             self._model.buffers[floats].data = None
         return self._buffers[floats]
 
-    def _code(self, kind: int, version: int) -> int:
-        key = (kind, version)
+    def _add_buffer(self, content: NDArray[Any]) -> int:
+        buffer = schema.BufferT()
+        buffer.data = np.ascontiguousarray(content).reshape(-1).view(np.uint8)
+        self._model.buffers.append(buffer)
+        return len(self._model.buffers) - 1
+
+    def _code(self, kind: int, kernel: _Kernel) -> int:
+        key = (kind, kernel.version)
         if key not in self._codes:
             code = schema.OperatorCodeT()
-            code.builtinCode, code.version = kind, version
+            code.builtinCode, code.version = kind, kernel.version
             code.deprecatedBuiltinCode = min(kind, 127)  # the schema's old field, of one byte
             self._model.operatorCodes.append(code)
             self._codes[key] = len(self._model.operatorCodes) - 1
+            self._require(kernel.runtime)
         return self._codes[key]
+
+    def _require(self, runtime: str) -> None:
+        """Raises the file's own note of the first TensorFlow Lite that can run it."""
+        for entry in self._model.metadata or ():
+            if entry.name == b"min_runtime_version":
+                buffer = self._model.buffers[entry.buffer]
+                noted = bytes(buffer.data).rstrip(b"\0").decode("ascii")
+                latest = max(noted, runtime, key=lambda version: [int(part) for part in version.split(".")])
+                buffer.data = np.frombuffer(latest.encode("ascii").ljust(16, b"\0"), np.uint8)
 
     def _widen(self, graph: Any, index: int, readers: Sequence[Any]) -> None:
         """Puts a DEQUANTIZE between the integers and their readers."""
@@ -164,6 +207,6 @@ class _Editor:
         for op in readers:
             op.inputs = np.array([output if each == index else each for each in op.inputs], np.int32)
         dequantize = schema.OperatorT()
-        dequantize.opcodeIndex = self._code(_Op.DEQUANTIZE, _DEQUANTIZE.version)
+        dequantize.opcodeIndex = self._code(_Op.DEQUANTIZE, _DEQUANTIZE)
         dequantize.inputs, dequantize.outputs = np.array([index], np.int32), np.array([output], np.int32)
         graph.operators.insert(0, dequantize)

@@ -58,7 +58,7 @@ class WeightProof:
     Attributes:
         component: Which.
         bits: How many weights of each width were decided, e.g. `{"8": 21}`.
-        scale_type: What the file stores their scales as.
+        scale_types: What the file stores the scales of each width as, e.g. `{"8": "float32"}`.
         identical: How many are in the file with the same integers, scales and zero points.
         lost: Layers of the others.
         digests: Of the decided weights, in the order of their layers' names, for `edgevlm verify`.
@@ -66,7 +66,7 @@ class WeightProof:
 
     component: str
     bits: dict[str, int]
-    scale_type: str
+    scale_types: dict[str, str]
     identical: int
     lost: tuple[str, ...]
     digests: tuple[str, ...]
@@ -78,8 +78,8 @@ class WeightProof:
 
 def prove(component: str, decided: Sequence[StoredWeight], found: Sequence[StoredWeight]) -> WeightProof:
     """Compares weight by weight; the scales as the file's format stores them."""
-    scale_type = found[0].scale_type if found else "float32"
-    expected = {weight.layer: weight.rounded(scale_type).digest() for weight in decided}
+    scale_types = {weight.bits: weight.scale_type for weight in found}
+    expected = {weight.layer: weight.rounded(scale_types.get(weight.bits, "float32")).digest() for weight in decided}
     there = Counter(weight.digest() for weight in found)
     lost = []
     for layer, digest in expected.items():
@@ -90,7 +90,7 @@ def prove(component: str, decided: Sequence[StoredWeight], found: Sequence[Store
     return WeightProof(
         component=component,
         bits={str(bits): count for bits, count in sorted(Counter(weight.bits for weight in decided).items())},
-        scale_type=scale_type,
+        scale_types={str(bits): kind for bits, kind in sorted(scale_types.items())},
         identical=len(expected) - len(lost),
         lost=tuple(sorted(lost)),
         digests=tuple(expected[layer] for layer in sorted(expected)),

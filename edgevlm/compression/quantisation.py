@@ -9,7 +9,7 @@ the artefact will.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import nncf
@@ -17,50 +17,17 @@ import torch
 from nncf.experimental.torch.fx import quantize_pt2e
 from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from edgevlm.capture import plain_attention, quiet
 from edgevlm.compression.annotation import Annotator
 from edgevlm.compression.folding import fold_layer_norms, fold_output_scales, parameter
+from edgevlm.compression.groups import decide_int4, store_groups
+from edgevlm.compression.layers import Layer, find_layers, weight_of
 from edgevlm.errors import RecipeError
 from edgevlm.interfaces import Program
 from edgevlm.recipe import Recipe
 from edgevlm.stored import StoredWeight
-
-_aten = torch.ops.aten
-_PRODUCTS = (_aten.linear.default, _aten.conv2d.default)
-_EMBEDDING = _aten.embedding.default
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A weight that can be quantised.
-
-    Attributes:
-        name: The module's path in the program, such as `blocks.3.mlp.0`.
-        node: Name of the graph's node that reads it.
-        kind: `linear`, `conv2d`, `depthwise` (a convolution of one input channel a group) or `embedding`.
-        shape: Of the weight.
-    """
-
-    name: str
-    node: str
-    kind: str
-    shape: tuple[int, ...]
-
-
-def layers(graph: GraphModule) -> tuple[Layer, ...]:
-    """Every weight of a graph that a matrix product, a convolution or an embedding reads as it is."""
-    found = []
-    for node in graph.graph.nodes:
-        if node.op != "call_function" or node.target not in (*_PRODUCTS, _EMBEDDING):
-            continue
-        weight = _weight_of(node)
-        if weight.op == "get_attr":
-            shape = tuple(parameter(graph, weight).shape)
-            name = str(weight.target).removesuffix(".weight")
-            found.append(Layer(name, node.name, _kind(node, shape), shape))
-    return tuple(found)
 
 
 def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tuple[Program, tuple[StoredWeight, ...]]:
@@ -98,7 +65,7 @@ def refuse_unknown_layers(programs: Mapping[str, Program], recipe: Recipe) -> No
     names = [
         f"{component}/{layer.name}"
         for component, program in programs.items()
-        for layer in layers(_export(program.module, program.example))
+        for layer in find_layers(_export(program.module, program.example))
     ]
     for pattern in recipe.weights.float_layers:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -120,7 +87,7 @@ def _choose(graph: GraphModule, component: str, recipe: Recipe) -> tuple[Layer, 
     patterns = recipe.weights.float_layers
     return tuple(
         layer
-        for layer in layers(graph)
+        for layer in find_layers(graph)
         if not any(fnmatchcase(f"{component}/{layer.name}", pattern) for pattern in patterns)
         and not (layer.kind == "depthwise" and recipe.activations.ranges == "dynamic")
     )
@@ -131,9 +98,11 @@ def _quantise_graph(
 ) -> GraphModule:
     activations = recipe.activations
     smooth = activations.smooth_quant
+    groups = decide_int4(graph, chosen, recipe) if recipe.weights.dtype == "int4" else {}
+    in_int8 = [each.node for each in chosen if each.kind != "embedding" and each.node not in groups]
     quantised: GraphModule = quantize_pt2e(
         graph,
-        Annotator([each.node for each in chosen if each.kind != "embedding"], static=activations.ranges == "static"),
+        Annotator(in_int8, static=activations.ranges == "static"),
         nncf.Dataset(samples),
         subset_size=len(samples),
         fast_bias_correction=True if activations.bias_correction else None,
@@ -144,6 +113,8 @@ def _quantise_graph(
     for layer in chosen:
         if layer.kind == "embedding":
             _quantise_embedding(quantised, layer)
+        elif layer.node in groups:
+            store_groups(quantised, layer.node, groups[layer.node])
     quantised.graph.eliminate_dead_code()
     quantised.recompile()
     return quantised
@@ -161,7 +132,7 @@ def _quantise_embedding(graph: GraphModule, layer: Layer) -> None:
     product.weight = nn.Parameter(table, requires_grad=False)
     example = torch.zeros(1, table.shape[1])
     alone = _export(product.eval(), (example,))
-    (only,) = layers(alone)
+    (only,) = find_layers(alone)
     decided = quantize_pt2e(
         alone, Annotator([only.node], static=False), nncf.Dataset([example]), subset_size=1, fast_bias_correction=None
     )
@@ -187,32 +158,16 @@ def _read_decisions(graph: GraphModule, chosen: Collection[Layer]) -> tuple[Stor
     nodes = {node.name: node for node in graph.graph.nodes}
     decided = {}
     for layer in chosen:
-        wide = _weight_of(nodes[layer.node])
+        wide = weight_of(nodes[layer.node])
         if "dequantize_per_channel" not in str(wide.target):
             raise RecipeError(f"NNCF left {layer.name} in floating point", hint="name it in weights.float_layers")
         integers, scale, zero_point = (parameter(graph, each).cpu().numpy() for each in wide.args[:3])
         rows = len(integers)
         decided[layer.name] = StoredWeight(
             layer=layer.name,
-            bits=8,
+            bits=4 if "group" in str(wide.target) else 8,
             values=integers,
             scale=scale.astype("float32").reshape(rows, -1),
             zero_point=zero_point.astype("int32").reshape(rows, -1),
         )
     return tuple(decided.values())
-
-
-def _weight_of(node: Node) -> Node:
-    weight = node.args[0] if node.target is _EMBEDDING else node.args[1]
-    if not isinstance(weight, Node):
-        raise TypeError(f"{node.name}: expected a weight, got {weight!r}")
-    return weight
-
-
-def _kind(node: Node, shape: tuple[int, ...]) -> str:
-    if node.target is _EMBEDDING:
-        return "embedding"
-    if node.target is _aten.linear.default:
-        return "linear"
-    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
-    return "depthwise" if groups != 1 and shape[1] == 1 else "conv2d"

@@ -58,11 +58,13 @@ def _per_channel(operation: Operation, read: Any) -> StoredWeight:
 
 
 def _per_group(operation: Operation, read: Any) -> StoredWeight:
+    (data,) = operation.arguments["data"]
+    dtype = constants[data][0].type.dtype if isinstance(data, str) else data.type.dtype
     values, scale = read(operation, "data"), read(operation, "scale")
     offset = read(operation, "offset") if "offset" in operation.arguments else np.zeros_like(scale)
     return StoredWeight(
         layer=operation.name,
-        bits=4,
+        bits=4 if dtype == "int4" else 8,
         values=values.astype(np.int8),
         scale=scale.astype(np.float32).reshape(len(values), -1),
         zero_point=offset.astype(np.int32).reshape(len(values), -1),

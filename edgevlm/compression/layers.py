@@ -1,0 +1,62 @@
+"""The layers of a captured graph whose weights can be compressed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.fx import GraphModule, Node
+
+from edgevlm.compression.folding import parameter
+
+_aten = torch.ops.aten
+_PRODUCTS = (_aten.linear.default, _aten.conv2d.default)
+_EMBEDDING = _aten.embedding.default
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight that can be quantised.
+
+    Attributes:
+        name: The module's path in the program, such as `blocks.3.mlp.0`.
+        node: Name of the graph's node that reads it.
+        kind: `linear`, `conv2d`, `depthwise` (a convolution of one input channel a group) or `embedding`.
+        shape: Of the weight.
+    """
+
+    name: str
+    node: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+def find_layers(graph: GraphModule) -> tuple[Layer, ...]:
+    """Every weight of a graph that a matrix product, a convolution or an embedding reads as it is."""
+    found = []
+    for node in graph.graph.nodes:
+        if node.op != "call_function" or node.target not in (*_PRODUCTS, _EMBEDDING):
+            continue
+        weight = weight_of(node)
+        if weight.op == "get_attr":
+            shape = tuple(parameter(graph, weight).shape)
+            name = str(weight.target).removesuffix(".weight")
+            found.append(Layer(name, node.name, _kind(node, shape), shape))
+    return tuple(found)
+
+
+def weight_of(node: Node) -> Node:
+    """The node that a layer's node reads its weight from."""
+    weight = node.args[0] if node.target is _EMBEDDING else node.args[1]
+    if not isinstance(weight, Node):
+        raise TypeError(f"{node.name}: expected a weight, got {weight!r}")
+    return weight
+
+
+def _kind(node: Node, shape: tuple[int, ...]) -> str:
+    if node.target is _EMBEDDING:
+        return "embedding"
+    if node.target is _aten.linear.default:
+        return "linear"
+    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    return "depthwise" if groups != 1 and shape[1] == 1 else "conv2d"
