@@ -18,7 +18,7 @@ from edgevlm.spec import TensorSpec
 
 from . import coreml_patches
 from .capture import fp16_overflows, require
-from .coreml_weights import integer_weights_pass
+from .coreml_weights import integer_weights_pass, palettised, without_zeros
 
 # https://apple.github.io/coremltools/mlmodel/Format/Model.html: the first systems to read a specification version.
 _SYSTEMS = {
@@ -57,12 +57,21 @@ def _lower(program: Program, recipe: Recipe, out_dir: Path) -> BundleFile:
     name = program.spec.name
     package = out_dir / f"{name}.mlpackage"
     with quiet(), coreml_patches.applied():
-        model = _convert(program, recipe)
+        model = _compress(_convert(program, recipe), name, recipe)
         _describe(model, program)
         model.save(str(package))
         _make_reproducible(package)
     version = model.get_spec().specificationVersion
     return BundleFile(path=package.name, components=(name,), requires=_SYSTEMS[version])
+
+
+def _compress(model: Any, component: str, recipe: Recipe) -> Any:
+    """What coremltools itself compresses, once it has converted."""
+    if recipe.weights.dtype.startswith("palette"):
+        return palettised(model, component, recipe)
+    if recipe.weights.sparsity and not recipe.quantises:
+        return without_zeros(model, component, recipe)
+    return model
 
 
 def _convert(program: Program, recipe: Recipe) -> Any:
@@ -101,12 +110,12 @@ def _least_system(recipe: Recipe) -> Any:
     """The first system whose ops hold what the recipe asks for; None leaves the choice to coremltools."""
     import coremltools as ct
 
-    if recipe.weights.dtype == "int4":
-        return ct.target.iOS18  # constexpr_blockwise_shift_scale
+    if recipe.weights.dtype == "int4" or (recipe.quantises and recipe.weights.sparsity):
+        return ct.target.iOS18  # constexpr_blockwise_shift_scale, constexpr_sparse_blockwise_shift_scale
     if recipe.activations.ranges == "static":
         return ct.target.iOS17  # quantize, dequantize
-    if recipe.quantises:
-        return ct.target.iOS16  # constexpr_affine_dequantize
+    if recipe.weights.dtype != "float" or recipe.weights.sparsity:
+        return ct.target.iOS16  # constexpr_affine_dequantize, constexpr_lut_to_dense, constexpr_sparse_to_dense
     return None
 
 

@@ -1,4 +1,4 @@
-"""Puts NNCF's integers into an ML Program, in place of the floats that they stand for.
+"""Compressed weights in an ML Program: NNCF's integers, coremltools' palettes, and zeros that take no room.
 
 coremltools folds integer weights back into floats on several of its routes without a word. So the program is converted
 in floats and, as its last pass, each constant that equals `scale * integers` of a decided weight becomes the op that
@@ -9,15 +9,24 @@ Ops: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.errors import UnsupportedError
+from edgevlm.recipe import Recipe
+
 if TYPE_CHECKING:
     from .integers import IntegerWeight
 
 PASS = "edgevlm::integer_weights"
+
+_WORTH_A_MASK = 0.3
+# coremltools' own default: what is smaller costs more in ops than it saves.
+_LEAST_SIZE = 2048
+_COMPRESSIBLE = ("linear", "conv", "gather")
 
 _Key = tuple[str, tuple[int, ...], int]
 
@@ -54,7 +63,12 @@ def _store(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> None:
     """Puts the integers' op where a constant was. Scales take the program's own precision: the op gives its type."""
     function = op.enclosing_block
     with function:
-        wide = _per_group(op, weight, dtype) if _has_groups(function) else _per_channel(op, weight, dtype)
+        if not _has_groups(function):
+            wide = _per_channel(op, weight, dtype)
+        elif _is_sparse(weight):
+            wide = _sparse(op, weight, dtype)
+        else:
+            wide = _per_group(op, weight, dtype)
     function.replace_uses_of_var_after_op(
         anchor_op=op, old_var=op.outputs[0], new_var=wide, no_check_var_types=True, force_replace=True
     )
@@ -81,14 +95,88 @@ def _per_channel(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> Any:
     )
 
 
-def _per_group(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> Any:
+def _is_sparse(weight: IntegerWeight) -> bool:
+    """Whether a bit for each value, and the values that are not zero, are less than all of them."""
+    return weight.bits == 8 and float((weight.integers == 0).mean()) > _WORTH_A_MASK
+
+
+def _sparse(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> Any:
     from coremltools.converters.mil import Builder
     from coremltools.converters.mil.mil import types  # type: ignore[import-untyped]
 
-    grid = (*weight.scale.shape, *[1] * (weight.integers.ndim - 2))
-    return Builder.constexpr_blockwise_shift_scale(
-        data=weight.integers if weight.bits == 8 else weight.integers.astype(types.np_int4_dtype),
-        scale=weight.scale.astype(dtype).reshape(grid),
+    there = weight.integers != 0
+    mask, values = Builder.constexpr_sparse_blockwise_shift_scale(
+        data_mask=there.astype(types.np_uint1_dtype),
+        nonzero_data=weight.integers[there],
+        scale=_grid(weight, dtype),
         before_op=op,
         name=f"{op.name}_integers",
     )
+    return Builder.constexpr_sparse_to_dense(nonzero_data=values, mask=mask, before_op=op, name=f"{op.name}_dense")
+
+
+def _grid(weight: IntegerWeight, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The scales, of the weight's rank."""
+    return weight.scale.astype(dtype).reshape(*weight.scale.shape, *[1] * (weight.integers.ndim - 2))
+
+
+def _per_group(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> Any:
+    from coremltools.converters.mil import Builder
+    from coremltools.converters.mil.mil import types
+
+    return Builder.constexpr_blockwise_shift_scale(
+        data=weight.integers if weight.bits == 8 else weight.integers.astype(types.np_int4_dtype),
+        scale=_grid(weight, dtype),
+        before_op=op,
+        name=f"{op.name}_integers",
+    )
+
+
+def palettised(model: Any, component: str, recipe: Recipe) -> Any:
+    """The model with each weight as indices into a table of its own, found by k-means (coremltools; NNCF has none).
+
+    Raises:
+        UnsupportedError: no weight is large enough.
+    """
+    import coremltools.optimize.coreml as optimize  # type: ignore[import-untyped]
+
+    bits = int(recipe.weights.dtype.removeprefix("palette-"))
+    settings = optimize.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=_LEAST_SIZE)
+    smaller = optimize.palettize_weights(model, _config(model, component, recipe, settings))
+    _require(smaller, "constexpr_lut_to_dense", f"{component}: no weight became a palette")
+    return smaller
+
+
+def without_zeros(model: Any, component: str, recipe: Recipe) -> Any:
+    """The model with a mask for each pruned weight, and the values that are not zero.
+
+    Raises:
+        UnsupportedError: no weight has enough zeros.
+    """
+    import coremltools.optimize.coreml as optimize
+
+    settings = optimize.OpThresholdPrunerConfig(
+        threshold=1e-12, minimum_sparsity_percentile=_WORTH_A_MASK, weight_threshold=_LEAST_SIZE
+    )
+    smaller = optimize.prune_weights(model, _config(model, component, recipe, settings))
+    _require(smaller, "constexpr_sparse_to_dense", f"{component}: no weight has zeros to leave out")
+    return smaller
+
+
+def _config(model: Any, component: str, recipe: Recipe, settings: Any) -> Any:
+    """The settings for every layer but those that the recipe keeps."""
+    import coremltools.optimize.coreml as optimize
+
+    kept = {}
+    for name in optimize.get_weights_metadata(model, weight_threshold=_LEAST_SIZE):
+        layer = f"{component}/{name.removeprefix('module_').removesuffix('_weight')}"
+        if any(fnmatchcase(layer, pattern.replace(".", "_")) for pattern in recipe.weights.float_layers):
+            kept[name] = None
+    return optimize.OptimizationConfig(op_type_configs=dict.fromkeys(_COMPRESSIBLE, settings), op_name_configs=kept)
+
+
+def _require(model: Any, kind: str, otherwise: str) -> None:
+    program = model.get_spec().mlProgram
+    blocks = [block for each in program.functions.values() for block in each.block_specializations.values()]
+    if not any(op.type == kind for block in blocks for op in block.operations):
+        raise UnsupportedError(otherwise, hint="--recipe fp16")

@@ -17,6 +17,7 @@ from edgevlm.recipe import Recipe
 from .capture import require
 
 FILE = "model.tflite"
+_GROUPS = (32, 64, 128, 256)
 
 
 class TFLiteConverter:
@@ -25,7 +26,17 @@ class TFLiteConverter:
     target = "tflite"
 
     def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
-        """Nothing: in fp16 the weights are float16 and the arithmetic stays float32, so nothing overflows."""
+        """Weights that it has no kernel for; in fp16 the arithmetic stays float32, so nothing overflows."""
+        weights = recipe.weights
+        if weights.dtype.startswith("palette"):
+            return (Unsupported("TFLite has no palettes", instead="--recipe int4-weights"),)
+        if weights.dtype == "int4" and weights.group_size not in _GROUPS:
+            return (
+                Unsupported(
+                    f"TFLite's int4 groups are of {', '.join(map(str, _GROUPS))}, not {weights.group_size}",
+                    instead=f"weights: {{group_size: {_GROUPS[0]}}}",
+                ),
+            )
         return ()
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:

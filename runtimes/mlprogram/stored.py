@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,39 +16,52 @@ _SCALES: Mapping[str, ScaleType] = {"float32": "float32", "float16": "float16"}
 
 
 def stored_weights(function: Function) -> tuple[StoredWeight, ...]:
-    """Every weight that a function dequantises: int8 per channel (iOS 16), int4 per group (iOS 18).
+    """Every weight that a function dequantises: int8 per channel (iOS 16), int8 and int4 per group (iOS 18).
 
     Raises:
         BundleError: the package is damaged.
     """
     constants = {
-        operation.name: operation.arguments["val"] for operation in function.operations if operation.kind == "const"
+        operation.name: operation.arguments["val"][0] for operation in function.operations if operation.kind == "const"
     }
-
-    def read(operation: Operation, name: str) -> NDArray[Any]:
-        (argument,) = operation.arguments[name]
-        if isinstance(argument, str):
-            (argument,) = constants[argument]
-        if not isinstance(argument, Constant):
-            raise BundleError(f"{operation.name}: expected a constant as {name}", hint="convert the model again")
-        return np.asarray(argument.read())
-
-    found = []
-    for operation in function.operations:
-        if operation.kind == "constexpr_affine_dequantize":
-            found.append(_per_channel(operation, read))
-        elif operation.kind == "constexpr_blockwise_shift_scale":
-            found.append(_per_group(operation, read))
-    return tuple(found)
+    return tuple(
+        _READERS[operation.kind](_Arguments(operation, constants))
+        for operation in function.operations
+        if operation.kind in _READERS
+    )
 
 
-def _per_channel(operation: Operation, read: Any) -> StoredWeight:
-    values, scale, zero_point = (read(operation, name) for name in ("quantized_data", "scale", "zero_point"))
+class _Arguments:
+    """The constant arguments of an op, written in place or as ops of their own."""
+
+    def __init__(self, operation: Operation, constants: Mapping[str, str | Constant]) -> None:
+        self.name = operation.name
+        self._operation = operation
+        self._constants = constants
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._operation.arguments
+
+    def find(self, name: str) -> Constant:
+        """Its type, and what reads it."""
+        (argument,) = self._operation.arguments[name]
+        found = self._constants.get(argument) if isinstance(argument, str) else argument
+        if not isinstance(found, Constant):
+            raise BundleError(f"{self.name}: expected a constant as {name}", hint="convert the model again")
+        return found
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Its value."""
+        return np.asarray(self.find(name).read())
+
+
+def _per_channel(arguments: _Arguments) -> StoredWeight:
+    values, scale, zero_point = (arguments.read(name) for name in ("quantized_data", "scale", "zero_point"))
     rows = len(values)
-    if int(read(operation, "axis")) != 0:  # a scale for each first index is all that converters write
-        raise BundleError(f"{operation.name}: expected scales along axis 0", hint="convert the model again")
+    if int(arguments.read("axis")) != 0:  # a scale for each first index is all that converters write
+        raise BundleError(f"{arguments.name}: expected scales along axis 0", hint="convert the model again")
     return StoredWeight(
-        layer=operation.name,
+        layer=arguments.name,
         bits=8,
         values=values.astype(np.int8),
         scale=np.broadcast_to(scale.astype(np.float32), rows).reshape(rows, 1),
@@ -57,16 +70,32 @@ def _per_channel(operation: Operation, read: Any) -> StoredWeight:
     )
 
 
-def _per_group(operation: Operation, read: Any) -> StoredWeight:
-    (data,) = operation.arguments["data"]
-    dtype = constants[data][0].type.dtype if isinstance(data, str) else data.type.dtype
-    values, scale = read(operation, "data"), read(operation, "scale")
-    offset = read(operation, "offset") if "offset" in operation.arguments else np.zeros_like(scale)
+def _per_group(arguments: _Arguments) -> StoredWeight:
+    return _grouped(arguments, arguments.read("data"), bits=4 if arguments.find("data").type.dtype == "int4" else 8)
+
+
+def _sparse(arguments: _Arguments) -> StoredWeight:
+    mask = arguments.read("data_mask").astype(bool)
+    values = np.zeros(mask.shape, np.int8)
+    values[mask] = arguments.read("nonzero_data")
+    return _grouped(arguments, values, bits=8)
+
+
+def _grouped(arguments: _Arguments, values: NDArray[Any], *, bits: int) -> StoredWeight:
+    scale = arguments.read("scale")
+    offset = arguments.read("offset") if "offset" in arguments else np.zeros(scale.shape, np.int32)
     return StoredWeight(
-        layer=operation.name,
-        bits=4 if dtype == "int4" else 8,
+        layer=arguments.name,
+        bits=bits,
         values=values.astype(np.int8),
         scale=scale.astype(np.float32).reshape(len(values), -1),
         zero_point=offset.astype(np.int32).reshape(len(values), -1),
         scale_type=_SCALES[scale.dtype.name],
     )
+
+
+_READERS: Mapping[str, Callable[[_Arguments], StoredWeight]] = {
+    "constexpr_affine_dequantize": _per_channel,
+    "constexpr_blockwise_shift_scale": _per_group,
+    "constexpr_sparse_blockwise_shift_scale": _sparse,
+}

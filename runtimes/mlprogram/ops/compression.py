@@ -8,7 +8,7 @@ import torch
 
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME, DType, decode
 from edgevlm.runtimes.mlprogram.ops.quantisation import along
-from edgevlm.runtimes.mlprogram.ops.registry import Ints, Tensor, op
+from edgevlm.runtimes.mlprogram.ops.registry import Ints, Tensor, Tensors, op
 
 
 @op("constexpr_affine_dequantize")
@@ -31,6 +31,17 @@ def constexpr_blockwise_shift_scale(data: Tensor, scale: Tensor, offset: Tensor 
     if offset is not None:
         values = values - _per_element(offset.float(), data.shape)
     return values * _per_element(scale, data.shape)
+
+
+@op("constexpr_sparse_blockwise_shift_scale")
+def constexpr_sparse_blockwise_shift_scale(
+    data_mask: Tensor, nonzero_data: Tensor, scale: Tensor, offset: Tensor | None = None
+) -> Tensors:
+    mask = data_mask.bool()
+    values = nonzero_data.float()
+    if offset is not None:
+        values = values - _per_element(offset.float(), mask.shape)[mask]
+    return data_mask, values * _per_element(scale, mask.shape)[mask]
 
 
 def _unpack(packed: Tensor, dtype: DType, sizes: Ints) -> Tensor:
