@@ -88,6 +88,14 @@ def capture(program: Program) -> ExportedProgram:
         ) from error
 
 
+def unlifted(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.fx.GraphModule:
+    """The module as a graph of ATen ops over its own parameters, to be rewritten."""
+    import torch
+
+    graph: torch.fx.GraphModule = torch.export.export(module, example, strict=False).module(check_guards=False)
+    return graph
+
+
 @contextlib.contextmanager
 def plain_attention() -> Iterator[None]:
     """nn.MultiheadAttention as the ops it is made of.

@@ -14,6 +14,7 @@ from edgevlm.commands.distill import distill
 from edgevlm.commands.enrich import enrich
 from edgevlm.commands.evaluate import evaluate
 from edgevlm.commands.lists import models, recipes, targets
+from edgevlm.commands.tune import tune
 from edgevlm.errors import EdgeVLMError
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     """
 
 
-for command in (convert, verify, inspect, run, distill, enrich, evaluate, targets, models, recipes):
+for command in (convert, tune, verify, inspect, run, distill, enrich, evaluate, targets, models, recipes):
     main.add_command(command)
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch.fx import GraphModule, Node
 
+from edgevlm.capture import plain_attention, unlifted
 from edgevlm.compression.folding import parameter
+from edgevlm.interfaces import Program
 
 _aten = torch.ops.aten
 _PRODUCTS = (_aten.linear.default, _aten.conv2d.default)
@@ -43,6 +45,12 @@ def find_layers(graph: GraphModule) -> tuple[Layer, ...]:
             name = str(weight.target).removesuffix(".weight")
             found.append(Layer(name, node.name, _kind(node, shape), shape))
     return tuple(found)
+
+
+def layer_names(program: Program) -> tuple[str, ...]:
+    """The names of a program's layers, in the order in which they run."""
+    with plain_attention():
+        return tuple(layer.name for layer in find_layers(unlifted(program.module, program.example)))
 
 
 def weight_of(node: Node) -> Node:

@@ -19,11 +19,11 @@ from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgevlm.capture import plain_attention, quiet
+from edgevlm.capture import plain_attention, quiet, unlifted
 from edgevlm.compression.annotation import Annotator
 from edgevlm.compression.folding import fold_layer_norms, fold_output_scales, parameter
 from edgevlm.compression.groups import decide_int4, store_groups
-from edgevlm.compression.layers import Layer, find_layers, weight_of
+from edgevlm.compression.layers import Layer, find_layers, layer_names, weight_of
 from edgevlm.errors import RecipeError
 from edgevlm.interfaces import Program
 from edgevlm.recipe import Recipe
@@ -43,10 +43,10 @@ def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tup
     """
     nncf.set_log_level(40)  # errors only
     with quiet(), torch.no_grad(), plain_attention():
-        graph = _export(program.module, program.example)
+        graph = unlifted(program.module, program.example)
         fold_layer_norms(graph)
         fold_output_scales(graph)
-        graph = _export(graph, program.example)  # anew, for what folding added has no recorded shape
+        graph = unlifted(graph, program.example)  # anew, for what folding added has no recorded shape
         chosen = _choose(graph, program.spec.name, recipe)
         if not chosen:
             raise RecipeError(
@@ -62,11 +62,7 @@ def refuse_unknown_layers(programs: Mapping[str, Program], recipe: Recipe) -> No
     """Raises RecipeError for a `float_layers` pattern that names nothing, before the long work starts."""
     if not recipe.weights.float_layers:
         return
-    names = [
-        f"{component}/{layer.name}"
-        for component, program in programs.items()
-        for layer in find_layers(_export(program.module, program.example))
-    ]
+    names = [f"{component}/{name}" for component, program in programs.items() for name in layer_names(program)]
     for pattern in recipe.weights.float_layers:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise RecipeError(
@@ -74,11 +70,6 @@ def refuse_unknown_layers(programs: Mapping[str, Program], recipe: Recipe) -> No
                 f"such as {', '.join(names[:3])}",
                 hint="edgevlm tune lists the layers with what each costs",
             )
-
-
-def _export(module: nn.Module, example: tuple[Tensor, ...]) -> GraphModule:
-    graph: GraphModule = torch.export.export(module, example, strict=False).module(check_guards=False)
-    return graph
 
 
 def _choose(graph: GraphModule, component: str, recipe: Recipe) -> tuple[Layer, ...]:
@@ -131,7 +122,7 @@ def _quantise_embedding(graph: GraphModule, layer: Layer) -> None:
     product = nn.Linear(table.shape[1], table.shape[0], bias=False).requires_grad_(False)
     product.weight = nn.Parameter(table, requires_grad=False)
     example = torch.zeros(1, table.shape[1])
-    alone = _export(product.eval(), (example,))
+    alone = unlifted(product.eval(), (example,))
     (only,) = find_layers(alone)
     decided = quantize_pt2e(
         alone, Annotator([only.node], static=False), nncf.Dataset([example]), subset_size=1, fast_bias_correction=None

@@ -1,0 +1,103 @@
+"""`edgevlm tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgevlm.commands.options import PATH, Number, as_json
+
+if TYPE_CHECKING:
+    from edgevlm.tuning.tuning import Tuned
+
+
+@click.command()
+@click.argument("model", required=False, default="edgevlm-student")
+@click.option("--target", required=True, help="coreml, executorch or tflite.")
+@click.option("--data", required=True, metavar="DATA", help="Pictures with labels or captions; see edgevlm evaluate.")
+@click.option("--max-drop", type=Number(0, 100), default=0.5, show_default=True, help="Points of accuracy to lose.")
+@click.option("--calibration", metavar="DATA", help="Pictures to measure ranges on; left out, others of --data.")
+@click.option("--calibration-texts", type=PATH, help="Texts to measure ranges on, one a line.")
+@click.option("--pictures", type=click.IntRange(min=20), default=500, show_default=True, help="Of --data to ask about.")
+@click.option("--smallest", "objective", flag_value="size", default="size", help="Search for the smallest. [default]")
+@click.option("--fastest", "objective", flag_value="latency", help="Search for the fastest.")
+@click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
+@click.option("--out", type=PATH, default="tuned", show_default=True, help="Folder for what is found.")
+@as_json
+def tune(
+    model: str,
+    target: str,
+    data: str,
+    max_drop: float,
+    calibration: str | None,
+    calibration_texts: Path | None,
+    pictures: int,
+    objective: str,
+    images: Path | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Find the smallest or fastest recipe for MODEL that still does its task.
+
+    Each layer is quantised alone to see what it costs; then recipes are converted, asked about your pictures and timed,
+    with the most sensitive layers left in float where too much is lost. The recipe is written to a file that
+    edgevlm convert --recipe takes. Stopped, the same command goes on where it was.
+
+    \b
+    Examples:
+      edgevlm tune --target tflite --data scenes:combinations:500:1
+      edgevlm tune ./my-clip --target coreml --data photos/ --max-drop 1 --out tuned-coreml
+      edgevlm tune my-student --target executorch --data coco_val.json --images val2017 --fastest
+    """
+    from edgevlm import interrupts, registry, report, schema
+    from edgevlm.errors import InputError
+
+    if target not in registry.targets():
+        raise InputError(f"no target {target!r}: expected one of {', '.join(registry.targets())}")
+    with report.progress_bar(log_seconds=30) as progress, interrupts.advice("the same command goes on from here"):
+        from edgevlm.compression.calibration import CalibrationSource
+        from edgevlm.tuning.tuning import TuneRequest
+        from edgevlm.tuning.tuning import tune as run
+
+        if calibration is None and calibration_texts is not None:
+            raise InputError("--calibration-texts needs --calibration: it goes with its pictures")
+        source = None if calibration is None else CalibrationSource(calibration, calibration_texts)
+        tuned = run(
+            TuneRequest(
+                model, target, data, out, max_drop, source, pictures,
+                "latency" if objective == "latency" else "size", images,
+            ),
+            progress,
+        )  # fmt: skip
+    if as_json:
+        report.print_json(schema.write(tuned) | {"recipe_file": str(tuned.recipe_file)})
+    else:
+        _show(tuned, out)
+
+
+def _show(tuned: Tuned, out: Path) -> None:
+    from edgevlm import report
+
+    rows = [
+        (
+            f"[green]{trial.recipe.name}[/]" if trial is tuned.best else trial.recipe.name,
+            f"{trial.size_bytes / 1e6:.2f} MB",
+            f"{trial.compressed_size_bytes / 1e6:.2f} MB",
+            f"{100 * trial.score.accuracy:.1f}",
+            f"{trial.drop:+.1f}",
+            f"{100 * trial.score.agreement:.1f}",
+            f"{trial.latency_ratio:.2f}x" if trial.latency_ratio is not None else "–",
+        )
+        for trial in tuned.trials
+        if trial.error is None
+    ]
+    headings = ("recipe", ">size", ">compressed", ">accuracy %", ">drop", ">agreement %", ">time")
+    report.table(f"float model: {100 * tuned.accuracy:.1f} %", headings, rows)
+    for trial in tuned.trials:
+        if trial.error is not None:
+            click.echo(f"{trial.recipe.name}: {trial.error}", err=True)
+    click.echo(f"recipe: {tuned.recipe_file}")
+    click.echo(f"pictures: {out / 'trade-off.svg'}, {out / 'sensitivity.svg'}")
+    click.echo(f"next: edgevlm convert ... --recipe {tuned.recipe_file}", err=True)

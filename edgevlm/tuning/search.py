@@ -1,0 +1,210 @@
+"""Searches for the smallest or fastest artefact that still does its task.
+
+Every candidate is converted and measured as it would ship: its file's size, its answers on the target's runtime, and
+its time beside the float32 artefact's in the same process. Ranges, SmoothQuant's alpha and the share of int4 are chosen
+in torch first, where a try costs seconds; a family of recipes that loses too much is tried again with its most
+sensitive layers left in float.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from edgevlm import parity, pipeline, registry
+from edgevlm.bundle import Bundle
+from edgevlm.compression.compression import compress
+from edgevlm.interfaces import Programs, Progress, Session
+from edgevlm.parity import Answers, Samples
+from edgevlm.recipe import BUILTIN, ParityLimits, Recipe
+
+from .sensitivity import LayerCost, run_programs
+from .task import Score, Task
+
+Objective = Literal["size", "latency"]
+
+ALPHAS = (None, 0.25, 0.5, 0.75, 0.95)
+INT4_SHARES = (0.75, 0.5)
+"""Of the weights, where all of them lose too much."""
+KEPT = (1, 2, 4, 8)
+"""How many of the most sensitive layers are left in float, in turn."""
+_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe, converted and measured.
+
+    Attributes:
+        recipe: As it would be written to a file.
+        score: Of the artefact on the task.
+        size_bytes: Of the artefact's files.
+        compressed_size_bytes: The same in a compressed download.
+        latency_ratio: CPU time of one picture and one text against float32's on the same runtime, here; None where this
+            machine's time says nothing of a device's (Core ML off Apple).
+        drop: Accuracy lost, in points (hundredths).
+        error: Why there is no artefact; the other figures are zero then.
+    """
+
+    recipe: Recipe
+    score: Score
+    size_bytes: int
+    compressed_size_bytes: int
+    latency_ratio: float | None
+    drop: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What trials are measured with.
+
+    Attributes:
+        request: What is converted, without a recipe of its own.
+        task: With the float model's answers.
+        floats: Accuracy of the float model, 0..1.
+        programs: In float32.
+        calibration: Inputs of each program.
+        baseline: The float32 bundle of the target.
+        progress: Told what is being tried.
+    """
+
+    request: pipeline.Request
+    task: Task
+    floats: float
+    programs: Programs
+    calibration: Mapping[str, list[torch.Tensor]]
+    baseline: Bundle
+    progress: Progress
+
+
+def search(
+    bench: Bench,
+    *,
+    max_drop: float,
+    costs: Callable[[Recipe], list[LayerCost]],
+    known: Callable[[Recipe], Trial | None],
+    keep: Callable[[Trial], None],
+) -> Iterator[Trial]:
+    """Every trial, in the order in which they were made.
+
+    Args:
+        bench: What they are measured with.
+        max_drop: Points of accuracy that may be lost.
+        costs: What each layer costs under a recipe, the worst first.
+        known: A trial made before, when the search was stopped and resumed.
+        keep: Remembers one.
+    """
+    for family in _families(bench):
+        for recipe in _steps(family, costs):
+            trial = known(recipe)
+            if trial is None:
+                bench.progress(f"trying {recipe.name}", None)
+                trial = measure(bench, recipe)
+                keep(trial)
+            yield trial
+            if trial.error is not None or trial.drop <= max_drop:
+                break
+
+
+def best(trials: list[Trial], *, max_drop: float, objective: Objective) -> Trial | None:
+    """The smallest, or fastest, of those within the allowed drop; None where there is none."""
+    fine = [trial for trial in trials if trial.error is None and trial.drop <= max_drop]
+
+    def cost(trial: Trial) -> tuple[float, float]:
+        latency = 1.0 if trial.latency_ratio is None else trial.latency_ratio
+        return (latency, trial.size_bytes) if objective == "latency" else (trial.size_bytes, latency)
+
+    return min(fine, key=cost, default=None)
+
+
+def measure(bench: Bench, recipe: Recipe) -> Trial:
+    """Converts with a recipe, asks the artefact, and times it beside the float32 one."""
+    request = replace(bench.request, recipe=recipe, force=True)
+    (outcome,) = pipeline.convert(request, bench.progress)
+    if outcome.bundle is None:
+        message = outcome.error.message if outcome.error else outcome.status
+        return Trial(recipe, Score(0, 0, 0), 0, 0, None, 100.0, message)
+    with registry.runtime(request.targets[0]).open(outcome.bundle, threads=1) as session:
+        answers = _ask(session, outcome.bundle, bench.task.samples, bench.progress)
+        ratio = _latency_ratio(bench, session)
+    score = bench.task.score(answers)
+    manifest = outcome.bundle.manifest
+    artefact = {component.file for component in manifest.components.values()}
+    size = sum(record.size_bytes for path, record in manifest.files.items() if path.split("/")[0] in artefact)
+    drop = 100 * (bench.floats - score.accuracy)
+    return Trial(recipe, score, size, manifest.compressed_size_bytes or size, ratio, drop)
+
+
+def _families(bench: Bench) -> Iterator[Recipe]:
+    """The recipes to start from that the target can hold, the most careful first."""
+    converter = registry.converter(bench.request.targets[0])
+    for name in ("int8", "int8-weights", "int8-static", "palette-6", "int4-weights", "palette-4"):
+        recipe = replace(BUILTIN[name], parity=ParityLimits(), calibration=bench.request.recipe.calibration)
+        if converter.unsupported(bench.programs, recipe):
+            continue
+        if name == "int8-static":
+            recipe = _choose(bench, [_smoothed(recipe, alpha) for alpha in ALPHAS])
+        yield recipe
+
+
+def _steps(family: Recipe, costs: Callable[[Recipe], list[LayerCost]]) -> Iterator[Recipe]:
+    """The family's recipe, then ones that lose less: the worst layers in float, or in int8 for int4."""
+    yield family
+    if family.weights.dtype == "int4":
+        for share in INT4_SHARES:
+            yield replace(family, name=f"{family.name}-{share:g}", weights=replace(family.weights, int4_share=share))
+        return
+    for count in KEPT:
+        layers = tuple(cost.layer for cost in costs(family)[:count])
+        weights = replace(family.weights, float_layers=layers)
+        yield replace(family, name=f"{family.name}-keep-{count}", weights=weights)
+
+
+def _choose(bench: Bench, rivals: list[Recipe]) -> Recipe:
+    """The one whose quantised graph does best in torch."""
+
+    def worth(recipe: Recipe) -> tuple[float, float]:
+        bench.progress(f"comparing {recipe.name}", None)
+        compressed = compress(bench.programs, recipe, bench.calibration, lambda stage, share: None)
+        score = bench.task.score(run_programs(compressed.programs, bench.task.samples))
+        return score.agreement, score.centred_cosine
+
+    return max(rivals, key=worth)
+
+
+def _smoothed(recipe: Recipe, alpha: float | None) -> Recipe:
+    if alpha is None:
+        return recipe
+    activations = replace(recipe.activations, smooth_quant=alpha)
+    return replace(recipe, name=f"{recipe.name}-smooth-{alpha:g}", activations=activations)
+
+
+def _ask(session: Session, bundle: Bundle, samples: Samples, progress: Progress) -> Answers:
+    components = tuple(name for name in ("encode_image", "encode_text") if name in bundle.components)
+    return parity.ask(session, components, samples, lambda share: progress("asking the artefact", share))
+
+
+def _latency_ratio(bench: Bench, session: Session) -> float | None:
+    """One picture and one text, in turn with the float32 artefact."""
+    if session.evidence == "program-semantics":
+        return None
+    samples = bench.task.samples
+    inputs = {"encode_image": {"pixels": samples.pixels[:1]}}
+    if len(samples.token_ids):
+        inputs["encode_text"] = {"token_ids": samples.token_ids[:1]}
+    with registry.runtime(bench.request.targets[0]).open(bench.baseline, threads=1) as other:
+        times: dict[int, list[float]] = {0: [], 1: []}
+        for _ in range(_ROUNDS):
+            for place, runner in enumerate((session, other)):
+                began = time.process_time()
+                for component, arrays in inputs.items():
+                    runner.run(component, {name: np.asarray(array) for name, array in arrays.items()})
+                times[place].append(time.process_time() - began)
+    return statistics.median(times[0]) / statistics.median(times[1])

@@ -1,0 +1,96 @@
+"""How much each layer costs the task when it alone is quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from edgevlm.compression.layers import layer_names
+from edgevlm.compression.quantisation import quantise
+from edgevlm.errors import RecipeError
+from edgevlm.interfaces import F32, Program, Programs
+from edgevlm.parity import Answers, Samples
+from edgevlm.recipe import Recipe
+
+from .task import Score, Task
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer.
+
+    Attributes:
+        layer: `component/layer`.
+        score: Of the float model with this layer quantised.
+    """
+
+    layer: str
+    score: Score
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Larger is worse: answers lost first, then distance from the float embedding."""
+        return (1 - self.score.agreement, 1 - self.score.centred_cosine)
+
+
+def run_programs(programs: Programs, samples: Samples) -> Answers:
+    """Every sample through the programs, one at a time: their graphs are made for one."""
+    return Answers(
+        image=_run(programs["encode_image"], samples.pixels) if "encode_image" in programs else None,
+        text=_run(programs["encode_text"], samples.token_ids) if "encode_text" in programs else None,
+        scores=None,
+    )
+
+
+def measure_layers(
+    programs: Programs,
+    recipe: Recipe,
+    calibration: Mapping[str, Sequence[torch.Tensor]],
+    task: Task,
+    *,
+    pictures: int,
+    skip: frozenset[str],
+) -> Iterator[LayerCost]:
+    """Each layer's cost, one after another, so that a search can be stopped and resumed.
+
+    Args:
+        programs: In float32.
+        recipe: How a layer is quantised.
+        calibration: Inputs of each program.
+        task: Its float answers are known.
+        pictures: How many of the task's pictures are asked about.
+        skip: Layers that have been measured already.
+    """
+    samples = task.first(pictures)
+    floats = run_programs(programs, samples)
+    for component, program in programs.items():
+        names = layer_names(program)
+        for name in names:
+            if f"{component}/{name}" in skip:
+                continue
+            others = tuple(f"{component}/{_literal(other)}" for other in names if other != name)
+            alone = replace(recipe, weights=replace(recipe.weights, float_layers=others))
+            try:
+                quantised, _ = quantise(program, alone, calibration.get(component, ()))
+            except RecipeError:  # a layer that this recipe leaves in float anyway
+                continue
+            changed = run_programs({component: quantised}, samples)
+            answers = Answers(
+                image=floats.image if changed.image is None else changed.image,
+                text=floats.text if changed.text is None else changed.text,
+                scores=None,
+            )
+            yield LayerCost(f"{component}/{name}", task.score(answers))
+
+
+def _literal(name: str) -> str:
+    """The glob that matches a name alone."""
+    return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
+
+
+def _run(program: Program, rows: F32 | np.ndarray) -> F32:  # type: ignore[type-arg]
+    with torch.no_grad():
+        return np.concatenate([program.module(torch.from_numpy(row[None])).numpy() for row in rows])

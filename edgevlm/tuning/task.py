@@ -1,0 +1,152 @@
+"""The task that a compressed model must not get worse at: naming pictures, with words that nobody trained it on.
+
+Pictures with labels are to be given theirs; pictures with captions, their own among all. Both towers take part, as
+they are shipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.data.dataset import Dataset
+from edgevlm.data.subsets import limit
+from edgevlm.errors import DataError
+from edgevlm.evaluation.zero_shot import average
+from edgevlm.interfaces import F32, Progress
+from edgevlm.models.model import Model
+from edgevlm.parity import Answers, Samples
+from edgevlm.preprocessing import preprocess
+from edgevlm.tokenizing import Tokenizer
+
+TEMPLATE = "a photo of a {}"
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one set of answers does.
+
+    Attributes:
+        accuracy: Share of the pictures that were given their own words, 0..1.
+        agreement: Share of them that were given the words that the float model gives them, right or wrong, 0..1.
+        centred_cosine: Mean cosine of the picture embeddings with the float model's, its mean embedding removed.
+    """
+
+    accuracy: float
+    agreement: float
+    centred_cosine: float
+
+
+class Task:
+    """Pictures, the words to choose from, and what the float model answers.
+
+    Args:
+        model: The float model.
+        tokenizer: Of its text tower; None where it has none, and then its own labels are the words.
+        data: Pictures with labels or captions.
+        pictures: How many are taken.
+        progress: Told how far reading them is.
+
+    Raises:
+        DataError: there are too few words to choose from, or they do not fit the model.
+        ImageError: a picture cannot be read.
+    """
+
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer | None, data: Dataset, *, pictures: int, progress: Progress
+    ) -> None:
+        chosen = limit(data, pictures)
+        words, self._truth, self._sizes = _words(chosen, model)
+        self._fixed = None if model.label_embeddings is None else model.label_embeddings.numpy()
+        if self._fixed is None and tokenizer is None:
+            raise DataError(f"{model.source.name} has neither a text tower nor labels to choose from")
+        self.words = len(self._sizes)
+        pixels = []
+        for index in range(len(chosen)):
+            progress("reading pictures", index / len(chosen))
+            pixels.append(preprocess(chosen.picture(index), model.image)[0])
+        token_ids = np.zeros((0, 0), np.int32) if tokenizer is None else tokenizer.encode(words)
+        self.samples = Samples(np.stack(pixels), token_ids)
+        self._float_image: F32 | None = None
+        self._float_best: NDArray[np.int64] | None = None
+
+    def first(self, pictures: int) -> Samples:
+        """The first pictures, and all texts."""
+        return Samples(self.samples.pixels[:pictures], self.samples.token_ids)
+
+    def set_reference(self, answers: Answers) -> Score:
+        """Takes the float model's answers as what others are compared with."""
+        if answers.image is None:
+            raise DataError("the model has no picture embeddings to compare")
+        self._float_image = answers.image
+        self._float_best = self._best(answers)
+        return self.score(answers)
+
+    def score(self, answers: Answers) -> Score:
+        """How well answers to `samples`, or to the `first` of them, do.
+
+        Args:
+            answers: Its `text` may be None where the model has labels of its own.
+        """
+        if self._float_image is None or self._float_best is None or answers.image is None:
+            raise DataError("the float model's answers come first")
+        best, count = self._best(answers), len(answers.image)
+        mean = self._float_image.mean(0)
+        a, b = self._float_image[:count] - mean, answers.image - mean
+        cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        return Score(
+            accuracy=float((best == self._truth[:count]).mean()),
+            agreement=float((best == self._float_best[:count]).mean()),
+            centred_cosine=float(cosines.mean()),
+        )
+
+    def _best(self, answers: Answers) -> NDArray[np.int64]:
+        texts = self._fixed if self._fixed is not None else average(_present(answers.text), self._sizes)
+        best: NDArray[np.int64] = (_present(answers.image) @ texts.T).argmax(1)
+        return best
+
+
+def _words(data: Dataset, model: Model) -> tuple[list[str], NDArray[np.int64], list[int]]:
+    """The texts to encode, each picture's right one, and how many texts each choice has."""
+    examples = [data.example(index) for index in range(len(data))]
+    if data.labels:
+        missing = sum(example.label is None for example in examples)
+        if missing:
+            raise DataError(f"{data.name}: {missing} of {len(examples)} pictures have no label")
+        names = list(data.labels)
+        own = model.labels.names if model.labels else None
+        if own is not None and tuple(names) != own:
+            raise DataError(
+                f"{data.name}: expected the labels that {model.source.name} knows, {', '.join(own[:5])}, ..., "
+                f"got {', '.join(names[:5])}, ..."
+            )
+        truth = np.array([example.label for example in examples], np.int64)
+        return _checked(data, [TEMPLATE.format(name) for name in names]), truth, [1] * len(names)
+    captions = [example.captions[0] for example in examples if example.captions]
+    if len(captions) < len(examples):
+        raise DataError(
+            f"{data.name}: {len(examples) - len(captions)} of {len(examples)} pictures have neither label nor caption",
+            hint="the search needs to know what is right",
+        )
+    words = list(dict.fromkeys(captions))
+    truth = np.array([words.index(caption) for caption in captions], np.int64)
+    return _checked(data, words), truth, [1] * len(words)
+
+
+def _checked(data: Dataset, words: list[str]) -> list[str]:
+    if len(words) < 2:
+        raise DataError(f"{data.name}: expected two or more labels or captions to choose from, got {len(words)}")
+    return words
+
+
+def _present(array: F32 | None) -> F32:
+    if array is None:
+        raise DataError("the artefact has no such component")
+    return array
+
+
+Ask = Callable[[Samples, Progress], Answers]
+"""Answers samples, whoever is asked: the float model, a quantised graph, an artefact."""

@@ -1,0 +1,309 @@
+"""`edgevlm tune`: measure each layer, search, and write down what was found.
+
+OUT/recipe.yaml        the recipe to convert with
+OUT/tune.json          every measurement; a search that was stopped goes on from it
+OUT/trade-off.svg      size against accuracy, and latency, of all that was tried
+OUT/sensitivity.svg    what each layer costs
+OUT/bundles/           the artefacts that were measured
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgevlm import cache, pipeline, registry, schema
+from edgevlm.compression.calibration import CalibrationData, CalibrationSource
+from edgevlm.data.sources import open_data
+from edgevlm.errors import CheckFailed, InputError, OutputError, UnsupportedError
+from edgevlm.interfaces import Programs, Progress
+from edgevlm.locking import locked
+from edgevlm.models import catalogue
+from edgevlm.models.model import Model
+from edgevlm.parity import Answers
+from edgevlm.recipe import BUILTIN, Calibration, ParityLimits, Recipe
+from edgevlm.tokenizing import Tokenizer
+
+from . import pictures
+from .recipe_file import write_recipe
+from .search import Bench, Objective, Trial, best, search
+from .sensitivity import LayerCost, measure_layers
+from .task import Task
+
+_STATE, _LOCK = "tune.json", ".tune.lock"
+# A layer's cost is measured on fewer pictures than a recipe's: there are many more layers than recipes.
+_LAYER_PICTURES = 64
+_LAYER_CALIBRATION = 16
+
+
+@dataclass(frozen=True)
+class TuneRequest:
+    """What to search for.
+
+    Attributes:
+        model: What `edgevlm convert` takes.
+        target: One target.
+        data: Pictures with labels or captions: the task.
+        out: Folder of what is found.
+        max_drop: Points of accuracy that may be lost.
+        calibration: Pictures to measure ranges on; `data`'s own others if None.
+        pictures: How many of `data` are asked about.
+        objective: What is to be small.
+        images: Folder of the pictures that a captions file names.
+    """
+
+    model: str | Path
+    target: str
+    data: str
+    out: Path
+    max_drop: float = 0.5
+    calibration: CalibrationSource | None = None
+    pictures: int = 500
+    objective: Objective = "size"
+    images: Path | None = None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was found.
+
+    Attributes:
+        best: The chosen recipe with its figures.
+        trials: All that was tried, the float32 artefact first.
+        costs: Of each layer, the worst first, under the recipe whose name is the key.
+        accuracy: Of the float model, 0..1.
+        recipe_file: Where the recipe lies.
+    """
+
+    best: Trial
+    trials: tuple[Trial, ...]
+    costs: Mapping[str, tuple[LayerCost, ...]]
+    accuracy: float
+    recipe_file: Path
+
+
+@dataclass(frozen=True)
+class _State:
+    """What `tune.json` holds."""
+
+    schema_version: int
+    identity: Mapping[str, str]
+    costs: Mapping[str, tuple[LayerCost, ...]]
+    trials: tuple[Trial, ...]
+
+
+def tune(request: TuneRequest, progress: Progress = pipeline.silent) -> Tuned:
+    """Searches for the smallest or fastest artefact within the allowed drop. Stopped, the same call goes on.
+
+    Raises:
+        EdgeVLMError: what is wrong with the request, before the long work starts.
+        CheckFailed: no recipe is within the allowed drop; what was tried is kept.
+    """
+    if not 0 <= request.max_drop <= 100:
+        raise InputError(f"--max-drop: expected points from 0 to 100, got {request.max_drop}")
+    converter = registry.converter(request.target)
+    data = open_data(request.data, images=request.images)
+    source = request.calibration or CalibrationSource(request.data, images=request.images)
+    # Other pictures than the task's, where it is the same data: seed 0 chooses those.
+    wanted = Calibration(seed=0 if request.calibration else 1)
+    calibration = CalibrationData(source, wanted)
+    with _opened(request.out), tempfile.TemporaryDirectory() as folder:
+        progress("loading the model", None)
+        model = catalogue.load(request.model)
+        if converter.unsupported(model.programs, BUILTIN["int8"]):
+            raise UnsupportedError(f"{request.target} cannot hold int8, so there is nothing to search")
+        calibration.check(model.programs)
+        notes = _Notes.open(request, data.fingerprint, calibration)
+        tokenizer = _tokenizer(model, Path(folder))
+        task = Task(model, tokenizer, data, pictures=request.pictures, progress=progress)
+        accuracy = task.set_reference(_float_answers(model, task)).accuracy
+        inputs = dict(calibration.inputs(model.programs, model.image, tokenizer, progress))
+        finder = _Finder(request, notes, task, accuracy, model.programs, inputs, source, wanted, progress)
+        return finder.run()
+
+
+class _Finder:
+    """One search: its measurements so far and how the next are made."""
+
+    def __init__(
+        self,
+        request: TuneRequest,
+        notes: _Notes,
+        task: Task,
+        accuracy: float,
+        programs: Programs,
+        inputs: Mapping[str, list[torch.Tensor]],
+        source: CalibrationSource,
+        wanted: Calibration,
+        progress: Progress,
+    ) -> None:
+        self._request, self._notes, self._task, self._accuracy = request, notes, task, accuracy
+        self._programs, self._inputs, self._progress = programs, inputs, progress
+        plain = replace(BUILTIN["fp32"], parity=ParityLimits(), calibration=wanted)
+        self._conversion = pipeline.Request(
+            model=request.model,
+            targets=(request.target,),
+            recipe=plain,
+            out=request.out / "bundles",
+            force=True,
+            calibration=source,
+        )
+
+    def run(self) -> Tuned:
+        bench = self._bench()
+        plain = self._notes.find(self._conversion.recipe)
+        if plain is None:
+            from .search import measure
+
+            plain = measure(bench, self._conversion.recipe)
+            self._notes.add_trial(plain)
+        found = [plain]
+        for trial in search(
+            bench,
+            max_drop=self._request.max_drop,
+            costs=self._costs,
+            known=self._notes.find,
+            keep=self._notes.add_trial,
+        ):
+            found.append(trial)
+            pictures.draw_trade_off(found, self._accuracy, self._request.max_drop, self._request.out / "trade-off.svg")
+        chosen = best(found[1:], max_drop=self._request.max_drop, objective=self._request.objective)
+        self._costs(BUILTIN["int8-static"])
+        pictures.draw_costs(self._notes.costs, self._request.out / "sensitivity.svg")
+        if chosen is None:
+            least = min((trial for trial in found[1:] if trial.error is None), key=lambda trial: trial.drop)
+            raise CheckFailed(
+                f"no recipe loses {self._request.max_drop:g} points or less: {least.recipe.name} loses "
+                f"{least.drop:.2f}",
+                hint=f"allow more with --max-drop, or train it back with edgevlm recover; see {self._request.out}",
+            )
+        path = self._request.out / "recipe.yaml"
+        write_recipe(path, chosen, self._accuracy, self._request)
+        return Tuned(chosen, tuple(found), self._notes.costs, self._accuracy, path)
+
+    def _bench(self) -> Bench:
+        (outcome,) = pipeline.convert(self._conversion, self._progress)
+        if outcome.bundle is None:
+            raise outcome.error or CheckFailed(f"{self._request.target}: the float32 model was not converted")
+        return Bench(
+            request=self._conversion,
+            task=self._task,
+            floats=self._accuracy,
+            programs=self._programs,
+            calibration=self._inputs,
+            baseline=outcome.bundle,
+            progress=self._progress,
+        )
+
+    def _costs(self, recipe: Recipe) -> list[LayerCost]:
+        """What each layer costs under a recipe, the worst first; measured once."""
+        plain = replace(recipe, weights=replace(recipe.weights, float_layers=()))
+        if not plain.quantises:  # palettes: coremltools decides on them as it converts, so int8's order stands in
+            plain = BUILTIN["int8"]
+        done = self._notes.costs.get(plain.name, ())
+        fewer = {name: tensors[:_LAYER_CALIBRATION] for name, tensors in self._inputs.items()}
+        for cost in measure_layers(
+            self._programs,
+            plain,
+            fewer,
+            self._task,
+            pictures=_LAYER_PICTURES,
+            skip=frozenset(each.layer for each in done),
+        ):
+            self._progress(f"measuring layers under {plain.name}: {cost.layer}", None)
+            self._notes.add_cost(plain.name, cost)
+        return sorted(self._notes.costs.get(plain.name, ()), key=lambda cost: cost.rank, reverse=True)
+
+
+class _Notes:
+    """`tune.json`, written anew after every measurement."""
+
+    def __init__(self, path: Path, state: _State) -> None:
+        self._path = path
+        self._state = state
+
+    @classmethod
+    def open(cls, request: TuneRequest, data: str, calibration: CalibrationData) -> _Notes:
+        """Those of a search that was stopped, or new ones.
+
+        Raises:
+            OutputError: they are of another search.
+        """
+        identity = {
+            "model": str(catalogue.fingerprint(request.model)),
+            "target": request.target,
+            "data": f"{data} {request.pictures}",
+            "calibration": calibration.fingerprint,
+            "tools": json.dumps(cache.tool_versions(), sort_keys=True),
+        }
+        path = request.out / _STATE
+        if not path.exists():
+            return cls(path, _State(1, identity, {}, ()))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OutputError(f"{path}: not readable as JSON: {error}", hint="remove it") from error
+        state = schema.read(_State, found, where=str(path), error=OutputError)
+        differing = [key for key, value in identity.items() if state.identity.get(key) != value]
+        if differing:
+            raise OutputError(
+                f"{request.out}: holds a search with another {', '.join(differing)}",
+                hint="write elsewhere with --out, or remove that folder",
+            )
+        return cls(path, state)
+
+    @property
+    def costs(self) -> Mapping[str, tuple[LayerCost, ...]]:
+        return self._state.costs
+
+    def find(self, recipe: Recipe) -> Trial | None:
+        return next((trial for trial in self._state.trials if trial.recipe == recipe), None)
+
+    def add_trial(self, trial: Trial) -> None:
+        self._write(replace(self._state, trials=(*self._state.trials, trial)))
+
+    def add_cost(self, recipe: str, cost: LayerCost) -> None:
+        costs = {**self._state.costs, recipe: (*self._state.costs.get(recipe, ()), cost)}
+        self._write(replace(self._state, costs=costs))
+
+    def _write(self, state: _State) -> None:
+        self._state = state
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(schema.write(state), indent=2) + "\n", encoding="utf-8")
+        part.replace(self._path)
+
+
+@contextmanager
+def _opened(out: Path) -> Iterator[None]:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: expected a folder, found a file", hint="choose another --out")
+    strangers = [each.name for each in out.iterdir() if each.name != _LOCK] if out.exists() else []
+    if strangers and not (out / _STATE).is_file() and strangers != ["bundles"]:
+        raise OutputError(f"{out}: holds {strangers[0]}, so it is no search's folder", hint="choose a new --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / _LOCK, f"{out}: another search is using this folder"):
+        yield
+
+
+def _tokenizer(model: Model, folder: Path) -> Tokenizer | None:
+    if model.text is None or model.tokenizer_json is None:
+        return None
+    (folder / model.text.tokenizer_file).write_bytes(model.tokenizer_json)
+    return Tokenizer(model.text, folder)
+
+
+def _float_answers(model: Model, task: Task) -> Answers:
+    def ask(component: str, rows: Any) -> Any:
+        with torch.no_grad():
+            parts = [model.reference[component](part) for part in torch.split(torch.from_numpy(rows), 16)]
+        return torch.cat(parts).numpy()
+
+    texts = ask("encode_text", task.samples.token_ids) if len(task.samples.token_ids) else None
+    return Answers(image=ask("encode_image", task.samples.pixels), text=texts, scores=None)
