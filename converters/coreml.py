@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgevlm.capture import capture, quiet
+from edgevlm.capture import capture, kind, place, quiet
 from edgevlm.errors import UnsupportedError
-from edgevlm.interfaces import BundleFile, Program, Programs, Unsupported
+from edgevlm.interfaces import Array, BundleFile, OpRange, Program, Programs, Progress, Unsupported
 from edgevlm.recipe import Recipe
 from edgevlm.spec import TensorSpec
 
 from . import coreml_patches
-from .capture import fp16_overflows, require
 from .coreml_weights import integer_weights_pass, palettised, without_zeros
+from .requirements import require
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import GraphModule, Node
 
 # https://apple.github.io/coremltools/mlmodel/Format/Model.html: the first systems to read a specification version.
 _SYSTEMS = {
@@ -30,6 +35,7 @@ _SYSTEMS = {
 }
 # Squares summed in float16 overflow from a norm of 256 on; the norm of one embedding costs nothing in float32.
 _FLOAT32_OPS = {"reduce_l2_norm", "reduce_sum_square", "square", "pow", "cumsum"}
+_FLOAT32_KINDS = {"linalg_vector_norm", "norm", "square", "pow", "cumsum"}  # what becomes these
 
 
 class CoreMLConverter:
@@ -38,8 +44,18 @@ class CoreMLConverter:
     target = "coreml"
 
     def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
-        """Nothing in float32; in float16, what leaves its range on the component's example."""
-        return fp16_overflows(programs) if recipe.precision == "fp16" else ()
+        """Nothing."""
+        return ()
+
+    def audit(
+        self, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
+    ) -> tuple[OpRange, ...]:
+        """What float16 would make of the ops, of which all but a few are computed in it."""
+        from .audit import audit
+
+        with quiet():
+            graphs = {name: _capture(program) for name, program in programs.items()}
+            return audit(graphs, programs, recipe, samples, _half_ops, progress)
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
         """Writes one `.mlpackage` a component, for the oldest system that has all its ops.
@@ -74,6 +90,11 @@ def _compress(model: Any, component: str, recipe: Recipe) -> Any:
     return model
 
 
+def _capture(program: Program) -> ExportedProgram:
+    exported: ExportedProgram = capture(program).run_decompositions({})  # coremltools takes no other dialect
+    return exported
+
+
 def _convert(program: Program, recipe: Recipe) -> Any:
     import coremltools as ct  # type: ignore[import-untyped]
 
@@ -83,11 +104,11 @@ def _convert(program: Program, recipe: Recipe) -> Any:
 
         program, weights = baked(program)
         passes.append_pass(integer_weights_pass(weights))
-    exported = capture(program).run_decompositions({})  # coremltools takes the decomposed dialect only
+    exported = _capture(program)
     precision = (
         ct.precision.FLOAT32
         if recipe.precision == "fp32"
-        else ct.transform.FP16ComputePrecision(op_selector=_computes_in_fp16)
+        else ct.transform.FP16ComputePrecision(op_selector=_op_selector(exported, program.spec.name, recipe))
     )
     try:
         return ct.convert(
@@ -138,12 +159,44 @@ def _dtype(tensor: TensorSpec) -> Any:
     return {"float32": np.float32, "int32": np.int32}[tensor.dtype]
 
 
-def _computes_in_fp16(op: Any) -> bool:
+def _op_selector(exported: ExportedProgram, component: str, recipe: Recipe) -> Callable[[Any], bool]:
+    """Whether a MIL op computes in float16. coremltools hands a node's debug handle on to all ops that come of it."""
+    from coremltools.converters.mil.mil.scope import ScopeSource  # type: ignore[import-untyped]
+
+    kept = set()
+    for handle, node in enumerate(exported.graph.nodes):
+        node.meta["debug_handle"] = handle
+        if recipe.keeps_float32(place(component, node)):
+            kept.add(handle)
+
+    def computes_in_fp16(op: Any) -> bool:
+        return _tolerates_fp16(op) and kept.isdisjoint(op.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE, ()))
+
+    return computes_in_fp16
+
+
+def _tolerates_fp16(op: Any) -> bool:
     """All but norms, and ops on numbers that were integers: float16 counts to 2048 only, a vocabulary further."""
     if op.op_type in _FLOAT32_OPS:
         return False
     producers = [value.op for value in op.inputs.values() if getattr(value, "op", None) is not None]
     return not any(producer.op_type == "cast" and producer.x.dtype.__name__.startswith("int") for producer in producers)
+
+
+def _half_ops(module: GraphModule, keeps: Callable[[Node], bool]) -> set[Node]:
+    """The same, asked before there are MIL ops: what of a graph will be computed in float16."""
+
+    def was_integer(value: Node) -> bool:
+        return kind(value) in ("to", "_to_copy") and "int" in str(value.all_input_nodes[0].meta["val"].dtype)
+
+    return {
+        node
+        for node in module.graph.nodes
+        if node.op == "call_function"
+        and kind(node) not in _FLOAT32_KINDS
+        and not any(map(was_integer, node.all_input_nodes))
+        and not keeps(node)
+    }
 
 
 def _describe(model: Any, program: Program) -> None:

@@ -9,14 +9,14 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevlm.capture import capture, examples, quiet
-from edgevlm.interfaces import BundleFile, Program, Programs, Unsupported
+from edgevlm.capture import capture, examples, place, quiet
+from edgevlm.interfaces import Array, BundleFile, OpRange, Program, Programs, Progress, Unsupported
 from edgevlm.recipe import Recipe
 
-from .capture import fp16_overflows, require
+from .requirements import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
     from torch.export import ExportedProgram
@@ -31,7 +31,7 @@ class ExecuTorchConverter:
     target = "executorch"
 
     def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
-        """Weights that XNNPACK has no kernel for; in float16, what leaves its range on the component's example."""
+        """Weights that XNNPACK has no kernel for."""
         weights, ranges = recipe.weights, recipe.activations.ranges
         if weights.dtype.startswith("palette"):
             return (Unsupported("XNNPACK has no palettes", instead="--recipe int4-weights"),)
@@ -48,7 +48,20 @@ class ExecuTorchConverter:
                     instead=f"weights: {{group_size: {_GROUP}}}",
                 ),
             )
-        return fp16_overflows(programs) if _computes_in_fp16(recipe) else ()
+        return ()
+
+    def audit(
+        self, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
+    ) -> tuple[OpRange, ...]:
+        """What float16 would make of the ops as they are lowered: attention and GELU's tanh form written out."""
+        from .audit import audit
+        from .half import half_ops
+
+        if not _computes_in_fp16(recipe):
+            return ()
+        with quiet():
+            graphs = {name: _capture(program) for name, program in programs.items()}
+            return audit(graphs, programs, recipe, samples, half_ops, progress)
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
         """Writes `model.pte`.
@@ -76,6 +89,12 @@ def _computes_in_fp16(recipe: Recipe) -> bool:
     return recipe.precision == "fp16" and not recipe.quantises
 
 
+def _capture(program: Program) -> ExportedProgram:
+    # Only the ops in the table are replaced; every other one stays whole for the partitioner.
+    exported: ExportedProgram = capture(program).run_decompositions(decompositions())
+    return exported
+
+
 def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
     if recipe.quantises:
         from .integers import with_dynamic_activations, with_int8_embeddings
@@ -83,12 +102,12 @@ def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
         program = with_int8_embeddings(program)
         if recipe.activations.ranges == "dynamic":
             program = with_dynamic_activations(program)
-    # Only the ops in the table are replaced; every other one stays whole for the partitioner.
-    exported: ExportedProgram = capture(program).run_decompositions(decompositions())
+    exported = _capture(program)
     if _computes_in_fp16(recipe):
         from .half import to_half
 
-        exported = to_half(exported, examples(program))
+        name = program.spec.name
+        exported = to_half(exported, examples(program), lambda node: recipe.keeps_float32(place(name, node)))
     return exported
 
 

@@ -7,14 +7,15 @@ follows the data: float32 in, float16 from the first matrix product on, float32 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.export import ExportedProgram
-
-from .capture import FP16_MAX
+from torch.fx import GraphModule, Node
 
 _aten = torch.ops.aten
+FP16_MAX = 65504.0
 
 # Where the time and the bytes go: always float16.
 _HALF = {
@@ -31,26 +32,45 @@ _FLOAT = {
 _CASTS = {_aten.to.dtype, _aten._to_copy.default, _aten.to.dtype_layout}
 
 
-def to_half(exported: ExportedProgram, kwargs: dict[str, torch.Tensor]) -> ExportedProgram:
+def to_half(
+    exported: ExportedProgram, kwargs: dict[str, torch.Tensor], keeps: Callable[[Node], bool]
+) -> ExportedProgram:
     """The same program with float16 weights and arithmetic between float32 inputs and outputs.
 
     Args:
         exported: Float32, its attention already decomposed.
         kwargs: Example inputs by name, to capture the result.
+        keeps: Whether an op must stay in float32.
     """
-    module = exported.module(check_guards=False)
-    _HalfGraph(module).rewrite()
+    module: Any = exported.module(check_guards=False)
+    _HalfGraph(module, half_ops(module, keeps)).rewrite()
     return torch.export.export(module, (), kwargs, strict=False)
 
 
-class _HalfGraph:
-    """One graph on its way to float16: which nodes are there already, and the casts made so far."""
+def half_ops(module: GraphModule, keeps: Callable[[Node], bool]) -> set[Node]:
+    """The ops of a float32 graph that will be computed in float16.
 
-    def __init__(self, module: torch.fx.GraphModule) -> None:
+    Args:
+        module: The graph.
+        keeps: Whether an op must stay in float32.
+    """
+    half: set[Node] = set()
+    for node in module.graph.nodes:
+        follows = any(value in half and _is_float(module, value) for value in node.all_input_nodes)
+        chosen = node.target in _HALF or (follows and node.target not in _FLOAT)
+        if node.op == "call_function" and chosen and not keeps(node):
+            half.add(node)
+    return half
+
+
+class _HalfGraph:
+    """One graph on its way to float16: which nodes are or will be there, and the casts made so far."""
+
+    def __init__(self, module: GraphModule, half: set[Node]) -> None:
         self.module = module
         self.graph = module.graph
-        self.half: set[torch.fx.Node] = set()
-        self.casts: dict[tuple[torch.fx.Node, bool], torch.fx.Node] = {}
+        self.half = half
+        self.casts: dict[tuple[Node, bool], Node] = {}
 
     def rewrite(self) -> None:
         for node in list(self.graph.nodes):
@@ -63,31 +83,27 @@ class _HalfGraph:
         self.graph.lint()
         self.module.recompile()
 
-    def _rewrite(self, node: torch.fx.Node) -> None:
+    def _rewrite(self, node: Node) -> None:
         if node.target is _aten._assert_tensor_metadata.default:
             self.graph.erase_node(node)  # it insists on the dtype that is about to change
             return
-        floats = [value for value in node.all_input_nodes if self._is_float(value)]
-        follows = any(value in self.half for value in floats)
-        half = node.target in _HALF or (follows and node.target not in _FLOAT)
+        half = node in self.half
         if half and node.target in _CASTS:
             self._drop_cast(node)
             return
-        for value in floats:
+        for value in node.all_input_nodes:
             node.replace_input_with(value, self._cast(value, node, half=half))
         if half:
             _forget_dtype(node)
-            if self._is_float(node):
-                self.half.add(node)
 
-    def _drop_cast(self, node: torch.fx.Node) -> None:
+    def _drop_cast(self, node: Node) -> None:
         """A cast from float16 to float32 has lost its purpose; one to an integer or bool keeps it."""
-        if self._is_float(node):
+        if _is_float(self.module, node):
             node.replace_all_uses_with(node.all_input_nodes[0])
             self.graph.erase_node(node)
 
-    def _cast(self, value: torch.fx.Node, user: torch.fx.Node, *, half: bool) -> torch.fx.Node:
-        if not self._is_float(value) or (value in self.half) == half:
+    def _cast(self, value: Node, user: Node, *, half: bool) -> Node:
+        if not _is_float(self.module, value) or (value in self.half) == half:
             return value
         key = (value, half)
         if key not in self.casts:
@@ -95,7 +111,7 @@ class _HalfGraph:
                 self.casts[key] = self._new_cast(value, half)
         return self.casts[key]
 
-    def _new_cast(self, value: torch.fx.Node, half: bool) -> torch.fx.Node:
+    def _new_cast(self, value: Node, half: bool) -> Node:
         if value.op == "get_attr":  # a weight: cast once, here, rather than on every call
             name = f"{str(value.target).replace('.', '_')}_half"
             weight = _attribute(self.module, str(value.target)).detach().clamp(-FP16_MAX, FP16_MAX).half()
@@ -108,14 +124,15 @@ class _HalfGraph:
         node.meta["val"] = value.meta.get("val")
         return node
 
-    def _is_float(self, node: torch.fx.Node) -> bool:
-        value: Any = node.meta.get("val")
-        if value is None and node.op == "get_attr":
-            value = _attribute(self.module, str(node.target))
-        return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+def _is_float(module: GraphModule, node: Node) -> bool:
+    value: Any = node.meta.get("val")
+    if value is None and node.op == "get_attr":
+        value = _attribute(module, str(node.target))
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _forget_dtype(node: torch.fx.Node) -> None:
+def _forget_dtype(node: Node) -> None:
     """`softmax(x, dim, dtype=float32)` computes in float32 only because it says so."""
     node.args = tuple(None if isinstance(value, torch.dtype) else value for value in node.args)
     node.kwargs = {key: value for key, value in node.kwargs.items() if not isinstance(value, torch.dtype)}

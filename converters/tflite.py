@@ -6,15 +6,16 @@ Format: https://ai.google.dev/edge/litert/models/model_analyzer and the schema i
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgevlm.capture import examples, named, plain_attention, quiet
 from edgevlm.errors import UnsupportedError
-from edgevlm.interfaces import BundleFile, Programs, Unsupported
+from edgevlm.interfaces import Array, BundleFile, OpRange, Programs, Progress, Unsupported
 from edgevlm.recipe import Recipe
 
-from .capture import require
+from .requirements import require
 
 FILE = "model.tflite"
 _GROUPS = (32, 64, 128, 256)
@@ -26,7 +27,7 @@ class TFLiteConverter:
     target = "tflite"
 
     def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
-        """Weights that it has no kernel for; in fp16 the arithmetic stays float32, so nothing overflows."""
+        """Weights that it has no kernel for."""
         weights = recipe.weights
         if weights.dtype.startswith("palette"):
             return (Unsupported("TFLite has no palettes", instead="--recipe int4-weights"),)
@@ -37,6 +38,12 @@ class TFLiteConverter:
                     instead=f"weights: {{group_size: {_GROUPS[0]}}}",
                 ),
             )
+        return ()
+
+    def audit(
+        self, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
+    ) -> tuple[OpRange, ...]:
+        """Nothing: in fp16 the weights are float16 and the arithmetic stays float32, so nothing overflows."""
         return ()
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:

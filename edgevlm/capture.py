@@ -15,6 +15,7 @@ from edgevlm.interfaces import Program
 if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
+    from torch.fx import Node
 
 
 @contextlib.contextmanager
@@ -57,7 +58,13 @@ def named(program: Program) -> torch.nn.Module:
             self.module = module
 
         def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-            answer = self.module(*(tensors[name] for name in inputs))
+            arguments = [tensors[name] for name in inputs]
+            if isinstance(self.module, torch.fx.GraphModule):
+                # Called as a module, it would be traced as one: its nodes would forget which layers they come from.
+                with torch.fx.traceback.preserve_node_meta():
+                    answer = torch.fx.Interpreter(self.module).run(*arguments)
+            else:
+                answer = self.module(*arguments)
             answers = answer if isinstance(answer, tuple) else (answer,)
             return dict(zip(outputs, answers, strict=True))
 
@@ -94,6 +101,22 @@ def unlifted(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torc
 
     graph: torch.fx.GraphModule = torch.export.export(module, example, strict=False).module(check_guards=False)
     return graph
+
+
+def place(component: str, node: Node) -> str:
+    """Where an op stands: `component/module`, such as `encode_image/blocks.3.mlp.fc1`; a constant, where it is read."""
+    if node.op == "get_attr" and node.users:
+        return place(component, next(iter(node.users)))
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    module = next(reversed(stack.values()))[0].removeprefix("module").removeprefix(".")  # `named` is around it
+    return f"{component}/{module}" if module else component
+
+
+def kind(node: Node) -> str:
+    """ATen's name of an op, such as `linear`."""
+    if node.op != "call_function":
+        return {"get_attr": "constant", "placeholder": "input"}.get(node.op, node.op)
+    return str(getattr(node.target, "__name__", node.target)).partition(".")[0]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgevlm import __version__, interrupts
+from edgevlm.commands.audit import audit
 from edgevlm.commands.bundles import inspect, run, verify
 from edgevlm.commands.convert import convert
 from edgevlm.commands.distill import distill
@@ -46,7 +47,7 @@ def main() -> None:
     """
 
 
-for command in (convert, tune, verify, inspect, run, distill, enrich, evaluate, targets, models, recipes):
+for command in (convert, audit, tune, verify, inspect, run, distill, enrich, evaluate, targets, models, recipes):
     main.add_command(command)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,44 @@ class OpCount:
     weights: str = ""
 
 
+Verdict = Literal["fits", "near", "mask", "underflow", "overflow"]
+
+
+@dataclass(frozen=True)
+class OpRange:
+    """What the values of one op span in float32, over all samples, and what float16 would make of them.
+
+    Attributes:
+        place: `component/module` that it stands in, such as `encode_image/blocks.3.mlp.fc1`.
+        kind: ATen's name of it, such as `linear`; `constant` is a weight, a bias or a mask.
+        precision: What the target computes it in.
+        peak: Largest magnitude.
+        least: Smallest magnitude but zero.
+        typical: Root mean square, zeros aside.
+        below_normal: Share of the values, zeros aside, that are below float16's smallest normal number, 6.1e-5.
+        sum_of_squares: Largest one that the op, a norm, adds up inside; None elsewhere.
+        verdict: `near` is within a factor of four of 65,504; `mask` is beyond it, and harmless. The converters say
+            what the others mean (`converters/audit.py`).
+        float32_ops: Places to keep in float32 so that the values survive; empty where they do anyway.
+    """
+
+    place: str
+    kind: str
+    precision: Literal["fp32", "fp16"]
+    peak: float
+    least: float
+    typical: float
+    below_normal: float
+    sum_of_squares: float | None
+    verdict: Verdict
+    float32_ops: tuple[str, ...]
+
+    @property
+    def headroom(self) -> float:
+        """How many times larger the values could be in float16."""
+        return float(np.finfo(np.float16).max) / self.peak
+
+
 class Converter(Protocol):
     """Lowers programs to one target."""
 
@@ -97,6 +135,21 @@ class Converter(Protocol):
 
     def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
         """What this target cannot hold; asked before the long work starts."""
+
+    def audit(
+        self, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
+    ) -> tuple[OpRange, ...]:
+        """What the values of every op span; asked before an fp16 conversion. Nothing where arithmetic is float32.
+
+        Args:
+            programs: In float32.
+            recipe: Whose `float32_ops` stay in float32.
+            samples: Rows by the name of the input tensor.
+            progress: Told how far it is.
+
+        Raises:
+            RecipeError: `recipe.float32_ops` names something that is not there.
+        """
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
         """Writes the artefact below `out_dir`. The same programs give the same bytes."""

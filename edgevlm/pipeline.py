@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm import cache, golden, labels, memory, parity, registry, schema
+from edgevlm import audit, cache, golden, labels, memory, parity, registry, schema
 from edgevlm.bundle import (
     FORMAT_VERSION,
     SUFFIX,
@@ -34,7 +34,7 @@ from edgevlm.bundle import (
     write_manifest,
 )
 from edgevlm.errors import CheckFailed, EdgeVLMError, MissingDependency, RecipeError, UnsupportedError
-from edgevlm.interfaces import F32, BundleFile, Converter, Programs, Progress
+from edgevlm.interfaces import F32, Array, BundleFile, Converter, OpRange, Programs, Progress
 from edgevlm.models import catalogue
 from edgevlm.recipe import Recipe
 from edgevlm.stored import WeightProof, prove
@@ -100,6 +100,7 @@ class Outcome:
         seconds: Wall time, of which `parity_seconds` went into the proof: the float reference's answers, the golden
             fixtures and the comparison.
         cached: Whether it was copied from an earlier conversion.
+        at_risk: In fp16, the ops that come close to float16's limits; None where it was copied.
     """
 
     target: str
@@ -109,6 +110,7 @@ class Outcome:
     seconds: float
     parity_seconds: float = 0.0
     cached: bool = False
+    at_risk: tuple[OpRange, ...] | None = None
 
 
 def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...]:
@@ -289,6 +291,9 @@ def _convert_one(source: _Prepared, request: Request, target: str, progress: Pro
     if refused:
         what = "; ".join(problem.what for problem in refused)
         raise UnsupportedError(f"{target} cannot hold this: {what}", hint=refused[0].instead)
+    rows: dict[str, Array] = {"pixels": source.samples.pixels, "token_ids": source.samples.token_ids}
+    recipe, at_risk = audit.settle(converter, source.programs, request.recipe, rows, progress)
+    request = replace(request, recipe=recipe)
     compressed = source.compress(request.recipe, progress)
     with staged(request.destination(target), force=request.force) as stage:
         progress(f"{target}: lowering", None)
@@ -314,6 +319,7 @@ def _convert_one(source: _Prepared, request: Request, target: str, progress: Pro
         error=None,
         seconds=0.0,
         parity_seconds=parity_seconds,
+        at_risk=at_risk,
     )
 
 

@@ -8,6 +8,7 @@ weights:
 activations:
   ranges: static                    # float, dynamic or static
   smooth_quant: 0.5
+float32_ops: [auto]                 # or places, such as encode_image/blocks.3.mlp.*: edgevlm audit finds them
 parity:
   min_cosine: 0.97
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +27,8 @@ from edgevlm.errors import RecipeError
 Precision = Literal["fp32", "fp16"]
 WeightType = Literal["float", "int8", "int4", "palette-4", "palette-6"]
 Ranges = Literal["float", "dynamic", "static"]
+AUTO = "auto"
+"""In `float32_ops`: the places that do not fit into float16, found before each conversion."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Recipe:
             has it beside what the other sections ask for; XNNPACK computes in float32 between its int8 layers.
         summary: One line for `edgevlm recipes`.
         parity: What the artefact must keep.
+        float32_ops: What stays in float32 in an fp16 recipe: globs on `component/module`, such as
+            `encode_image/blocks.3.mlp.*`, and `AUTO`. Where a target computes in float32 anyway, nothing changes.
     """
 
     name: str
@@ -113,6 +119,7 @@ class Recipe:
     weights: Weights = field(default_factory=Weights)
     activations: Activations = field(default_factory=Activations)
     calibration: Calibration = field(default_factory=Calibration)
+    float32_ops: tuple[str, ...] = ()
 
     @property
     def quantises(self) -> bool:
@@ -122,6 +129,10 @@ class Recipe:
     @property
     def needs_calibration(self) -> bool:
         return self.activations.ranges == "static"
+
+    def keeps_float32(self, place: str) -> bool:
+        """Whether ops that stand there stay in float32. A `*` stands for any characters, dots too."""
+        return any(fnmatchcase(place, pattern) for pattern in self.float32_ops)
 
 
 BUILTIN: dict[str, Recipe] = {
@@ -253,6 +264,10 @@ def _demands(recipe: Recipe) -> Iterator[tuple[str, bool]]:
     yield (
         f"activations.ranges: {activations.ranges} needs integer weights, got weights.dtype: {weights.dtype}",
         activations.ranges == "float" or recipe.quantises,
+    )
+    yield (
+        f"float32_ops: expected precision: fp16, got {recipe.precision}: all ops are float32",
+        not recipe.float32_ops or recipe.precision == "fp16",
     )
     static = activations.ranges == "static"
     yield "activations.ranges: static needs weights.dtype: int8, got int4", not static or weights.dtype == "int8"

@@ -18,7 +18,7 @@ from edgevlm import schema
 from edgevlm.bundle import Bundle, ParityReport
 
 if TYPE_CHECKING:
-    from edgevlm.interfaces import OpCount, Progress
+    from edgevlm.interfaces import OpCount, OpRange, Progress
     from edgevlm.pipeline import Outcome
 
 SCHEMA_VERSION = 1
@@ -119,6 +119,13 @@ def outcomes(found: Sequence[Outcome]) -> None:
     for outcome in found:
         if outcome.bundle:
             click.echo(f"{outcome.target}: {outcome.bundle.path}")
+        if outcome.at_risk:
+            nearest = min(outcome.at_risk, key=lambda op: op.headroom)
+            click.echo(
+                f"{outcome.target}: {len(outcome.at_risk)} ops come close to float16's limits, such as {nearest.place} "
+                f"({nearest.kind}, up to {nearest.peak:.3g}); edgevlm audit shows them",
+                err=True,
+            )
         if outcome.error:
             click.echo(f"{outcome.target}: {outcome.error.message}", err=True)
             if outcome.error.hint:
@@ -137,8 +144,14 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         "bundle": str(bundle.path) if bundle else None,
         "size_bytes": bundle.size_bytes if bundle else None,
         "parity": schema.write(bundle.manifest.parity) if bundle else None,
+        "at_risk": None if outcome.at_risk is None else [range_json(op) for op in outcome.at_risk],
         "error": {"message": outcome.error.message, "hint": outcome.error.hint} if outcome.error else None,
     }
+
+
+def range_json(op: OpRange) -> dict[str, Any]:
+    """What an op's values span, with the headroom."""
+    return {**schema.write(op), "headroom": op.headroom}
 
 
 def parity_rows(parity: ParityReport) -> list[tuple[str, ...]]:
@@ -169,6 +182,7 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("model", f"{manifest.source.name} ({manifest.source.family}, {manifest.source.licence})"),
         ("revision", manifest.source.revision),
         ("target", f"{manifest.target}, recipe {manifest.recipe.name}"),
+        *(("in float32", place) for place in manifest.recipe.float32_ops),
         ("needs", ", ".join(f"{platform} {least}" for platform, least in manifest.requires.items())),
         ("size", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
         (

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs
 from edgevlm.bundle import Bundle, BundledComponent
-from edgevlm.interfaces import Array, BundleFile, Closing, OpCount, Programs, Unsupported
+from edgevlm.interfaces import Array, BundleFile, Closing, OpCount, OpRange, Programs, Progress, Unsupported
 from edgevlm.recipe import Recipe
 
 
@@ -35,6 +35,11 @@ class Pt2Converter:
         if recipe.precision == "fp32":
             return ()
         return (Unsupported(f"the precision {recipe.precision}", instead="--recipe fp32"),)
+
+    def audit(
+        self, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
+    ) -> tuple[OpRange, ...]:
+        return ()
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
         files = []

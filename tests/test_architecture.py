@@ -28,7 +28,7 @@ LAYERS = (
     },
     {"registry", "bundle_model", "parity"},
     {"models", "data", "distillation", "enrichment", "evaluation", "compression"},
-    {"golden", "pipeline", "api", "report", "tuning"},
+    {"golden", "audit", "pipeline", "api", "report", "tuning"},
     {"commands", "cli", "__main__"},
 )
 TARGET_CODE = LAYERS[0] | LAYERS[1]

@@ -103,6 +103,8 @@ def test_lists_print_tables_and_json(command: str) -> None:
 
 BAD: dict[str, tuple[list[str], str]] = {
     "unknown target": (["convert", "--target", "onnx"], "no target 'onnx'"),
+    "audit of an unknown target": (["audit", "--target", "onnx"], "no target 'onnx'"),
+    "audit on no data": (["audit", "--data", "gone/"], "gone/"),
     "unknown recipe": (["convert", "--target", "coreml", "--recipe", "int3"], "no recipe 'int3'"),
     "missing model": (["convert", "./no-such-folder", "--target", "coreml"], "no-such-folder"),
     "template without labels": (["convert", "--target", "coreml", "--template", "a {}"], "--template needs --labels"),
@@ -157,5 +159,5 @@ def test_help_imports_no_framework() -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("convert", "verify", "inspect", "run"):
+    for command in ("convert", "audit", "verify", "inspect", "run"):
         assert f"edgevlm {command}" in run(command, "--help").stdout
