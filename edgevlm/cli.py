@@ -15,6 +15,7 @@ from edgevlm.commands.distill import distill
 from edgevlm.commands.enrich import enrich
 from edgevlm.commands.evaluate import evaluate
 from edgevlm.commands.lists import models, recipes, targets
+from edgevlm.commands.prune import prune
 from edgevlm.commands.tune import tune
 from edgevlm.errors import EdgeVLMError
 
@@ -47,7 +48,9 @@ def main() -> None:
     """
 
 
-for command in (convert, audit, tune, verify, inspect, run, distill, enrich, evaluate, targets, models, recipes):
+for command in (
+    convert, audit, tune, prune, verify, inspect, run, distill, enrich, evaluate, targets, models, recipes,
+):  # fmt: skip
     main.add_command(command)
 
 

@@ -15,7 +15,7 @@ def test_the_papers_recipes_ship_with_losses_that_exist() -> None:
     assert (
         tuple(recipe.name for recipe in recipes)
         == BUILTIN
-        == ("ood", "tinyclip", "clip-kd", "mobileclip", "labels-only")
+        == ("ood", "tinyclip", "clip-kd", "mobileclip", "recovery", "labels-only")
     )
     for recipe in recipes:
         assert recipe.summary

@@ -22,7 +22,7 @@ from edgevlm.models.students.presets import TEXT_PRESETS
 
 _SHIPPED = files("edgevlm.distillation.recipes")
 TEXT_TOWERS = ("teacher", "none", *TEXT_PRESETS)
-BUILTIN = ("ood", "tinyclip", "clip-kd", "mobileclip", "labels-only")
+BUILTIN = ("ood", "tinyclip", "clip-kd", "mobileclip", "recovery", "labels-only")
 
 
 @dataclass(frozen=True)

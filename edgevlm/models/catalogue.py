@@ -54,7 +54,12 @@ def fingerprint(name: str | Path = builtin.STUDENT, *, revision: str | None = No
     return digest.hexdigest()
 
 
-def _files(name: str | Path, revision: str | None) -> list[Path]:
+def find_folder(name: str | Path, *, revision: str | None = None) -> Path:
+    """Where a model's files lie; a hub id is downloaded first.
+
+    Raises:
+        CheckpointError: there is no such folder or hub model.
+    """
     folder = builtin.FOLDERS.get(str(name)) or Path(name).expanduser()
     if not folder.is_dir():
         if not is_hub_id(str(name)) or folder.exists():
@@ -62,7 +67,12 @@ def _files(name: str | Path, revision: str | None) -> list[Path]:
                 f"expected a built-in model, a checkpoint's folder or a hub id, got {str(name)!r}",
                 hint="edgevlm models lists the built-in ones; a hub id looks like openai/clip-vit-base-patch32",
             )
-        folder = hub.download(str(name), revision=revision)
+        return hub.download(str(name), revision=revision)
+    return folder
+
+
+def _files(name: str | Path, revision: str | None) -> list[Path]:
+    folder = find_folder(name, revision=revision)
     if layout.is_student(folder):
         return layout.list_files(folder)
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))

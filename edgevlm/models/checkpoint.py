@@ -138,7 +138,6 @@ def _reference(network: Network, image: ImagePreprocessing) -> dict[str, Callabl
 
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (image.mean, image.std))
 
-    @torch.no_grad()
     def encode_image(pixels: torch.Tensor) -> torch.Tensor:
         normalised = (pixels * image.rescale - mean.to(pixels.device)) / std.to(pixels.device)
         return _unit_norm(network.get_image_features(normalised, interpolate_pos_encoding=True).pooler_output)
@@ -151,9 +150,7 @@ def text_reference(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
 
     It takes int32 [N, L] and returns unit vectors, float32 [N, D], on the network's device.
     """
-    import torch
 
-    @torch.no_grad()
     def encode_text(token_ids: torch.Tensor) -> torch.Tensor:
         pooled = network.text_model(token_ids.long()).pooler_output
         # CLIP's projection lies beside its text model, SigLIP's inside.

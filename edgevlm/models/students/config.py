@@ -11,8 +11,22 @@ from edgevlm.errors import EdgeVLMError
 from edgevlm.spec import ImagePreprocessing
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockSizes:
+    """The sizes of a tower's transformer blocks where they differ, as pruning makes them.
+
+    Attributes:
+        block_heads: Attention heads of each block; the tower's `heads` in all of them where None. A head has
+            width / `heads` channels, however many a block has.
+        block_mlps: Channels of each block's MLP; three times the width where None.
+    """
+
+    block_heads: tuple[int, ...] | None = None
+    block_mlps: tuple[int, ...] | None = None
+
+
 @dataclass(frozen=True)
-class VitConfig:
+class VitConfig(BlockSizes):
     """A vision transformer: see `edgevlm.models.students.vit`.
 
     Attributes:
@@ -32,7 +46,7 @@ class VitConfig:
 
 
 @dataclass(frozen=True)
-class HybridConfig:
+class HybridConfig(BlockSizes):
     """Re-parameterised convolutions, then attention: see `edgevlm.models.students.hybrid`.
 
     Attributes:
@@ -43,6 +57,7 @@ class HybridConfig:
         heads: Attention heads a block of the last stage.
         copies: How often each k x k convolution stands side by side during training (MobileOne, arXiv 2206.04040);
             they are one on the device.
+        convolution_mlps: Channels of each convolutional block's MLP, in order; three times its stage's where None.
     """
 
     image_size: int
@@ -50,6 +65,7 @@ class HybridConfig:
     depths: tuple[int, ...]
     heads: int
     copies: int = 1
+    convolution_mlps: tuple[int, ...] | None = None
     family: Literal["hybrid"] = "hybrid"
 
     @property
@@ -59,7 +75,7 @@ class HybridConfig:
 
 
 @dataclass(frozen=True)
-class GridConfig:
+class GridConfig(BlockSizes):
     """A convolutional stem and a grid of tokens: see `edgevlm.models.students.grid`.
 
     Attributes:
@@ -90,7 +106,7 @@ _FAMILIES: dict[str, type[ImageTowerConfig]] = {"vit": VitConfig, "hybrid": Hybr
 
 
 @dataclass(frozen=True)
-class TextTowerConfig:
+class TextTowerConfig(BlockSizes):
     """A small text tower, `edgevlm.models.students.text_tower`; the tokenizer's rules say how long a text is.
 
     Attributes:
@@ -144,35 +160,47 @@ def check_image_tower(config: ImageTowerConfig, *, where: str, error: type[EdgeV
             raise error(
                 f"{where}: expected as many depths as widths, two or more, got {config.depths} and {config.widths}"
             )
-        width, unit, what = config.widths[-1], config.stride, "the network's stride"
+        _check_count(config.convolution_mlps, sum(config.depths[:-1]), f"{where}.convolution_mlps", error)
+        width, blocks, unit, what = config.widths[-1], config.depths[-1], config.stride, "the network's stride"
     elif isinstance(config, GridConfig):
-        width, unit, what = config.width, config.stride, "the stem's stride"
+        width, blocks, unit, what = config.width, config.blocks, config.stride, "the stem's stride"
     else:
-        width, unit, what = config.width, config.patch_size, "the patch size"
+        width, blocks, unit, what = config.width, config.blocks, config.patch_size, "the patch size"
     if config.image_size % unit:
         below = config.image_size // unit * unit
         raise error(
             f"{where}.image_size: expected a multiple of {unit}, {what}, got {config.image_size}",
             hint=f"take {below} or {below + unit}" if below else f"take {unit}",
         )
-    _check_heads(width, config.heads, where, error)
+    _check_blocks(config, width, blocks, where, error)
 
 
 def check_text_tower(config: TextTowerConfig, *, where: str, error: type[EdgeVLMError]) -> None:
     """Raises `error` for sizes from which no tower can be built."""
     _check_positive(config, where, error)
-    _check_heads(config.width, config.heads, where, error)
+    _check_blocks(config, config.width, config.blocks, where, error)
 
 
 def _check_positive(config: ImageTowerConfig | TextTowerConfig, where: str, error: type[EdgeVLMError]) -> None:
     for key, value in schema.write(config).items():
-        if key != "family" and (not value or any(each < 1 for each in (value if isinstance(value, list) else [value]))):
+        if key == "family" or value is None:
+            continue
+        if not value or any(each < 1 for each in (value if isinstance(value, list) else [value])):
             raise error(f"{where}.{key}: expected whole numbers of at least 1, got {value!r}")
 
 
-def _check_heads(width: int, heads: int, where: str, error: type[EdgeVLMError]) -> None:
-    if width % heads:
-        raise error(f"{where}.heads: expected a number that divides the width, {width}, got {heads}")
+def _check_blocks(
+    config: ImageTowerConfig | TextTowerConfig, width: int, blocks: int, where: str, error: type[EdgeVLMError]
+) -> None:
+    if width % config.heads:
+        raise error(f"{where}.heads: expected a number that divides the width, {width}, got {config.heads}")
+    _check_count(config.block_heads, blocks, f"{where}.block_heads", error)
+    _check_count(config.block_mlps, blocks, f"{where}.block_mlps", error)
+
+
+def _check_count(sizes: tuple[int, ...] | None, blocks: int, where: str, error: type[EdgeVLMError]) -> None:
+    if sizes is not None and len(sizes) != blocks:
+        raise error(f"{where}: expected a number for each of {blocks} blocks, got {len(sizes)}")
 
 
 def square_pictures(image_size: int) -> ImagePreprocessing:

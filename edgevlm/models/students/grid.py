@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgevlm.models.layers import unit_norm
-from edgevlm.models.students.blocks import Block
+from edgevlm.models.students.blocks import build_blocks
 from edgevlm.models.students.config import GridConfig
 
 
@@ -38,7 +38,7 @@ class ImageTower(nn.Module):
         self.stem = nn.Sequential(*layers, nn.Conv2d(channels, config.width, 1))
         tokens = (config.image_size // config.stride) ** 2
         self.positions = nn.Parameter(0.02 * torch.randn(1, tokens, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.blocks))
+        self.blocks = build_blocks(config, config.width, config.blocks)
         self.norm = nn.LayerNorm(config.width)
         self.features = nn.Linear(config.width, config.token_features)
         self.projection = nn.Linear(tokens * config.token_features, embedding_dim, bias=False)

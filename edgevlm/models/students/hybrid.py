@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from edgevlm.models.layers import unit_norm
-from edgevlm.models.students.blocks import Block
+from edgevlm.models.students.blocks import build_blocks
 from edgevlm.models.students.config import HybridConfig
 from edgevlm.models.students.reparameterised import RepConv
 
@@ -19,13 +19,13 @@ _MIXER = 5
 
 
 class ConvolutionBlock(nn.Module):
-    """Depthwise token mixing, then a pointwise MLP, [N, C, H, W] -> [N, C, H, W]."""
+    """Depthwise token mixing, then a pointwise MLP of `mlp` channels, [N, C, H, W] -> [N, C, H, W]."""
 
-    def __init__(self, width: int, copies: int) -> None:
+    def __init__(self, width: int, mlp: int, copies: int) -> None:
         super().__init__()
         self.mixer = RepConv(width, width, _MIXER, groups=width, copies=copies, skip=True)
         self.mlp = nn.Sequential(
-            RepConv(width, _EXPANSION * width, 1), nn.ReLU(), RepConv(_EXPANSION * width, width, 1)
+            RepConv(width, mlp, 1, identity=False), nn.ReLU(), RepConv(mlp, width, 1, identity=False)
         )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -47,19 +47,20 @@ class ImageTower(nn.Module):
             RepConv(first, first, 1),
             nn.ReLU(),
         ]
+        mlps = iter(config.convolution_mlps or _unpruned_mlps(config))
         for stage, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True)):
             if stage > 0:
                 before = config.widths[stage - 1]
                 layers += [
                     RepConv(before, before, 3, stride=2, groups=before, copies=copies),
-                    RepConv(before, width, 1),
+                    RepConv(before, width, 1, identity=False),
                 ]
             if stage < len(config.widths) - 1:
-                layers += [ConvolutionBlock(width, copies) for _ in range(depth)]
+                layers += [ConvolutionBlock(width, next(mlps), copies) for _ in range(depth)]
         # What tells the last stage's tokens where they are: FastViT's conditional position encoding.
         layers.append(RepConv(last, last, _MIXER, groups=last, copies=copies, skip=True))
         self.convolutions = nn.Sequential(*layers)
-        self.blocks = nn.ModuleList(Block(last, config.heads) for _ in range(config.depths[-1]))
+        self.blocks = build_blocks(config, last, config.depths[-1])
         self.norm = nn.LayerNorm(last)
         self.projection = nn.Linear(last, embedding_dim, bias=False)
 
@@ -68,3 +69,8 @@ class ImageTower(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         return unit_norm(self.projection(self.norm(tokens.mean(1))))
+
+
+def _unpruned_mlps(config: HybridConfig) -> list[int]:
+    stages = zip(config.widths[:-1], config.depths[:-1], strict=True)
+    return [_EXPANSION * width for width, depth in stages for _ in range(depth)]

@@ -127,14 +127,5 @@ def teacher_text(teacher: Model) -> SmallText | BorrowedText:
         )
     own = getattr(teacher.network, "text", teacher.network)
     if isinstance(own, TextTower):
-        return SmallText(_describe(own), own, teacher.text, teacher.tokenizer_json)
+        return SmallText(own.config, own, teacher.text, teacher.tokenizer_json)
     return BorrowedText(own, teacher.text, teacher.tokenizer_json)
-
-
-def _describe(tower: TextTower) -> TextTowerConfig:
-    return TextTowerConfig(
-        width=tower.embedding.embedding_dim,
-        blocks=len(tower.blocks),
-        heads=tower.blocks[0].attention.heads,  # type: ignore[union-attr, arg-type]
-        vocabulary_size=tower.embedding.num_embeddings,
-    )

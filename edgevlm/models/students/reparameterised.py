@@ -29,6 +29,8 @@ class RepConv(nn.Module):
         groups: Equal to `channels` for a depthwise convolution.
         copies: How many k x k convolutions stand side by side.
         skip: Whether the input itself is added; needs `channels == width` and stride 1.
+        identity: Whether the input is added behind a BatchNorm of its own where `channels == width` and the stride is
+            1; False where these are equal by chance.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class RepConv(nn.Module):
         groups: int = 1,
         copies: int = 1,
         skip: bool = False,
+        identity: bool = True,
     ) -> None:
         super().__init__()
         self.shape = (channels, width, kernel, stride, groups)
@@ -52,7 +55,7 @@ class RepConv(nn.Module):
             )
             for size in kernels
         )
-        self.identity = nn.BatchNorm2d(channels) if channels == width and stride == 1 else None
+        self.identity = nn.BatchNorm2d(channels) if identity and channels == width and stride == 1 else None
 
     def forward(self, maps: Tensor) -> Tensor:
         result: Tensor = self.branches[0](maps)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgevlm.models.layers import causal_mask, unit_norm
-from edgevlm.models.students.blocks import Block
+from edgevlm.models.students.blocks import build_blocks
 from edgevlm.models.students.config import TextTowerConfig
 
 
@@ -26,10 +26,11 @@ class TextTower(nn.Module):
 
     def __init__(self, config: TextTowerConfig, context_length: int, eot_id: int, embedding_dim: int) -> None:
         super().__init__()
+        self.config = config
         self.eot_id = eot_id
         self.embedding = nn.Embedding(config.vocabulary_size, config.width)
         self.positions = nn.Parameter(0.02 * torch.randn(1, context_length, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.blocks))
+        self.blocks = build_blocks(config, config.width, config.blocks)
         self.norm = nn.LayerNorm(config.width)
         self.projection = nn.Linear(config.width, embedding_dim, bias=False)
         self.register_buffer("causal_mask", causal_mask(context_length), persistent=False)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgevlm.models.layers import unit_norm
-from edgevlm.models.students.blocks import Block
+from edgevlm.models.students.blocks import build_blocks
 from edgevlm.models.students.config import VitConfig
 
 
@@ -18,7 +18,7 @@ class ImageTower(nn.Module):
         tokens = (config.image_size // config.patch_size) ** 2
         self.patch_embedding = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
         self.positions = nn.Parameter(0.02 * torch.randn(1, tokens, config.width))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.blocks))
+        self.blocks = build_blocks(config, config.width, config.blocks)
         self.norm = nn.LayerNorm(config.width)
         self.projection = nn.Linear(config.width, embedding_dim, bias=False)
 
