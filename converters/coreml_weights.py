@@ -167,7 +167,7 @@ def _config(model: Any, component: str, recipe: Recipe, settings: Any) -> Any:
     """The settings for every layer but those that the recipe keeps."""
     import coremltools.optimize.coreml as optimize
 
-    kept = {}
+    kept: dict[str, None] = {}
     for name in optimize.get_weights_metadata(model, weight_threshold=_LEAST_SIZE):
         layer = f"{component}/{name.removeprefix('module_').removesuffix('_weight')}"
         if any(fnmatchcase(layer, pattern.replace(".", "_")) for pattern in recipe.weights.float_layers):

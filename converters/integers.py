@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torchao.quantization.pt2e  # noqa: F401 - registers torch.ops.quantized_decomposed
+import torchao.quantization.pt2e  # type: ignore[import-untyped]  # noqa: F401 - registers quantized_decomposed
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -118,7 +118,7 @@ def _bake(graph: GraphModule, wide: Node) -> IntegerWeight:
     """Puts a float32 constant in a widening's place."""
     constant = _float_constant(graph, wide)
     wide.replace_all_uses_with(constant)
-    integers, scale = (_constant(graph, each).numpy() for each in wide.args[:2])
+    integers, scale = (_constant(graph, each).numpy() for each in wide.all_input_nodes[:2])
     return IntegerWeight(
         value=_constant(graph, constant).numpy(),
         integers=integers,

@@ -104,7 +104,7 @@ def _float_constant(model: Any, tensor: Any) -> NDArray[np.float32] | None:
 def _pack(integers: NDArray[np.int8]) -> NDArray[np.uint8]:
     """int4, two a byte, the first in the low half."""
     halves = np.append(integers, np.zeros(len(integers) % 2, np.int8)).view(np.uint8) & 15
-    return halves[::2] | halves[1::2] << 4
+    return np.asarray(halves[::2] | halves[1::2] << 4, np.uint8)
 
 
 class _Editor:

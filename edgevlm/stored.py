@@ -46,8 +46,9 @@ class StoredWeight:
     def digest(self) -> str:
         """A hash of the integers, scales and zero points; not of the name."""
         digest = hashlib.sha256(f"{self.bits} {self.values.shape} {self.scale.shape} {self.scale_type}".encode())
-        for part, dtype in ((self.values, np.int8), (self.scale, np.float32), (self.zero_point, np.int32)):
-            digest.update(np.ascontiguousarray(part, dtype))
+        digest.update(np.ascontiguousarray(self.values, np.int8))
+        digest.update(np.ascontiguousarray(self.scale, np.float32))
+        digest.update(np.ascontiguousarray(self.zero_point, np.int32))
         return digest.hexdigest()
 
 

@@ -130,7 +130,7 @@ def stored_weights(method: Method) -> Iterator[StoredWeight]:
     """Every weight that is stored as integers."""
     for graph in method.graphs:
         for kind, node in graph.nodes() if graph is not None else ():
-            filter_id = node.get("filter_id")
+            filter_id = node.get("filter_id", -1)
             value = graph.values.get(filter_id, {}) if graph is not None else {}
             if graph is not None and value.get("datatype") in _BITS:
                 yield _delegated_weight(graph, value, f"{kind} {filter_id}", depthwise="Depthwise" in kind)

@@ -11,8 +11,8 @@ from collections.abc import Collection
 
 import torch
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import HistogramObserver, PerChannelMinMaxObserver
-from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+from torchao.quantization.pt2e import HistogramObserver, PerChannelMinMaxObserver  # type: ignore[import-untyped]
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer  # type: ignore[import-untyped]
 
 _WEIGHT = QuantizationSpec(
     dtype=torch.int8,

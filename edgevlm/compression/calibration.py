@@ -109,7 +109,7 @@ class CalibrationData:
                 pixels.append(torch.from_numpy(preprocess(self.pictures.picture(index), image)))
             prepared |= {name: pixels for name in ("encode_image", "classify") if name in programs}
         if "encode_text" in programs and tokenizer is not None:
-            prepared["encode_text"] = list(torch.from_numpy(tokenizer.encode(self.texts)).split(1))
+            prepared["encode_text"] = list(torch.split(torch.from_numpy(tokenizer.encode(self.texts)), 1))
         return prepared
 
 

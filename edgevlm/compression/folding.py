@@ -26,7 +26,7 @@ def fold_layer_norms(graph: GraphModule) -> None:
         readers = list(norm.users)
         if weight is None or not all(_is_product_of(reader, norm) for reader in readers):
             continue
-        if any(len(reader.args[1].users) > 1 for reader in readers):  # a weight that other products share
+        if any(len(_read(reader, 1).users) > 1 for reader in readers):  # a weight that other products share
             continue
         scale = parameter(graph, weight)
         shift = parameter(graph, bias) if bias is not None else torch.zeros_like(scale)
@@ -43,9 +43,11 @@ def fold_output_scales(graph: GraphModule) -> None:
     """Rewrites `linear(x) * number`, such as attention's scaled queries, as one product. See `fold_layer_norms`."""
     for scaled in graph.graph.find_nodes(op="call_function", target=_aten.mul.Tensor):
         product, factor = scaled.args
-        if not isinstance(factor, int | float) or product.target is not _aten.linear.default:
+        if not isinstance(product, Node) or product.target is not _aten.linear.default:
             continue
-        weight, bias = product.args[1], _argument(product, 2)
+        if not isinstance(factor, int | float):
+            continue
+        weight, bias = _argument(product, 1), _argument(product, 2)
         constants = [each for each in (weight, bias) if each is not None]
         if len(product.users) > 1 or any(each.op != "get_attr" or len(each.users) > 1 for each in constants):
             continue
@@ -74,7 +76,7 @@ def set_parameter(graph: GraphModule, target: str, value: Tensor) -> None:
 
 
 def _fold(graph: GraphModule, product: Node, scale: Tensor, shift: Tensor) -> None:
-    weight_node, bias_node = product.args[1], _argument(product, 2)
+    weight_node, bias_node = _read(product, 1), _argument(product, 2)
     weight = parameter(graph, weight_node)
     bias = weight @ shift
     if bias_node is not None:
@@ -94,6 +96,14 @@ def _is_product_of(node: Node, factor: Node) -> bool:
         and isinstance(node.args[1], Node)
         and node.args[1].op == "get_attr"
     )
+
+
+def _read(node: Node, index: int) -> Node:
+    """A node's positional argument that must be one."""
+    value = _argument(node, index)
+    if value is None:
+        raise TypeError(f"{node.name}: expected a node as argument {index}, got {node.args}")
+    return value
 
 
 def _argument(node: Node, index: int) -> Node | None:

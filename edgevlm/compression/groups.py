@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import nncf
+import nncf  # type: ignore[import-untyped]
 import torch
-from nncf.quantization.advanced_parameters import AdvancedCompressionParameters, GroupSizeFallbackMode
-from nncf.torch.quantization.layers import INT4SymmetricWeightsDecompressor, unpack_int4
+from nncf.quantization.advanced_parameters import AdvancedCompressionParameters, GroupSizeFallbackMode  # type: ignore[import-untyped]
+from nncf.torch.quantization.layers import INT4SymmetricWeightsDecompressor, unpack_int4  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.fx import GraphModule
 

@@ -11,7 +11,7 @@ import copy
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-import nncf
+import nncf  # type: ignore[import-untyped]
 import torch
 from torch import nn
 

@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-import nncf
+import nncf  # type: ignore[import-untyped]
 import torch
-from nncf.experimental.torch.fx import quantize_pt2e
-from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters
+from nncf.experimental.torch.fx import quantize_pt2e  # type: ignore[import-untyped]
+from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
@@ -152,7 +152,7 @@ def _read_decisions(graph: GraphModule, chosen: Collection[Layer]) -> tuple[Stor
         wide = weight_of(nodes[layer.node])
         if "dequantize_per_channel" not in str(wide.target):
             raise RecipeError(f"NNCF left {layer.name} in floating point", hint="name it in weights.float_layers")
-        integers, scale, zero_point = (parameter(graph, each).cpu().numpy() for each in wide.args[:3])
+        integers, scale, zero_point = (parameter(graph, each).cpu().numpy() for each in wide.all_input_nodes[:3])
         rows = len(integers)
         decided[layer.name] = StoredWeight(
             layer=layer.name,

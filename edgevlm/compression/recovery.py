@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import copy
 
-import nncf
+import nncf  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torchao.quantization.pt2e import MovingAverageMinMaxObserver
-from torchao.quantization.pt2e.fake_quantize import FakeQuantize
+from torchao.quantization.pt2e import MovingAverageMinMaxObserver  # type: ignore[import-untyped]
+from torchao.quantization.pt2e.fake_quantize import FakeQuantize  # type: ignore[import-untyped]
 
 from edgevlm.capture import plain_attention, quiet
 from edgevlm.errors import RecipeError

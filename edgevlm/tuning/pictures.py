@@ -29,11 +29,9 @@ def draw_trade_off(trials: Sequence[Trial], accuracy: float, max_drop: float, pa
     axes = figure.subplots()
     sizes = [trial.size_bytes / 1e6 for trial in shown]
     points = [100 * trial.score.accuracy for trial in shown]
-    ratios = [trial.latency_ratio for trial in shown]
-    timed = all(ratio is not None for ratio in ratios)
-    drawn = axes.scatter(
-        sizes, points, s=60, c=ratios if timed else "tab:blue", cmap="viridis" if timed else None, zorder=3
-    )
+    ratios = [trial.latency_ratio for trial in shown if trial.latency_ratio is not None]
+    timed = len(ratios) == len(shown)
+    drawn = axes.scatter(sizes, points, s=60, c=ratios if timed else None, cmap="viridis" if timed else None, zorder=3)
     for trial, x, y in zip(shown, sizes, points, strict=True):
         axes.annotate(trial.recipe.name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
     axes.axhline(100 * accuracy - max_drop, color="grey", ls="--", lw=1)

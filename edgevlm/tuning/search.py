@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
 
 from edgevlm import parity, pipeline, registry
 from edgevlm.bundle import Bundle
 from edgevlm.compression.compression import compress
-from edgevlm.interfaces import Programs, Progress, Session
+from edgevlm.interfaces import Array, Programs, Progress, Session
 from edgevlm.parity import Answers, Samples
 from edgevlm.recipe import BUILTIN, ParityLimits, Recipe
 
@@ -196,7 +195,7 @@ def _latency_ratio(bench: Bench, session: Session) -> float | None:
     if session.evidence == "program-semantics":
         return None
     samples = bench.task.samples
-    inputs = {"encode_image": {"pixels": samples.pixels[:1]}}
+    inputs: dict[str, dict[str, Array]] = {"encode_image": {"pixels": samples.pixels[:1]}}
     if len(samples.token_ids):
         inputs["encode_text"] = {"token_ids": samples.token_ids[:1]}
     with registry.runtime(bench.request.targets[0]).open(bench.baseline, threads=1) as other:
@@ -205,6 +204,6 @@ def _latency_ratio(bench: Bench, session: Session) -> float | None:
             for place, runner in enumerate((session, other)):
                 began = time.process_time()
                 for component, arrays in inputs.items():
-                    runner.run(component, {name: np.asarray(array) for name, array in arrays.items()})
+                    runner.run(component, arrays)
                 times[place].append(time.process_time() - began)
     return statistics.median(times[0]) / statistics.median(times[1])

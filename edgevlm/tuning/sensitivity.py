@@ -91,6 +91,6 @@ def _literal(name: str) -> str:
     return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
 
 
-def _run(program: Program, rows: F32 | np.ndarray) -> F32:  # type: ignore[type-arg]
+def _run(program: Program, rows: F32 | np.ndarray) -> F32:
     with torch.no_grad():
         return np.concatenate([program.module(torch.from_numpy(row[None])).numpy() for row in rows])
