@@ -46,9 +46,9 @@ class StoredWeight:
     def digest(self) -> str:
         """A hash of the integers, scales and zero points; not of the name."""
         digest = hashlib.sha256(f"{self.bits} {self.values.shape} {self.scale.shape} {self.scale_type}".encode())
-        digest.update(np.ascontiguousarray(self.values, np.int8))
-        digest.update(np.ascontiguousarray(self.scale, np.float32))
-        digest.update(np.ascontiguousarray(self.zero_point, np.int32))
+        digest.update(np.ascontiguousarray(self.values, np.int8).data)
+        digest.update(np.ascontiguousarray(self.scale, np.float32).data)
+        digest.update(np.ascontiguousarray(self.zero_point, np.int32).data)
         return digest.hexdigest()
 
 
