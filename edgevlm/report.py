@@ -171,7 +171,7 @@ def parity_rows(parity: ParityReport) -> list[tuple[str, ...]]:
 def op_rows(component: str, ops: Sequence[OpCount]) -> list[tuple[str, ...]]:
     """One row an op kind, the most frequent first."""
     ordered = sorted(ops, key=lambda op: (op.runs_on, -op.count, op.kind))
-    return [(component, op.kind, str(op.count), op.dtype, op.runs_on) for op in ordered]
+    return [(component, op.kind, str(op.count), op.dtype, op.weights, op.runs_on) for op in ordered]
 
 
 def describe(bundle: Bundle) -> list[tuple[str, str]]:
@@ -192,6 +192,11 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("picture", f"{image.height} x {image.width}, {image.resize.replace('_', ' ')}, {image.resample}"),
         ("embedding", f"{manifest.embedding_dim} numbers, space {manifest.embedding_space_id[:19]}…"),
     ]
+    if manifest.compressed_size_bytes is not None:
+        facts.append(("download", f"about {manifest.compressed_size_bytes / 1e6:.2f} MB of the artefact's, compressed"))
+    for proof in manifest.weights:
+        kinds = ", ".join(f"{count} int{bits}" for bits, count in proof.bits.items())
+        facts.append((proof.component, f"{proof.identical} of {proof.decided} weights as NNCF decided: {kinds}"))
     if manifest.text:
         facts.append(("text", f"{manifest.text.context_length} tokens"))
     if manifest.labels:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgevlm.bundle import Bundle
 
 _SUBGRAPHS_SLOT = 8  # Model's third field in the schema, after version and operator_codes: 4 + 2 * 2
+_WEIGHTED = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "EMBEDDING_LOOKUP"}
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bool_": "bool"}
 
 
@@ -201,13 +202,24 @@ def _count_ops(ops: list[dict[str, Any]]) -> tuple[OpCount, ...]:
                 delegated.add(op["index"])
                 pending += [int(tensor) for tensor in op["inputs"] if int(tensor) not in borders]
     rows = Counter(
-        (op["op_name"], _dtype(op), "xnnpack" if op["index"] in delegated else "builtin") for op in originals
+        (op["op_name"], _dtype(op), "xnnpack" if op["index"] in delegated else "builtin", _weights(op))
+        for op in originals
     )
-    return tuple(OpCount(kind, count, dtype, place) for (kind, dtype, place), count in sorted(rows.items()))
+    return tuple(OpCount(kind, count, *rest) for (kind, *rest), count in sorted(rows.items()))
+
+
+def _weights(op: dict[str, Any]) -> str:
+    """The type of integer weights; empty where they are floats, or there are none."""
+    if op["op_name"] not in _WEIGHTED or len(op["operand_types"]) < 2:
+        return ""
+    name: str = np.dtype(op["operand_types"][1]).name
+    return name if name.startswith("int") else ""
 
 
 def _dtype(op: dict[str, Any]) -> str:
     """The type that an op computes in: its result's, or its operand's where that is the point of the op."""
+    if _weights(op) and op["op_name"] != "EMBEDDING_LOOKUP":
+        return "int8"  # float inputs of such an op are quantised as they come
     types: list[str] = [np.dtype(each).name for each in op["result_types"]]
     if op["op_name"] == "DEQUANTIZE" or types[0].startswith("bool"):
         types = [np.dtype(each).name for each in op["operand_types"]]

@@ -66,7 +66,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
     sizes = [(file, f"{record.size_bytes:,}") for file, record in opened.manifest.files.items()]
     report.table(None, ("file", ">bytes"), sizes)
     rows = [row for component, counts in ops.items() for row in report.op_rows(component, counts)]
-    report.table(None, ("component", "op", ">count", "precision", "runs on"), rows)
+    report.table(None, ("component", "op", ">count", "precision", "weights", "runs on"), rows)
 
 
 @click.command()

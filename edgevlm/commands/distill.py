@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 @click.option("--few-shot", help="Data of new classes, of which a few pictures are mixed into every batch.")
 @click.option("--shots", type=click.IntRange(min=1), help="Pictures of each new class; the recipe's if left out.")
 @click.option(
+    "--compress", metavar="RECIPE", help="Train with its pruning or int8 rounding in place: recovers what it costs."
+)
+@click.option(
     "--text-tower",
     metavar="teacher|none|PRESET",
     help="Keep the teacher's, bake the labels instead, or train text-xs, text-s or text-m, with a recipe that does, "
@@ -64,6 +67,7 @@ def distill(
     descriptions: Path | None,
     few_shot: str | None,
     shots: int | None,
+    compress: str | None,
     text_tower: str | None,
     image_size: int | None,
     epochs: int | None,
@@ -91,6 +95,7 @@ def distill(
       edgevlm distill --teacher openai/clip-vit-base-patch32 --data photos/ --descriptions photos.json --out my-student
       edgevlm distill --teacher ./clip-l --teacher ./siglip --data "shards-{000..009}.tar" --recipe mobileclip --out s
       edgevlm distill --teacher ./clip-l --student my-student --data photos/ --few-shot new-classes/ --out my-student-2
+      edgevlm distill --student my-student --recipe recovery --compress prune-50 --data photos/ --out my-pruned-student
     """
     from edgevlm import report
     from edgevlm.enrichment.descriptions import Descriptions
@@ -102,6 +107,7 @@ def distill(
     with report.progress_bar(log_seconds=30) as progress:
         from edgevlm.distillation.distillation import Request
         from edgevlm.distillation.distillation import distill as run
+        from edgevlm.recipe import resolve
 
         request = Request(
             teachers=teachers or (builtin.TEACHER,),
@@ -111,6 +117,7 @@ def distill(
             out=out,
             images=images,
             few_shot=few_shot,
+            compress=None if compress is None else resolve(compress),
             descriptions=None if descriptions is None else Descriptions.read(descriptions),
             text_tower=text_tower,
             image_size=image_size,

@@ -33,6 +33,7 @@ from edgevlm.interfaces import Progress
 from edgevlm.models import catalogue
 from edgevlm.models.students.parts import FixedLabels
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
+from edgevlm.recipe import Recipe
 
 _GOES_ON = "the same command goes on where this one stopped"
 
@@ -49,6 +50,8 @@ class Request:
         out: The run's folder, which becomes the student's.
         images: Folder of the pictures that a captions file names.
         few_shot: Data of new classes, of which a few pictures are mixed into every batch.
+        compress: The image tower is trained with this recipe's pruning or rounding in place; see
+            `edgevlm.compression.recovery`.
         descriptions: Sentences about the labels.
         text_tower: One of `edgevlm.distillation.recipe.TEXT_TOWERS`; None leaves it to the recipe, or to the student
             that goes on.
@@ -70,6 +73,7 @@ class Request:
     out: Path
     images: Path | None = None
     few_shot: str | Path | Dataset | None = None
+    compress: Recipe | None = None
     descriptions: Descriptions | None = None
     text_tower: str | None = None
     image_size: int | None = None
@@ -136,6 +140,10 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
     baked = former is not None and isinstance(former.text, FixedLabels)
     kind = request.text_tower or ("none" if baked else recipe.text_tower)
     _check_numbers(request)
+    if request.compress is not None:
+        from edgevlm.compression import recovery
+
+        recovery.check(request.compress)
     parts = _open_parts(request)
     _check_words(request, kind, parts)
     shares = Shares(
@@ -158,10 +166,16 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
             keep_text=request.text_tower is None,
             needs_scale=_uses(recipe, "scale"),
         )
+        tower = learner.network.image
+        if request.compress is not None:
+            learner.network.image = recovery.prepare(tower, request.compress, _example(learner))
         batches = Batches(material, recipe, shares, learner.image, request.seed, learner.tokenize(material.texts))
         how = Training(_terms(recipe, teacher), recipe.schedule, request.checkpoint_seconds, request.workers)
         label_text = None if material.label_text is None else torch.from_numpy(material.label_text)
         resumed_at = train(learner.network, batches, label_text, how, run, accelerator, progress)
+        if request.compress is not None:
+            recovery.finish(learner.network.image, tower, _example(learner))
+            learner.network.image = tower
         if accelerator.is_main_process:
             _finish(request, learner, batches, run, progress)
         accelerator.wait_for_everyone()
@@ -205,6 +219,11 @@ def _gather(
     )
     _note_skipped(request, material, run, accelerator)
     return material
+
+
+def _example(learner: Learner) -> torch.Tensor:
+    """Pixels of one grey picture, as the tower takes them."""
+    return torch.full((1, 3, learner.image.height, learner.image.width), 128.0)
 
 
 def _finish(request: Request, learner: Learner, batches: Batches, run: RunFolder, progress: Progress) -> None:
@@ -345,6 +364,7 @@ def _identity(
         "recipe": schema.write(request.recipe),
         "text tower": request.text_tower or f"by the recipe: {kind}",
         "image size": request.image_size,
+        "compress": schema.write(request.compress),
         "descriptions": schema.write(request.descriptions),
         "seed": request.seed,
         "precision": request.precision,
@@ -365,6 +385,7 @@ def _provenance(request: Request, teacher: Teacher, batches: Batches) -> dict[st
         "data": [data.name for data in batches.material.parts],
         "pictures": len(batches.material.readable) + len(batches.material.few_shot),
         "recipe": schema.write(request.recipe),
+        "compress": request.compress.name if request.compress else None,
         "seed": request.seed,
         "steps": batches.steps,
         "torch": torch.__version__,

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -120,12 +121,56 @@ def read_function(path: Path, name: str | None = None) -> Function:
 def count_ops(function: Function) -> tuple[OpCount, ...]:
     """How many ops of each kind and result type a function has; constants are not counted, but the
     `constexpr_` ops that decompress weights are."""
-    counts: dict[tuple[str, str], int] = {}
+    counts: Counter[tuple[str, str, str]] = Counter()
+    stored: dict[str, str] = {}
     for operation in function.operations:
-        if operation.kind != "const":
-            key = (operation.kind, operation.outputs[0].type.dtype if operation.outputs else "none")
-            counts[key] = counts.get(key, 0) + 1
-    return tuple(OpCount(kind, count, dtype, runs_on="evaluator") for (kind, dtype), count in sorted(counts.items()))
+        if operation.kind == "const":
+            if operation.outputs:
+                stored[operation.name] = operation.outputs[0].type.dtype
+            continue
+        of = [stored.get(name, "") for name in _names(operation)]
+        if operation.kind.startswith("constexpr_"):
+            stored[operation.name] = _stored_type(operation, of)
+            weights = ""
+        else:
+            weights = next((each for each in of if each.startswith(_COMPRESSED)), "")
+        counts[operation.kind, operation.outputs[0].type.dtype if operation.outputs else "none", weights] += 1
+    return tuple(
+        OpCount(kind, count, dtype, runs_on="evaluator", weights=weights)
+        for (kind, dtype, weights), count in sorted(counts.items())
+    )
+
+
+_COMPRESSED = ("int4", "int8", "palette", "sparse")
+
+
+def _names(operation: Operation) -> list[str]:
+    """The earlier results that an op reads."""
+    return [each for argument in operation.arguments.values() for each in argument if isinstance(each, str)]
+
+
+def _stored_type(operation: Operation, of: list[str]) -> str:
+    """What the result of a `constexpr_` op is stored as.
+
+    Args:
+        operation: The op.
+        of: Types of the constants that it reads by name.
+    """
+    here = [
+        each.type.dtype for argument in operation.arguments.values() for each in argument if not isinstance(each, str)
+    ]
+    integers = next((each for each in (*here, *of) if each in ("int8", "int4")), "int8")
+    if operation.kind == "constexpr_lut_to_dense":
+        entries = next(iter(operation.arguments["lut"]))
+        size = entries.type.shape[0] if not isinstance(entries, str) else None
+        return f"palette-{(size - 1).bit_length()}" if size else "palette"
+    if operation.kind.startswith("constexpr_sparse"):
+        return (
+            next((each for each in of if each.startswith("sparse")), "sparse")
+            if "to_dense" in operation.kind
+            else (f"sparse {integers}")
+        )
+    return integers
 
 
 def _root_model(path: Path) -> Path:
