@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, cast, get_args
@@ -146,6 +147,7 @@ def prune(request: Request, progress: Progress = lambda stage, share: None) -> P
         InputError: a ratio out of range, or ratios that remove nothing.
         UnsupportedError: the model has none of the structures.
         DataError: data that cannot be read, is too small, or lacks texts for a text tower.
+        ImageError: a picture cannot be read.
         CheckpointError: there is no such model.
         OutputError: the folder exists already, or cannot be written.
     """
@@ -166,20 +168,14 @@ def prune(request: Request, progress: Progress = lambda stage, share: None) -> P
     kept = {tower.component: _judge(tower, request, progress) for tower in towers}
     _refuse_nothing(towers, kept)
     cuts: dict[str, Cut] = {tower.component: (tower.groups, kept[tower.component]) for tower in towers}
-    try:
-        request.out.parent.mkdir(parents=True, exist_ok=True)
-        with interrupts.temporary_folder(request.out.parent, f".{request.out.name}.") as folder:
-            folder.chmod(0o755)
-            progress("writing the model", None)
-            if parts is None:
-                write_checkpoint(folder, source, cuts)
-            else:
-                write_student(folder, parts, cuts, provenance=_provenance(request, model, data))
-            smaller = catalogue.load(folder)
-            pruned = tuple(_compare(tower, kept[tower.component], model, smaller, progress) for tower in towers)
-            folder.rename(request.out)
-    except OSError as error:
-        raise output_error(error, request.out) from error
+    with _staged(request.out) as folder:
+        progress("writing the model", None)
+        if parts is None:
+            write_checkpoint(folder, source, cuts)
+        else:
+            write_student(folder, parts, cuts, provenance=_provenance(request, model, data))
+        smaller = catalogue.load(folder)
+        pruned = tuple(_compare(tower, kept[tower.component], model, smaller, progress) for tower in towers)
     return Pruned(
         folder=request.out,
         recovery=_recovery(parts, request.components),
@@ -187,6 +183,19 @@ def prune(request: Request, progress: Progress = lambda stage, share: None) -> P
         pictures=len(data),
         towers=pruned,
     )
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, renamed to it when the block ends without an error."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with interrupts.temporary_folder(out.parent, f".{out.name}.") as folder:
+            folder.chmod(0o755)
+            yield folder
+            folder.rename(out)
+    except OSError as error:
+        raise output_error(error, out) from error
 
 
 def _recovery(parts: StudentParts | None, components: Sequence[Component]) -> Literal["recovery", "clip-kd"] | None:
