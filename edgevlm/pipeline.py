@@ -37,7 +37,7 @@ from edgevlm.errors import CheckFailed, EdgeVLMError, MissingDependency, RecipeE
 from edgevlm.interfaces import F32, Array, BundleFile, Converter, OpRange, Programs, Progress
 from edgevlm.models import catalogue
 from edgevlm.recipe import Recipe
-from edgevlm.stored import WeightProof, prove
+from edgevlm.stored import WeightProof, prove, prove_again
 from edgevlm.tokenizing import Tokenizer
 
 if TYPE_CHECKING:
@@ -147,6 +147,20 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
             outcome = Outcome(target, "failed", None, error, 0.0)
         outcomes.append(replace(outcome, seconds=time.monotonic() - began))
     return tuple(outcomes)
+
+
+def verify_weights(bundle: Bundle) -> tuple[WeightProof, ...]:
+    """Reads the integer weights back from the shipped file and compares with those that NNCF decided on.
+
+    Raises:
+        BundleError: the file is damaged.
+        MissingDependency: what reads it is not installed.
+    """
+    proofs = bundle.manifest.weights
+    if not proofs:
+        return ()
+    found = registry.runtime(bundle.manifest.target).stored_weights(bundle)
+    return tuple(prove_again(proof, found[proof.component]) for proof in proofs)
 
 
 def _open_calibration(request: Request) -> CalibrationData | None:

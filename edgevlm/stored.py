@@ -98,6 +98,12 @@ def prove(component: str, decided: Sequence[StoredWeight], found: Sequence[Store
     )
 
 
+def prove_again(proof: WeightProof, found: Sequence[StoredWeight]) -> WeightProof:
+    """The same proof, from what a file holds now. Layers have no names any more: `lost` has digests."""
+    lost = Counter(proof.digests) - Counter(weight.digest() for weight in found)
+    return replace(proof, identical=proof.decided - lost.total(), lost=tuple(sorted(lost.elements())))
+
+
 def _round(scale: NDArray[np.float32], scale_type: ScaleType) -> NDArray[np.float32]:
     if scale_type == "float16":
         return scale.astype(np.float16).astype(np.float32)

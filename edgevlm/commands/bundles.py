@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=PATH)
 @as_json
 def verify(bundle: Path, as_json: bool) -> None:
-    """Check BUNDLE's files against its manifest, and its answers against the float reference.
+    """Check BUNDLE's files against its manifest, its answers against the float reference, its integers against NNCF's.
 
     \b
     Example:
@@ -32,13 +32,19 @@ def verify(bundle: Path, as_json: bool) -> None:
     opened = Bundle.open(bundle)
     with report.progress_bar() as progress:
         parity = pipeline.verify(opened, progress)
+        progress("reading the weights back", None)
+        weights = pipeline.verify_weights(opened)
+    passed = parity.passed and not any(proof.lost for proof in weights)
     if as_json:
-        report.print_json({"bundle": str(bundle), "passed": parity.passed, "parity": schema.write(parity)})
+        found = {"parity": schema.write(parity), "weights": schema.write(weights)}
+        report.print_json({"bundle": str(bundle), "passed": passed} | found)
     else:
         click.echo(f"{len(opened.manifest.files)} files are what the manifest says")
         title = f"{parity.samples} pictures, evidence: {parity.evidence}"
         report.table(title, ("component", "measure", ">value", ">limit", "result"), report.parity_rows(parity))
-    if not parity.passed:
+        for proof in weights:
+            click.echo(f"{proof.component}: {proof.identical} of {proof.decided} integer weights are as NNCF decided")
+    if not passed:
         sys.exit(CheckFailed.exit_code)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 
+from edgevlm.errors import MissingDependency
 from edgevlm.interfaces import Program, Programs, Progress
 from edgevlm.recipe import Recipe
 from edgevlm.stored import StoredWeight
@@ -38,7 +40,13 @@ def compress(
 
     Raises:
         RecipeError: the recipe leaves nothing to compress, or names layers that there are none of.
+        MissingDependency: NNCF or torchao is not installed.
     """
+    if not recipe.quantises and not recipe.weights.sparsity:
+        return Compressed(programs, {})
+    for package in ("nncf", "torchao"):
+        if find_spec(package) is None:
+            raise MissingDependency(package, extra="nncf")
     from edgevlm.compression.pruning import prune
     from edgevlm.compression.quantisation import quantise, refuse_unknown_layers
 

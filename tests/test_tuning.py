@@ -1,0 +1,127 @@
+"""The search for a recipe: on a tiny CLIP, with every artefact really converted and asked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from checkpoints import write_clip_checkpoint
+
+from edgevlm import pipeline
+from edgevlm.compression.calibration import CalibrationSource
+from edgevlm.errors import DataError, InputError, OutputError
+from edgevlm.recipe import BUILTIN, resolve
+from edgevlm.tuning.search import Trial, best
+from edgevlm.tuning.task import Score
+from edgevlm.tuning.tuning import Tuned, TuneRequest, tune
+
+DATA = "objects:train:40:3"
+CALIBRATION = CalibrationSource("objects:train:200:4")
+
+
+@pytest.fixture(scope="module")
+def request_(tmp_path_factory: pytest.TempPathFactory) -> TuneRequest:
+    folder = tmp_path_factory.mktemp("tune")
+    write_clip_checkpoint(folder / "clip")
+    return TuneRequest(
+        folder / "clip", "tflite", DATA, folder / "out", max_drop=100, calibration=CALIBRATION, pictures=40
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(request_: TuneRequest) -> Tuned:
+    return tune(request_)
+
+
+def test_the_smallest_artefact_within_the_drop_is_chosen(tuned: Tuned) -> None:
+    converted = [trial for trial in tuned.trials[1:] if trial.error is None]
+    assert tuned.best.size_bytes == min(trial.size_bytes for trial in converted)
+    assert {trial.recipe.weights.dtype for trial in converted} == {"int8", "int4"}
+    assert tuned.trials[0].recipe.name == "fp32"
+    assert tuned.best.size_bytes < 0.5 * tuned.trials[0].size_bytes
+
+
+def test_every_layer_of_both_towers_is_measured(tuned: Tuned) -> None:
+    layers = {cost.layer for cost in tuned.costs["int8-static"]}
+    assert {layer.split("/")[0] for layer in layers} == {"encode_image", "encode_text"}
+    assert "encode_image/blocks.0.attention.query" in layers
+    assert all(0 <= cost.score.agreement <= 1 for cost in tuned.costs["int8-static"])
+
+
+def test_the_recipe_file_says_what_was_found_and_converts(tuned: Tuned, request_: TuneRequest, tmp_path: Path) -> None:
+    recipe = resolve(tuned.recipe_file)
+    assert recipe.weights == tuned.best.recipe.weights
+    assert recipe.activations == tuned.best.recipe.activations
+    request = pipeline.Request(request_.model, ("tflite",), recipe, tmp_path, calibration=CALIBRATION)
+    (outcome,) = pipeline.convert(request)
+    assert outcome.bundle is not None
+    assert outcome.bundle.manifest.recipe.name == "tuned"
+    assert "accuracy" in tuned.recipe_file.read_text(encoding="utf-8")
+
+
+def test_the_pictures_are_drawn(tuned: Tuned, request_: TuneRequest) -> None:
+    trade_off = (request_.out / "trade-off.svg").read_text(encoding="utf-8")
+    assert "<svg" in trade_off
+    assert "<svg" in (request_.out / "sensitivity.svg").read_text(encoding="utf-8")
+
+
+def test_a_search_goes_on_where_it_was_stopped(
+    tuned: Tuned, request_: TuneRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = request_.out / "tune.json"
+    found = json.loads(state.read_text(encoding="utf-8"))
+    last = found["trials"].pop()
+    state.write_text(json.dumps(found), encoding="utf-8")
+    converted = []
+    convert = pipeline.convert
+
+    def counted(request: pipeline.Request, *arguments: object) -> object:
+        converted.append(request.recipe.name)
+        return convert(request, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "convert", counted)
+    again = tune(request_)
+    assert [name for name in converted if name != "fp32"] == [last["recipe"]["name"]]
+    assert again.best.recipe == tuned.best.recipe
+
+
+def test_a_folder_of_another_search_is_refused(tuned: Tuned, request_: TuneRequest) -> None:
+    with pytest.raises(OutputError, match="another data"):
+        tune(replace(request_, data="objects:train:41:3"))
+
+
+def test_nothing_within_the_drop_is_nothing_found() -> None:
+    def lossy(recipe: str) -> Trial:
+        return Trial(BUILTIN[recipe], Score(0.5, 0.5, 0.9), 10, 5, 0.5, 3.0)
+
+    assert best([lossy("int8")], max_drop=0.5, objective="size") is None
+
+
+@pytest.mark.parametrize(("objective", "winner"), [("size", "int4-weights"), ("latency", "int8")])
+def test_the_objective_decides(objective: str, winner: str) -> None:
+    trials = [
+        Trial(BUILTIN["int8"], Score(0.9, 1, 1), 20, 10, 0.3, 0.0),
+        Trial(BUILTIN["int4-weights"], Score(0.9, 1, 1), 10, 8, 0.6, 0.1),
+        Trial(BUILTIN["int8-static"], Score(0.5, 1, 1), 5, 3, 0.1, 40.0),
+    ]
+    found = best(trials, max_drop=0.5, objective=objective)  # type: ignore[arg-type]
+    assert found is not None
+    assert found.recipe.name == winner
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"max_drop": 101.0}, InputError, "max-drop"),
+        ({"data": "nowhere"}, DataError, "nowhere"),
+        ({"calibration": CalibrationSource("objects:train:20")}, DataError, "expected 128 pictures"),
+    ],
+)
+def test_bad_requests_are_refused_before_the_work(
+    change: dict[str, object], error: type[Exception], message: str, request_: TuneRequest, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        tune(replace(request_, out=tmp_path / "out", **change))  # type: ignore[arg-type]
+    assert not (tmp_path / "out" / "tune.json").exists()
