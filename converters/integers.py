@@ -23,7 +23,7 @@ from edgevlm.interfaces import Program
 _aten = torch.ops.aten
 _decomposed = torch.ops.quantized_decomposed
 _WIDENINGS = (_decomposed.dequantize_per_channel.default, _decomposed.dequantize_per_channel_group.default)
-_PRODUCTS = (_aten.linear.default, _aten.conv2d.default)
+_PRODUCTS = (_aten.linear.default, _aten.conv2d.default, _aten.conv2d.padding)
 # XNNPACK's: float32's epsilon, below which a scale counts as zero.
 _LEAST_SCALE = 1.1920928955078125e-07
 

@@ -32,8 +32,7 @@ def fold_layer_norms(graph: GraphModule) -> None:
         shift = parameter(graph, bias) if bias is not None else torch.zeros_like(scale)
         for reader in readers:
             _fold(graph, reader, scale, shift)
-        norm.args = norm.args[:2]
-        norm.kwargs = {key: value for key, value in norm.kwargs.items() if key not in ("weight", "bias")}
+        norm.args = (*norm.args[:2], None, None, *norm.args[4:])  # what follows is epsilon
     graph.graph.eliminate_dead_code()
     graph.recompile()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from edgevlm.compression.folding import parameter
-from edgevlm.compression.layers import Layer
+from edgevlm.compression.layers import Layer, find_layers
 from edgevlm.recipe import Recipe
 
 LOW, HIGH = -8, 7
@@ -41,11 +41,7 @@ def decide_int4(graph: GraphModule, chosen: Collection[Layer], recipe: Recipe) -
     sign moves into the integers, where a group's +8 becomes 7.
     """
     rivals = [layer.node for layer in chosen if layer.kind == "linear"]
-    others = [
-        node.name
-        for node in graph.graph.nodes
-        if node.op == "call_function" and node.target in _COMPRESSED and node.name not in rivals
-    ]
+    others = [layer.node for layer in find_layers(graph) if layer.node not in rivals]
     share = recipe.weights.int4_share
     compressed = nncf.compress_weights(
         torch.fx.GraphModule(graph, graph.graph.__deepcopy__()),
@@ -67,9 +63,6 @@ def decide_int4(graph: GraphModule, chosen: Collection[Layer], recipe: Recipe) -
             (reader,) = node.users
             found[reader.name] = _positive(unpack_int4(packed), widening._scale)
     return found
-
-
-_COMPRESSED = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default, torch.ops.aten.embedding.default)
 
 
 def store_groups(graph: GraphModule, name: str, groups: Groups) -> None:

@@ -12,7 +12,7 @@ from edgevlm.compression.folding import parameter
 from edgevlm.interfaces import Program
 
 _aten = torch.ops.aten
-_PRODUCTS = (_aten.linear.default, _aten.conv2d.default)
+_CONVOLUTIONS = (_aten.conv2d.default, _aten.conv2d.padding)  # with padding in numbers, or by name
 _EMBEDDING = _aten.embedding.default
 
 
@@ -37,7 +37,7 @@ def find_layers(graph: GraphModule) -> tuple[Layer, ...]:
     """Every weight of a graph that a matrix product, a convolution or an embedding reads as it is."""
     found = []
     for node in graph.graph.nodes:
-        if node.op != "call_function" or node.target not in (*_PRODUCTS, _EMBEDDING):
+        if node.op != "call_function" or node.target not in (_aten.linear.default, *_CONVOLUTIONS, _EMBEDDING):
             continue
         weight = weight_of(node)
         if weight.op == "get_attr":
