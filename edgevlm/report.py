@@ -229,5 +229,8 @@ def _parity_summary(parity: ParityReport) -> str:
     if failed:
         return "\n".join(f"{c.component}: {c.measure} {c.value:.4g}, allowed {c.limit:g}" for c in failed)
     worst = max((c.value for c in shown if c.measure == "max_abs_error"), default=0.0)
-    cosine = min((c.value for c in shown if c.measure == "min_cosine"), default=1.0)
-    return f"cosine ≥ {np.floor(cosine * 1e7) / 1e7:.7f}, max abs {worst:.1e}"
+    cosines = [c.value for c in shown if c.measure == "min_cosine"]
+    agreements = [c.value for c in parity.checks if c.measure == "top1_agreement"]
+    if cosines:
+        return f"cosine ≥ {np.floor(min(cosines) * 1e7) / 1e7:.7f}, max abs {worst:.1e}"
+    return f"top-1 the same for {min(agreements, default=1.0):.1%}, max abs {worst:.1e}"

@@ -100,13 +100,13 @@ def convert(
 
 
 def _calibration(data: str | None, texts: Path | None, images: Path | None) -> CalibrationSource | None:
-    from edgevlm.compression.calibration import CalibrationSource
-
     if data is None:
         for option, given in (("--calibration-texts", texts), ("--images", images)):
             if given is not None:
                 raise InputError(f"{option} needs --calibration: it goes with its pictures")
         return None
+    from edgevlm.compression.calibration import CalibrationSource
+
     return CalibrationSource(data, texts, images)
 
 
