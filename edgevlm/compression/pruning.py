@@ -28,18 +28,21 @@ def prune(program: Program, recipe: Recipe) -> Program:
         recipe: One with a sparsity; its `float_layers` are left as they are here as well.
     """
     nncf.set_log_level(40)  # errors only
-    kept = [
-        name
+    chosen = {
+        f"{name}.weight"
         for name, module in program.module.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding)
-        and any(fnmatchcase(f"{program.spec.name}/{name}", pattern) for pattern in recipe.weights.float_layers)
-    ]
+        and not any(fnmatchcase(f"{program.spec.name}/{name}", pattern) for pattern in recipe.weights.float_layers)
+    }
+    # NNCF prunes every constant of a product, such as a pooling head's query, and then cannot write buffers back.
+    tensors = (*program.module.named_parameters(), *program.module.named_buffers())
+    others = [name for name, _ in tensors if name not in chosen]
     with quiet(), torch.no_grad(), plain_attention():
         pruned = nncf.prune(
             copy.deepcopy(program.module),
             nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_LOCAL,
             ratio=recipe.weights.sparsity,
-            ignored_scope=nncf.IgnoredScope(patterns=[f"{name.replace('.', '/')}.*" for name in kept]),
+            ignored_scope=nncf.IgnoredScope(names=others, validate=False),
             examples_inputs=program.example,
         )
         stripped = nncf.strip(pruned, strip_format=nncf.StripFormat.IN_PLACE, example_input=program.example)
