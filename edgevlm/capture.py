@@ -21,17 +21,21 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps third-party chatter off stdout; logs and warnings below an error, and progress bars, out of sight."""
+    from rich.progress import Progress
     from tqdm import tqdm  # type: ignore[import-untyped]
 
-    level, start_bar = logging.root.manager.disable, tqdm.__init__
+    level = logging.root.manager.disable
+    bars = {kind: kind.__init__ for kind in (tqdm, Progress)}
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
-        tqdm.__init__ = _start_hidden(start_bar)  # converters have no switch for theirs
+        for kind, start_bar in bars.items():
+            kind.__init__ = _start_hidden(start_bar)  # converters and NNCF have no switch for theirs
         try:
             yield
         finally:
-            tqdm.__init__ = start_bar
+            for kind, start_bar in bars.items():
+                kind.__init__ = start_bar
             logging.disable(level)
 
 
