@@ -13,6 +13,7 @@ from edgevlm.capture import capture, examples, place, quiet
 from edgevlm.interfaces import Array, BundleFile, OpRange, Program, Programs, Progress, Unsupported
 from edgevlm.recipe import Recipe
 
+from . import executorch_patches
 from .requirements import require
 
 if TYPE_CHECKING:
@@ -116,12 +117,13 @@ def _lower(programs: dict[str, ExportedProgram]) -> Any:
     from executorch.backends.xnnpack.utils import configs  # type: ignore[import-untyped]
     from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-untyped]
 
-    edge = to_edge_transform_and_lower(
-        programs,
-        partitioner={name: [XnnpackPartitioner()] for name in programs},
-        transform_passes=configs.get_transform_passes(),
-        compile_config=configs.get_xnnpack_edge_compile_config(),
-    )
+    with executorch_patches.applied():
+        edge = to_edge_transform_and_lower(
+            programs,
+            partitioner={name: [XnnpackPartitioner()] for name in programs},
+            transform_passes=configs.get_transform_passes(),
+            compile_config=configs.get_xnnpack_edge_compile_config(),
+        )
     return edge.to_executorch()
 
 

@@ -1,0 +1,57 @@
+"""ExecuTorch 1.4.1's fault that our models meet, mended for that version alone.
+
+It is mended while a program is lowered and restored after it, as with coremltools (`coreml_patches`). A test fails once
+upstream has mended it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
+
+PATCHED_VERSION = "1.4.1"
+
+
+@contextlib.contextmanager
+def applied() -> Iterator[None]:
+    """Mends ExecuTorch for as long as the block runs; any other version is left as it is."""
+    if version("executorch") != PATCHED_VERSION:
+        yield
+        return
+    from executorch.backends.xnnpack._passes.channels_last_tagged_reshape_pass import (  # type: ignore[import-untyped]
+        ChannelsLastTaggedReshapePass,
+    )
+
+    with mock.patch.object(ChannelsLastTaggedReshapePass, "input_to_nhwc", _mended(ChannelsLastTaggedReshapePass)):
+        yield
+
+
+def _mended(owner: Any) -> Any:
+    """`input_to_nhwc` for the input of a convolution that is quantised as it comes.
+
+    1.4.1 looks for what is quantised and goes on to the program's own input, which it makes channels-last with all that
+    is computed from it, but not the constants in between: pixels that are normalised by channel then meet a mean of the
+    other layout, and XNNPACK refuses to run.
+    """
+    from executorch.backends.xnnpack.utils.quant_utils import is_dynamic_qdq  # type: ignore[import-untyped]
+
+    original = owner.input_to_nhwc
+
+    def input_to_nhwc(self: Any, graph_module: GraphModule, input_node: Node, target_node: Node) -> None:
+        if not is_dynamic_qdq(input_node) or owner.is_nhwc_node(input_node):
+            original(self, graph_module, input_node, target_node)
+            return
+        widen, narrow = input_node, input_node.all_input_nodes[0]
+        source = narrow.all_input_nodes[0]
+        for reader in (narrow.all_input_nodes[1].all_input_nodes[0], narrow):  # what chooses the range, what uses it
+            original(self, graph_module, source, reader)
+        for node in (narrow, widen):
+            self.mark_as_nhwc_node(node)
+
+    return input_to_nhwc
