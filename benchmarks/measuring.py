@@ -11,16 +11,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("edgevlm", "torch", "transformers", "coremltools", "executorch", "litert-torch", "ai-edge-litert", "numpy")
+_STATUS = Path("/proc/self/status")
+_PACKAGES = (
+    *("edgevlm", "torch", "transformers", "coremltools", "executorch", "litert-torch", "ai-edge-litert", "numpy"),
+    *("nncf", "ai-edge-quantizer", "onnxruntime", "openvino"),
+)
+_INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+"""What kernels for float and int8 products look for, as Linux names it."""
 
 
 def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, float]:
-    """The median time of each contender in milliseconds.
+    """The median wall time of each contender in milliseconds; see `clock_turns`."""
+    return {name: times.wall_ms for name, times in clock_turns(contenders, rounds, warm_up).items()}
+
+
+@dataclass(frozen=True)
+class Times:
+    """Median times of a contender in milliseconds; `cpu_ms` is that of all the process's threads."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
+def clock_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, Times]:
+    """The median times of each contender.
 
     They run in turn, so that whatever else the machine does meets all of them, and in the opposite order every other
     round, so that each follows the others, with their data in the caches, as often as they follow it.
@@ -30,14 +50,19 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warm
         rounds: How often each is timed.
         warm_up: Rounds before that are not counted.
     """
-    times_ms: dict[str, list[float]] = {name: [] for name in contenders}
+    walls_ms: dict[str, list[float]] = {name: [] for name in contenders}
+    cpus_ms: dict[str, list[float]] = {name: [] for name in contenders}
     in_order = list(contenders.items())
     for turn in range(rounds + warm_up):
         for name, run in in_order if turn % 2 == 0 else reversed(in_order):
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             run()
-            times_ms[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(times[warm_up:]) for name, times in times_ms.items()}
+            cpus_ms[name].append(1e3 * (time.process_time() - cpu))
+            walls_ms[name].append(1e3 * (time.perf_counter() - wall))
+    return {
+        name: Times(statistics.median(walls_ms[name][warm_up:]), statistics.median(cpus_ms[name][warm_up:]))
+        for name in contenders
+    }
 
 
 def in_fresh_process(*arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -55,16 +80,25 @@ def peak_rss_mb() -> float:
 
     On Linux from `VmHWM`: `ru_maxrss` survives an exec, so a child's would be at least its parent's.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
+    if _STATUS.exists():
+        return resident_mb("VmHWM")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def resident_mb(kind: str) -> float:
+    """A line of Linux' `/proc/self/status` in MB of 10^6 bytes.
+
+    Args:
+        kind: `VmRSS` is what is resident now, `VmHWM` its peak, `RssAnon` the process's own part of it and `RssFile`
+            that of mapped files, which the system can drop and read again.
+    """
+    line = next(line for line in _STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(f"{kind}:"))
+    return int(line.split()[1]) * 1024 / 1e6
+
+
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, system, and the versions of what shapes a result.
+    """Processor, its vector instructions, cores, memory, system, and the versions of what shapes a result.
 
     `load_at_end` is the mean number of busy processes in the last minute: more than the benchmark's own one, and
     the machine was shared.
@@ -77,6 +111,7 @@ def machine() -> dict[str, Any]:
             continue
     return {
         "processor": _processor(),
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "load_at_end": round(os.getloadavg()[0], 2),
@@ -95,6 +130,14 @@ def keep(name: str, figures: Mapping[str, Any], command: str, path: Path | None 
     )
     print(f"kept in {path}")
     return path
+
+
+def _instructions() -> list[str]:
+    try:
+        known = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return []
+    return [name for name in _INSTRUCTIONS if name in known]
 
 
 def _processor() -> str:

@@ -1,0 +1,58 @@
+"""What share of a component's multiply-adds has its weight stored as integers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgevlm.capture import plain_attention
+from edgevlm.compression.layers import find_layers
+from edgevlm.interfaces import Program
+from edgevlm.stored import StoredWeight
+
+Shape = tuple[int, ...]
+
+
+def integer_shares(program: Program, stored: Iterable[StoredWeight]) -> dict[str, float]:
+    """`int8` and `int4` -> share of the float graph's multiply-adds, 0..1; a token embedding has none.
+
+    A file does not name its weights as the model does, so they are recognised by their shape; layers of one shape
+    count as their mean.
+    """
+    costs = layer_multiply_adds(program)
+    counts = Counter((f"int{weight.bits}", weight.values.shape) for weight in stored)
+    total = multiply_adds(program)
+    return {
+        kind: sum(
+            min(count, len(costs[shape])) * math.fsum(costs[shape]) / len(costs[shape])
+            for (of_kind, shape), count in counts.items()
+            if of_kind == kind and costs.get(shape)
+        )
+        / total
+        for kind in ("int8", "int4")
+    }
+
+
+def layer_multiply_adds(program: Program) -> Mapping[Shape, list[int]]:
+    """Multiply-adds of every layer that can be compressed, by the shape of its weight."""
+    with plain_attention():
+        graph = torch.export.export(program.module, program.example, strict=False).module(check_guards=False)
+    nodes = {node.name: node for node in graph.graph.nodes}
+    found: dict[Shape, list[int]] = defaultdict(list)
+    for layer in find_layers(graph):
+        if layer.kind != "embedding":
+            answers = nodes[layer.node].meta["val"].numel()
+            found[layer.shape].append(answers * math.prod(layer.shape[1:]))
+    return found
+
+
+def multiply_adds(program: Program) -> int:
+    """Of all products of the float graph, attention's own included; the module runs on shapes without data."""
+    with plain_attention(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+        program.module(*(torch.empty(each.shape, dtype=each.dtype) for each in program.example))
+    return int(counter.get_total_flops()) // 2

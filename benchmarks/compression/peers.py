@@ -1,0 +1,227 @@
+"""Other toolchains' int8 beside ours: one image encoder, the same weights, one process; prints JSON.
+
+    python -m edgevlm.benchmarks.compression.peers MODEL WORK ROUNDS
+
+AI Edge Quantizer reads our fp32 .tflite and quantises it dynamically. ONNX Runtime quantises dynamically, too, what
+torch exports. OpenVINO gets NNCF's static quantisation, calibrated with the pictures that our own static recipes get.
+Each is made by its own documented call, kept in the work folder, and compared with its own fp32.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgevlm import golden, parity, registry, schema
+from edgevlm.benchmarks.compression import conversions
+from edgevlm.benchmarks.compression.measurement import artefact_bytes
+from edgevlm.benchmarks.compression.results import Contender
+from edgevlm.benchmarks.compression.speed import inputs
+from edgevlm.benchmarks.measuring import clock_turns
+from edgevlm.bundle import Bundle
+from edgevlm.capture import plain_attention, quiet
+from edgevlm.interfaces import F32, Session
+from edgevlm.models import catalogue
+from edgevlm.recipe import BUILTIN, ParityLimits
+
+if TYPE_CHECKING:
+    from edgevlm.models.model import Model
+
+Encode = Callable[[F32], F32]
+"""Pixels float32 [1, 3, H, W] to an embedding float32 [1, D]."""
+
+OURS = ("tflite", "executorch")
+AEQ, ONNX_RUNTIME, OPENVINO = "AI Edge Quantizer", "ONNX Runtime", "OpenVINO (NNCF)"
+_NEEDS = {
+    AEQ: ("ai_edge_quantizer",),
+    ONNX_RUNTIME: ("onnx", "onnxruntime", "onnxscript"),
+    OPENVINO: ("openvino", "nncf"),
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """An encoder that is ready to run; see `Contender`."""
+
+    float_name: str
+    size_bytes: int
+    encode: Encode
+
+
+class Peers:
+    """Makes the peers' files once, and opens them.
+
+    Args:
+        model: In float32.
+        fp32: Our own .tflite of it.
+        folder: Where the files are kept.
+    """
+
+    def __init__(self, model: Model, fp32: Bundle, folder: Path) -> None:
+        self._model, self._fp32, self._folder = model, fp32, folder
+        self._program = model.programs["encode_image"]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def open(self, peer: str) -> dict[str, Made]:
+        """A peer's int8 and, where it has its own, fp32."""
+        return {AEQ: self._open_aeq, ONNX_RUNTIME: self._open_onnx_runtime, OPENVINO: self._open_openvino}[peer]()
+
+    def _open_aeq(self) -> dict[str, Made]:
+        from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped]
+        from ai_edge_quantizer import quantizer, recipe  # type: ignore[import-untyped]
+
+        path = self._folder / "aeq-int8.tflite"
+        if not path.is_file():
+            source = self._fp32.path / self._fp32.components["encode_image"].file
+            quantize = quantizer.Quantizer(str(source))
+            quantize.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+            quantize.quantize(enable_progress_report=False).export_model(str(path), overwrite=True)
+        run = Interpreter(model_path=str(path), num_threads=1).get_signature_runner("encode_image")
+        size = path.stat().st_size
+        return {f"{AEQ} int8": Made("ours, tflite fp32", size, lambda pixels: run(pixels=pixels)["embedding"])}
+
+    def _open_onnx_runtime(self) -> dict[str, Made]:
+        import onnxruntime  # type: ignore[import-not-found]
+        import torch
+        from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-not-found]
+
+        files = {kind: self._folder / f"{kind}.onnx" for kind in ("fp32", "int8")}
+        if not files["int8"].is_file():
+            with plain_attention():
+                torch.onnx.export(
+                    self._program.module, self._program.example, files["fp32"], dynamo=True, external_data=False
+                )
+            quantize_dynamic(files["fp32"], files["int8"], weight_type=QuantType.QInt8, per_channel=True)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        found = {}
+        for kind, path in files.items():
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            found[f"{ONNX_RUNTIME} {kind}"] = Made(
+                f"{ONNX_RUNTIME} fp32", path.stat().st_size, _onnx_encoder(session, session.get_inputs()[0].name)
+            )
+        return found
+
+    def _open_openvino(self) -> dict[str, Made]:
+        import nncf
+        import openvino  # type: ignore[import-not-found]
+
+        files = {kind: self._folder / f"openvino-{kind}.xml" for kind in ("fp32", "int8")}
+        if not files["int8"].is_file():
+            with plain_attention():
+                captured = openvino.convert_model(self._program.module, example_input=self._program.example[0])
+            captured.reshape({0: list(self._program.example[0].shape)})
+            openvino.save_model(captured, files["fp32"], compress_to_fp16=False)
+            quantised = nncf.quantize(
+                captured, nncf.Dataset(self._calibration()), model_type=nncf.ModelType.TRANSFORMER
+            )
+            openvino.save_model(quantised, files["int8"], compress_to_fp16=False)
+        exact = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where the CPU has it
+        found = {}
+        for kind, path in files.items():
+            compiled = openvino.Core().compile_model(path, "CPU", exact)
+            size = path.stat().st_size + path.with_suffix(".bin").stat().st_size
+            found[f"{OPENVINO} {kind}"] = Made(f"{OPENVINO} fp32", size, _openvino_encoder(compiled))
+        return found
+
+    def _calibration(self) -> list[Any]:
+        from edgevlm.compression.calibration import CalibrationData
+
+        data = CalibrationData(conversions.CALIBRATION, BUILTIN["int8-static"].calibration)
+        only = {"encode_image": self._program}
+        return [each.numpy() for each in data.inputs(only, self._model.image, None, lambda *_: None)["encode_image"]]
+
+
+def _onnx_encoder(session: Any, name: str) -> Encode:
+    return lambda pixels: session.run(None, {name: pixels})[0]
+
+
+def _openvino_encoder(compiled: Any) -> Encode:
+    request = compiled.create_infer_request()
+    return lambda pixels: request.infer([pixels], share_inputs=True)[0]
+
+
+def measure(
+    model: Model, bundles: Mapping[str, Mapping[str, Bundle]], folder: Path, rounds: int
+) -> tuple[Contender, ...]:
+    """All that are installed, in turns.
+
+    Args:
+        model: In float32.
+        bundles: Target -> recipe (fp32 and int8) -> ours.
+        folder: Where the peers' files are kept.
+        rounds: How often each is timed.
+    """
+    made: dict[str, Made] = {}
+    missing: list[Contender] = []
+    with ExitStack() as stack:
+        for target, recipes in bundles.items():
+            for recipe, bundle in recipes.items():
+                session = stack.enter_context(registry.runtime(target).open(bundle, threads=1))
+                made[f"ours, {target} {recipe}"] = Made(
+                    f"ours, {target} fp32", artefact_bytes(bundle), _own_encoder(session)
+                )
+        peers = Peers(model, bundles["tflite"]["fp32"], folder)
+        for peer, packages in _NEEDS.items():
+            lacking = [package for package in packages if find_spec(package) is None]
+            if lacking:
+                why = f"not installed: {', '.join(lacking)}; pip install 'edgevlm[bench]' brings it"
+                missing.append(Contender(f"{peer} int8", "", missing=why))
+            else:
+                with quiet():
+                    made |= peers.open(peer)
+        pixels = inputs(model.programs["encode_image"].spec)["pixels"]
+        times = clock_turns({name: partial(each.encode, pixels) for name, each in made.items()}, rounds)
+        encoders = {name: each.encode for name, each in made.items() if name != each.float_name}
+        fidelity = _compare(encoders, bundles["tflite"]["fp32"])
+    return (
+        *(
+            Contender(name, each.float_name, each.size_bytes, times[name], fidelity.get(name))
+            for name, each in made.items()
+        ),
+        *missing,
+    )
+
+
+def _own_encoder(session: Session) -> Encode:
+    return lambda pixels: session.run("encode_image", {"pixels": pixels})["embedding"]
+
+
+def _compare(encoders: Mapping[str, Encode], fp32: Bundle) -> dict[str, float]:
+    """The centred cosine of each with the float reference, on the pictures of our own parity samples."""
+    fixtures, pictures, reference = golden.read(fp32.path)
+    samples = golden.make_samples(pictures, fixtures.sample_texts, fp32.manifest.image, None)
+    found = {}
+    for name, encode in encoders.items():
+        answers = np.concatenate([encode(picture[None]) for picture in samples.pixels])
+        checks = parity.compare(
+            parity.Answers(reference.image, None, None), parity.Answers(answers, None, None), ParityLimits()
+        )
+        found[name] = next(check.value for check in checks if check.measure == "centred_cosine")
+    return found
+
+
+def main() -> None:
+    model, work, rounds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    bundles: dict[str, dict[str, Bundle]] = {target: {} for target in OURS}
+    for recipe in ("fp32", "int8"):
+        for target, conversion in conversions.convert(model, recipe, OURS, work).items():
+            if conversion.bundle is None:
+                raise SystemExit(f"{model}, {target}, {recipe}: {conversion.refused}")
+            bundles[target][recipe] = conversion.bundle
+    loaded = catalogue.load(conversions.locate_model(model, work))
+    contenders = measure(loaded, bundles, work / "peers" / Path(model).name, rounds)
+    print(json.dumps({"contenders": schema.write(contenders)}))
+
+
+if __name__ == "__main__":
+    main()
