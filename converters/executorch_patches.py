@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -28,8 +27,12 @@ def applied() -> Iterator[None]:
         ChannelsLastTaggedReshapePass,
     )
 
-    with mock.patch.object(ChannelsLastTaggedReshapePass, "input_to_nhwc", _mended(ChannelsLastTaggedReshapePass)):
+    before = ChannelsLastTaggedReshapePass.input_to_nhwc
+    ChannelsLastTaggedReshapePass.input_to_nhwc = _mended(ChannelsLastTaggedReshapePass)
+    try:
         yield
+    finally:
+        ChannelsLastTaggedReshapePass.input_to_nhwc = before
 
 
 def _mended(owner: Any) -> Any:
