@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgevlm import schema
 from edgevlm.bundle import Bundle, ParityReport
+from edgevlm.recipe import Recipe
 
 if TYPE_CHECKING:
     from edgevlm.interfaces import OpCount, OpRange, Progress
@@ -126,10 +127,21 @@ def outcomes(found: Sequence[Outcome]) -> None:
                 f"({nearest.kind}, up to {nearest.peak:.3g}); edgevlm audit shows them",
                 err=True,
             )
+        if outcome.bundle and outcome.status == "failed parity":
+            click.echo(f"  try: {_way_out(outcome.bundle.manifest.recipe)}", err=True)
         if outcome.error:
             click.echo(f"{outcome.target}: {outcome.error.message}", err=True)
             if outcome.error.hint:
                 click.echo(f"  try: {outcome.error.hint}", err=True)
+
+
+def _way_out(recipe: Recipe) -> str:
+    """What to do about answers that a recipe has moved too far."""
+    if recipe.weights.sparsity:
+        return f"edgevlm distill --recipe recovery --compress {recipe.name} trains a student around its pruning"
+    if recipe.quantises:
+        return "edgevlm tune finds which layers to leave in float, or other ranges"
+    return "--recipe fp32, or edgevlm audit, which says where float16 does not reach"
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
