@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgevlm.benchmarks.checkpoints import write_clip
 from edgevlm.benchmarks.measuring import in_fresh_process, keep, peak_rss_mb
 
 MODULE = "edgevlm.benchmarks.conversion"
@@ -171,48 +172,6 @@ def timed(owner: Any, name: str) -> Iterator[NDArray[np.float64]]:
         yield spent
 
 
-def write_checkpoint(folder: Path) -> Path:
-    """A CLIP of ViT-B/32's size with random weights, in Hugging Face format."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import CLIPConfig, CLIPModel
-
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig()).save_pretrained(folder)
-    words = {f"{chr(97 + i // 26 % 26)}{chr(97 + i % 26)}{i}</w>": i for i in range(49406)}
-    words |= {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<|endoftext|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    _finish_tokenizer(tokenizer, folder)
-    (folder / "preprocessor_config.json").write_text(
-        json.dumps(
-            {
-                "image_processor_type": "CLIPImageProcessor",
-                "size": {"shortest_edge": 224},
-                "crop_size": {"height": 224, "width": 224},
-                "resample": 3,
-                "image_mean": [0.48145466, 0.4578275, 0.40821073],
-                "image_std": [0.26862954, 0.26130258, 0.27577711],
-            }
-        ),
-        encoding="utf-8",
-    )
-    return folder
-
-
-def _finish_tokenizer(tokenizer: Any, folder: Path) -> None:
-    from tokenizers import processors
-
-    tokenizer.add_special_tokens(["<|startoftext|>", "<|endoftext|>"])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>",
-        special_tokens=[("<|startoftext|>", 49406), ("<|endoftext|>", 49407)],
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    about = {"tokenizer_class": "CLIPTokenizer", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
-    about |= {"unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
@@ -227,7 +186,7 @@ def main() -> None:
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        model = str(write_checkpoint(Path(folder) / "clip-vit-b32"))
+        model = str(write_clip(Path(folder) / "clip-vit-b32"))
         for target in options.targets:
             one_thread = {"OMP_NUM_THREADS": "1"}
             sides = {

@@ -111,15 +111,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"python -m {PACKAGE}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    several = {"nargs": "+", "metavar": "NAME"}
     parser.add_argument("--work", type=Path, required=True, help="folder of the checkpoints, bundles and peers' files")
-    parser.add_argument(
-        "--models", **several, default=list(conversions.MODELS), help=f"{', '.join(conversions.MODELS)}, or a folder"
-    )
-    parser.add_argument(
-        "--targets", **several, choices=CONVERTERS, default=list(CONVERTERS), help=", ".join(CONVERTERS)
-    )
-    parser.add_argument("--recipes", **several, choices=BUILTIN, default=list(BUILTIN), help=", ".join(BUILTIN))
+    for name, known, kind in (
+        ("models", conversions.MODELS, "MODEL"),
+        ("targets", CONVERTERS, "TARGET"),
+        ("recipes", BUILTIN, "RECIPE"),
+    ):
+        parser.add_argument(
+            f"--{name}",
+            nargs="+",
+            metavar=kind,
+            choices=None if name == "models" else list(known),
+            default=list(known),
+            help=f"default all: {', '.join(known)}",
+        )
     parser.add_argument("--peers", action="store_true", help="other toolchains on the models' image encoders, too")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="runs of each component, default 30")
     parser.add_argument("--report-only", action="store_true", help="measure nothing")

@@ -57,7 +57,7 @@ def page(results: Results, plot: str, figures: str) -> str:
     return _PAGE.format(
         plot=plot,
         figures=figures,
-        claims=_table(("ratio", "at most", "measured", ""), _claims(results)),
+        claims=_table(("ratio", "at most", "measured", "verdict"), _claims(results)),
         ceiling=_ceiling(results),
         calibration=CALIBRATION.data,
         tables="\n".join(_models(results)),
@@ -70,7 +70,7 @@ def _claims(results: Results) -> Iterator[tuple[str, ...]]:
     for claim in CLAIMS:
         ratio = claim.measure(results)
         if ratio is None:
-            yield claim.says, f"{claim.limit:.2f}x", "not measured yet", ""
+            yield claim.says, f"{claim.limit:.2f}x", "not measured yet", "open"
         else:
             yield claim.says, f"{claim.limit:.2f}x", f"{ratio:.3f}x", "holds" if ratio <= claim.limit else "**fails**"
 

@@ -170,7 +170,7 @@ class Results:
     def _tidied(self, rows: tuple[Row, ...], peers: tuple[Peers, ...]) -> Results:
         """In the table's order, without the runs that no row refers to any more."""
         ordered = tuple(sorted(rows, key=lambda row: (row.model, row.target, list(BUILTIN).index(row.recipe))))
-        used = {each.run for each in (*rows, *peers)}
+        used = {row.run for row in rows} | {each.run for each in peers}
         return Results({key: run for key, run in self.runs.items() if key in used}, ordered, peers)
 
 
