@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgevlm.errors import UnsupportedError
 from edgevlm.interfaces import Program
@@ -25,7 +25,7 @@ def quiet() -> Iterator[None]:
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     level = logging.root.manager.disable
-    bars = {kind: kind.__init__ for kind in (tqdm, Progress)}
+    bars: dict[Any, Any] = {kind: kind.__init__ for kind in (tqdm, Progress)}
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
