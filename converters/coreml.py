@@ -18,7 +18,7 @@ from edgevlm.recipe import Recipe
 from edgevlm.spec import TensorSpec
 
 from . import coreml_patches
-from .coreml_weights import integer_weights_pass, palettised, without_zeros
+from .coreml_weights import compress_with_coremltools, integer_weights_pass, require_compressed
 from .requirements import require
 
 if TYPE_CHECKING:
@@ -73,21 +73,13 @@ def _lower(program: Program, recipe: Recipe, out_dir: Path) -> BundleFile:
     name = program.spec.name
     package = out_dir / f"{name}.mlpackage"
     with quiet(), coreml_patches.applied():
-        model = _compress(_convert(program, recipe), name, recipe)
+        model = _convert(program, recipe)
+        require_compressed(model, program, recipe)
         _describe(model, program)
         model.save(str(package))
         _make_reproducible(package)
     version = model.get_spec().specificationVersion
     return BundleFile(path=package.name, components=(name,), requires=_SYSTEMS[version])
-
-
-def _compress(model: Any, component: str, recipe: Recipe) -> Any:
-    """What coremltools itself compresses, once it has converted."""
-    if recipe.weights.dtype.startswith("palette"):
-        return palettised(model, component, recipe)
-    if recipe.weights.sparsity and not recipe.quantises:
-        return without_zeros(model, component, recipe)
-    return model
 
 
 def _capture(program: Program) -> ExportedProgram:
@@ -99,6 +91,7 @@ def _convert(program: Program, recipe: Recipe) -> Any:
     import coremltools as ct  # type: ignore[import-untyped]
 
     passes = coreml_patches.sound_passes()
+    compress_with_coremltools(passes, program, recipe)
     if recipe.quantises:
         from .integers import baked
 

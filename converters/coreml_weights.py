@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import UnsupportedError
+from edgevlm.interfaces import Program
 from edgevlm.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -132,47 +133,57 @@ def _per_group(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> Any:
     )
 
 
-def palettised(model: Any, component: str, recipe: Recipe) -> Any:
-    """The model with each weight as indices into a table of its own, found by k-means (coremltools; NNCF has none).
+def compress_with_coremltools(passes: Any, program: Program, recipe: Recipe) -> None:
+    """Appends coremltools' own pass to a pipeline: for palettes, found by k-means (NNCF has none), or for zeros.
 
-    Raises:
-        UnsupportedError: no weight is large enough.
+    As a pass, not as coremltools' function of a finished model: that runs all default passes again, the unsound too.
     """
+    name = _pass_of(recipe)
+    if name is not None:
+        passes.append_pass(name)
+        passes.set_options(name, {"config": _config(program, recipe)})
+
+
+def require_compressed(model: Any, program: Program, recipe: Recipe) -> None:
+    """Raises UnsupportedError where that pass found nothing to do."""
+    if _pass_of(recipe) == _PALETTES:
+        _require(model, "constexpr_lut_to_dense", f"{program.spec.name}: no weight became a palette")
+    if _pass_of(recipe) == _ZEROS:
+        _require(model, "constexpr_sparse_to_dense", f"{program.spec.name}: no weight has zeros to leave out")
+
+
+_PALETTES = "compression::palettize_weights"
+_ZEROS = "compression::prune_weights"
+
+
+def _pass_of(recipe: Recipe) -> str | None:
+    if recipe.weights.dtype.startswith("palette"):
+        return _PALETTES
+    return _ZEROS if recipe.weights.sparsity and not recipe.quantises else None
+
+
+def _config(program: Program, recipe: Recipe) -> Any:
+    """The settings for every layer but those that the recipe keeps."""
     import coremltools.optimize.coreml as optimize  # type: ignore[import-untyped]
 
-    bits = int(recipe.weights.dtype.removeprefix("palette-"))
-    settings = optimize.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=_LEAST_SIZE)
-    smaller = optimize.palettize_weights(model, _config(model, component, recipe, settings))
-    _require(smaller, "constexpr_lut_to_dense", f"{component}: no weight became a palette")
-    return smaller
-
-
-def without_zeros(model: Any, component: str, recipe: Recipe) -> Any:
-    """The model with a mask for each pruned weight, and the values that are not zero.
-
-    Raises:
-        UnsupportedError: no weight has enough zeros.
-    """
-    import coremltools.optimize.coreml as optimize
-
-    settings = optimize.OpThresholdPrunerConfig(
-        threshold=1e-12, minimum_sparsity_percentile=_WORTH_A_MASK, weight_threshold=_LEAST_SIZE
+    if _pass_of(recipe) == _PALETTES:
+        bits = int(recipe.weights.dtype.removeprefix("palette-"))
+        settings = optimize.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=_LEAST_SIZE)
+    else:
+        settings = optimize.OpThresholdPrunerConfig(
+            threshold=1e-12, minimum_sparsity_percentile=_WORTH_A_MASK, weight_threshold=_LEAST_SIZE
+        )
+    component, patterns = program.spec.name, recipe.weights.float_layers
+    layers = [name.removesuffix(".weight") for name, _ in program.module.named_parameters()]
+    kept = [
+        f"p_module_{layer.replace('.', '_')}_weight{suffix}"  # as torch.export and coremltools call them
+        for layer in layers
+        if any(fnmatchcase(f"{component}/{layer}", pattern) for pattern in patterns)
+        for suffix in ("", "_to_fp16")
+    ]
+    return optimize.OptimizationConfig(
+        op_type_configs=dict.fromkeys(_COMPRESSIBLE, settings), op_name_configs=dict.fromkeys(kept)
     )
-    smaller = optimize.prune_weights(model, _config(model, component, recipe, settings))
-    _require(smaller, "constexpr_sparse_to_dense", f"{component}: no weight has zeros to leave out")
-    return smaller
-
-
-def _config(model: Any, component: str, recipe: Recipe, settings: Any) -> Any:
-    """The settings for every layer but those that the recipe keeps."""
-    import coremltools.optimize.coreml as optimize
-
-    kept: dict[str, None] = {}
-    for name in optimize.get_weights_metadata(model, weight_threshold=_LEAST_SIZE):
-        layer = f"{component}/{name.removeprefix('module_').removesuffix('_weight')}"
-        if any(fnmatchcase(layer, pattern.replace(".", "_")) for pattern in recipe.weights.float_layers):
-            kept[name] = None
-    return optimize.OptimizationConfig(op_type_configs=dict.fromkeys(_COMPRESSIBLE, settings), op_name_configs=kept)
 
 
 def _require(model: Any, kind: str, otherwise: str) -> None:
