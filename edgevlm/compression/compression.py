@@ -42,15 +42,17 @@ def compress(
         RecipeError: the recipe leaves nothing to compress, or names layers that there are none of.
         MissingDependency: NNCF or torchao is not installed.
     """
+    from edgevlm.compression.layers import refuse_unknown_layers
+
+    refuse_unknown_layers(programs, recipe)
     if not recipe.quantises and not recipe.weights.sparsity:
         return Compressed(programs, {})
     for package in ("nncf", "torchao"):
         if find_spec(package) is None:
             raise MissingDependency(package, extra="nncf")
     from edgevlm.compression.pruning import prune
-    from edgevlm.compression.quantisation import quantise, refuse_unknown_layers
+    from edgevlm.compression.quantisation import quantise
 
-    refuse_unknown_layers(programs, recipe)
     made: dict[str, Program] = {}
     decided: dict[str, tuple[StoredWeight, ...]] = {}
     for name, program in programs.items():

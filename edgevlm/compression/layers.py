@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch.fx import GraphModule, Node
 
 from edgevlm.capture import plain_attention, unlifted
 from edgevlm.compression.folding import parameter
-from edgevlm.interfaces import Program
+from edgevlm.errors import RecipeError
+from edgevlm.interfaces import Program, Programs
+from edgevlm.recipe import Recipe
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = (_aten.conv2d.default, _aten.conv2d.padding)  # with padding in numbers, or by name
@@ -51,6 +54,20 @@ def layer_names(program: Program) -> tuple[str, ...]:
     """The names of a program's layers, in the order in which they run."""
     with plain_attention():
         return tuple(layer.name for layer in find_layers(unlifted(program.module, program.example)))
+
+
+def refuse_unknown_layers(programs: Programs, recipe: Recipe) -> None:
+    """Raises RecipeError for a `float_layers` pattern that names nothing, before the long work starts."""
+    if not recipe.weights.float_layers:
+        return
+    names = [f"{component}/{name}" for component, program in programs.items() for name in layer_names(program)]
+    for pattern in recipe.weights.float_layers:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise RecipeError(
+                f"recipe {recipe.name}: weights.float_layers: {pattern!r} names no layer: expected globs on names "
+                f"such as {', '.join(names[:3])}",
+                hint="edgevlm tune lists the layers with what each costs",
+            )
 
 
 def weight_of(node: Node) -> Node:

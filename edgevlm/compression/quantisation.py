@@ -8,7 +8,7 @@ the artefact will.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -25,7 +25,7 @@ from edgevlm.capture import plain_attention, quiet, unlifted
 from edgevlm.compression.annotation import Annotator
 from edgevlm.compression.folding import fold_layer_norms, fold_output_scales, parameter
 from edgevlm.compression.groups import decide_int4, store_groups
-from edgevlm.compression.layers import Layer, find_layers, layer_names, weight_of
+from edgevlm.compression.layers import Layer, find_layers, weight_of
 from edgevlm.errors import RecipeError
 from edgevlm.interfaces import Program
 from edgevlm.recipe import Recipe
@@ -58,20 +58,6 @@ def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tup
         graph = _quantise_graph(graph, chosen, recipe, list(samples) or [program.example[0]])
     decided = _read_decisions(graph, chosen)
     return replace(program, module=graph), decided
-
-
-def refuse_unknown_layers(programs: Mapping[str, Program], recipe: Recipe) -> None:
-    """Raises RecipeError for a `float_layers` pattern that names nothing, before the long work starts."""
-    if not recipe.weights.float_layers:
-        return
-    names = [f"{component}/{name}" for component, program in programs.items() for name in layer_names(program)]
-    for pattern in recipe.weights.float_layers:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise RecipeError(
-                f"recipe {recipe.name}: weights.float_layers: {pattern!r} names no layer: expected globs on names "
-                f"such as {', '.join(names[:3])}",
-                hint="edgevlm tune lists the layers with what each costs",
-            )
 
 
 @contextmanager
