@@ -27,6 +27,8 @@ from edgevlm.errors import RecipeError
 Precision = Literal["fp32", "fp16"]
 WeightType = Literal["float", "int8", "int4", "palette-4", "palette-6"]
 Ranges = Literal["float", "dynamic", "static"]
+LEAST_SAMPLES = 16
+"""Calibration samples below which a measured range says nothing about the pictures to come."""
 AUTO = "auto"
 """In `float32_ops`: the places that do not fit into float16, found before each conversion."""
 
@@ -254,8 +256,9 @@ def _demands(recipe: Recipe) -> Iterator[tuple[str, bool]]:
     shares["activations.smooth_quant"] = activations.smooth_quant
     for key, share in shares.items():
         yield f"{key}: expected a number from 0 to 1, got {share!r}", share is None or 0 <= share <= 1
-    for key, count in (("weights.group_size", weights.group_size), ("calibration.samples", recipe.calibration.samples)):
-        yield f"{key}: expected 1 or more, got {count}", count >= 1
+    group_size, samples = weights.group_size, recipe.calibration.samples
+    yield f"weights.group_size: expected 1 or more, got {group_size}", group_size >= 1
+    yield f"calibration.samples: expected {LEAST_SAMPLES} or more, got {samples}", samples >= LEAST_SAMPLES
     yield "weights.sparsity: expected less than 1: nothing would be left", weights.sparsity < 1
     yield (
         f"weights.sparsity goes with float or int8 weights, got {weights.dtype}",

@@ -21,12 +21,9 @@ from edgevlm.errors import DataError
 from edgevlm.interfaces import Programs, Progress
 from edgevlm.labels import PLAIN
 from edgevlm.preprocessing import preprocess
-from edgevlm.recipe import Calibration
+from edgevlm.recipe import LEAST_SAMPLES, Calibration
 from edgevlm.spec import ImagePreprocessing
 from edgevlm.tokenizing import Tokenizer
-
-LEAST = 16
-"""Samples below which a measured range says nothing about the pictures to come."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +120,10 @@ def _open(source: CalibrationSource) -> Dataset:
 
 
 def _refuse_few(name: str, what: str, count: int, wanted: int) -> None:
-    if count < max(LEAST, wanted):
-        fewer = f"ask for fewer in a recipe file, calibration: {{samples: {count}}}, or " if count >= LEAST else ""
-        raise DataError(
-            f"{name}: expected {max(LEAST, wanted)} {what} to calibrate with, got {count}", hint=f"{fewer}add {what}"
-        )
+    if count < wanted:
+        enough = count >= LEAST_SAMPLES
+        fewer = f"ask for fewer in a recipe file, calibration: {{samples: {count}}}, or " if enough else ""
+        raise DataError(f"{name}: expected {wanted} {what} to calibrate with, got {count}", hint=f"{fewer}add {what}")
 
 
 def _refuse_one_class(pictures: Dataset) -> None:
