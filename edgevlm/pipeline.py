@@ -9,7 +9,8 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -228,7 +229,8 @@ class _Prepared:
 
             data = self.calibration
             samples = data.inputs(self.programs, self.model.image, self.tokenizer, progress) if data else {}
-            self._compressed = compress(self.programs, recipe, samples, progress)
+            with _named_failures(f"recipe {recipe.name}: compression"):
+                self._compressed = compress(self.programs, recipe, samples, progress)
         return self._compressed
 
     def _embed_labels(self, wanted: Labels) -> torch.Tensor:
@@ -359,16 +361,22 @@ def _prove_weights(bundle: Bundle, compressed: Compressed) -> tuple[WeightProof,
 
 
 def _lower(converter: Converter, programs: Programs, recipe: Recipe, folder: Path) -> tuple[BundleFile, ...]:
-    try:
+    with _named_failures(f"{converter.target}: the backend's converter"):
         return converter.lower(programs, recipe, folder)
+
+
+@contextmanager
+def _named_failures(who: str) -> Iterator[None]:
+    """Says who failed where a third party, which may raise anything, does."""
+    try:
+        yield
     except (EdgeVLMError, OSError):
         raise
-    except Exception as error:  # a backend's own converter may raise anything
+    except Exception as error:
         if os.environ.get("EDGEVLM_DEBUG"):
             raise
         raise UnsupportedError(
-            f"{converter.target}: the backend's converter failed with {type(error).__name__}: {str(error)[:500]}",
-            hint="EDGEVLM_DEBUG=1 shows where",
+            f"{who} failed with {type(error).__name__}: {str(error)[:500]}", hint="EDGEVLM_DEBUG=1 shows where"
         ) from error
 
 
