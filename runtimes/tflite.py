@@ -162,7 +162,7 @@ def _require_schema() -> Any:
 
 
 def _operators(path: Path, spec: ComponentSpec) -> list[dict[str, Any]]:
-    """The interpreter's own account of a component's ops after delegation.
+    """The interpreter's own account of a component's ops after delegation, with what the file stores their weights as.
 
     The interpreter tells it of a file's first subgraph only, so the file's first entry in its table of subgraphs is
     pointed, in memory, at the component's.
@@ -180,6 +180,10 @@ def _operators(path: Path, spec: ComponentSpec) -> list[dict[str, Any]]:
     interpreter = _interpreter_class()(model_content=bytes(data), num_threads=1)
     interpreter.allocate_tensors()
     operators: list[dict[str, Any]] = interpreter._get_ops_details()
+    graph, integers = model.Subgraphs(subgraph), {schema.TensorType.INT8: "int8", schema.TensorType.INT4: "int4"}
+    for op in operators:
+        weighted = op["op_name"] in _WEIGHTED and len(op["inputs"]) > 1
+        op["weights"] = integers.get(graph.Tensors(int(op["inputs"][1])).Type(), "") if weighted else ""
     return operators
 
 
@@ -202,23 +206,15 @@ def _count_ops(ops: list[dict[str, Any]]) -> tuple[OpCount, ...]:
                 delegated.add(op["index"])
                 pending += [int(tensor) for tensor in op["inputs"] if int(tensor) not in borders]
     rows = Counter(
-        (op["op_name"], _dtype(op), "xnnpack" if op["index"] in delegated else "builtin", _weights(op))
+        (op["op_name"], _dtype(op), "xnnpack" if op["index"] in delegated else "builtin", op["weights"])
         for op in originals
     )
     return tuple(OpCount(kind, count, *rest) for (kind, *rest), count in sorted(rows.items()))
 
 
-def _weights(op: dict[str, Any]) -> str:
-    """The type of integer weights; empty where they are floats, or there are none."""
-    if op["op_name"] not in _WEIGHTED or len(op["operand_types"]) < 2:
-        return ""
-    name: str = np.dtype(op["operand_types"][1]).name
-    return name if name.startswith("int") else ""
-
-
 def _dtype(op: dict[str, Any]) -> str:
     """The type that an op computes in: its result's, or its operand's where that is the point of the op."""
-    if _weights(op) and op["op_name"] != "EMBEDDING_LOOKUP":
+    if op["weights"] and op["op_name"] != "EMBEDDING_LOOKUP":
         return "int8"  # float inputs of such an op are quantised as they come
     types: list[str] = [np.dtype(each).name for each in op["result_types"]]
     if op["op_name"] == "DEQUANTIZE" or types[0].startswith("bool"):
