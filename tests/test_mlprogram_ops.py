@@ -65,8 +65,27 @@ def test_fp16_rounds_the_result_and_nothing_else(case: Case, tmp_path: Path) -> 
         np.testing.assert_array_equal(got, exact.astype(np.float16).astype(np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("axis", [None, 1])
+def test_quantised_activations_equal_numpy(dtype: str, axis: int | None, tmp_path: Path) -> None:
+    x = np.concatenate([real(3, 4) * 3, np.array([[0.5, 1.5, 2.5, 99.0]], np.float32)])  # ties, and beyond the range
+    scale = np.float32(1) if axis is None else np.array([1, 0.5, 0.25, 0.125], np.float32)
+    zero_point = np.asarray(np.full(np.shape(scale), 3), dtype)
+    along = {} if axis is None else {"axis": axis}
+
+    def build(variable: Any) -> Any:
+        narrow = mb.quantize(input=variable, scale=scale, zero_point=zero_point, output_dtype=dtype, **along)
+        return mb.dequantize(input=narrow, scale=scale, zero_point=zero_point, **along)
+
+    path = write_program(tmp_path / "op.mlpackage", {"x": x}, build, opset=ct.target.iOS17)
+    (got,) = MLProgram.open(path).predict({"x": x}).values()
+    bounds = np.iinfo(dtype)
+    integers = np.clip(np.round(x / scale) + 3, bounds.min, bounds.max)
+    np.testing.assert_array_equal(got, (integers - 3) * scale)
+
+
 def test_every_op_is_tested() -> None:
-    elsewhere = {"fill", "range_1d"} | {kind for kind in OPS if kind.startswith("constexpr_")}
+    elsewhere = {"fill", "range_1d", "quantize", "dequantize"} | {kind for kind in OPS if kind.startswith("constexpr_")}
     assert set(OPS) - {case.kind for case in CASES} == elsewhere
 
 

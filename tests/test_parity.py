@@ -24,7 +24,7 @@ def test_equal_answers_pass_every_check() -> None:
         *(
             (component, measure)
             for component in ("encode_image", "encode_text")
-            for measure in ("finite", "max_abs_error", "min_cosine")
+            for measure in ("finite", "max_abs_error", "min_cosine", "centred_cosine")
         ),
         ("zero-shot", "top1_agreement"),
     }

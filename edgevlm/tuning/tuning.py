@@ -182,7 +182,8 @@ class _Finder:
             raise CheckFailed(
                 f"no recipe loses {self._request.max_drop:g} points or less: {least.recipe.name} loses "
                 f"{least.drop:.2f}",
-                hint=f"allow more with --max-drop, or train around it with edgevlm distill --compress; see {self._request.out}",
+                hint="allow more with --max-drop, or train around it with edgevlm distill --compress; what was tried "
+                f"lies in {self._request.out}",
             )
         path = self._request.out / "recipe.yaml"
         write_recipe(path, chosen, self._accuracy, self._request)
