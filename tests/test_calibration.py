@@ -1,0 +1,169 @@
+"""Calibration data: which pictures and texts are taken, and what is refused before the long work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import compressions
+import pytest
+from click.testing import CliRunner
+from pictures import scene
+
+from edgevlm.cli import main
+from edgevlm.compression.calibration import CalibrationData, CalibrationSource
+from edgevlm.errors import DataError, RecipeError
+from edgevlm.models import catalogue
+from edgevlm.pipeline import Request, convert, silent
+from edgevlm.recipe import BUILTIN, Calibration
+from edgevlm.tokenizing import Tokenizer
+
+SIXTEEN = Calibration(samples=16)
+
+
+def loose(folder: Path, count: int) -> Path:
+    """A folder of pictures that have neither classes nor captions."""
+    folder.mkdir(parents=True)
+    for index in range(count):
+        scene(20, 24, seed=index).save(folder / f"{index:02}.png")
+    return folder
+
+
+def classes(folder: Path, **counts: int) -> Path:
+    """A folder a class."""
+    for name, count in counts.items():
+        loose(folder / name, count)
+    return folder
+
+
+def captions(folder: Path, count: int) -> Path:
+    """COCO captions, the pictures beside them."""
+    loose(folder, count)
+    path = folder / "captions.json"
+    images = [{"id": index, "file_name": f"{index:02}.png"} for index in range(count)]
+    notes = [{"image_id": index, "id": index, "caption": f"scene number {index:02}"} for index in range(count)]
+    path.write_text(json.dumps({"images": images, "annotations": notes}))
+    return path
+
+
+def write_texts(path: Path, count: int) -> Path:
+    path.write_text("\n\n".join(f" text {index} " for index in range(count)) + "\ntext 0\n")
+    return path
+
+
+def test_loose_pictures_are_taken_without_texts(tmp_path: Path) -> None:
+    data = CalibrationData(CalibrationSource(str(loose(tmp_path / "p", 20))), SIXTEEN)
+    assert (len(data.pictures), data.texts) == (16, ())
+    data.check({"encode_image": compressions.programs()["clip_image"]})
+    with pytest.raises(DataError, match="neither captions nor labels") as caught:
+        data.check({"encode_text": compressions.programs()["clip_text"]})
+    assert "--calibration-texts" in str(caught.value.hint)
+
+
+def test_classes_give_their_labels_as_texts(tmp_path: Path) -> None:
+    data = CalibrationData(CalibrationSource(str(classes(tmp_path / "c", cat=12, dog=12))), SIXTEEN)
+    assert len(data.pictures) == 16
+    assert set(data.texts) == {"cat", "dog"}
+
+
+def test_captions_are_the_texts(tmp_path: Path) -> None:
+    data = CalibrationData(CalibrationSource(str(captions(tmp_path / "coco", 24))), SIXTEEN)
+    keys = [Path(data.pictures.example(index).key).stem for index in range(16)]
+    assert data.texts == tuple(f"scene number {key}" for key in keys)
+
+
+def test_a_file_of_texts_goes_before_the_datas_own(tmp_path: Path) -> None:
+    texts = write_texts(tmp_path / "t.txt", 30)
+    data = CalibrationData(CalibrationSource(str(classes(tmp_path / "c", cat=12, dog=12)), texts), SIXTEEN)
+    assert len(set(data.texts)) == 16
+    assert set(data.texts) <= {f"text {index}" for index in range(30)}
+    assert data.record.texts == str(texts)
+
+
+def test_the_seed_decides_and_is_recorded(tmp_path: Path) -> None:
+    source = CalibrationSource(str(classes(tmp_path / "c", cat=20, dog=20)), write_texts(tmp_path / "t.txt", 40))
+    first, again, other = (CalibrationData(source, Calibration(16, seed)) for seed in (5, 5, 6))
+    assert first.record == again.record
+    assert first.texts == again.texts
+    assert first.record.seed == 5
+    assert (first.record.samples, first.record.data) == (16, source.data)
+    assert first.fingerprint != other.fingerprint
+    assert first.texts != other.texts
+
+
+BAD: dict[str, tuple[Callable[[Path], CalibrationSource], str]] = {
+    "too few to ask for": (lambda p: CalibrationSource(str(loose(p / "p", 9))), r"expected 16 pictures .* got 9"),
+    "one class": (
+        lambda p: CalibrationSource(str(classes(p / "c", cat=20))),
+        "expected pictures of several classes to calibrate with, all are of 'cat'",
+    ),
+    "too few texts": (
+        lambda p: CalibrationSource(str(loose(p / "p", 20)), write_texts(p / "t.txt", 3)),
+        r"t\.txt: expected 16 texts to calibrate with, got 3",
+    ),
+    "no such texts": (lambda p: CalibrationSource(str(loose(p / "p", 20)), p / "gone.txt"), r"gone\.txt: cannot be"),
+    "no such data": (lambda p: CalibrationSource(str(p / "gone")), "gone"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_data_that_says_nothing_is_refused(kind: str, tmp_path: Path) -> None:
+    make, message = BAD[kind]
+    with pytest.raises(DataError, match=message):
+        CalibrationData(make(tmp_path), SIXTEEN)
+
+
+def test_too_few_for_the_recipe_says_how_to_ask_for_fewer(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected 128 pictures to calibrate with, got 20") as caught:
+        CalibrationData(CalibrationSource(str(loose(tmp_path / "p", 20))), Calibration())
+    assert "calibration: {samples: 20}" in str(caught.value.hint)
+
+
+def test_inputs_are_prepared_as_the_model_prepares_them(tmp_path: Path) -> None:
+    model = catalogue.load(compressions.checkpoint("clip"))
+    assert model.text is not None
+    assert model.tokenizer_json is not None
+    (tmp_path / model.text.tokenizer_file).write_bytes(model.tokenizer_json)
+    data = CalibrationData(CalibrationSource(str(classes(tmp_path / "c", cat=12, dog=12))), SIXTEEN)
+    inputs = data.inputs(model.programs, model.image, Tokenizer(model.text, tmp_path), silent)
+    for name, program in model.programs.items():
+        assert len(inputs[name]) == {"encode_image": 16, "encode_text": 2}[name]
+        for each in inputs[name]:
+            assert (each.shape, each.dtype) == (program.example[0].shape, program.example[0].dtype)
+    assert 0 <= inputs["encode_image"][0].min() < inputs["encode_image"][0].max() <= 255
+
+
+def test_a_recipe_that_measures_ranges_wants_data_before_the_model_is_looked_for(tmp_path: Path) -> None:
+    arguments = ["convert", str(tmp_path / "no-model"), "--target", "tflite", "--recipe", "int8-static"]
+    result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "dist")])
+    assert result.exit_code == 2
+    assert "int8-static measures ranges, and there is no calibration data" in result.stderr
+    assert "--calibration DATA" in result.stderr
+    assert not (tmp_path / "dist").exists()
+
+
+def test_bad_data_is_refused_before_the_model_is_looked_for(tmp_path: Path) -> None:
+    request = Request(tmp_path / "no-model", ("tflite",), BUILTIN["int8-static"], tmp_path / "dist")
+    few = replace(request, calibration=CalibrationSource(str(loose(tmp_path / "p", 5))))
+    with pytest.raises(DataError, match="got 5"):
+        convert(few)
+    with pytest.raises(RecipeError, match="no calibration data"):
+        convert(request)
+
+
+@pytest.mark.parametrize("option", ["--calibration-texts", "--images"])
+def test_options_that_go_with_calibration_are_refused_alone(option: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["convert", "--target", "tflite", option, str(tmp_path)])
+    assert result.exit_code == 2
+    assert f"{option} needs --calibration" in result.stderr
+
+
+def test_help_imports_no_nncf() -> None:
+    code = (
+        "import sys; from edgevlm.commands import convert; assert not {'nncf', 'torch', 'torchao'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
