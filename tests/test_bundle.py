@@ -5,14 +5,25 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgevlm.bundle import FORMAT_VERSION, Bundle, BundledComponent, Manifest, seal, staged
+from edgevlm.bundle import (
+    FORMAT_VERSION,
+    Bundle,
+    BundledComponent,
+    CalibrationRecord,
+    Manifest,
+    seal,
+    staged,
+    write_manifest,
+)
 from edgevlm.errors import BundleError, OutputError
 from edgevlm.recipe import BUILTIN
 from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
+from edgevlm.stored import WeightProof
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -126,6 +137,40 @@ def test_a_missing_folder_and_a_file_are_no_bundles(tmp_path: Path) -> None:
 def test_a_newer_minor_version_is_read(bundle: Bundle) -> None:
     _edit_manifest(bundle.path, lambda m: m.update(format_version="1.7"))
     assert Bundle.open(bundle.path).manifest.format_version == "1.7"
+
+
+def test_an_older_minor_version_is_read(bundle: Bundle) -> None:
+    def age(manifest: dict[str, object]) -> None:
+        """What 1.0 did not have."""
+        manifest["format_version"] = "1.0"
+        for key in ("compressed_size_bytes", "calibration", "weights"):
+            del manifest[key]
+        recipe = manifest["recipe"]
+        assert isinstance(recipe, dict)
+        manifest["recipe"] = {key: recipe[key] for key in ("name", "precision", "summary", "parity")}
+
+    _edit_manifest(bundle.path, age)
+    manifest = Bundle.open(bundle.path).manifest
+    assert manifest == replace(bundle.manifest, format_version="1.0")
+    assert (manifest.recipe, manifest.weights, manifest.calibration) == (BUILTIN["fp16"], (), None)
+
+
+def test_what_compression_did_is_read_back(tmp_path: Path) -> None:
+    proof = WeightProof("encode_image", {"4": 1, "8": 1}, {"8": "float32"}, 1, ("blocks.0.mlp.fc1",), ("a", "b"))
+    record = CalibrationRecord("photos/", "queries.txt", 128, 3, "0" * 64)
+    path = tmp_path / "small.edgevlm"
+    sealed = make_at(path)
+    manifest = replace(
+        sealed.manifest,
+        recipe=BUILTIN["int8-static"],
+        weights=(proof,),
+        calibration=record,
+        compressed_size_bytes=150,
+    )
+    write_manifest(path, manifest)
+    opened = Bundle.open(path).manifest
+    assert opened == manifest
+    assert opened.weights[0].decided == 2
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from mlprograms import write_program
 
 from edgevlm.errors import BundleError, EdgeVLMError, UnsupportedError
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram
+from edgevlm.runtimes.mlprogram.package import read_function
+from edgevlm.runtimes.mlprogram.stored import stored_weights
+from edgevlm.stored import StoredWeight
 
 INPUTS = {"x": np.ones((2, 64), np.float32)}
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
@@ -177,3 +180,50 @@ def test_a_damaged_package_is_refused(kind: str, sound: Path, tmp_path: Path) ->
     damage(package)
     with pytest.raises(BundleError, match=message):
         MLProgram.open(package)
+
+
+# Integer weights, read without running the program
+
+
+def integers(x: Any, axis: int = 0) -> Any:
+    data = np.arange(-64, 64, dtype=np.int8).repeat(16).reshape(32, 64)
+    weight = mb.constexpr_affine_dequantize(
+        quantized_data=data, zero_point=np.int8(3), scale=np.full(data.shape[axis], 0.5, np.float32), axis=axis
+    )
+    return mb.linear(x=x, weight=weight, name="product")
+
+
+def compute_the_scale(block: Any) -> None:
+    dequantise = next(each for each in block.operations if each.type == "constexpr_affine_dequantize")
+    del dequantise.attributes["scale"]
+    dequantise.inputs["scale"].arguments.add().name = "x"
+
+
+def read_stored(path: Path) -> tuple[StoredWeight, ...]:
+    return stored_weights(read_function(path))
+
+
+def test_integers_are_read_as_they_are_stored(tmp_path: Path) -> None:
+    (weight,) = read_stored(write_program(tmp_path / "p.mlpackage", INPUTS, integers))
+    assert (weight.bits, weight.scale_type, weight.values.shape) == (8, "float32", (32, 64))
+    assert (weight.values.min(), weight.values.max()) == (-64, 63)
+    np.testing.assert_array_equal(weight.scale, np.full((32, 1), 0.5))
+    np.testing.assert_array_equal(weight.zero_point, np.full((32, 1), 3))
+
+
+def test_integers_that_no_converter_of_ours_wrote_are_refused(tmp_path: Path) -> None:
+    across = write_program(tmp_path / "across.mlpackage", INPUTS, lambda x: integers(x, axis=1))
+    with pytest.raises(BundleError, match="expected scales along axis 0"):
+        read_stored(across)
+    computed = write_program(tmp_path / "computed.mlpackage", INPUTS, integers, edit=compute_the_scale)
+    with pytest.raises(BundleError, match="expected a constant as scale"):
+        read_stored(computed)
+
+
+@pytest.mark.parametrize("kind", ["no weights", "empty weights", "bad sentinel", "another element type"])
+def test_integers_of_a_damaged_package_are_refused(kind: str, tmp_path: Path) -> None:
+    package = write_program(tmp_path / "p.mlpackage", INPUTS, integers)
+    damage, _ = DAMAGE[kind]
+    damage(package)
+    with pytest.raises(BundleError):
+        read_stored(package)

@@ -79,6 +79,28 @@ class _Doubler(Closing):
     def close(self) -> None: ...
 
 
+def test_a_centred_cosine_tells_what_a_shared_mean_hides() -> None:
+    mean = np.full(16, 5, np.float32)
+    mean /= np.linalg.norm(mean)
+    apart = 0.05 * _unit(200, 2)
+    expected, other = mean + apart, mean + 0.05 * _unit(200, 3)  # all that is left of the rest is the mean
+
+    def measured(got: np.ndarray) -> dict[str, float]:
+        checks = compare(Answers(expected, None, None), Answers(got, None, None), ParityLimits(min_cosine=0.99))
+        assert all(check.passed for check in checks)
+        return {check.measure: check.value for check in checks}
+
+    assert measured(other)["min_cosine"] > 0.99
+    assert abs(measured(other)["centred_cosine"]) < 0.1
+    assert measured(expected)["centred_cosine"] == pytest.approx(1, abs=1e-6)
+
+
+def test_equal_embeddings_have_no_centred_cosine() -> None:
+    same = np.repeat(IMAGE[:1], 5, axis=0)
+    checks = compare(Answers(same, None, None), Answers(same, None, None), ParityLimits())
+    assert "centred_cosine" not in {check.measure for check in checks}
+
+
 def test_samples_are_asked_one_at_a_time_in_order() -> None:
     samples = Samples(np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), np.arange(6, dtype=np.int32).reshape(3, 2))
     shares: list[float] = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from edgevlm import schema
 from edgevlm.errors import RecipeError
-from edgevlm.recipe import BUILTIN, ParityLimits, Recipe, resolve
+from edgevlm.recipe import BUILTIN, Activations, Calibration, ParityLimits, Recipe, Weights, resolve
 
 
 def test_a_name_and_a_file_give_a_recipe(tmp_path: Path) -> None:
@@ -42,6 +43,10 @@ def test_what_is_written_reads_back(name: str) -> None:
     assert schema.read(Recipe, schema.write(recipe), where="here", error=RecipeError) == recipe
 
 
+FP16 = "precision: fp16\n"
+STATIC = "weights: {dtype: int8}\nactivations:\n  ranges: static\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -54,6 +59,35 @@ def test_what_is_written_reads_back(name: str) -> None:
         ("precision: fp16\nparity: 3\n", "parity: expected a mapping"),
         ("precision: fp32\nfloat32_ops: [auto]\n", "float32_ops: expected precision: fp16, got fp32"),
         ("precision: fp16\nfloat32_ops: auto\n", r"float32_ops: expected a list, got 'auto'"),
+        (FP16 + "weights: {dtype: int3}\n", r"weights\.dtype: expected one of 'float', 'int8'"),
+        (
+            FP16 + "weights: {dtype: int4, int4_share: 1.5}\n",
+            r"weights\.int4_share: expected a number from 0 to 1, got 1\.5",
+        ),
+        (FP16 + "weights: {sparsity: -0.1}\n", r"weights\.sparsity: expected a number from 0 to 1, got -0\.1"),
+        (FP16 + "weights: {sparsity: .nan}\n", r"weights\.sparsity: expected a number from 0 to 1, got nan"),
+        (FP16 + "weights: {sparsity: 1.0}\n", r"weights\.sparsity: expected less than 1: nothing would be left"),
+        (FP16 + "weights: {dtype: int4, sparsity: 0.5}\n", "sparsity goes with float or int8 weights, got int4"),
+        (FP16 + "weights: {dtype: palette-6, sparsity: 0.5}\n", "float or int8 weights, got palette-6"),
+        (FP16 + "weights: {dtype: int4, group_size: 0}\n", r"weights\.group_size: expected 1 or more, got 0"),
+        (FP16 + "weights: {float_layers: stem.*}\n", r"weights\.float_layers: expected a list, got 'stem\.\*'"),
+        (FP16 + "activations: {ranges: dynamic}\n", "dynamic needs integer weights, got weights.dtype: float"),
+        (FP16 + "weights: {dtype: palette-4}\nactivations: {ranges: static}\n", "static needs integer weights"),
+        (
+            FP16 + "weights: {dtype: int4}\nactivations: {ranges: static}\n",
+            "static needs weights.dtype: int8, got int4",
+        ),
+        (FP16 + STATIC + "  smooth_quant: 2\n", r"activations\.smooth_quant: expected a number from 0 to 1, got 2"),
+        (
+            FP16 + "weights: {dtype: int8}\nactivations: {smooth_quant: 0.5}\n",
+            r"smooth_quant needs .* static, got float",
+        ),
+        (
+            FP16 + "weights: {dtype: int8}\nactivations: {ranges: dynamic, bias_correction: true}\n",
+            r"bias_correction needs activations\.ranges: static, got dynamic",
+        ),
+        (FP16 + STATIC + "calibration: {samples: 15}\n", r"calibration\.samples: expected 16 or more, got 15"),
+        (FP16 + "calibration: {sample: 16}\n", r"calibration: unknown key 'sample'"),
         ("- fp16\n", "expected a mapping of keys"),
         ("precision: [\n", "not a readable YAML file"),
     ],
@@ -68,3 +102,53 @@ def test_a_wrong_file_is_refused_with_its_path(tmp_path: Path, text: str, messag
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(RecipeError, match="fp32, fp16"):
         resolve("fp8")
+
+
+def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "all.yaml"
+    path.write_text(
+        FP16 + "name: mine\nsummary: of my own\n"
+        "weights: {dtype: int8, group_size: 64, int4_share: 0.5, sparsity: 0.25, float_layers: ['*/stem.*']}\n"
+        "activations: {ranges: static, smooth_quant: 0.4, bias_correction: true}\n"
+        "calibration: {samples: 32, seed: 7}\nparity: {min_top1_agreement: 0.5}\n"
+    )
+    recipe = resolve(path)
+    assert recipe == Recipe(
+        "mine",
+        "fp16",
+        "of my own",
+        ParityLimits(min_top1_agreement=0.5),
+        Weights("int8", 64, 0.5, 0.25, ("*/stem.*",)),
+        Activations("static", 0.4, True),
+        Calibration(32, 7),
+    )
+    assert (recipe.quantises, recipe.needs_calibration) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "like"),
+    [
+        ("", "fp16"),
+        ("weights: {dtype: int8}\nactivations: {ranges: dynamic}\n", "int8"),
+        ("weights: {dtype: int8, float_layers: ['*/projection']}\nactivations: {ranges: static}\n", "int8-static"),
+        ("weights: {dtype: int8}\n", "int8-weights"),
+        ("weights: {dtype: int4, group_size: 64}\n", "int4-weights"),
+        ("weights: {sparsity: 0.3}\n", "prune-50"),
+        ("weights: {dtype: int8, sparsity: 0.3}\nactivations: {ranges: dynamic}\n", "prune-50-int8"),
+        ("weights: {dtype: palette-6}\n", "palette-6"),
+        ("weights: {dtype: palette-4}\n", "palette-4"),
+    ],
+)
+def test_limits_left_out_are_those_of_the_built_in_recipe_that_is_most_like_it(
+    tmp_path: Path, text: str, like: str
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(FP16 + text)
+    assert resolve(path).parity == BUILTIN[like].parity
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_a_built_in_recipe_keeps_its_own_demands(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "copy.yaml"
+    path.write_text(json.dumps(schema.write(BUILTIN[name])))  # JSON is YAML
+    assert resolve(path) == BUILTIN[name]

@@ -1,6 +1,6 @@
 """Calls of each op, and what they should give: ranks, negative axes, broadcasting, sizes of 1, defaults."""
 
-from mlprogram_cases.arithmetic import elementwise, linear, normalisation, reduction
+from mlprogram_cases.arithmetic import elementwise, linear, normalisation, quantisation, reduction
 from mlprogram_cases.arrangement import convolution, indexing, shape
 from mlprogram_cases.case import RNG, Case, positive, real, whole
 
@@ -9,6 +9,7 @@ CASES = [
     *linear(),
     *normalisation(),
     *reduction(),
+    *quantisation(),
     *convolution(),
     *shape(),
     *indexing(),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from itertools import product
 
+import coremltools as ct
 import numpy as np
 from mlprogram_oracles import attention, batch_norm, erf, layer_norm, sigmoid, softmax
 from mlprograms import Array
@@ -238,5 +239,63 @@ def reduction() -> list[Case]:
             {"x": real(4, 3)},
             lambda x: x[::-1].cumsum(0)[::-1] - x,
             {"axis": 0, "exclusive": True, "reverse": True},
+        ),
+    ]
+
+
+def quantisation() -> list[Case]:
+    """`quantize` and `dequantize`: a scale for all, or along an axis; ties, and what lies beyond the range."""
+    x = real(3, 4) * 40
+    x[0] = [0.25, 0.75, 1.25, -0.75]  # halves of the scale 0.5: ties go to even
+    wide, narrow = positive(4), whole(3, low=-20, high=20).astype(np.int8)
+
+    def quantised(x: Array, scale: Array, zero_point: Array, low: int, high: int) -> Array:
+        return np.clip(np.rint(x / scale) + zero_point, low, high)
+
+    return [
+        Case(
+            "quantize",
+            {"input": x},
+            lambda input: quantised(input, np.float32(0.5), np.int32(0), -128, 127),
+            {"scale": np.float32(0.5), "output_dtype": "int8"},
+            opset=ct.target.iOS17,
+        ),
+        Case(
+            "quantize",
+            {"input": x},
+            lambda input: quantised(input, np.float32(0.3), np.int32(-7), -128, 127),
+            {"scale": np.float32(0.3), "zero_point": np.int8(-7), "output_dtype": "int8"},
+            opset=ct.target.iOS17,
+        ),
+        Case(
+            "quantize",
+            {"input": x},
+            lambda input: quantised(input, wide, np.array([3, 0, 200, 255]), 0, 255),
+            {"scale": wide, "zero_point": np.array([3, 0, 200, 255], np.uint8), "output_dtype": "uint8", "axis": 1},
+            opset=ct.target.iOS17,
+        ),
+        Case(
+            "dequantize",
+            {"input": whole(3, 4, low=-128, high=128)},
+            lambda input: input * np.float32(0.3),
+            {"scale": np.float32(0.3)},
+            integer="int8",
+            opset=ct.target.iOS17,
+        ),
+        Case(
+            "dequantize",
+            {"input": whole(3, 4, low=-128, high=128)},
+            lambda input: (input - narrow.astype(np.float32)[:, None]) * wide[:3, None],
+            {"scale": wide[:3], "zero_point": narrow, "axis": -2},
+            integer="int8",
+            opset=ct.target.iOS17,
+        ),
+        Case(
+            "dequantize",
+            {"input": whole(2, 3, 4, low=0, high=256)},
+            lambda input: (input - 128) * np.float32(0.1),
+            {"scale": np.float32(0.1), "zero_point": np.uint8(128)},
+            integer="uint8",
+            opset=ct.target.iOS17,
         ),
     ]

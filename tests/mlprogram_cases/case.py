@@ -28,7 +28,10 @@ def whole(*shape: int, low: int = -5, high: int = 6) -> Array:
 
 @dataclass(frozen=True)
 class Case:
-    """One call of one op. `expected` takes the inputs as keywords; `values` hands them over as a list."""
+    """One call of one op. `expected` takes the inputs as keywords; `values` hands them over as a list.
+
+    Inputs of programs are float32 or int32: those called `bools` are cast to bool, and with `integer` all to that type.
+    """
 
     kind: str
     inputs: Mapping[str, Array]
@@ -37,11 +40,14 @@ class Case:
     opset: ct.target = ct.target.iOS18
     values: bool = False
     bools: tuple[str, ...] = ()
+    integer: str | None = None
     omitted: tuple[str, ...] = ()
 
     def build(self, *variables: Any) -> Any:
         named = dict(zip(self.inputs, variables, strict=True))
         named |= {name: mb.cast(x=named[name], dtype="bool") for name in self.bools}
+        if self.integer:
+            named = {name: mb.cast(x=each, dtype=self.integer) for name, each in named.items()}
         op = getattr(mb, self.kind)
         return op(values=list(named.values()), **self.arguments) if self.values else op(**named, **self.arguments)
 

@@ -1,0 +1,405 @@
+"""What becomes of decided weights in each target's file, read back and run from what is shipped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import compressions
+import numpy as np
+import pytest
+import torch
+from compressions import LOWERED
+from numpy.typing import NDArray
+
+from edgevlm import pipeline, registry
+from edgevlm.bundle import Bundle, seal
+from edgevlm.capture import unlifted
+from edgevlm.compression.calibration import CalibrationSource
+from edgevlm.compression.compression import compress
+from edgevlm.compression.layers import find_layers
+from edgevlm.converters import coreml_weights
+from edgevlm.errors import CheckFailed
+from edgevlm.interfaces import OpCount, Program
+from edgevlm.pipeline import silent, verify_weights
+from edgevlm.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
+from edgevlm.stored import StoredWeight, WeightProof, prove
+
+TARGETS = ("coreml", "executorch", "tflite")
+RECIPES = ("int8", "int8-static", "int8-weights", "int4-weights")
+REFUSED = [("executorch", "int8-weights")]
+BOTH = [(target, recipe) for recipe in RECIPES for target in TARGETS if (target, recipe) not in REFUSED]
+SCALES = {"coreml": {8: "float16", 4: "float16"}, "tflite": {8: "float32", 4: "float16"}}
+SCALES["executorch"] = {8: "float32", 4: "bfloat16"}
+XNNPACK = ("executorch", "tflite")
+
+
+def found(bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
+    return registry.runtime(bundle.manifest.target).stored_weights(bundle)
+
+
+def proofs(target: str, recipe: str) -> dict[str, WeightProof]:
+    stored = found(compressions.bundle(target, recipe))
+    decided = compressions.compressed(recipe, LOWERED).decided
+    return {name: prove(name, decided[name], stored[name]) for name in LOWERED}
+
+
+@pytest.mark.parametrize(("target", "recipe"), BOTH)
+def test_every_decided_weight_is_in_the_file_and_no_other(target: str, recipe: str) -> None:
+    stored = found(compressions.bundle(target, recipe))
+    for name, proof in proofs(target, recipe).items():
+        decided = compressions.compressed(recipe, LOWERED).decided[name]
+        assert proof.lost == ()
+        assert proof.identical == proof.decided == len(decided) == len(stored[name])
+        assert Counter(weight.bits for weight in stored[name]) == Counter(weight.bits for weight in decided)
+        assert {weight.bits: weight.scale_type for weight in stored[name]}.items() <= SCALES[target].items()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_layers_of_each_kind_are_among_them(recipe: str) -> None:
+    kinds = set()
+    for name in LOWERED:
+        graph = unlifted(compressions.programs()[name].module, compressions.programs()[name].example)
+        decided = {weight.layer for weight in compressions.compressed(recipe, LOWERED).decided[name]}
+        kinds |= {layer.kind for layer in find_layers(graph) if layer.name in decided}
+    dynamic = BUILTIN[recipe].activations.ranges == "dynamic"
+    assert kinds == {"linear", "conv2d", "embedding"} | (set() if dynamic else {"depthwise"})
+
+
+class Xnnpack(torch.fx.Interpreter):
+    """A quantised graph as XNNPACK computes it, whoever calls it.
+
+    Inputs of integer layers are int8 in ranges of their own, a token, place or picture each. Scales of groups are
+    bfloat16, also where the file has them more exactly.
+    """
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch.ops.quantized_decomposed.dequantize_per_channel_group.default:
+            integers, scale, *rest = args
+            return super().call_function(target, (integers, scale.bfloat16().float(), *rest), kwargs)
+        if target in PRODUCTS and "dequantize" in str(self._current.args[1].target):
+            x, weight, *rest = args
+            if weight.ndim == 4:
+                x = as_it_comes(x, (1,)) if weight.shape[2:] == (1, 1) else as_it_comes(x, (1, 2, 3))
+            else:
+                x = as_it_comes(x, (-1,))
+            args = (x, weight, *rest)
+        return super().call_function(target, args, kwargs)
+
+    def run_node(self, node: torch.fx.Node) -> Any:
+        self._current = node
+        return super().run_node(node)
+
+
+PRODUCTS = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding)
+
+
+def as_it_comes(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """Quantised to int8 in the range that it has along those axes, and widened again."""
+    low, high = x.amin(axes, keepdim=True).clamp(max=0), x.amax(axes, keepdim=True).clamp(min=0)
+    scale = (high - low) / 255
+    zero_point = (-128 - low / scale).round().clamp(-128, 127)
+    return (((x / scale).round() + zero_point).clamp(-128, 127) - zero_point) * scale
+
+
+def expected(target: str, recipe: str, component: str, inputs: tuple[torch.Tensor, ...]) -> NDArray[np.float32]:
+    program = compressions.compressed(recipe, LOWERED).programs[component]
+    if target not in XNNPACK or BUILTIN[recipe].activations.ranges != "dynamic":
+        return compressions.embed(program, inputs)
+    graph = Xnnpack(program.module)  # type: ignore[arg-type]
+    with torch.no_grad():
+        return np.concatenate([graph.run(each).numpy() for each in inputs])
+
+
+@pytest.mark.parametrize("component", LOWERED)
+@pytest.mark.parametrize(("target", "recipe"), BOTH)
+def test_the_file_answers_as_the_quantised_graph_does(target: str, recipe: str, component: str) -> None:
+    inputs = compressions.samples(component)[:6]
+    got = compressions.answers(target, recipe, component, inputs)
+    error = np.abs(got - expected(target, recipe, component, inputs)).max()
+    static = BUILTIN[recipe].activations.ranges == "static"
+    if target == "coreml":
+        assert error < (0.03 if static else 2e-3)  # float16, which may tip an activation to the next of its 256 steps
+    elif static and component == "hybrid":
+        assert error < 0.03  # so may convolutions with their ReLU in one kernel, and sums in integers
+    else:
+        assert error < 1e-6
+
+
+def heavy(rows: tuple[OpCount, ...]) -> list[OpCount]:
+    """Products and convolutions."""
+    kinds = {"fullyconnected", "linear", "conv", "conv2d", "depthwiseconv2d"}
+    return [row for row in rows if row.kind.lower().replace("_", "") in kinds]
+
+
+@pytest.mark.parametrize(("target", "recipe"), [each for each in BOTH if each[0] in XNNPACK])
+def test_xnnpack_takes_every_product_and_those_decided_in_integers(target: str, recipe: str) -> None:
+    bundle = compressions.bundle(target, recipe)
+    for component, rows in registry.runtime(target).inspect(bundle).items():
+        assert {row.runs_on for row in heavy(rows)} == {"xnnpack"}
+        decided = compressions.compressed(recipe, LOWERED).decided[component]
+        in_integers: Counter[str] = Counter()
+        for row in heavy(rows):
+            if row.weights:
+                in_integers[row.weights] += row.count
+                assert row.dtype == "int8"
+        expected = Counter(f"int{weight.bits}" for weight in decided if weight.layer != "token_embedding")
+        if recipe == "int8-weights":  # widened once, when the file is loaded
+            assert in_integers == {}
+            widened = sum(row.count for row in rows if row.kind == "DEQUANTIZE")
+            assert widened == expected.total()
+        else:
+            assert in_integers == expected
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
+    rows = registry.runtime("coreml").inspect(compressions.bundle("coreml", recipe))
+    for component in LOWERED:
+        decided = compressions.compressed(recipe, LOWERED).decided[component]
+        counted: Counter[str] = Counter()
+        for row in heavy(rows[component]):
+            if row.weights:
+                counted[row.weights] += row.count
+        expected = Counter(f"int{weight.bits}" for weight in decided if weight.layer != "token_embedding")
+        assert counted == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "recipe", "least"),
+    [
+        ("coreml", "int8", {"iOS": "16", "macOS": "13"}),
+        ("coreml", "int8-static", {"iOS": "17", "macOS": "14"}),
+        ("coreml", "int4-weights", {"iOS": "18", "macOS": "15"}),
+        ("tflite", "int8", {"litert": "1.0", "tflite": "2.18.0"}),
+        ("tflite", "int4-weights", {"litert": "1.0", "tflite": "2.18.0"}),
+        ("executorch", "int8", {"executorch": "1.4"}),
+    ],
+)
+def test_bundles_name_the_runtime_that_their_integers_need(target: str, recipe: str, least: dict[str, str]) -> None:
+    assert compressions.bundle(target, recipe).manifest.requires == least
+
+
+# Damage
+
+
+def integers_in_the_file(weight: StoredWeight, target: str) -> bytes:
+    """A decided weight's integers as the target's file lays them out."""
+    values = weight.values if target == "coreml" or weight.values.ndim == 2 else weight.values.transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(values).tobytes()
+
+
+@pytest.mark.parametrize(("component", "layer"), [("clip_text", "blocks.0.mlp.fc1"), ("hybrid", "convolutions.0")])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_changed_bit_of_an_integer_is_found(target: str, component: str, layer: str, tmp_path: Path) -> None:
+    decided = compressions.compressed("int8", LOWERED).decided
+    bundle = compressions.bundle(target, "int8")
+    (weight,) = (each for each in decided[component] if each.layer == layer)
+    content = integers_in_the_file(weight, target)
+    (file,) = (path for path in bundle.path.rglob("*") if path.is_file() and path.read_bytes().count(content) == 1)
+    for source in (path for path in bundle.path.rglob("*") if path.is_file() and path.name != "manifest.json"):
+        copy = tmp_path / source.relative_to(bundle.path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(source.read_bytes())
+    damaged = tmp_path / file.relative_to(bundle.path)
+    data = bytearray(damaged.read_bytes())
+    data[data.index(content) + 5] ^= 1
+    damaged.write_bytes(data)
+    proven = tuple(prove(name, decided[name], found(bundle)[name]) for name in LOWERED)
+    sealed = seal(tmp_path, replace(bundle.manifest, weights=proven))
+    stored = found(sealed)
+    lost = {name: prove(name, decided[name], stored[name]).lost for name in LOWERED}
+    assert lost == {**dict.fromkeys(LOWERED, ()), component: (layer,)}
+    again = {proof.component: len(proof.lost) for proof in verify_weights(Bundle.open(tmp_path))}
+    assert again == {**dict.fromkeys(LOWERED, 0), component: 1}
+
+
+def without_the_last(weights: Any) -> str:
+    return INTEGER_WEIGHTS_PASS(weights[:-1])
+
+
+INTEGER_WEIGHTS_PASS: Callable[[Any], str] = coreml_weights.integer_weights_pass
+LOSSES = {
+    # target: what a converter would do without the part of ours that keeps integers, and the layers that suffer
+    "coreml": ("edgevlm.converters.coreml.integer_weights_pass", without_the_last, "projection"),
+    # litert-torch multiplies attention's scale into the query's weights, after they were decided.
+    "tflite": ("edgevlm.compression.quantisation.fold_output_scales", lambda graph: None, "blocks.0.attention.query"),
+}
+
+
+@pytest.mark.parametrize("target", LOSSES)
+def test_a_converter_that_loses_a_weight_fails(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, fault, layer = LOSSES[target]
+    monkeypatch.setattr(place, fault)
+    request = pipeline.Request(
+        compressions.checkpoint("clip"), (target,), BUILTIN["int8"], tmp_path, image_only=True, use_cache=False
+    )
+    (outcome,) = pipeline.convert(request)
+    assert isinstance(outcome.error, CheckFailed)
+    assert (outcome.status, outcome.error.exit_code) == ("failed", 1)
+    assert outcome.error.message.endswith(layer)
+    assert "float_layers" in str(outcome.error.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Refusals
+
+
+def grouped(size: int) -> Recipe:
+    return replace(BUILTIN["int4-weights"], weights=Weights("int4", group_size=size))
+
+
+@pytest.mark.parametrize(
+    ("target", "recipe", "instead"),
+    [
+        ("executorch", BUILTIN["int8-weights"], "--recipe int8"),
+        ("executorch", BUILTIN["palette-4"], "--recipe int4-weights"),
+        ("tflite", BUILTIN["palette-6"], "--recipe int4-weights"),
+        ("tflite", grouped(16), "weights: {group_size: 32}"),
+        ("executorch", grouped(48), "weights: {group_size: 32}"),
+        ("executorch", replace(grouped(32), activations=Activations()), "--recipe int8"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Recipe) else None,
+)
+def test_what_a_target_cannot_hold_names_the_nearest_recipe(target: str, recipe: Recipe, instead: str) -> None:
+    (refused,) = registry.converter(target).unsupported(compressions.programs(), recipe)
+    assert refused.instead == instead
+
+
+@pytest.mark.parametrize("recipe", [name for name in BUILTIN if name not in ("palette-4", "palette-6")])
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_other_built_in_recipe_is_taken(target: str, recipe: str) -> None:
+    refused = registry.converter(target).unsupported(compressions.programs(), BUILTIN[recipe])
+    assert bool(refused) == ((target, recipe) in REFUSED)
+
+
+# Float weights, smaller
+
+
+def made(recipe: Recipe, folder: Path, target: str = "coreml") -> tuple[Program, Bundle]:
+    """A SigLIP's image tower by a recipe of a test's own."""
+    chosen = {"siglip_image": compressions.programs()["siglip_image"]}
+    programs = compress(chosen, recipe, {}, silent).programs
+    return programs["siglip_image"], compressions.lower(target, recipe, programs, folder / "bundle")
+
+
+def session_answers(bundle: Bundle, inputs: tuple[torch.Tensor, ...]) -> NDArray[np.float32]:
+    with registry.runtime(bundle.manifest.target).open(bundle) as session:
+        return np.concatenate([session.run("siglip_image", {"pixels": each.numpy()})["embedding"] for each in inputs])
+
+
+def kept(recipe: str) -> Recipe:
+    """With two layers left alone, one by a glob."""
+    weights = replace(BUILTIN[recipe].weights, float_layers=("siglip_image/blocks.0.mlp.fc1", "*/patch*"))
+    return replace(BUILTIN[recipe], weights=weights)
+
+
+LARGE = {  # those of 2,048 values and more, but the kept
+    *(f"blocks_0_attention_{name}" for name in ("query", "key", "value", "out")),
+    *("blocks_0_mlp_fc2", "pooling_key", "pooling_value", "pooling_out", "pooling_mlp_fc1", "pooling_mlp_fc2"),
+}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "kind", "bits"),
+    [
+        ("palette-4", "constexpr_lut_to_dense", 4),
+        ("palette-6", "constexpr_lut_to_dense", 6),
+        ("prune-50", "constexpr_sparse_to_dense", None),
+    ],
+)
+def test_core_ml_stores_palettes_and_sparse_weights(recipe: str, kind: str, bits: int | None, tmp_path: Path) -> None:
+    from edgevlm.runtimes.mlprogram.package import read_function
+
+    program, bundle = made(kept(recipe), tmp_path)
+    operations = read_function(bundle.path / "siglip_image.mlpackage").operations
+    stored = [operation for operation in operations if operation.kind == kind]
+    assert {operation.name.removeprefix("p_module_").partition("_weight")[0] for operation in stored} == LARGE
+    constants = {each.name: each.arguments["val"][0] for each in operations if each.kind == "const"}
+    for operation in stored:
+        if bits:
+            table = constants.get(operation.arguments["lut"][0], operation.arguments["lut"][0]).read()
+            assert np.unique(table).size <= 2**bits
+        else:
+            values = constants.get(
+                operation.arguments["nonzero_data"][0], operation.arguments["nonzero_data"][0]
+            ).read()
+            assert (np.asarray(values) != 0).all()
+    inputs = compressions.samples("siglip_image")[:4]
+    cosines = (session_answers(bundle, inputs) * compressions.embed(program, inputs)).sum(1)
+    assert cosines.min() > {"palette-4": 0.95, "palette-6": 0.995, "prune-50": 0.999}[recipe]
+
+
+def test_zeros_shrink_a_core_ml_package_and_no_tflite_file(tmp_path: Path) -> None:
+    sizes = {
+        (target, recipe): made(BUILTIN[recipe], tmp_path / target / recipe, target)[1].size_bytes
+        for target in ("coreml", "tflite")
+        for recipe in ("fp16", "prune-50")
+    }
+    assert sizes["coreml", "prune-50"] < 0.85 * sizes["coreml", "fp16"]
+    assert sizes["tflite", "prune-50"] == pytest.approx(sizes["tflite", "fp16"], rel=0.001)
+
+
+# The whole way
+
+
+@pytest.fixture(scope="module")
+def request_(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Request:
+    static = replace(BUILTIN["int8-static"], parity=ParityLimits())  # random weights are not what limits are for
+    out = tmp_path_factory.mktemp("static")
+    data = CalibrationSource("objects:train:200:4")
+    return pipeline.Request(
+        compressions.checkpoint("clip"), ("tflite",), static, out / "a", use_cache=False, calibration=data
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(request_: pipeline.Request) -> Bundle:
+    (outcome,) = pipeline.convert(request_)
+    assert outcome.status == "passed"
+    assert outcome.bundle is not None
+    return outcome.bundle
+
+
+def test_a_bundle_says_what_it_was_calibrated_on_and_proves_its_weights(converted: Bundle) -> None:
+    manifest = Bundle.open(converted.path).manifest
+    assert manifest.calibration is not None
+    assert (manifest.calibration.data, manifest.calibration.samples) == ("objects:train:200:4", 128)
+    assert [(proof.component, proof.identical, proof.lost) for proof in manifest.weights] == [
+        ("encode_image", 8, ()),
+        ("encode_text", 8, ()),
+    ]
+    assert verify_weights(converted) == manifest.weights
+    assert manifest.compressed_size_bytes is not None
+    artefact = manifest.files["model.tflite"].size_bytes
+    assert 0.2 * artefact < manifest.compressed_size_bytes < artefact
+    assert manifest.parity is not None
+    centred = [check for check in manifest.parity.checks if check.measure == "centred_cosine"]
+    assert [check.component for check in centred] == ["encode_image", "encode_text"]
+    assert all(0.5 < check.value < 1 and check.limit is None for check in centred)
+
+
+def test_the_same_inputs_give_the_same_bytes(request_: pipeline.Request, converted: Bundle) -> None:
+    (again,) = pipeline.convert(replace(request_, out=request_.out.parent / "b"))
+    assert again.bundle is not None
+    assert again.bundle.manifest == converted.manifest
+
+
+def test_the_embedding_space_changes_with_the_recipe_and_the_calibration(
+    request_: pipeline.Request, converted: Bundle
+) -> None:
+    recipe = request_.recipe
+    others = {
+        "weights": replace(recipe, weights=replace(recipe.weights, float_layers=("encode_image/projection",))),
+        "calibration": replace(recipe, calibration=replace(recipe.calibration, seed=1)),
+    }
+    spaces = {converted.manifest.embedding_space_id}
+    for name, other in others.items():
+        out = request_.out.parent / name
+        (outcome,) = pipeline.convert(replace(request_, recipe=other, out=out, image_only=True))
+        assert outcome.bundle is not None
+        spaces.add(outcome.bundle.manifest.embedding_space_id)
+    assert len(spaces) == 3
