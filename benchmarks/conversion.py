@@ -126,6 +126,7 @@ _BARE: dict[str, Callable[[Modules, str, Path], None]] = {
 def ours(model: Path, target: str, recipe: str, out: Path) -> dict[str, float]:
     """Converts with the pipeline, without its cache; the peak of memory is taken before the proof begins, too."""
     from edgevlm import pipeline
+    from edgevlm.prepared import Prepared
     from edgevlm.recipe import BUILTIN
 
     peaks_mb: dict[str, float] = {}
@@ -135,7 +136,7 @@ def ours(model: Path, target: str, recipe: str, out: Path) -> dict[str, float]:
             peaks_mb.setdefault("peak_rss_mb", peak_rss_mb())
 
     request = pipeline.Request(model, (target,), BUILTIN[recipe], out, use_cache=False)
-    with timed(pipeline._Prepared, "embed") as reference, timed(pipeline, "_measure") as comparison:
+    with timed(Prepared, "embed") as reference, timed(pipeline, "_measure") as comparison:
         began = now()
         (outcome,) = pipeline.convert(request, watch)
         seconds, cpu_seconds = now() - began - reference - comparison

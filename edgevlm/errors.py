@@ -20,6 +20,10 @@ EdgeVLMError
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class EdgeVLMError(Exception):
     """The root of every error that EdgeVLM raises on purpose.
@@ -105,3 +109,18 @@ class MissingDependency(EdgeVLMError):
             f"this needs the package {package!r}, which is not installed",
             hint=f"pip install 'edgevlm[{extra}]'",
         )
+
+
+@contextmanager
+def named_failures(who: str) -> Iterator[None]:
+    """Says who failed where a third party, which may raise anything, does."""
+    try:
+        yield
+    except (EdgeVLMError, OSError):
+        raise
+    except Exception as error:
+        if os.environ.get("EDGEVLM_DEBUG"):
+            raise
+        raise UnsupportedError(
+            f"{who} failed with {type(error).__name__}: {str(error)[:500]}", hint="EDGEVLM_DEBUG=1 shows where"
+        ) from error

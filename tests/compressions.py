@@ -27,7 +27,7 @@ from edgevlm.models.model import assemble_programs
 from edgevlm.models.students.config import GridConfig, HybridConfig, ImageTowerConfig, square_pictures
 from edgevlm.models.students.reparameterised import fuse
 from edgevlm.models.students.towers import build_image_tower
-from edgevlm.pipeline import silent
+from edgevlm.progress import silent
 from edgevlm.recipe import BUILTIN, Recipe
 from edgevlm.spec import Source
 

@@ -20,7 +20,7 @@ from edgevlm.audit import settle
 from edgevlm.cli import main
 from edgevlm.errors import RecipeError, UnsupportedError
 from edgevlm.interfaces import Array, OpRange, Program
-from edgevlm.pipeline import silent
+from edgevlm.progress import silent
 from edgevlm.recipe import BUILTIN, Recipe, resolve
 from edgevlm.spec import ComponentSpec, TensorSpec
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import compressions
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from pictures import scene
@@ -18,7 +19,9 @@ from edgevlm.cli import main
 from edgevlm.compression.calibration import CalibrationData, CalibrationSource
 from edgevlm.errors import DataError, RecipeError
 from edgevlm.models import catalogue
-from edgevlm.pipeline import Request, convert, silent
+from edgevlm.pipeline import Request, convert
+from edgevlm.prepared import Prepared
+from edgevlm.progress import silent
 from edgevlm.recipe import BUILTIN, Calibration
 from edgevlm.tokenizing import Tokenizer
 
@@ -167,3 +170,25 @@ def test_help_imports_no_nncf() -> None:
         "import sys; from edgevlm.commands import convert; assert not {'nncf', 'torch', 'torchao'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_what_float16_is_audited_on_is_calibration_data_where_there_is_any(tmp_path: Path) -> None:
+    model = catalogue.load(compressions.checkpoint("clip"))
+    data = CalibrationData(CalibrationSource(str(loose(tmp_path / "p", 16))), SIXTEEN)
+    without, given = (Prepared(model, each, wanted=None, image_only=False) for each in (None, data))
+    rows = given.audit_rows(silent)
+    read = data.inputs(model.programs, model.image, None, silent)["encode_image"]
+    np.testing.assert_array_equal(rows["pixels"], np.concatenate(read))
+    assert not np.array_equal(rows["pixels"][0], without.audit_rows(silent)["pixels"][0])
+    np.testing.assert_array_equal(rows["token_ids"], without.samples.token_ids)  # the data has no texts
+
+
+def test_data_for_the_audit_alone_leaves_the_embeddings_as_they_are(tmp_path: Path) -> None:
+    request = Request(compressions.checkpoint("clip"), ("coreml",), BUILTIN["fp16"], tmp_path, image_only=True)
+    recipe = replace(BUILTIN["fp16"], calibration=SIXTEEN)
+    audited = replace(
+        request, recipe=recipe, calibration=CalibrationSource(str(loose(tmp_path / "p", 16))), name="audited"
+    )
+    manifests = [outcome.bundle.manifest for each in (request, audited) for outcome in convert(each) if outcome.bundle]
+    assert len({manifest.embedding_space_id for manifest in manifests}) == 1
+    assert [manifest.calibration for manifest in manifests] == [None, None]

@@ -21,7 +21,7 @@ from edgevlm.compression.pruning import prune
 from edgevlm.compression.quantisation import quantise
 from edgevlm.errors import RecipeError
 from edgevlm.interfaces import Program
-from edgevlm.pipeline import silent
+from edgevlm.progress import silent
 from edgevlm.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
 from edgevlm.spec import ComponentSpec, TensorSpec
 from edgevlm.stored import StoredWeight

@@ -24,7 +24,8 @@ from edgevlm.compression.layers import find_layers
 from edgevlm.converters import coreml_weights
 from edgevlm.errors import CheckFailed
 from edgevlm.interfaces import OpCount, Program
-from edgevlm.pipeline import silent, verify_weights
+from edgevlm.pipeline import verify_weights
+from edgevlm.progress import silent
 from edgevlm.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
 from edgevlm.stored import StoredWeight, WeightProof, prove
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgevlm import capture, registry
 from edgevlm.errors import MissingDependency, UnsupportedError
 from edgevlm.interfaces import Program
-from edgevlm.pipeline import silent
+from edgevlm.progress import silent
 from edgevlm.recipe import BUILTIN
 from edgevlm.spec import ComponentSpec, TensorSpec
 

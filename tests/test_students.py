@@ -40,6 +40,7 @@ from edgevlm.models.students.parts import FixedLabels, SmallText, StudentParts, 
 from edgevlm.models.students.presets import COST_DIM, COSTS, PRESETS, TEXT_PRESETS, preset, text_preset
 from edgevlm.models.students.reparameterised import RepConv, fuse
 from edgevlm.models.students.towers import build_image_tower, build_text_tower, cost, multiply_adds, parameters
+from edgevlm.prepared import softmax
 from edgevlm.recipe import BUILTIN
 
 torch.set_num_threads(1)
@@ -590,6 +591,6 @@ def test_students_convert_and_pass(case: Conversion, folders: Callable[[str, str
             known = catalogue.load(folder).label_embeddings
             assert known is not None
             logits = 14.0 * model.encode_image(pictures) @ known.numpy().T
-            assert np.abs(scores - pipeline.softmax(logits)).max() < 5e-3
+            assert np.abs(scores - softmax(logits)).max() < 5e-3
             with pytest.raises(TensorError, match="no text tower"):
                 model.encode_text(["a star"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from edgevlm import pipeline
 from edgevlm.compression.calibration import CalibrationSource
 from edgevlm.errors import DataError, InputError, OutputError
 from edgevlm.recipe import BUILTIN, resolve
-from edgevlm.tuning.search import Trial, best
+from edgevlm.tuning.search import GROUP_SIZES, Trial, best
 from edgevlm.tuning.task import Score
 from edgevlm.tuning.tuning import Tuned, TuneRequest, tune
 
@@ -125,3 +126,17 @@ def test_bad_requests_are_refused_before_the_work(
     with pytest.raises(error, match=message):
         tune(replace(request_, out=tmp_path / "out", **change))  # type: ignore[arg-type]
     assert not (tmp_path / "out" / "tune.json").exists()
+
+
+def test_group_sizes_are_searched(tuned: Tuned) -> None:
+    sizes = {trial.recipe.weights.group_size for trial in tuned.trials if trial.recipe.weights.dtype == "int4"}
+    assert sizes == set(GROUP_SIZES)
+
+
+def test_progress_says_how_much_is_left(request_: TuneRequest, tuned: Tuned) -> None:
+    told: list[tuple[str, float | None]] = []
+    tune(request_, lambda stage, share: told.append((stage, share)))
+    assert any(re.match(r"recipe 3 of \d+: .* left", stage) for stage, _ in told)
+    shares = [share for stage, share in told if stage.startswith("recipe") and share is not None]
+    assert shares == sorted(shares)
+    assert 0 < max(shares) < 1

@@ -11,6 +11,7 @@ from edgevlm.benchmarks.checkpoints import write_clip, write_siglip
 from edgevlm.bundle import SUFFIX, Bundle
 from edgevlm.compression.calibration import CalibrationSource
 from edgevlm.interfaces import Progress
+from edgevlm.progress import silent
 from edgevlm.recipe import BUILTIN
 
 MODELS = {
@@ -48,7 +49,7 @@ def locate_model(name: str, work: Path) -> str | Path:
 
 
 def convert(
-    model: str, recipe: str, targets: Sequence[str], work: Path, progress: Progress = pipeline.silent
+    model: str, recipe: str, targets: Sequence[str], work: Path, progress: Progress = silent
 ) -> dict[str, Conversion]:
     """Converts to those of the targets that are not in the work folder yet; one compression serves them all."""
     request = pipeline.Request(

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 )
 @click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
 @click.option("--image-only", is_flag=True, help="Leave the text tower out; with --labels, only classify remains.")
-@click.option("--calibration", metavar="DATA", help="Pictures to measure ranges on; see edgevlm evaluate --data.")
+@click.option(
+    "--calibration",
+    metavar="DATA",
+    help="Pictures to measure ranges on, and to audit float16 with; see edgevlm evaluate --data.",
+)
 @click.option("--calibration-texts", type=PATH, help="Texts to measure ranges on, one a line; else DATA's own.")
 @click.option("--images", type=PATH, help="Folder of the pictures that a captions file in --calibration names.")
 @click.option("--out", type=PATH, default="dist", show_default=True, help="Folder for the bundles.")

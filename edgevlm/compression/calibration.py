@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -39,6 +40,10 @@ class CalibrationSource:
     data: str
     texts: Path | None = None
     images: Path | None = None
+
+
+CalibrationInputs: TypeAlias = Mapping[str, list[torch.Tensor]]
+"""Of each component, its input a sample."""
 
 
 class CalibrationData:
@@ -92,7 +97,7 @@ class CalibrationData:
 
     def inputs(
         self, programs: Programs, image: ImagePreprocessing, tokenizer: Tokenizer | None, progress: Progress
-    ) -> Mapping[str, list[torch.Tensor]]:
+    ) -> CalibrationInputs:
         """What each program is calibrated with: its one input, prepared as the model prepares it, a tensor a sample.
 
         Raises:
@@ -105,7 +110,7 @@ class CalibrationData:
                 progress("reading calibration pictures", index / len(self.pictures))
                 pixels.append(torch.from_numpy(preprocess(self.pictures.picture(index), image)))
             prepared |= {name: pixels for name in ("encode_image", "classify") if name in programs}
-        if "encode_text" in programs and tokenizer is not None:
+        if "encode_text" in programs and tokenizer is not None and self.texts:
             prepared["encode_text"] = list(torch.split(torch.from_numpy(tokenizer.encode(self.texts)), 1))
         return prepared
 

@@ -26,6 +26,7 @@ from edgevlm.distillation.run_folder import RunFolder
 from edgevlm.errors import TrainingFailed
 from edgevlm.interfaces import Progress
 from edgevlm.models.students.dual_encoder import DualEncoder
+from edgevlm.progress import duration
 
 _LOG_EVERY = 10
 _LARGEST_LOG_SCALE = math.log(100)
@@ -182,7 +183,7 @@ class _Loop:
             epoch = step // batches.steps_an_epoch + 1
             said = f"epoch {epoch} of {self.how.schedule.epochs}, step {done:,} of {batches.steps:,}"
             left = (batches.steps - done) * batches.shares.batch_size / speed
-            said += f", loss {means['loss']:.4f}, {speed:,.0f} pictures/s, {_minutes(left)} left"
+            said += f", loss {means['loss']:.4f}, {speed:,.0f} pictures/s, {duration(left)} left"
             progress(said, done / batches.steps)
             self.logged_step, self.logged_at, self.sums = done, now, {}
         if now - self.kept_at >= self.how.checkpoint_seconds:
@@ -196,13 +197,6 @@ def learning_rate(schedule: Schedule, step: int, steps: int) -> float:
     if step < warmup:
         return schedule.learning_rate * (step + 1) / (warmup + 1)
     return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-
-
-def _minutes(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return (
-        f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min" if minutes else "under a minute"
-    )
 
 
 def gather(rows: Tensor | None) -> Any:

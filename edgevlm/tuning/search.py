@@ -1,9 +1,9 @@
 """Searches for the smallest or fastest artefact that still does its task.
 
 Every candidate is converted and measured as it would ship: its file's size, its answers on the target's runtime, and
-its time beside the float32 artefact's in the same process. Ranges, SmoothQuant's alpha and the share of int4 are chosen
-in torch first, where a try costs seconds; a family of recipes that loses too much is tried again with its most
-sensitive layers left in float.
+its time beside the float32 artefact's in the same process. SmoothQuant's alpha is chosen in torch first, where a try
+costs seconds; a family of recipes that loses too much is tried again with its most sensitive layers left in float, or
+in int8 for int4.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from edgevlm.bundle import Bundle
 from edgevlm.compression.compression import compress
 from edgevlm.interfaces import Array, Programs, Progress, Session
 from edgevlm.parity import Answers, Samples
+from edgevlm.progress import Countdown, silent
 from edgevlm.recipe import BUILTIN, ParityLimits, Recipe
 
 from .sensitivity import LayerCost, run_programs
@@ -31,6 +32,8 @@ Objective = Literal["size", "latency"]
 ALPHAS = (None, 0.25, 0.5, 0.75, 0.95)
 INT4_SHARES = (0.75, 0.5)
 """Of the weights, where all of them lose too much."""
+GROUP_SIZES = (32, 64, 128)
+"""Of int4. Fewer scales are smaller, but a layer whose width the size does not divide stays int8."""
 KEPT = (1, 2, 4, 8)
 """How many of the most sensitive layers are left in float, in turn."""
 _ROUNDS = 15
@@ -100,12 +103,17 @@ def search(
         known: A trial made before, when the search was stopped and resumed.
         keep: Remembers one.
     """
-    for family in _families(bench):
+    families = _families(bench)
+    countdown = Countdown(bench.progress, "recipe", len(families))
+    for family in families:
+        told = countdown.next(family.name)
+        if family.activations.ranges == "static":
+            family = _choose(bench, [_smoothed(family, alpha) for alpha in ALPHAS], told)
         for recipe in _steps(family, costs):
             trial = known(recipe)
             if trial is None:
-                bench.progress(f"trying {recipe.name}", None)
-                trial = measure(bench, recipe)
+                told(f"trying {recipe.name}", None)
+                trial = measure(bench, recipe, told)
                 keep(trial)
             yield trial
             if trial.error is not None or trial.drop <= max_drop:
@@ -123,15 +131,15 @@ def best(trials: list[Trial], *, max_drop: float, objective: Objective) -> Trial
     return min(fine, key=cost, default=None)
 
 
-def measure(bench: Bench, recipe: Recipe) -> Trial:
+def measure(bench: Bench, recipe: Recipe, progress: Progress) -> Trial:
     """Converts with a recipe, asks the artefact, and times it beside the float32 one."""
     request = replace(bench.request, recipe=recipe, force=True)
-    (outcome,) = pipeline.convert(request, bench.progress)
+    (outcome,) = pipeline.convert(request, progress)
     if outcome.bundle is None:
         message = outcome.error.message if outcome.error else outcome.status
         return Trial(recipe, Score(0, 0, 0), 0, 0, None, 100.0, message)
     with registry.runtime(request.targets[0]).open(outcome.bundle, threads=1) as session:
-        answers = _ask(session, outcome.bundle, bench.task.samples, bench.progress)
+        answers = _ask(session, outcome.bundle, bench.task.samples, progress)
         ratio = _latency_ratio(bench, session)
     score = bench.task.score(answers)
     manifest = outcome.bundle.manifest
@@ -141,16 +149,15 @@ def measure(bench: Bench, recipe: Recipe) -> Trial:
     return Trial(recipe, score, size, manifest.compressed_size_bytes or size, ratio, drop)
 
 
-def _families(bench: Bench) -> Iterator[Recipe]:
+def _families(bench: Bench) -> list[Recipe]:
     """The recipes to start from that the target can hold, the most careful first."""
     converter = registry.converter(bench.request.targets[0])
-    for name in ("int8", "int8-weights", "int8-static", "palette-6", "int4-weights", "palette-4"):
-        recipe = replace(BUILTIN[name], parity=ParityLimits(), calibration=bench.request.recipe.calibration)
-        if converter.unsupported(bench.programs, recipe):
-            continue
-        if name == "int8-static":
-            recipe = _choose(bench, [_smoothed(recipe, alpha) for alpha in ALPHAS])
-        yield recipe
+    recipes = [BUILTIN[name] for name in ("int8", "int8-weights", "int8-static", "palette-6")]
+    recipes += [_grouped(BUILTIN["int4-weights"], size) for size in GROUP_SIZES]
+    recipes += [BUILTIN["palette-4"]]
+    limits, calibration = ParityLimits(), bench.request.recipe.calibration
+    families = [replace(recipe, parity=limits, calibration=calibration) for recipe in recipes]
+    return [recipe for recipe in families if not converter.unsupported(bench.programs, recipe)]
 
 
 def _steps(family: Recipe, costs: Callable[[Recipe], list[LayerCost]]) -> Iterator[Recipe]:
@@ -166,12 +173,12 @@ def _steps(family: Recipe, costs: Callable[[Recipe], list[LayerCost]]) -> Iterat
         yield replace(family, name=f"{family.name}-keep-{count}", weights=weights)
 
 
-def _choose(bench: Bench, rivals: list[Recipe]) -> Recipe:
+def _choose(bench: Bench, rivals: list[Recipe], progress: Progress) -> Recipe:
     """The one whose quantised graph does best in torch."""
 
     def worth(recipe: Recipe) -> tuple[float, float]:
-        bench.progress(f"comparing {recipe.name}", None)
-        compressed = compress(bench.programs, recipe, bench.calibration, lambda stage, share: None)
+        progress(f"comparing {recipe.name}", None)
+        compressed = compress(bench.programs, recipe, bench.calibration, silent)
         score = bench.task.score(run_programs(compressed.programs, bench.task.samples))
         return score.agreement, score.centred_cosine
 
@@ -183,6 +190,12 @@ def _smoothed(recipe: Recipe, alpha: float | None) -> Recipe:
         return recipe
     activations = replace(recipe.activations, smooth_quant=alpha)
     return replace(recipe, name=f"{recipe.name}-smooth-{alpha:g}", activations=activations)
+
+
+def _grouped(recipe: Recipe, size: int) -> Recipe:
+    if size == recipe.weights.group_size:
+        return recipe
+    return replace(recipe, name=f"{recipe.name}-group-{size}", weights=replace(recipe.weights, group_size=size))
 
 
 def _ask(session: Session, bundle: Bundle, samples: Samples, progress: Progress) -> Answers:

@@ -11,8 +11,9 @@ import torch
 from edgevlm.compression.layers import layer_names
 from edgevlm.compression.quantisation import quantise
 from edgevlm.errors import RecipeError
-from edgevlm.interfaces import F32, Program, Programs
+from edgevlm.interfaces import F32, Program, Programs, Progress
 from edgevlm.parity import Answers, Samples
+from edgevlm.progress import Countdown
 from edgevlm.recipe import Recipe
 
 from .task import Score, Task
@@ -53,6 +54,7 @@ def measure_layers(
     *,
     pictures: int,
     skip: frozenset[str],
+    progress: Progress,
 ) -> Iterator[LayerCost]:
     """Each layer's cost, one after another, so that a search can be stopped and resumed.
 
@@ -63,14 +65,19 @@ def measure_layers(
         task: Its float answers are known.
         pictures: How many of the task's pictures are asked about.
         skip: Layers that have been measured already.
+        progress: Told of each layer.
     """
     samples = task.first(pictures)
     floats = run_programs(programs, samples)
-    for component, program in programs.items():
-        names = layer_names(program)
+    layers = {component: layer_names(program) for component, program in programs.items()}
+    total = sum(len(names) for names in layers.values()) - len(skip)
+    countdown = Countdown(progress, f"measuring layers under {recipe.name},", total)
+    for component, names in layers.items():
+        program = programs[component]
         for name in names:
             if f"{component}/{name}" in skip:
                 continue
+            countdown.next(f"{component}/{name}")
             others = tuple(f"{component}/{_literal(other)}" for other in names if other != name)
             alone = replace(recipe, weights=replace(recipe.weights, float_layers=others))
             try:

@@ -28,12 +28,13 @@ from edgevlm.locking import locked
 from edgevlm.models import catalogue
 from edgevlm.models.model import Model
 from edgevlm.parity import Answers
+from edgevlm.progress import silent
 from edgevlm.recipe import BUILTIN, Calibration, ParityLimits, Recipe
 from edgevlm.tokenizing import Tokenizer
 
 from . import pictures
 from .recipe_file import write_recipe
-from .search import Bench, Objective, Trial, best, search
+from .search import Bench, Objective, Trial, best, measure, search
 from .sensitivity import LayerCost, measure_layers
 from .task import Task
 
@@ -99,7 +100,7 @@ class _State:
     trials: tuple[Trial, ...]
 
 
-def tune(request: TuneRequest, progress: Progress = pipeline.silent) -> Tuned:
+def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
     """Searches for the smallest or fastest artefact within the allowed drop. Stopped, the same call goes on.
 
     Raises:
@@ -160,9 +161,7 @@ class _Finder:
         bench = self._bench()
         plain = self._notes.find(self._conversion.recipe)
         if plain is None:
-            from .search import measure
-
-            plain = measure(bench, self._conversion.recipe)
+            plain = measure(bench, self._conversion.recipe, self._progress)
             self._notes.add_trial(plain)
         found = [plain]
         for trial in search(
@@ -217,8 +216,8 @@ class _Finder:
             self._task,
             pictures=_LAYER_PICTURES,
             skip=frozenset(each.layer for each in done),
+            progress=self._progress,
         ):
-            self._progress(f"measuring layers under {plain.name}: {cost.layer}", None)
             self._notes.add_cost(plain.name, cost)
         return sorted(self._notes.costs.get(plain.name, ()), key=lambda cost: cost.rank, reverse=True)
 

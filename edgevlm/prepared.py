@@ -1,0 +1,148 @@
+"""A model made ready to be lowered: its components, and what the float reference answers."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm import golden, labels, memory, parity
+from edgevlm.bundle import Labels
+from edgevlm.errors import UnsupportedError, named_failures
+from edgevlm.interfaces import F32, Array, Programs, Progress
+from edgevlm.recipe import Recipe
+from edgevlm.tokenizing import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgevlm.compression.calibration import CalibrationData, CalibrationInputs
+    from edgevlm.compression.compression import Compressed
+    from edgevlm.models.model import Model
+
+
+class Prepared:
+    """A loaded model with its components, its parity samples and the reference's answers, for all targets.
+
+    Args:
+        model: What was loaded.
+        calibration: Data that was given with it.
+        wanted: A label set to bake into a `classify` component.
+        image_only: Whether the text tower is left out; with labels, `classify` is all there is.
+
+    Raises:
+        UnsupportedError: labels are to be baked, and there is no text tower to embed them.
+        LabelError: one does not fit the model's context.
+    """
+
+    def __init__(
+        self, model: Model, calibration: CalibrationData | None, *, wanted: Labels | None, image_only: bool
+    ) -> None:
+        self.model = model
+        self.calibration = calibration
+        self._inputs: CalibrationInputs | None = None
+        self._compressed: Compressed | None = None
+        self.labels = wanted or model.labels
+        self.label_embeddings = model.label_embeddings
+        self.tokenizer: Tokenizer | None = None
+        if model.text is not None and model.tokenizer_json is not None:
+            self.tokenizer = Tokenizer.from_bytes(model.text, model.tokenizer_json)
+        if wanted is not None:
+            self.label_embeddings = self._embed_labels(wanted)
+        programs = dict(model.programs)
+        if self.label_embeddings is not None:
+            from edgevlm.models.classifier import classifier_program
+
+            programs["classify"] = classifier_program(
+                programs["encode_image"], self.label_embeddings, model.logit_scale
+            )
+        if image_only:
+            programs.pop("encode_text", None)
+            if "classify" in programs:
+                del programs["encode_image"]
+        self.programs: Programs = programs
+
+    def audit_rows(self, progress: Progress) -> dict[str, Array]:
+        """What ranges in float16 are audited on, by the name of the input: calibration data, else parity's samples."""
+        rows: dict[str, Array] = {"pixels": self.samples.pixels, "token_ids": self.samples.token_ids}
+        for component, inputs in self._calibration_inputs(progress).items():
+            rows[self.programs[component].spec.inputs[0].name] = np.concatenate([each.numpy() for each in inputs])
+        return rows
+
+    def compress(self, recipe: Recipe, progress: Progress) -> Compressed:
+        """The programs as the recipe wants them, made once for all targets."""
+        if self._compressed is None:
+            from edgevlm.compression.compression import compress
+
+            samples = self._calibration_inputs(progress) if recipe.needs_calibration else {}
+            with named_failures(f"recipe {recipe.name}: compression"):
+                self._compressed = compress(self.programs, recipe, samples, progress)
+        return self._compressed
+
+    def _calibration_inputs(self, progress: Progress) -> CalibrationInputs:
+        if self._inputs is None:
+            data = self.calibration
+            self._inputs = data.inputs(self.programs, self.model.image, self.tokenizer, progress) if data else {}
+        return self._inputs
+
+    def _embed_labels(self, wanted: Labels) -> torch.Tensor:
+        import torch
+
+        from edgevlm.models.classifier import embed_labels
+
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            known = self.model.labels.names if self.model.labels else ()
+            raise UnsupportedError(
+                f"{self.model.source.name} has no text tower, so no other labels can be baked than its own: "
+                f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}",
+                hint="leave --labels out to bake those, or train a student that keeps a text tower",
+            )
+        texts = labels.texts_of(wanted)
+        labels.check_lengths(wanted.names, texts, tokenizer)
+        return embed_labels(
+            self.model.reference["encode_text"],
+            lambda several: torch.from_numpy(tokenizer.encode(several)),
+            texts,
+        )
+
+    @cached_property
+    def samples(self) -> parity.Samples:
+        tokenizer = self.tokenizer if "encode_text" in self.programs else None
+        return golden.make_samples(golden.sample_pictures(), golden.sample_texts(), self.model.image, tokenizer)
+
+    @cached_property
+    def reference(self) -> parity.Answers:
+        image = self.embed("encode_image", self.samples.pixels)
+        return parity.Answers(
+            image=image if "encode_image" in self.programs else None,
+            text=self.embed("encode_text", self.samples.token_ids) if "encode_text" in self.programs else None,
+            scores=self.classify(image) if "classify" in self.programs else None,
+        )
+
+    @cached_property
+    def peak_bytes(self) -> int:
+        """Estimate for the largest component: its weights in float32 and its activations."""
+        return max(memory.activation_peak_bytes(p) + memory.weight_bytes(p) for p in self.programs.values())
+
+    def embed(self, component: str, rows: F32 | NDArray[np.int32]) -> F32:
+        """The reference's embeddings, float32 [N, D]."""
+        import torch
+
+        with torch.no_grad():
+            parts = [self.model.reference[component](part) for part in torch.split(torch.from_numpy(rows), 8)]
+        return np.concatenate([part.numpy() for part in parts])
+
+    def classify(self, image_embeddings: F32) -> F32:
+        """The reference's scores of the baked labels, float32 [N, L]."""
+        if self.label_embeddings is None:
+            raise ValueError("no labels were baked")
+        return softmax(self.model.logit_scale * image_embeddings @ self.label_embeddings.numpy().T)
+
+
+def softmax(logits: NDArray[np.floating]) -> F32:
+    """Along the last axis, [N, L] -> [N, L]."""
+    exponents = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)
