@@ -14,8 +14,9 @@ from edgevlm import pipeline
 from edgevlm.compression.calibration import CalibrationSource
 from edgevlm.errors import DataError, InputError, OutputError
 from edgevlm.recipe import BUILTIN, resolve
-from edgevlm.tuning.search import GROUP_SIZES, Trial, best
+from edgevlm.tuning.search import GROUP_SIZES, best
 from edgevlm.tuning.task import Score
+from edgevlm.tuning.trial import Trial
 from edgevlm.tuning.tuning import Tuned, TuneRequest, tune
 
 DATA = "objects:train:40:3"
@@ -83,9 +84,14 @@ def test_a_search_goes_on_where_it_was_stopped(
         return convert(request, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pipeline, "convert", counted)
-    again = tune(request_)
+    told: list[tuple[str, float | None]] = []
+    again = tune(request_, lambda stage, share: told.append((stage, share)))
     assert [name for name in converted if name != "fp32"] == [last["recipe"]["name"]]
     assert again.best.recipe == tuned.best.recipe
+    assert any(re.match(r"recipe 3 of \d+: .* left", stage) for stage, _ in told)
+    shares = [share for stage, share in told if stage.startswith("recipe") and share is not None]
+    assert shares == sorted(shares)
+    assert 0 < max(shares) < 1
 
 
 def test_a_folder_of_another_search_is_refused(tuned: Tuned, request_: TuneRequest) -> None:
@@ -131,12 +137,3 @@ def test_bad_requests_are_refused_before_the_work(
 def test_group_sizes_are_searched(tuned: Tuned) -> None:
     sizes = {trial.recipe.weights.group_size for trial in tuned.trials if trial.recipe.weights.dtype == "int4"}
     assert sizes == set(GROUP_SIZES)
-
-
-def test_progress_says_how_much_is_left(request_: TuneRequest, tuned: Tuned) -> None:
-    told: list[tuple[str, float | None]] = []
-    tune(request_, lambda stage, share: told.append((stage, share)))
-    assert any(re.match(r"recipe 3 of \d+: .* left", stage) for stage, _ in told)
-    shares = [share for stage, share in told if stage.startswith("recipe") and share is not None]
-    assert shares == sorted(shares)
-    assert 0 < max(shares) < 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .search import Trial
+from .trial import Trial
 
 if TYPE_CHECKING:
     from .tuning import TuneRequest

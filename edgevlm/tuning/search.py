@@ -24,8 +24,10 @@ from edgevlm.parity import Answers, Samples
 from edgevlm.progress import Countdown, silent
 from edgevlm.recipe import BUILTIN, ParityLimits, Recipe
 
+from .notes import Notes
 from .sensitivity import LayerCost, run_programs
 from .task import Score, Task
+from .trial import Trial
 
 Objective = Literal["size", "latency"]
 
@@ -37,30 +39,6 @@ GROUP_SIZES = (32, 64, 128)
 KEPT = (1, 2, 4, 8)
 """How many of the most sensitive layers are left in float, in turn."""
 _ROUNDS = 15
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One recipe, converted and measured.
-
-    Attributes:
-        recipe: As it would be written to a file.
-        score: Of the artefact on the task.
-        size_bytes: Of the artefact's files.
-        compressed_size_bytes: The same in a compressed download.
-        latency_ratio: CPU time of one picture and one text against float32's on the same runtime, here; None where this
-            machine's time says nothing of a device's (Core ML off Apple).
-        drop: Accuracy lost, in points (hundredths).
-        error: Why there is no artefact; the other figures are zero then.
-    """
-
-    recipe: Recipe
-    score: Score
-    size_bytes: int
-    compressed_size_bytes: int
-    latency_ratio: float | None
-    drop: float
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,33 +66,31 @@ class Bench:
 
 def search(
     bench: Bench,
+    notes: Notes,
     *,
     max_drop: float,
     costs: Callable[[Recipe], list[LayerCost]],
-    known: Callable[[Recipe], Trial | None],
-    keep: Callable[[Trial], None],
 ) -> Iterator[Trial]:
     """Every trial, in the order in which they were made.
 
     Args:
         bench: What they are measured with.
+        notes: What was tried before the search was stopped; each trial is added.
         max_drop: Points of accuracy that may be lost.
         costs: What each layer costs under a recipe, the worst first.
-        known: A trial made before, when the search was stopped and resumed.
-        keep: Remembers one.
     """
     families = _families(bench)
     countdown = Countdown(bench.progress, "recipe", len(families))
     for family in families:
         told = countdown.next(family.name)
         if family.activations.ranges == "static":
-            family = _choose(bench, [_smoothed(family, alpha) for alpha in ALPHAS], told)
+            family = notes.chosen(family.name) or _choose(bench, notes, family, told)
         for recipe in _steps(family, costs):
-            trial = known(recipe)
+            trial = notes.find(recipe)
             if trial is None:
                 told(f"trying {recipe.name}", None)
                 trial = measure(bench, recipe, told)
-                keep(trial)
+                notes.add_trial(trial)
             yield trial
             if trial.error is not None or trial.drop <= max_drop:
                 break
@@ -173,8 +149,8 @@ def _steps(family: Recipe, costs: Callable[[Recipe], list[LayerCost]]) -> Iterat
         yield replace(family, name=f"{family.name}-keep-{count}", weights=weights)
 
 
-def _choose(bench: Bench, rivals: list[Recipe], progress: Progress) -> Recipe:
-    """The one whose quantised graph does best in torch."""
+def _choose(bench: Bench, notes: Notes, family: Recipe, progress: Progress) -> Recipe:
+    """With the alpha of SmoothQuant whose quantised graph does best in torch."""
 
     def worth(recipe: Recipe) -> tuple[float, float]:
         progress(f"comparing {recipe.name}", None)
@@ -182,7 +158,9 @@ def _choose(bench: Bench, rivals: list[Recipe], progress: Progress) -> Recipe:
         score = bench.task.score(run_programs(compressed.programs, bench.task.samples))
         return score.agreement, score.centred_cosine
 
-    return max(rivals, key=worth)
+    best_in_torch = max((_smoothed(family, alpha) for alpha in ALPHAS), key=worth)
+    notes.choose(family.name, best_in_torch)
+    return best_in_torch
 
 
 def _smoothed(recipe: Recipe, alpha: float | None) -> Recipe:

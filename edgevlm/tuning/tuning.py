@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from edgevlm import cache, pipeline, registry, schema
+from edgevlm import cache, pipeline, registry
 from edgevlm.compression.calibration import CalibrationData, CalibrationSource
 from edgevlm.data.sources import open_data
 from edgevlm.errors import CheckFailed, InputError, OutputError, UnsupportedError
@@ -33,12 +33,14 @@ from edgevlm.recipe import BUILTIN, Calibration, ParityLimits, Recipe
 from edgevlm.tokenizing import Tokenizer
 
 from . import pictures
+from .notes import STATE, Notes
 from .recipe_file import write_recipe
-from .search import Bench, Objective, Trial, best, measure, search
+from .search import Bench, Objective, best, measure, search
 from .sensitivity import LayerCost, measure_layers
 from .task import Task
+from .trial import Trial
 
-_STATE, _LOCK = "tune.json", ".tune.lock"
+_LOCK = ".tune.lock"
 # A layer's cost is measured on fewer pictures than a recipe's: there are many more layers than recipes.
 _LAYER_PICTURES = 64
 _LAYER_CALIBRATION = 16
@@ -90,16 +92,6 @@ class Tuned:
     recipe_file: Path
 
 
-@dataclass(frozen=True)
-class _State:
-    """What `tune.json` holds."""
-
-    schema_version: int
-    identity: Mapping[str, str]
-    costs: Mapping[str, tuple[LayerCost, ...]]
-    trials: tuple[Trial, ...]
-
-
 def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
     """Searches for the smallest or fastest artefact within the allowed drop. Stopped, the same call goes on.
 
@@ -121,7 +113,7 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
         if converter.unsupported(model.programs, BUILTIN["int8"]):
             raise UnsupportedError(f"{request.target} cannot hold int8, so there is nothing to search")
         calibration.check(model.programs)
-        notes = _Notes.open(request, data.fingerprint, calibration)
+        notes = Notes.open(request.out, _identity(request, data.fingerprint, calibration))
         tokenizer = _tokenizer(model, Path(folder))
         task = Task(model, tokenizer, data, pictures=request.pictures, progress=progress)
         accuracy = task.set_reference(_float_answers(model, task)).accuracy
@@ -136,7 +128,7 @@ class _Finder:
     def __init__(
         self,
         request: TuneRequest,
-        notes: _Notes,
+        notes: Notes,
         task: Task,
         accuracy: float,
         programs: Programs,
@@ -164,13 +156,7 @@ class _Finder:
             plain = measure(bench, self._conversion.recipe, self._progress)
             self._notes.add_trial(plain)
         found = [plain]
-        for trial in search(
-            bench,
-            max_drop=self._request.max_drop,
-            costs=self._costs,
-            known=self._notes.find,
-            keep=self._notes.add_trial,
-        ):
+        for trial in search(bench, self._notes, max_drop=self._request.max_drop, costs=self._costs):
             found.append(trial)
             pictures.draw_trade_off(found, self._accuracy, self._request.max_drop, self._request.out / "trade-off.svg")
         chosen = best(found[1:], max_drop=self._request.max_drop, objective=self._request.objective)
@@ -222,62 +208,15 @@ class _Finder:
         return sorted(self._notes.costs.get(plain.name, ()), key=lambda cost: cost.rank, reverse=True)
 
 
-class _Notes:
-    """`tune.json`, written anew after every measurement."""
-
-    def __init__(self, path: Path, state: _State) -> None:
-        self._path = path
-        self._state = state
-
-    @classmethod
-    def open(cls, request: TuneRequest, data: str, calibration: CalibrationData) -> _Notes:
-        """Those of a search that was stopped, or new ones.
-
-        Raises:
-            OutputError: they are of another search.
-        """
-        identity = {
-            "model": str(catalogue.fingerprint(request.model)),
-            "target": request.target,
-            "data": f"{data} {request.pictures}",
-            "calibration": calibration.fingerprint,
-            "tools": json.dumps(cache.tool_versions(), sort_keys=True),
-        }
-        path = request.out / _STATE
-        if not path.exists():
-            return cls(path, _State(1, identity, {}, ()))
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise OutputError(f"{path}: not readable as JSON: {error}", hint="remove it") from error
-        state = schema.read(_State, found, where=str(path), error=OutputError)
-        differing = [key for key, value in identity.items() if state.identity.get(key) != value]
-        if differing:
-            raise OutputError(
-                f"{request.out}: holds a search with another {', '.join(differing)}",
-                hint="write elsewhere with --out, or remove that folder",
-            )
-        return cls(path, state)
-
-    @property
-    def costs(self) -> Mapping[str, tuple[LayerCost, ...]]:
-        return self._state.costs
-
-    def find(self, recipe: Recipe) -> Trial | None:
-        return next((trial for trial in self._state.trials if trial.recipe == recipe), None)
-
-    def add_trial(self, trial: Trial) -> None:
-        self._write(replace(self._state, trials=(*self._state.trials, trial)))
-
-    def add_cost(self, recipe: str, cost: LayerCost) -> None:
-        costs = {**self._state.costs, recipe: (*self._state.costs.get(recipe, ()), cost)}
-        self._write(replace(self._state, costs=costs))
-
-    def _write(self, state: _State) -> None:
-        self._state = state
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(schema.write(state), indent=2) + "\n", encoding="utf-8")
-        part.replace(self._path)
+def _identity(request: TuneRequest, data: str, calibration: CalibrationData) -> dict[str, str]:
+    """What measurements of two searches must have in common."""
+    return {
+        "model": str(catalogue.fingerprint(request.model)),
+        "target": request.target,
+        "data": f"{data} {request.pictures}",
+        "calibration": calibration.fingerprint,
+        "tools": json.dumps(cache.tool_versions(), sort_keys=True),
+    }
 
 
 @contextmanager
@@ -285,7 +224,7 @@ def _opened(out: Path) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: expected a folder, found a file", hint="choose another --out")
     strangers = [each.name for each in out.iterdir() if each.name != _LOCK] if out.exists() else []
-    if strangers and not (out / _STATE).is_file() and strangers != ["bundles"]:
+    if strangers and not (out / STATE).is_file() and strangers != ["bundles"]:
         raise OutputError(f"{out}: holds {strangers[0]}, so it is no search's folder", hint="choose a new --out")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / _LOCK, f"{out}: another search is using this folder"):
