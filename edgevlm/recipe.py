@@ -39,8 +39,8 @@ class ParityLimits:
 
     Attributes:
         max_abs_error: Largest absolute difference of any embedding component; None leaves it unlimited.
-      min_cosine: Least cosine between an embedding and its reference.
-      min_top1_agreement: Least share of samples whose zero-shot answer is the reference's, 0..1.
+        min_cosine: Least cosine between an embedding and its reference.
+        min_top1_agreement: Least share of samples whose zero-shot answer is the reference's, 0..1.
     """
 
     max_abs_error: float | None = None

@@ -24,11 +24,12 @@ LAYERS = (
         "tokenizing",
         "labels",
         "memory",
+        "progress",
         "codes",
     },
     {"registry", "bundle_model", "parity"},
     {"models", "data", "distillation", "enrichment", "evaluation", "compression"},
-    {"golden", "audit", "pipeline", "api", "report", "tuning"},
+    {"golden", "audit", "prepared", "contents", "pipeline", "api", "report", "tuning"},
     {"commands", "cli", "__main__"},
 )
 TARGET_CODE = LAYERS[0] | LAYERS[1]

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from edgevlm import schema
 from edgevlm.errors import RecipeError
@@ -43,6 +44,7 @@ def test_what_is_written_reads_back(name: str) -> None:
     assert schema.read(Recipe, schema.write(recipe), where="here", error=RecipeError) == recipe
 
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 FP16 = "precision: fp16\n"
 STATIC = "weights: {dtype: int8}\nactivations:\n  ranges: static\n"
 
@@ -152,3 +154,11 @@ def test_a_built_in_recipe_keeps_its_own_demands(name: str, tmp_path: Path) -> N
     path = tmp_path / "copy.yaml"
     path.write_text(json.dumps(schema.write(BUILTIN[name])))  # JSON is YAML
     assert resolve(path) == BUILTIN[name]
+
+
+def test_the_example_has_every_key_and_is_read() -> None:
+    path = EXAMPLES / "compression.yaml"
+    given, every = yaml.safe_load(path.read_text()), schema.write(resolve(path))
+    assert given.keys() == every.keys()
+    for section in ("weights", "activations", "calibration"):
+        assert given[section].keys() == every[section].keys()
