@@ -27,7 +27,7 @@ RECIPE = DistillRecipe(
     name="built-in-student",
     summary="the built-in student's",
     losses=(LossTerm("feature_mse", 4.0), LossTerm("image_contrastive")),
-    schedule=Schedule(epochs=8, batch_size=256, learning_rate=3e-3),
+    schedule=Schedule(epochs=14, batch_size=256, learning_rate=3e-3),
     augmentation=Augmentation(crop_scale=(1.0, 1.0), jitter=0.0),
 )
 
