@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgevlm import interrupts, schema
 from edgevlm.bundle import output_error
-from edgevlm.compression.importance import choose, score
+from edgevlm.compression.importance import select
 from edgevlm.compression.pruned_folder import Cut, write_checkpoint, write_student
 from edgevlm.compression.structures import Group, Kind, find_hub_mlps, find_structures
 from edgevlm.data.dataset import Dataset
@@ -286,15 +286,15 @@ def _text(data: Dataset, index: int) -> str | None:
 
 
 def _judge(tower: _Tower, request: Request, progress: Progress) -> list[Tensor]:
-    scores = score(
+    return select(
         tower.network,
         tower.groups,
         tower.embed,
         tower.samples,
+        schema.write(request.ratios),
         request.seed,
         lambda share: progress(f"judging {tower.component}", share),
     )
-    return choose(tower.groups, scores, schema.write(request.ratios))
 
 
 def _refuse_nothing(towers: Sequence[_Tower], kept: dict[Component, list[Tensor]]) -> None:
