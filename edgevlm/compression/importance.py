@@ -62,7 +62,8 @@ def select(
             ratio = ratios[groups[places[0]].kind] * (step + 1) / steps
             doomed = rivals.argsort()[: round(len(rivals) * ratio)]
             rivals[doomed] = torch.arange(len(doomed)) - float(len(rivals))
-            for place, value in zip(places, rivals.split([groups[place].count for place in places]), strict=True):
+            parts = torch.split(rivals, [groups[place].count for place in places])
+            for place, value in zip(places, parts, strict=True):
                 values[place] = value
     return choose(groups, values, ratios)
 
