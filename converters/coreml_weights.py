@@ -140,8 +140,10 @@ def compress_with_coremltools(passes: Any, program: Program, recipe: Recipe) -> 
     """
     name = _pass_of(recipe)
     if name is not None:
+        config = _config(program, recipe)
+        passes.append_pass(_spare_shared_constants(config))
         passes.append_pass(name)
-        passes.set_options(name, {"config": _config(program, recipe)})
+        passes.set_options(name, {"config": config})
 
 
 def require_compressed(model: Any, program: Program, recipe: Recipe) -> None:
@@ -184,6 +186,26 @@ def _config(program: Program, recipe: Recipe) -> Any:
     return optimize.OptimizationConfig(
         op_type_configs=dict.fromkeys(_COMPRESSIBLE, settings), op_name_configs=dict.fromkeys(kept)
     )
+
+
+def _spare_shared_constants(config: Any) -> str:
+    """Registers a pass that leaves out what other ops read too, such as zeros that a norm shares with a product.
+
+    Equal constants are one by then, and coremltools fails where their readers' settings differ.
+    """
+    from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+
+    class SpareSharedConstants(AbstractGraphPass):  # type: ignore[misc]
+        def apply(self, program: Any) -> None:
+            for function in program.functions.values():
+                for op in function.find_ops(op_type="const"):
+                    readers = {reader.op_type for reader in op.outputs[0].child_ops}
+                    if not readers <= set(_COMPRESSIBLE):
+                        config.op_name_configs[op.name] = None
+
+    PASS_REGISTRY.add("edgevlm", SpareSharedConstants, override=True, name="spare_shared_constants")
+    return "edgevlm::spare_shared_constants"
 
 
 def _require(model: Any, kind: str, otherwise: str) -> None:

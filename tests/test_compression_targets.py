@@ -14,6 +14,7 @@ import pytest
 import torch
 from compressions import LOWERED
 from numpy.typing import NDArray
+from torch import nn
 
 from edgevlm import pipeline, registry
 from edgevlm.bundle import Bundle, seal
@@ -27,6 +28,7 @@ from edgevlm.interfaces import OpCount, Program
 from edgevlm.pipeline import verify_weights
 from edgevlm.progress import silent
 from edgevlm.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
+from edgevlm.spec import ComponentSpec, TensorSpec
 from edgevlm.stored import StoredWeight, WeightProof, prove
 
 TARGETS = ("coreml", "executorch", "tflite")
@@ -332,6 +334,29 @@ def test_core_ml_stores_palettes_and_sparse_weights(recipe: str, kind: str, bits
     inputs = compressions.samples("siglip_image")[:4]
     cosines = (session_answers(bundle, inputs) * compressions.embed(program, inputs)).sum(1)
     assert cosines.min() > {"palette-4": 0.95, "palette-6": 0.995, "prune-50": 0.999}[recipe]
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.product = nn.LayerNorm(128), nn.Linear(128, 128)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = self.product(self.norm(x))
+        return product
+
+
+@pytest.mark.parametrize("recipe", ["palette-4", "prune-50"])
+def test_zeros_that_a_norm_and_a_product_share_are_left_alone(recipe: str, tmp_path: Path) -> None:
+    module = Normed().requires_grad_(False)
+    module.product.bias.zero_()  # as the norm's is; constants of a hundred values and more are stored once
+    features = TensorSpec("features", "float32", (1, 128), "any")
+    spec = ComponentSpec("encode_image", (features,), (replace(features, name="embedding"),))
+    chosen = {"encode_image": Program(spec, module.eval(), (torch.randn(1, 128),))}
+    programs = compress(chosen, BUILTIN[recipe], {}, silent).programs
+    bundle = compressions.lower("coreml", BUILTIN[recipe], programs, tmp_path / "bundle")
+    (rows,) = registry.runtime("coreml").inspect(bundle).values()
+    assert [row.weights for row in heavy(rows)] == [{"palette-4": "palette-4", "prune-50": "sparse"}[recipe]]
 
 
 def test_zeros_shrink_a_core_ml_package_and_no_tflite_file(tmp_path: Path) -> None:
