@@ -5,6 +5,8 @@ When a "still needed" test fails, upstream has mended the fault: remove the patc
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import coremltools as ct
@@ -177,3 +179,33 @@ def test_the_patch_of_executorchs_layouts_is_still_needed() -> None:
     program = dynamic_int8(NormalisedPatches().eval(), pixels)
     with pytest.raises(RuntimeError, match="execute"):
         run_xnnpack(program, pixels)
+
+
+# torch: the gradient of a strided 1x1 convolution of few channels, channels last, reads beyond its memory
+
+STRIDED = """
+import torch
+torch.set_num_threads(1)
+pixels = torch.rand(2, 3, 128, 128).to(memory_format=torch.channels_last)
+{network}
+network(pixels).sum().backward()
+"""
+
+
+def survives(network: str) -> bool:
+    process = subprocess.run([sys.executable, "-c", STRIDED.format(network=network)], capture_output=True, check=False)
+    return process.returncode == 0
+
+
+def test_a_hybrid_learns_from_pictures_of_128_pixels() -> None:
+    assert survives(
+        "from edgevlm.models.students.reparameterised import RepConv\n"
+        "network = RepConv(3, 24, 3, stride=2).train().to(memory_format=torch.channels_last)"
+    )
+
+
+def test_strided_pointwise_gradients_are_still_needed_to_be_avoided() -> None:
+    mended = survives("network = torch.nn.Conv2d(3, 24, 1, stride=2).to(memory_format=torch.channels_last)")
+    if mended and torch.__version__.startswith("2.13."):
+        pytest.skip("this processor's kernels do not have the fault")
+    assert not mended, "RepConv need not sample its input itself any more"

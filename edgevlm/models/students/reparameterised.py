@@ -8,6 +8,7 @@ once BatchNorm's statistics are fixed, and so equals one convolution.
 
 from __future__ import annotations
 
+import functools
 from copy import deepcopy
 from typing import TypeVar, cast
 
@@ -48,22 +49,29 @@ class RepConv(nn.Module):
         super().__init__()
         self.shape = (channels, width, kernel, stride, groups)
         self.skip = skip
-        kernels = [kernel] * copies + ([1] if kernel > 1 else [])
+        self.kernels = [kernel] * copies + ([1] if kernel > 1 else [])
         self.branches = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(channels, width, size, stride, size // 2, groups=groups, bias=False), nn.BatchNorm2d(width)
+                nn.Conv2d(channels, width, size, stride if size > 1 else 1, size // 2, groups=groups, bias=False),
+                nn.BatchNorm2d(width),
             )
-            for size in kernels
+            for size in self.kernels
         )
         self.identity = nn.BatchNorm2d(channels) if identity and channels == width and stride == 1 else None
 
     def forward(self, maps: Tensor) -> Tensor:
-        result: Tensor = self.branches[0](maps)
-        for branch in self.branches[1:]:
-            result = result + branch(maps)
+        # A 1x1 convolution sees every other pixel only, which are taken here: torch 2.13's gradient of a strided one of
+        # few channels, channels last and 128 pixels wide, reads beyond its memory.
+        stride = self.shape[3]
+        sampled = maps[..., ::stride, ::stride]
+        sums = [
+            branch(maps if kernel > 1 else sampled) for branch, kernel in zip(self.branches, self.kernels, strict=True)
+        ]
         if self.identity is not None:
-            result = result + self.identity(maps)
-        return result + maps if self.skip else result
+            sums.append(self.identity(maps))
+        if self.skip:
+            sums.append(maps)
+        return functools.reduce(torch.add, sums)
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
