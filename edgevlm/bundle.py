@@ -169,7 +169,14 @@ class Bundle:
 
     @property
     def size_bytes(self) -> int:
+        """Of every file."""
         return sum(record.size_bytes for record in self.manifest.files.values())
+
+    @property
+    def artefact_bytes(self) -> int:
+        """Of the files that a runtime loads."""
+        artefacts = {component.file for component in self.components.values()}
+        return sum(record.size_bytes for path, record in self.manifest.files.items() if path.split("/")[0] in artefacts)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:

@@ -26,7 +26,7 @@ from edgevlm.interfaces import BundleFile, Converter, OpRange, Programs, Progres
 from edgevlm.models import catalogue
 from edgevlm.prepared import Prepared
 from edgevlm.progress import silent
-from edgevlm.recipe import Recipe
+from edgevlm.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
 from edgevlm.stored import WeightProof, prove, prove_again
 from edgevlm.tokenizing import Tokenizer
 
@@ -111,6 +111,8 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
     for target in request.targets:
         registry.converter(target)
         refuse_existing(request.destination(target), force=request.force)
+    if request.name is not None:
+        refuse_bad_name(request.name, "--name")
     calibration = _open_calibration(request)
     outcomes = []
     source: Prepared | None = None
@@ -161,7 +163,10 @@ def _open_calibration(request: Request) -> CalibrationData | None:
         )
     from edgevlm.compression.calibration import CalibrationData
 
-    return CalibrationData(request.calibration, request.recipe.calibration)
+    wanted = request.recipe.calibration
+    if not request.recipe.needs_calibration:
+        wanted = replace(wanted, samples=LEAST_SAMPLES)  # for the audit
+    return CalibrationData(request.calibration, wanted)
 
 
 def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
@@ -209,11 +214,12 @@ def _convert_one(source: Prepared, request: Request, target: str, progress: Prog
         report = _measure(bundle, source.samples, source.reference, progress)
         parity_seconds = time.monotonic() - began
         bundle = write_manifest(stage.folder, replace(bundle.manifest, parity=report, weights=proofs))
+        # What fails is kept for looking into, under a name that no app picks up by mistake, until the next try.
+        stem = stage.destination.name.removesuffix(SUFFIX)
+        failed = stage.destination.with_name(f"{stem}.failed-parity{SUFFIX}")
+        shutil.rmtree(failed, ignore_errors=True)
         if not report.passed:
-            # Kept for looking into, under a name that no app picks up by mistake.
-            stem = stage.destination.name.removesuffix(SUFFIX)
-            stage.destination = stage.destination.with_name(f"{stem}.failed-parity{SUFFIX}")
-            shutil.rmtree(stage.destination, ignore_errors=True)
+            stage.destination = failed
     return Outcome(
         target=target,
         status="passed" if report.passed else "failed parity",

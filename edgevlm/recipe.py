@@ -15,6 +15,7 @@ parity:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgevlm import schema
-from edgevlm.errors import RecipeError
+from edgevlm.errors import InputError, RecipeError
 
 Precision = Literal["fp32", "fp16"]
 WeightType = Literal["float", "int8", "int4", "palette-4", "palette-6"]
@@ -226,6 +227,8 @@ def resolve(name_or_file: str | Path) -> Recipe:
     if name in BUILTIN:
         return BUILTIN[name]
     path = Path(name_or_file)
+    if not path.is_file() and path.suffix in (".yaml", ".yml"):
+        raise RecipeError(f"{path}: no such file")
     if not path.is_file():
         raise RecipeError(
             f"no recipe {name!r}: expected one of {', '.join(BUILTIN)}, or the path of a YAML file",
@@ -242,10 +245,20 @@ def _read(path: Path) -> Recipe:
     data = schema.read_yaml(text, where=str(path), error=RecipeError)
     defaults = {"name": path.stem, "summary": "", "parity": {}}
     recipe = schema.read(Recipe, defaults | data, where=str(path), error=RecipeError)
+    refuse_bad_name(recipe.name, f"{path}: name", RecipeError)
     for what, fine in _demands(recipe):
         if not fine:
             raise RecipeError(f"{path}: {what}")
-    return recipe if "parity" in data else replace(recipe, parity=_usual_limits(recipe))
+    recipe = recipe if "parity" in data else replace(recipe, parity=_usual_limits(recipe))
+    if recipe != BUILTIN.get(recipe.name, recipe):
+        raise RecipeError(f"{path}: name: {recipe.name!r} is a built-in recipe's", hint="choose another name")
+    return recipe
+
+
+def refuse_bad_name(name: str, where: str, error: type[InputError] = InputError) -> None:
+    """Raises `error` unless bundles can be called after a name, in every file system and in one folder."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+-]*", name):
+        raise error(f"{where}: expected letters, digits and . _ + - only, got {name!r}")
 
 
 def _demands(recipe: Recipe) -> Iterator[tuple[str, bool]]:

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm import schema
-from edgevlm.bundle import Bundle, ParityReport
-from edgevlm.recipe import Recipe
+from edgevlm.bundle import Bundle, Manifest, ParityReport
 
 if TYPE_CHECKING:
     from edgevlm.interfaces import OpCount, OpRange, Progress
@@ -49,7 +48,14 @@ def progress_bar(*, log_seconds: float | None = None) -> Iterator[Progress]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with (
         _hushed() as stderr,
-        Progress(*columns, console=Console(file=stderr), transient=True, disable=not stderr.isatty()) as bar,
+        Progress(
+            *columns,
+            console=Console(file=stderr),
+            transient=True,
+            disable=not stderr.isatty(),
+            redirect_stdout=False,
+            redirect_stderr=False,  # it would show what is kept off stderr
+        ) as bar,
     ):
         task = bar.add_task("starting", total=None)
 
@@ -57,7 +63,9 @@ def progress_bar(*, log_seconds: float | None = None) -> Iterator[Progress]:
 
         def tell(stage: str, share: float | None) -> None:
             nonlocal said
-            bar.update(task, description=stage, total=None if share is None else 1.0, completed=share or 0.0)
+            # A task that was complete once stops its clock for good; there is always another stage to come.
+            done = min(share or 0.0, 0.999)
+            bar.update(task, description=stage, total=None if share is None else 1.0, completed=done)
             if bar.disable and log_seconds is not None and time.monotonic() - said >= log_seconds:
                 print(stage, file=stderr, flush=True)
                 said = time.monotonic()
@@ -111,12 +119,12 @@ def outcomes(found: Sequence[Outcome]) -> None:
             (
                 outcome.target,
                 f"[{colours[outcome.status]}]{outcome.status}[/]" + (" (cached)" if outcome.cached else ""),
-                f"{outcome.bundle.size_bytes / 1e6:.1f} MB" if outcome.bundle else "",
+                f"{outcome.bundle.artefact_bytes / 1e6:.2f} MB" if outcome.bundle else "",
                 _parity_summary(parity) if parity else "",
                 f"{outcome.seconds:.1f}",
             )
         )
-    table(None, ("target", "result", ">size", "parity with float32", ">seconds"), rows)
+    table(None, ("target", "result", ">for the app", "parity with float32", ">seconds"), rows)
     for outcome in found:
         if outcome.bundle:
             click.echo(f"{outcome.target}: {outcome.bundle.path}")
@@ -128,20 +136,32 @@ def outcomes(found: Sequence[Outcome]) -> None:
                 err=True,
             )
         if outcome.bundle and outcome.status == "failed parity":
-            click.echo(f"  try: {_way_out(outcome.bundle.manifest.recipe)}", err=True)
+            click.echo(f"  try: {_way_out(outcome.bundle)}", err=True)
         if outcome.error:
             click.echo(f"{outcome.target}: {outcome.error.message}", err=True)
             if outcome.error.hint:
                 click.echo(f"  try: {outcome.error.hint}", err=True)
 
 
-def _way_out(recipe: Recipe) -> str:
+def _way_out(bundle: Bundle) -> str:
     """What to do about answers that a recipe has moved too far."""
+    recipe, record = bundle.manifest.recipe, bundle.manifest.calibration
     if recipe.weights.sparsity:
-        return f"edgevlm distill --recipe recovery --compress {recipe.name} trains a student around its pruning"
-    if recipe.quantises:
-        return "edgevlm tune finds which layers to leave in float, or other ranges"
+        return (
+            f"edgevlm distill --student STUDENT --data DATA --recipe recovery --compress {recipe.name} --out OUT\n"
+            "       trains a distilled student around its pruning"
+        )
+    if record is not None and record.texts is None and "encode_text" in bundle.components:
+        return "--calibration-texts FILE, texts like those to come, a line each; or edgevlm tune"
+    if recipe.quantises or recipe.weights.dtype != "float":
+        return "edgevlm tune, which finds the smallest recipe that keeps your task, and which layers to leave in float"
     return "--recipe fp32, or edgevlm audit, which says where float16 does not reach"
+
+
+def _download(manifest: Manifest) -> str:
+    if manifest.compressed_size_bytes is None:
+        return ""
+    return f", about {manifest.compressed_size_bytes / 1e6:.2f} MB of a compressed download"
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
@@ -155,6 +175,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         "parity_seconds": round(outcome.parity_seconds, 3),
         "bundle": str(bundle.path) if bundle else None,
         "size_bytes": bundle.size_bytes if bundle else None,
+        "artefact_bytes": bundle.artefact_bytes if bundle else None,
         "parity": schema.write(bundle.manifest.parity) if bundle else None,
         "at_risk": None if outcome.at_risk is None else [range_json(op) for op in outcome.at_risk],
         "error": {"message": outcome.error.message, "hint": outcome.error.hint} if outcome.error else None,
@@ -196,7 +217,8 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("target", f"{manifest.target}, recipe {manifest.recipe.name}"),
         *(("in float32", place) for place in manifest.recipe.float32_ops),
         ("needs", ", ".join(f"{platform} {least}" for platform, least in manifest.requires.items())),
-        ("size", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
+        ("for the app", f"{bundle.artefact_bytes / 1e6:.2f} MB{_download(manifest)}"),
+        ("with fixtures", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
         (
             "peak memory",
             f"about {manifest.estimated_peak_memory_bytes / 1e6:.0f} MB (estimated: float32 weights and activations)",
@@ -204,11 +226,11 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("picture", f"{image.height} x {image.width}, {image.resize.replace('_', ' ')}, {image.resample}"),
         ("embedding", f"{manifest.embedding_dim} numbers, space {manifest.embedding_space_id[:19]}…"),
     ]
-    if manifest.compressed_size_bytes is not None:
-        facts.append(("download", f"about {manifest.compressed_size_bytes / 1e6:.2f} MB of the artefact's, compressed"))
     for proof in manifest.weights:
         kinds = ", ".join(f"{count} int{bits}" for bits, count in proof.bits.items())
         facts.append((proof.component, f"{proof.identical} of {proof.decided} weights as NNCF decided: {kinds}"))
+    if not manifest.weights and manifest.recipe.weights.dtype.startswith("palette"):
+        facts.append(("weights", "in palettes of coremltools' choice, which the parity of the answers stands for"))
     if manifest.text:
         facts.append(("text", f"{manifest.text.context_length} tokens"))
     if manifest.labels:

@@ -162,3 +162,23 @@ def test_the_example_has_every_key_and_is_read() -> None:
     assert given.keys() == every.keys()
     for section in ("weights", "activations", "calibration"):
         assert given[section].keys() == every[section].keys()
+
+
+@pytest.mark.parametrize("name", ["x/../../escaped", "../up", ".hidden", "two words", "a\nb", ""])
+def test_a_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"precision: fp16\nname: {json.dumps(name)}\n")
+    with pytest.raises(RecipeError, match="name: expected letters, digits"):
+        resolve(path)
+
+
+def test_a_built_in_name_is_not_taken_for_another_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("precision: fp16\nname: int8\n")
+    with pytest.raises(RecipeError, match="'int8' is a built-in recipe's"):
+        resolve(path)
+
+
+def test_a_missing_file_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such file"):
+        resolve(tmp_path / "nope.yaml")

@@ -58,9 +58,13 @@ def test_the_recipe_file_says_what_was_found_and_converts(tuned: Tuned, request_
     assert recipe.activations == tuned.best.recipe.activations
     request = pipeline.Request(request_.model, ("tflite",), recipe, tmp_path, calibration=CALIBRATION)
     (outcome,) = pipeline.convert(request)
+    assert outcome.status == "passed"
     assert outcome.bundle is not None
+    checks = outcome.bundle.manifest.parity.checks if outcome.bundle.manifest.parity else ()
+    assert {check.measure for check in checks if check.limit is not None} == {"min_cosine", "top1_agreement"}
+    assert f"edgevlm convert {request_.model} --target tflite --recipe {tuned.recipe_file}" in tuned.next_command
     assert outcome.bundle.manifest.recipe.name == "tuned"
-    assert "accuracy" in tuned.recipe_file.read_text(encoding="utf-8")
+    assert tuned.next_command in tuned.recipe_file.read_text(encoding="utf-8")
 
 
 def test_the_pictures_are_drawn(tuned: Tuned, request_: TuneRequest) -> None:
@@ -97,6 +101,8 @@ def test_a_search_goes_on_where_it_was_stopped(
 def test_a_folder_of_another_search_is_refused(tuned: Tuned, request_: TuneRequest) -> None:
     with pytest.raises(OutputError, match="another data"):
         tune(replace(request_, data="objects:train:41:3"))
+    with pytest.raises(OutputError, match="another pictures"):
+        tune(replace(request_, pictures=30))
 
 
 def test_nothing_within_the_drop_is_nothing_found() -> None:

@@ -33,7 +33,7 @@ def measure(bundle: Bundle, fp32: Bundle | None, programs: Mapping[str, Program]
     stored = registry.runtime(manifest.target).stored_weights(bundle)
     unmeasured = _why_unmeasured(manifest.target, fp32)
     return Figures(
-        size_bytes=artefact_bytes(bundle),
+        size_bytes=bundle.artefact_bytes,
         compressed_size_bytes=manifest.compressed_size_bytes,
         weights=sum(proof.decided for proof in manifest.weights),
         identical=sum(proof.identical for proof in manifest.weights),
@@ -49,16 +49,6 @@ def measure(bundle: Bundle, fp32: Bundle | None, programs: Mapping[str, Program]
         speed={} if unmeasured or fp32 is None else measure_speed(bundle, fp32, rounds),
         memory=None if unmeasured else measure_memory(bundle),
         unmeasured=unmeasured,
-    )
-
-
-def artefact_bytes(bundle: Bundle) -> int:
-    """Size on disk of what a runtime loads."""
-    files = tuple({component.file for component in bundle.components.values()})
-    return sum(
-        record.size_bytes
-        for name, record in bundle.manifest.files.items()
-        if name in files or name.startswith(tuple(f"{file}/" for file in files))
     )
 
 

@@ -23,7 +23,6 @@ import numpy as np
 
 from edgevlm import golden, parity, registry, schema
 from edgevlm.benchmarks.compression import conversions
-from edgevlm.benchmarks.compression.measurement import artefact_bytes
 from edgevlm.benchmarks.compression.results import Contender
 from edgevlm.benchmarks.compression.speed import inputs
 from edgevlm.benchmarks.measuring import clock_turns
@@ -170,7 +169,7 @@ def measure(
             for recipe, bundle in recipes.items():
                 session = stack.enter_context(registry.runtime(target).open(bundle, threads=1))
                 made[f"ours, {target} {recipe}"] = Made(
-                    f"ours, {target} fp32", artefact_bytes(bundle), _own_encoder(session)
+                    f"ours, {target} fp32", bundle.artefact_bytes, _own_encoder(session)
                 )
         peers = Peers(model, bundles["tflite"]["fp32"], folder)
         for peer, packages in _NEEDS.items():

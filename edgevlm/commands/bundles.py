@@ -44,6 +44,8 @@ def verify(bundle: Path, as_json: bool) -> None:
         report.table(title, ("component", "measure", ">value", ">limit", "result"), report.parity_rows(parity))
         for proof in weights:
             click.echo(f"{proof.component}: {proof.identical} of {proof.decided} integer weights are as NNCF decided")
+            if proof.lost:
+                click.echo(f"{proof.component}: FAILED: not as decided: {', '.join(proof.lost)}", err=True)
     if not passed:
         sys.exit(CheckFailed.exit_code)
 

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 @click.option("--few-shot", help="Data of new classes, of which a few pictures are mixed into every batch.")
 @click.option("--shots", type=click.IntRange(min=1), help="Pictures of each new class; the recipe's if left out.")
 @click.option(
-    "--compress", metavar="RECIPE", help="Train with its pruning or int8 rounding in place: recovers what it costs."
+    "--compress",
+    metavar="RECIPE",
+    help="Train with its pruning or int8 rounding in place: recovers what it costs the tower that is trained.",
 )
 @click.option(
     "--text-tower",
@@ -136,7 +138,7 @@ def distill(
     if as_json:
         report.print_json(asdict(distilled) | {"folder": str(distilled.folder)})
     else:
-        _tell(distilled)
+        _tell(distilled, compress)
 
 
 def _recipe(
@@ -165,7 +167,7 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _tell(distilled: Distilled) -> None:
+def _tell(distilled: Distilled, compress: str | None) -> None:
     from edgevlm import report
 
     text = {
@@ -188,4 +190,7 @@ def _tell(distilled: Distilled) -> None:
     ]
     report.table(None, ("", ""), rows)
     click.echo(f"losses: {distilled.folder / 'losses.png'}")
-    click.echo(f"next: edgevlm convert {distilled.folder} --target all", err=True)
+    recipe = f" --recipe {compress}" if compress else ""
+    click.echo(f"next: edgevlm convert {distilled.folder} --target all{recipe}", err=True)
+    if compress and not distilled.text_parameters:
+        click.echo(f"the text tower was not trained: {compress} costs it what it did before", err=True)

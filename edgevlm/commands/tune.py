@@ -41,9 +41,10 @@ def tune(
 ) -> None:
     """Find the smallest or fastest recipe for MODEL that still does its task.
 
-    Each layer is quantised alone to see what it costs; then recipes are converted, asked about your pictures and timed,
-    with the most sensitive layers left in float where too much is lost. The recipe is written to a file that
-    edgevlm convert --recipe takes. Stopped, the same command goes on where it was.
+    The task is zero-shot: to name each picture by its own label or caption among all of the data's. Each layer is
+    quantised alone to see what it costs; then recipes are converted, asked about your pictures and timed, with the most
+    sensitive layers left in float where too much is lost. The recipe is written to a file that edgevlm convert --recipe
+    takes. Stopped, the same command goes on where it was.
 
     \b
     Examples:
@@ -93,11 +94,15 @@ def _show(tuned: Tuned, out: Path) -> None:
         for trial in tuned.trials
         if trial.error is None
     ]
-    headings = ("recipe", ">size", ">compressed", ">accuracy %", ">drop", ">agreement %", ">time")
-    report.table(f"float model: {100 * tuned.accuracy:.1f} %", headings, rows)
+    headings = ("recipe", ">size", ">compressed", ">named right %", ">drop", ">as float %", ">time")
+    title = (
+        f"{tuned.pictures} pictures, {tuned.words} texts to choose from: the float model names "
+        f"{100 * tuned.accuracy:.1f} % right, and one picture is {100 / tuned.pictures:.2g} points"
+    )
+    report.table(title, headings, rows)
     for trial in tuned.trials:
         if trial.error is not None:
             click.echo(f"{trial.recipe.name}: {trial.error}", err=True)
     click.echo(f"recipe: {tuned.recipe_file}")
     click.echo(f"pictures: {out / 'trade-off.svg'}, {out / 'sensitivity.svg'}")
-    click.echo(f"next: edgevlm convert ... --recipe {tuned.recipe_file}", err=True)
+    click.echo(f"next: {tuned.next_command}", err=True)

@@ -20,7 +20,6 @@ from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError
 from edgevlm.interfaces import Programs, Progress
-from edgevlm.labels import PLAIN
 from edgevlm.preprocessing import preprocess
 from edgevlm.recipe import LEAST_SAMPLES, Calibration
 from edgevlm.spec import ImagePreprocessing
@@ -33,7 +32,7 @@ class CalibrationSource:
 
     Attributes:
         data: What `edgevlm.data.sources.open_data` takes, or a folder of loose pictures.
-        texts: A file with a text a line; None takes the data's captions, or its labels.
+        texts: A file with a text a line; None takes the data's captions, or `TEMPLATES` of its labels.
         images: Folder of the pictures that a captions file names.
     """
 
@@ -41,6 +40,13 @@ class CalibrationSource:
     texts: Path | None = None
     images: Path | None = None
 
+
+TEMPLATES = (
+    *("{}", "a photo of a {}", "a {}", "the {}", "a picture of two {}s", "a close-up of a {}", "a drawing of a {}"),
+    *("a small {}", "a photo of a large {} in front of a house", "a dark photo of the {}", "the {} on the left"),
+    *("an image that shows a {}", "there is a {} in this picture, and little else"),
+)
+"""What labels become texts with, where the data has no others: a dozen words would be few to measure ranges on."""
 
 CalibrationInputs: TypeAlias = Mapping[str, list[torch.Tensor]]
 """Of each component, its input a sample."""
@@ -148,7 +154,8 @@ def _choose_texts(pictures: Dataset, source: CalibrationSource, wanted: Calibrat
     if source.texts is None:
         examples = [pictures.example(index) for index in range(len(pictures))]
         said = dict.fromkeys(caption for example in examples for caption in example.captions)
-        return tuple(said)[: wanted.samples] or tuple(PLAIN.format(label) for label in pictures.labels)
+        of_labels = [template.format(label) for template in TEMPLATES for label in pictures.labels]
+        return tuple(said or of_labels)[: wanted.samples]
     try:
         lines = source.texts.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

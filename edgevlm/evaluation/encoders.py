@@ -31,7 +31,7 @@ class Encoder(Protocol):
     Attributes:
         name: What a user called it.
         evidence: What its answers prove: `reference` for a float model, else see `edgevlm.interfaces.Session`.
-        precision: Of the weights, such as `fp16`.
+        precision: Of the weights; of a bundle, its recipe, such as `int8`.
         tokenizer: Of the text tower; None where there is none.
         labels: What it tells apart without a text tower; empty where no labels are baked in.
         embedding_dim: D; None where it cannot `encode_pictures`: a bundle may have `classify` alone.
@@ -142,7 +142,7 @@ class BundleEncoder(Closing):
         self._model = BundleModel(bundle)
         self.name = str(bundle.path)
         self.evidence = self._model.session.evidence
-        self.precision: str = bundle.manifest.recipe.precision
+        self.precision: str = bundle.manifest.recipe.name
         self.tokenizer = self._model.tokenizer
         self.labels = self._model.labels
         encodes = "encode_image" in bundle.components

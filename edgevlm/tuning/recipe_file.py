@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from edgevlm import schema
 
 from .trial import Trial
 
@@ -20,8 +23,9 @@ def write_recipe(path: Path, trial: Trial, accuracy: float, request: TuneRequest
         "" if trial.latency_ratio is None else f", {trial.latency_ratio:.2f}x its time on the machine of the search"
     )
     lines = [
-        f"# {request.target}, {request.pictures} pictures of {request.data}: accuracy {100 * score.accuracy:.1f} %, "
-        f"float32 {100 * accuracy:.1f} %;",
+        f"# {next_command(path, trial, request)}",
+        f"# {request.target}, {request.pictures} pictures of {request.data}: {100 * score.accuracy:.1f} % named right, "
+        f"in float32 {100 * accuracy:.1f} %;",
         f"# {score.agreement:.1%} of the answers are the float model's; {trial.size_bytes / 1e6:.2f} MB{latency}.",
         "name: tuned",
         f"summary: {recipe.name}, found for {request.target}",
@@ -43,5 +47,20 @@ def write_recipe(path: Path, trial: Trial, accuracy: float, request: TuneRequest
         lines += ["  bias_correction: true"]
     calibration = recipe.calibration
     lines += ["calibration:", f"  samples: {calibration.samples}", f"  seed: {calibration.seed}"]
-    lines += ["parity:", f"  min_top1_agreement: {max(0.0, score.agreement - _MARGIN):.3f}", ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    limits = {name: value for name, value in schema.write(trial.kept).items() if value is not None}
+    if limits:
+        lines += [f"parity:  # what the search measured, less {_MARGIN:g}"]
+        lines += [f"  {name}: {max(0.0, value - _MARGIN):.3f}" for name, value in limits.items()]
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def next_command(path: Path, trial: Trial, request: TuneRequest) -> str:
+    """What converts with the recipe."""
+    words = ["edgevlm", "convert", str(request.model), "--target", request.target, "--recipe", str(path)]
+    if trial.recipe.needs_calibration:
+        source = request.calibration
+        words += ["--calibration", source.data if source else request.data]
+        words += ["--calibration-texts", str(source.texts)] if source and source.texts else []
+        images = source.images if source else request.images
+        words += ["--images", str(images)] if images else []
+    return shlex.join(words)

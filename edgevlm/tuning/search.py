@@ -113,16 +113,31 @@ def measure(bench: Bench, recipe: Recipe, progress: Progress) -> Trial:
     (outcome,) = pipeline.convert(request, progress)
     if outcome.bundle is None:
         message = outcome.error.message if outcome.error else outcome.status
-        return Trial(recipe, Score(0, 0, 0), 0, 0, None, 100.0, message)
+        return Trial(recipe, Score(0, 0, 0), 0, 0, None, 100.0, error=message)
     with registry.runtime(request.targets[0]).open(outcome.bundle, threads=1) as session:
         answers = _ask(session, outcome.bundle, bench.task.samples, progress)
         ratio = _latency_ratio(bench, session)
     score = bench.task.score(answers)
-    manifest = outcome.bundle.manifest
-    artefact = {component.file for component in manifest.components.values()}
-    size = sum(record.size_bytes for path, record in manifest.files.items() if path.split("/")[0] in artefact)
-    drop = 100 * (bench.floats - score.accuracy)
-    return Trial(recipe, score, size, manifest.compressed_size_bytes or size, ratio, drop)
+    size, download = outcome.bundle.artefact_bytes, outcome.bundle.manifest.compressed_size_bytes
+    return Trial(
+        recipe=recipe,
+        score=score,
+        size_bytes=size,
+        compressed_size_bytes=download or size,
+        latency_ratio=ratio,
+        drop=100 * (bench.floats - score.accuracy),
+        kept=_kept(outcome.bundle),
+    )
+
+
+def _kept(bundle: Bundle) -> ParityLimits:
+    """What the proof measured on samples of its own: what another conversion with this recipe can be held to."""
+    checks = bundle.manifest.parity.checks if bundle.manifest.parity else ()
+
+    def least(measure: str) -> float | None:
+        return min((check.value for check in checks if check.measure == measure), default=None)
+
+    return ParityLimits(min_cosine=least("min_cosine"), min_top1_agreement=least("top1_agreement"))
 
 
 def _families(bench: Bench) -> list[Recipe]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from edgevlm.recipe import Recipe
+from edgevlm.recipe import ParityLimits, Recipe
 
 from .task import Score
 
@@ -21,6 +21,7 @@ class Trial:
         latency_ratio: CPU time of one picture and one text against float32's on the same runtime, here; None where this
             machine's time says nothing of a device's (Core ML off Apple).
         drop: Accuracy lost, in points (hundredths).
+        kept: Least cosine and agreement with the float model on the samples that every conversion is proved on.
         error: Why there is no artefact; the other figures are zero then.
     """
 
@@ -30,4 +31,5 @@ class Trial:
     compressed_size_bytes: int
     latency_ratio: float | None
     drop: float
+    kept: ParityLimits = field(default_factory=ParityLimits)
     error: str | None = None

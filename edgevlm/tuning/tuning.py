@@ -22,7 +22,7 @@ import torch
 from edgevlm import cache, pipeline, registry
 from edgevlm.compression.calibration import CalibrationData, CalibrationSource
 from edgevlm.data.sources import open_data
-from edgevlm.errors import CheckFailed, InputError, OutputError, UnsupportedError
+from edgevlm.errors import CheckFailed, DataError, InputError, OutputError, UnsupportedError
 from edgevlm.interfaces import Programs, Progress
 from edgevlm.locking import locked
 from edgevlm.models import catalogue
@@ -34,7 +34,7 @@ from edgevlm.tokenizing import Tokenizer
 
 from . import pictures
 from .notes import STATE, Notes
-from .recipe_file import write_recipe
+from .recipe_file import next_command, write_recipe
 from .search import Bench, Objective, best, measure, search
 from .sensitivity import LayerCost, measure_layers
 from .task import Task
@@ -83,6 +83,9 @@ class Tuned:
         costs: Of each layer, the worst first, under the recipe whose name is the key.
         accuracy: Of the float model, 0..1.
         recipe_file: Where the recipe lies.
+        next_command: What converts with it.
+        pictures: How many were asked about.
+        words: How many texts there were to choose from.
     """
 
     best: Trial
@@ -90,6 +93,9 @@ class Tuned:
     costs: Mapping[str, tuple[LayerCost, ...]]
     accuracy: float
     recipe_file: Path
+    next_command: str
+    pictures: int
+    words: int
 
 
 def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
@@ -106,7 +112,11 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
     source = request.calibration or CalibrationSource(request.data, images=request.images)
     # Other pictures than the task's, where it is the same data: seed 0 chooses those.
     wanted = Calibration(seed=0 if request.calibration else 1)
-    calibration = CalibrationData(source, wanted)
+    try:
+        calibration = CalibrationData(source, wanted)
+    except DataError as error:
+        hint = "give pictures to calibrate with as --calibration DATA" if request.calibration is None else None
+        raise DataError(error.message, hint=hint or f"add pictures; a search takes {wanted.samples}") from error
     with _opened(request.out), tempfile.TemporaryDirectory() as folder:
         progress("loading the model", None)
         model = catalogue.load(request.model)
@@ -172,7 +182,16 @@ class _Finder:
             )
         path = self._request.out / "recipe.yaml"
         write_recipe(path, chosen, self._accuracy, self._request)
-        return Tuned(chosen, tuple(found), self._notes.costs, self._accuracy, path)
+        return Tuned(
+            best=chosen,
+            trials=tuple(found),
+            costs=self._notes.costs,
+            accuracy=self._accuracy,
+            recipe_file=path,
+            next_command=next_command(path, chosen, self._request),
+            pictures=len(self._task.samples.pixels),
+            words=self._task.words,
+        )
 
     def _bench(self) -> Bench:
         (outcome,) = pipeline.convert(self._conversion, self._progress)
@@ -213,7 +232,8 @@ def _identity(request: TuneRequest, data: str, calibration: CalibrationData) -> 
     return {
         "model": str(catalogue.fingerprint(request.model)),
         "target": request.target,
-        "data": f"{data} {request.pictures}",
+        "data": data,
+        "pictures": str(request.pictures),
         "calibration": calibration.fingerprint,
         "tools": json.dumps(cache.tool_versions(), sort_keys=True),
     }

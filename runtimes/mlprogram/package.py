@@ -133,7 +133,9 @@ def count_ops(function: Function) -> tuple[OpCount, ...]:
             stored[operation.name] = _stored_type(operation, of)
             weights = ""
         else:
-            weights = next((each for each in of if each.startswith(_COMPRESSED)), "")
+            # A zero point of activations is an int8 constant as well, and no weight.
+            reads = operation.kind not in ("quantize", "dequantize")
+            weights = next((each for each in of if reads and each.startswith(_COMPRESSED)), "")
         counts[operation.kind, operation.outputs[0].type.dtype if operation.outputs else "none", weights] += 1
     return tuple(
         OpCount(kind, count, dtype, runs_on="evaluator", weights=weights)

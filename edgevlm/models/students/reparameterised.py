@@ -71,7 +71,8 @@ class RepConv(nn.Module):
             sums.append(self.identity(maps))
         if self.skip:
             sums.append(maps)
-        return functools.reduce(torch.add, sums)
+        total: Tensor = functools.reduce(torch.add, sums)
+        return total
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
