@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgevlm.capture import plain_attention, quiet, unlifted
+from edgevlm.compression.allocation import mapped_activations
 from edgevlm.compression.annotation import Annotator
 from edgevlm.compression.folding import fold_layer_norms, fold_output_scales, parameter
 from edgevlm.compression.groups import decide_int4, store_groups
@@ -101,16 +102,17 @@ def _quantise_graph(
     smooth = activations.smooth_quant
     groups = decide_int4(graph, chosen, recipe) if recipe.weights.dtype == "int4" else {}
     in_int8 = [each.node for each in chosen if each.kind != "embedding" and each.node not in groups]
-    quantised: GraphModule = quantize_pt2e(
-        graph,
-        Annotator(in_int8, static=activations.ranges == "static"),
-        nncf.Dataset(samples),
-        subset_size=len(samples),
-        fast_bias_correction=True if activations.bias_correction else None,
-        smooth_quant=smooth is not None,
-        smooth_quant_params=AdvancedSmoothQuantParameters(matmul=smooth) if smooth is not None else None,
-        fold_quantize=True,
-    )
+    with mapped_activations():
+        quantised: GraphModule = quantize_pt2e(
+            graph,
+            Annotator(in_int8, static=activations.ranges == "static"),
+            nncf.Dataset(samples),
+            subset_size=len(samples),
+            fast_bias_correction=True if activations.bias_correction else None,
+            smooth_quant=smooth is not None,
+            smooth_quant_params=AdvancedSmoothQuantParameters(matmul=smooth) if smooth is not None else None,
+            fold_quantize=True,
+        )
     for layer in chosen:
         if layer.kind == "embedding":
             _quantise_embedding(quantised, layer)
