@@ -95,11 +95,11 @@ def _show(tuned: Tuned, out: Path) -> None:
         if trial.error is None
     ]
     headings = ("recipe", ">size", ">compressed", ">named right %", ">drop", ">as float %", ">time")
-    title = (
+    click.echo(
         f"{tuned.pictures} pictures, {tuned.words} texts to choose from: the float model names "
         f"{100 * tuned.accuracy:.1f} % right, and one picture is {100 / tuned.pictures:.2g} points"
     )
-    report.table(title, headings, rows)
+    report.table(None, headings, rows)
     for trial in tuned.trials:
         if trial.error is not None:
             click.echo(f"{trial.recipe.name}: {trial.error}", err=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MARGIN = 0.02
 
 
-def write_recipe(path: Path, trial: Trial, accuracy: float, request: TuneRequest) -> None:
+def write_recipe(path: Path, trial: Trial, request: TuneRequest, *, accuracy: float, pictures: int) -> None:
     """Only what differs from a recipe's defaults, with what was measured as a comment."""
     recipe, score = trial.recipe, trial.score
     latency = (
@@ -24,7 +24,7 @@ def write_recipe(path: Path, trial: Trial, accuracy: float, request: TuneRequest
     )
     lines = [
         f"# {next_command(path, trial, request)}",
-        f"# {request.target}, {request.pictures} pictures of {request.data}: {100 * score.accuracy:.1f} % named right, "
+        f"# {request.target}, {pictures} pictures of {request.data}: {100 * score.accuracy:.1f} % named right, "
         f"in float32 {100 * accuracy:.1f} %;",
         f"# {score.agreement:.1%} of the answers are the float model's; {trial.size_bytes / 1e6:.2f} MB{latency}.",
         "name: tuned",

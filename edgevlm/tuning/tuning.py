@@ -181,7 +181,8 @@ class _Finder:
                 f"lies in {self._request.out}",
             )
         path = self._request.out / "recipe.yaml"
-        write_recipe(path, chosen, self._accuracy, self._request)
+        pictures_asked = len(self._task.samples.pixels)
+        write_recipe(path, chosen, self._request, accuracy=self._accuracy, pictures=pictures_asked)
         return Tuned(
             best=chosen,
             trials=tuple(found),
@@ -189,7 +190,7 @@ class _Finder:
             accuracy=self._accuracy,
             recipe_file=path,
             next_command=next_command(path, chosen, self._request),
-            pictures=len(self._task.samples.pixels),
+            pictures=pictures_asked,
             words=self._task.words,
         )
 
