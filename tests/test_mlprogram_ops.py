@@ -87,6 +87,7 @@ def mil_defaults(version: Any) -> dict[str, Any]:
     """What coremltools fills in for a 4-D fp32 input, straight from the definition of the op."""
     instance = version.__new__(version)
     instance.x = SimpleNamespace(rank=4, shape=(1, 2, 3, 4), dtype=types.fp32)
+    instance.return_indices = None
     instance.weight = SimpleNamespace(rank=2, shape=(3, 4), dtype=types.fp32)
     return dict(instance.default_inputs().items())
 

@@ -3,6 +3,9 @@
 from mlprogram_cases.arithmetic import elementwise, linear, normalisation, quantisation, reduction
 from mlprogram_cases.arrangement import convolution, indexing, shape
 from mlprogram_cases.case import RNG, Case, positive, real, whole
+from mlprogram_cases.movement import rearrangement, scattering, sorting
+from mlprogram_cases.recurrence import recurrence
+from mlprogram_cases.resampling import resampling
 
 CASES = [
     *elementwise(),
@@ -13,6 +16,11 @@ CASES = [
     *convolution(),
     *shape(),
     *indexing(),
+    *rearrangement(),
+    *sorting(),
+    *scattering(),
+    *recurrence(),
+    *resampling(),
 ]
 
 __all__ = ["CASES", "RNG", "Case", "positive", "real", "whole"]

@@ -21,6 +21,7 @@ ARITHMETIC: dict[str, Callable[[Array, Array], Array]] = {
     "maximum": np.maximum,
     "minimum": np.minimum,
     "floor_div": np.floor_divide,
+    "mod": np.mod,
 }
 COMPARISONS: dict[str, Callable[[Array, Array], Array]] = {
     "equal": np.equal,
@@ -40,21 +41,47 @@ UNARY: dict[str, Callable[[Array], Array]] = {
     "relu6": lambda x: np.clip(x, 0, 6),
     "sigmoid": sigmoid,
     "silu": lambda x: x * sigmoid(x),
+    "round": np.rint,
+    "sign": np.sign,
+    "sin": np.sin,
+    "softplus": lambda x: np.logaddexp(x, 0),
+    "softsign": lambda x: x / (1 + np.abs(x)),
     "square": np.square,
     "tanh": np.tanh,
 }
+NARROW: dict[str, Callable[[Array], Array]] = {
+    "acos": np.arccos,
+    "asin": np.arcsin,
+    "atan": np.arctan,
+    "atanh": np.arctanh,
+    "ceil": np.ceil,
+    "cos": np.cos,
+    "cosh": np.cosh,
+    "exp2": np.exp2,
+    "floor": np.floor,
+    "sinh": np.sinh,
+    "tan": np.tan,
+}
+"""Of what lies between -1 and 1."""
 REDUCTIONS: dict[str, Callable[..., Array]] = {
     "reduce_sum": np.sum,
     "reduce_mean": np.mean,
     "reduce_max": np.max,
     "reduce_min": np.min,
+    "reduce_prod": np.prod,
+    "reduce_sum_square": lambda x, axis, keepdims: np.square(x).sum(axis, keepdims=keepdims),
+    "reduce_log_sum_exp": lambda x, axis, keepdims: np.log(np.exp(x).sum(axis, keepdims=keepdims)),
+    "reduce_l1_norm": lambda x, axis, keepdims: np.abs(x).sum(axis, keepdims=keepdims),
     "reduce_l2_norm": lambda x, axis, keepdims: np.sqrt(np.square(x).sum(axis, keepdims=keepdims)),
 }
 
 
 def elementwise() -> list[Case]:
     x = real(2, 3, 4) * 4
+    slopes, steep = real(3), positive(3)
     cases = [Case(kind, {"x": x}, lambda x, f=f: f(x)) for kind, f in UNARY.items()]
+    narrow = RNG.uniform(-0.95, 0.95, (2, 3)).astype(np.float32)
+    cases += [Case(kind, {"x": narrow}, lambda x, f=f: f(x)) for kind, f in NARROW.items()]
     for (a, b), (kind, f) in product(BROADCASTS, ARITHMETIC.items()):
         cases.append(Case(kind, {"x": real(*a), "y": positive(*b)}, lambda x, y, f=f: f(x, y)))
     for kind, f in ARITHMETIC.items():
@@ -74,6 +101,37 @@ def elementwise() -> list[Case]:
         Case("rsqrt", {"x": positive(5)}, lambda x: 1 / np.sqrt(x)),
         Case("rsqrt", {"x": positive(5)}, lambda x: 1 / np.sqrt(x + 0.5), {"epsilon": 0.5}),
         Case("clip", {"x": x}, lambda x: np.clip(x, -1, 2), {"alpha": -1.0, "beta": 2.0}),
+        Case("round", {"x": np.array([0.5, 1.5, 2.5, -0.5, -1.5], np.float32)}, lambda x: np.array([0, 2, 2, 0, -2])),
+        Case("inverse", {"x": positive(5)}, lambda x: 1 / (x + 1e-4)),
+        Case("inverse", {"x": positive(5)}, lambda x: 1 / (x + 0.5), {"epsilon": 0.5}),
+        Case("log", {"x": positive(5)}, lambda x: np.log(x)),
+        Case("log", {"x": positive(5)}, lambda x: np.log(x + 0.5), {"epsilon": 0.5}),
+        Case("threshold", {"x": x}, lambda x: np.maximum(x, 0.3), {"alpha": 0.3}),
+        Case(
+            "clamped_relu",
+            {"x": x},
+            lambda x: np.minimum(np.where(x >= 0, x, 0.2 * x), 1.5),
+            {"alpha": 0.2, "beta": 1.5},
+        ),
+        Case("elu", {"x": x}, lambda x: np.where(x > 0, x, 0.7 * np.expm1(x)), {"alpha": 0.7}),
+        Case("linear_activation", {"x": x}, lambda x: 0.7 * x - 2, {"alpha": 0.7, "beta": -2.0}),
+        Case("scaled_tanh", {"x": x}, lambda x: 0.7 * np.tanh(0.3 * x), {"alpha": 0.7, "beta": 0.3}),
+        Case(
+            "prelu",
+            {"x": real(2, 3, 4, 5)},
+            lambda x: np.where(x > 0, x, slopes.reshape(3, 1, 1) * x),
+            {"alpha": slopes},
+        ),
+        *(
+            Case("prelu", {"x": real(2, 3, *rest)}, lambda x: np.where(x > 0, x, 0.3 * x), {"alpha": [0.3] * 3})
+            for rest in ((4,), (2, 3, 2))
+        ),
+        Case(
+            "softplus_parametric",
+            {"x": real(2, 3, 4, 5)},
+            lambda x: slopes.reshape(3, 1, 1) * np.logaddexp(0, steep.reshape(3, 1, 1) * x),
+            {"alpha": slopes, "beta": steep},
+        ),
         Case("leaky_relu", {"x": x}, lambda x: np.where(x < 0, 0.1 * x, x), {"alpha": 0.1}),
         Case("thresholded_relu", {"x": x}, lambda x: np.where(x >= 1.5, x, 0), {"alpha": 1.5}),
         Case("sigmoid_hard", {"x": x}, lambda x: np.clip(0.3 * x + 0.4, 0, 1), {"alpha": 0.3, "beta": 0.4}),
@@ -202,7 +260,45 @@ def normalisation() -> list[Case]:
             lambda x: batch_norm(x, mean, variance, gamma, beta, 0.01),
             {"mean": mean, "variance": variance, "gamma": gamma, "beta": beta, "epsilon": 0.01},
         ),
+        *(
+            Case(
+                "instance_norm",
+                {"x": real(2, 3, *spatial)},
+                lambda x: layer_norm(x, tuple(range(2, x.ndim))),
+            )
+            for spatial in ((5,), (4, 5))
+        ),
+        Case(
+            "instance_norm",
+            {"x": real(2, 3, 4, 5)},
+            lambda x: layer_norm(x, (2, 3), gamma[:, None, None], beta[:, None, None], 0.01),
+            {"gamma": gamma, "beta": beta, "epsilon": 0.01},
+        ),
+        *(
+            Case("l2_norm", {"x": real(*sizes)}, lambda x: x / np.sqrt(np.square(x).sum((-3, -2, -1), keepdims=True)))
+            for sizes in ((2, 3, 4), (2, 3, 4, 5), (2, 1, 3, 4, 5))
+        ),
+        Case(
+            "l2_norm",
+            {"x": real(3, 4, 5)},
+            lambda x: x / np.sqrt(np.square(x).sum() + 2),
+            {"epsilon": 2.0},
+        ),
+        Case("local_response_norm", {"x": real(2, 6, 4)}, lambda x: across(x, 3, 1e-4, 0.75, 1), {"size": 3}),
+        Case(
+            "local_response_norm",
+            {"x": real(2, 6, 4, 5)},
+            lambda x: across(x, 5, 0.7, 0.5, 2),
+            {"size": 5, "alpha": 0.7, "beta": 0.5, "k": 2.0},
+        ),
     ]
+
+
+def across(x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
+    """Each channel divided by what its neighbours' squares come to."""
+    squares = np.pad(np.square(x), [(0, 0), (size // 2, size // 2)] + [(0, 0)] * (x.ndim - 2))
+    sums = sum(squares[:, i : i + x.shape[1]] for i in range(size))
+    return x / (k + alpha / size * sums) ** beta
 
 
 def reduction() -> list[Case]:
@@ -222,6 +318,20 @@ def reduction() -> list[Case]:
     return [
         *cases,
         Case("reduce_sum", {"x": whole(2, 3)}, lambda x: x.sum(1), {"axes": [1]}),
+        Case("reduce_log_sum", {"x": positive(2, 3, 4)}, lambda x: np.log(x.sum())[None]),
+        Case(
+            "reduce_log_sum",
+            {"x": positive(2, 3, 4)},
+            lambda x: np.log(x.sum((0, 2), keepdims=True)),
+            {"axes": [0, -1], "keep_dims": True},
+        ),
+        Case("reduce_argmin", {"x": x.astype(np.float32)}, lambda x: x.argmin(-1)),
+        Case(
+            "reduce_argmin",
+            {"x": x.astype(np.int32)},
+            lambda x: x.argmin(1)[:, None],
+            {"axis": -2, "keep_dims": True, "output_dtype": "uint16"},
+        ),
         Case("reduce_argmax", {"x": x.astype(np.float32)}, lambda x: x.argmax(-1)),
         Case("reduce_argmax", {"x": x.astype(np.int32)}, lambda x: x.argmax(1), {"axis": -2}),
         Case(

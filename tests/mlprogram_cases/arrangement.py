@@ -7,6 +7,7 @@ from itertools import product
 import coremltools as ct
 import numpy as np
 from mlprogram_oracles import band, bilinear, conv, pool
+from mlprograms import Array
 
 from mlprogram_cases.case import RNG, Case, real, whole
 
@@ -46,6 +47,7 @@ def convolution() -> list[Case]:
         ),
         Case("conv", {"x": image}, lambda x: conv(x, w2, pad=(1, 1, 0, 1)), {"weight": w2, "pad_type": "same"}),
     ]
+    cases += transposed()
     for kind, how in (("max_pool", "max"), ("avg_pool", "mean")):
         for pad_type, pad in (
             ("valid", (0, 0, 0, 0)),
@@ -114,6 +116,93 @@ def convolution() -> list[Case]:
             {"scale_factor_height": 2, "scale_factor_width": 3},
         ),
         Case("upsample_nearest_neighbor", {"x": real(2, 3, 4)}, lambda x: x),
+    ]
+
+
+def spread(
+    x: Array,
+    weight: Array,
+    *,
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...] | None = None,
+    groups: int = 1,
+    crop: tuple[tuple[int, int], ...] | None = None,
+) -> Array:
+    """A transposed convolution: every element writes the kernel, times itself, around its place.
+
+    Args:
+        crop: Of each spatial axis where to begin, and how many to take; zeros beyond the end.
+    """
+    n, c, *sizes = x.shape
+    kernel, dilations = weight.shape[2:], dilations or (1,) * len(sizes)
+    full = [(s - 1) * t + (k - 1) * d + 1 for s, t, k, d in zip(sizes, strides, kernel, dilations, strict=True)]
+    per_group = weight.shape[1]
+    out = np.zeros((n, per_group * groups, *full), np.float64)
+    for channel, place, at in product(range(c), np.ndindex(*sizes), np.ndindex(*kernel)):
+        where = tuple(p * t + a * d for p, t, a, d in zip(place, strides, at, dilations, strict=True))
+        first = channel // (c // groups) * per_group
+        values = x[(slice(None), channel, *place)][:, None] * weight[(channel, slice(None), *at)]
+        out[(slice(None), slice(first, first + per_group), *where)] += values
+    for axis, (start, size) in enumerate(crop or ()):
+        widths = [(0, 0)] * out.ndim
+        widths[axis + 2] = (0, max(0, start + size - out.shape[axis + 2]))
+        out = np.pad(out, widths).take(range(start, start + size), axis + 2)
+    return out
+
+
+def transposed() -> list[Case]:
+    w1, w2, w3, grouped = real(3, 4, 3), real(3, 4, 3, 2), real(3, 2, 2, 2, 2), real(4, 3, 3, 3)
+    bias, image = real(4), real(2, 3, 4, 5)
+
+    def case(x: Array, weight: Array, spread_by: dict[str, object], arguments: dict[str, object]) -> Case:
+        shift = bias.reshape(-1, *[1] * (x.ndim - 2)) if "bias" in arguments else 0
+        by = {"strides": (1,) * (x.ndim - 2), **spread_by}
+        return Case(
+            "conv_transpose", {"x": x}, lambda x: spread(x, weight, **by) + shift, {"weight": weight, **arguments}
+        )
+
+    return [
+        case(real(2, 3, 5), w1, {}, {}),
+        case(image, w2, {"strides": (2, 3), "dilations": (2, 1)}, {"strides": [2, 3], "dilations": [2, 1]}),
+        case(real(1, 3, 2, 3, 2), w3, {"strides": (2, 1, 2)}, {"strides": [2, 1, 2]}),
+        case(real(1, 4, 3, 3), grouped, {"groups": 2}, {"groups": 2}),
+        case(
+            image,
+            w2,
+            {"strides": (2, 2), "crop": ((1, 6), (0, 9))},
+            {"strides": [2, 2], "pad_type": "custom", "pad": [1, 2, 0, 1], "bias": bias},
+        ),
+        case(
+            image,
+            w2,
+            {"strides": (2, 2), "crop": ((0, 8), (0, 10))},
+            {"strides": [2, 2], "pad_type": "same", "bias": bias},
+        ),
+        case(image, w2, {"strides": (3, 3), "crop": ((0, 12), (0, 15))}, {"strides": [3, 3], "pad_type": "same"}),
+        case(
+            image,
+            w2,
+            {"strides": (3, 3), "crop": ((1, 12), (1, 14))},
+            {
+                "strides": [3, 3],
+                "pad_type": "custom",
+                "pad": [1, 1, 1, 1],
+                "output_shape": [2, 4, 12, 14],
+                "bias": bias,
+            },
+        ),
+        Case(
+            "l2_pool",
+            {"x": image},
+            lambda x: np.sqrt(pool(x * x, (3, 3), (2, 2), (0,) * 4, "mean") * 9),
+            {"kernel_sizes": [3, 3], "strides": [2, 2], "pad_type": "valid"},
+        ),
+        Case(
+            "l2_pool",
+            {"x": real(2, 3, 6)},
+            lambda x: np.sqrt(pool(x * x, (2,), (1,), (1, 0), "mean") * 2),
+            {"kernel_sizes": [2], "pad_type": "custom", "pad": [1, 0]},
+        ),
     ]
 
 

@@ -8,8 +8,13 @@ from edgevlm.runtimes.mlprogram.ops import (
     linear,
     normalisation,
     quantisation,
+    rearrangement,
+    recurrent,
     reduction,
+    resampling,
+    scattering,
     shape,
+    sorting,
 )
 from edgevlm.runtimes.mlprogram.ops.registry import CARRIERS, OPS, Op
 
@@ -24,6 +29,11 @@ __all__ = [
     "linear",
     "normalisation",
     "quantisation",
+    "rearrangement",
+    "recurrent",
     "reduction",
+    "resampling",
+    "scattering",
     "shape",
+    "sorting",
 ]

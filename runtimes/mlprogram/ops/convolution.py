@@ -1,4 +1,4 @@
-"""Convolution, pooling and resampling of [batch, channels, *spatial] tensors."""
+"""Convolution and pooling of [batch, channels, *spatial] tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Literal
 
 import torch.nn.functional as F
 
-from edgevlm.errors import UnsupportedError
 from edgevlm.runtimes.mlprogram.ops.registry import Ints, Tensor, op
 
 PadType = Literal["valid", "same", "custom", "same_lower"]
@@ -62,6 +61,58 @@ def conv(
     return function(x, weight, bias, strides, before, dilations, groups)
 
 
+@op("conv_transpose")
+def conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    pad: Ints | None = None,
+    output_shape: Ints | None = None,
+    pad_type: Literal["valid", "same", "custom"] = "valid",
+    strides: Ints | None = None,
+    dilations: Ints | None = None,
+    groups: int = 1,
+) -> Tensor:
+    spatial = x.ndim - 2
+    strides = strides or (1,) * spatial
+    dilations = dilations or (1,) * spatial
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[spatial - 1]
+    whole: Tensor = function(x, weight, None, strides, 0, 0, groups, dilations)
+    sizes = output_shape[2:] if output_shape else None
+    for axis in range(spatial):
+        full, start = whole.shape[axis + 2], 0
+        if pad_type == "same":
+            size = x.shape[axis + 2] * strides[axis]
+            start = max(0, full - size) // 2
+        else:
+            before, after = pad[2 * axis : 2 * axis + 2] if pad and pad_type == "custom" else (0, 0)
+            start, size = before, full - before - after
+        whole = _window(whole, axis + 2, start, sizes[axis] if sizes else size)
+    return whole if bias is None else whole + bias.reshape(-1, *[1] * spatial)
+
+
+def _window(x: Tensor, axis: int, start: int, size: int) -> Tensor:
+    """`size` elements from `start` on; what lies beyond the end is zero."""
+    beyond = max(0, start + size - x.shape[axis])
+    x = F.pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, beyond])
+    return x.narrow(axis, start, size)
+
+
+@op("l2_pool")
+def l2_pool(
+    x: Tensor,
+    kernel_sizes: Ints,
+    pad_type: PadType,
+    strides: Ints | None = None,
+    pad: Ints | None = None,
+    ceil_mode: Literal[False] = False,
+) -> Tensor:
+    strides = strides or (1,) * len(kernel_sizes)
+    margins = _torch_order(_margins(pad_type, pad, x.shape[2:], kernel_sizes, strides))
+    function = (F.avg_pool1d, F.avg_pool2d)[len(kernel_sizes) - 1]
+    return (function(F.pad(x.square(), margins), kernel_sizes, strides) * math.prod(kernel_sizes)).sqrt()
+
+
 @op("max_pool")
 def max_pool(
     x: Tensor,
@@ -96,29 +147,3 @@ def avg_pool(
         # The mean over a window of ones is the share of it that lies on the picture.
         average = average / function(F.pad(x.new_ones(1, 1, *x.shape[2:]), margins), kernel_sizes, strides)
     return average
-
-
-@op("upsample_bilinear")
-def upsample_bilinear(
-    x: Tensor,
-    scale_factor_height: float = 1,
-    scale_factor_width: float = 1,
-    align_corners: bool = True,
-    half_pixel_centers: bool | None = None,
-) -> Tensor:
-    if half_pixel_centers is not None and half_pixel_centers == align_corners:
-        raise UnsupportedError(f"half_pixel_centers={half_pixel_centers} together with align_corners={align_corners}")
-    planes = x.reshape(1, -1, *x.shape[-2:])
-    size = (math.floor(x.shape[-2] * scale_factor_height), math.floor(x.shape[-1] * scale_factor_width))
-    # By size rather than by factor: MIL's grid is spaced by the ratio of the sizes, rounding included.
-    return F.interpolate(planes, size, mode="bilinear", align_corners=align_corners).reshape(*x.shape[:-2], *size)
-
-
-@op("upsample_nearest_neighbor")
-def upsample_nearest_neighbor(x: Tensor, scale_factor_height: float = 1, scale_factor_width: float = 1) -> Tensor:
-    if scale_factor_height % 1 or scale_factor_width % 1:
-        raise UnsupportedError(
-            f"scale factors {scale_factor_height}, {scale_factor_width}: MIL does not say which pixel is nearest "
-            "for fractional ones"
-        )
-    return x.repeat_interleave(int(scale_factor_height), -2).repeat_interleave(int(scale_factor_width), -1)

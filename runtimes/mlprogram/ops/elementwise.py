@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -25,16 +26,31 @@ def _binary(kind: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs,
+    "acos": torch.acos,
+    "asin": torch.asin,
+    "atan": torch.atan,
+    "atanh": torch.atanh,
+    "ceil": torch.ceil,
+    "cos": torch.cos,
+    "cosh": torch.cosh,
     "erf": torch.erf,
     "exp": torch.exp,
+    "floor": torch.floor,
     "identity": lambda x: x,
     "logical_not": torch.logical_not,
     "relu": torch.relu,
     "relu6": F.relu6,
+    "round": torch.round,  # ties to even, as coremltools' own value inference
     "sigmoid": torch.sigmoid,
+    "sign": torch.sign,
     "silu": F.silu,
+    "sin": torch.sin,
+    "sinh": torch.sinh,
+    "softplus": lambda x: F.softplus(x, threshold=math.inf),  # torch's own goes over to x beyond 20
+    "softsign": F.softsign,
     "sqrt": torch.sqrt,
     "square": torch.square,
+    "tan": torch.tan,
     "tanh": torch.tanh,
 }
 _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -50,6 +66,7 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logical_xor": torch.logical_xor,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
+    "mod": torch.remainder,  # has the divisor's sign
     "mul": torch.mul,
     "not_equal": torch.ne,
     "pow": torch.pow,
@@ -71,9 +88,65 @@ def rsqrt(x: Tensor, epsilon: float = 1e-12) -> Tensor:
     return torch.rsqrt(x + epsilon)
 
 
+@op("exp2")
+def exp2(x: Tensor) -> Tensor:
+    return torch.exp2(x.float()).to(x.dtype)
+
+
+@op("inverse")
+def inverse(x: Tensor, epsilon: float = 1e-4) -> Tensor:
+    return torch.reciprocal(x + epsilon)
+
+
+@op("log")
+def log(x: Tensor, epsilon: float = 1e-45) -> Tensor:
+    return torch.log(x + epsilon)
+
+
+@op("threshold")
+def threshold(x: Tensor, alpha: float) -> Tensor:
+    return x.clamp(min=alpha)
+
+
 @op("clip")
 def clip(x: Tensor, alpha: float, beta: float) -> Tensor:
     return x.clamp(alpha, beta)
+
+
+@op("clamped_relu")
+def clamped_relu(x: Tensor, alpha: float, beta: float) -> Tensor:
+    return torch.where(x >= 0, x, alpha * x).clamp(max=beta)
+
+
+@op("elu")
+def elu(x: Tensor, alpha: float) -> Tensor:
+    return F.elu(x, alpha)
+
+
+@op("linear_activation")
+def linear_activation(x: Tensor, alpha: float, beta: float) -> Tensor:
+    return alpha * x + beta
+
+
+@op("scaled_tanh")
+def scaled_tanh(x: Tensor, alpha: float, beta: float) -> Tensor:
+    return alpha * torch.tanh(beta * x)
+
+
+def _per_channel(parameter: Tensor, rank: int) -> Tensor:
+    """[C] -> [1, C, 1, ...]; what Core ML takes as one value for all channels stays one."""
+    return parameter.reshape(1, -1, *[1] * (rank - 2))
+
+
+@op("prelu")
+def prelu(x: Tensor, alpha: Tensor) -> Tensor:
+    return torch.where(x > 0, x, _per_channel(alpha, x.ndim) * x)
+
+
+@op("softplus_parametric")
+def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    scaled = _per_channel(beta, x.ndim) * x
+    return _per_channel(alpha, x.ndim) * F.softplus(scaled, threshold=math.inf)
 
 
 @op("leaky_relu")

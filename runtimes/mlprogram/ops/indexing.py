@@ -7,16 +7,16 @@ import torch
 from edgevlm.runtimes.mlprogram.ops.registry import Bools, Ints, Tensor, op
 
 
-@op("slice_by_index")
-def slice_by_index(
+def sliced(
     x: Tensor,
     begin: Ints,
     end: Ints,
-    stride: Ints | None = None,
-    begin_mask: Bools | None = None,
-    end_mask: Bools | None = None,
-    squeeze_mask: Bools | None = None,
+    stride: Ints | None,
+    begin_mask: Bools | None,
+    end_mask: Bools | None,
+    squeeze_mask: Bools | None,
 ) -> Tensor:
+    """What `slice_by_index` reads."""
     nowhere = (False,) * x.ndim
     steps = stride or (1,) * x.ndim
     open_begin, open_end, single = (mask or nowhere for mask in (begin_mask, end_mask, squeeze_mask))
@@ -33,6 +33,19 @@ def slice_by_index(
     return x
 
 
+@op("slice_by_index")
+def slice_by_index(
+    x: Tensor,
+    begin: Ints,
+    end: Ints,
+    stride: Ints | None = None,
+    begin_mask: Bools | None = None,
+    end_mask: Bools | None = None,
+    squeeze_mask: Bools | None = None,
+) -> Tensor:
+    return sliced(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+
+
 @op("slice_by_size")
 def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:
     for axis, (start, length) in enumerate(zip(begin, size, strict=True)):
@@ -41,7 +54,8 @@ def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:
     return x
 
 
-def _from_zero(indices: Tensor, size: int) -> Tensor:
+def from_zero(indices: Tensor, size: int) -> Tensor:
+    """int64 indices that count from the beginning of an axis of that size."""
     # From iOS 17 on a negative index is undefined; before, it counts from the end, which is one way to be defined.
     indices = indices.long()
     if indices.numel() and not (-size <= indices.min() and indices.max() < size):
@@ -60,7 +74,7 @@ def _batch_grid(x: Tensor, batch_dims: int, rank: int) -> list[Tensor]:
 @op("gather")
 def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
     axis %= x.ndim
-    indices = _from_zero(indices, x.shape[axis])
+    indices = from_zero(indices, x.shape[axis])
     if batch_dims == 0:
         picked = x.index_select(axis, indices.reshape(-1))
         return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
@@ -73,10 +87,10 @@ def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, valid
 
 @op("gather_nd")
 def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
-    places = [_from_zero(each, x.shape[batch_dims + i]) for i, each in enumerate(indices.unbind(-1))]
+    places = [from_zero(each, x.shape[batch_dims + i]) for i, each in enumerate(indices.unbind(-1))]
     return x[(*_batch_grid(x, batch_dims, indices.ndim - 1), *places)]
 
 
 @op("gather_along_axis")
 def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool = False) -> Tensor:
-    return x.gather(axis, _from_zero(indices, x.shape[axis]))
+    return x.gather(axis, from_zero(indices, x.shape[axis]))

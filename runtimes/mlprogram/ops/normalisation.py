@@ -44,3 +44,19 @@ def batch_norm(
     epsilon: float = 1e-5,
 ) -> Tensor:
     return F.batch_norm(x, mean, variance, gamma, beta, training=False, eps=epsilon)
+
+
+@op("instance_norm")
+def instance_norm(x: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None, epsilon: float = 1e-5) -> Tensor:
+    return F.instance_norm(x, weight=gamma, bias=beta, eps=epsilon)
+
+
+@op("l2_norm")
+def l2_norm(x: Tensor, epsilon: float = 1e-6) -> Tensor:
+    return x * torch.rsqrt(x.square().sum((-3, -2, -1), keepdim=True) + epsilon)
+
+
+@op("local_response_norm")
+def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    # An even window reaches one channel further back than forward, as torch's does.
+    return F.local_response_norm(x, size, alpha, beta, k)

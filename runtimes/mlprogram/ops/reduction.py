@@ -36,6 +36,33 @@ def reduce_min(x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> 
     return x.amin(_all_or(axes, x), keepdim=keep_dims)
 
 
+@op("reduce_prod")
+def reduce_prod(x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
+    for axis in sorted((axis % x.ndim for axis in _all_or(axes, x)), reverse=True):
+        x = x.prod(axis, keepdim=keep_dims, dtype=x.dtype)
+    return x
+
+
+@op("reduce_sum_square")
+def reduce_sum_square(x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
+    return x.square().sum(_all_or(axes, x), keepdim=keep_dims, dtype=x.dtype)
+
+
+@op("reduce_log_sum")
+def reduce_log_sum(x: Real, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
+    return x.sum(_all_or(axes, x), keepdim=keep_dims).log()
+
+
+@op("reduce_log_sum_exp")
+def reduce_log_sum_exp(x: Real, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
+    return x.logsumexp(_all_or(axes, x), keepdim=keep_dims)
+
+
+@op("reduce_l1_norm")
+def reduce_l1_norm(x: Tensor, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
+    return x.abs().sum(_all_or(axes, x), keepdim=keep_dims, dtype=x.dtype)
+
+
 @op("reduce_l2_norm")
 def reduce_l2_norm(x: Real, axes: Ints | None = None, keep_dims: bool = False) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(x, dim=_all_or(axes, x), keepdim=keep_dims)
@@ -47,6 +74,13 @@ def reduce_argmax(
     x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: Literal["int32", "uint16"] = "int32"
 ) -> Tensor:
     return x.argmax(axis, keepdim=keep_dims).to(CARRIERS[output_dtype])
+
+
+@op("reduce_argmin")
+def reduce_argmin(
+    x: Tensor, axis: int = -1, keep_dims: bool = False, output_dtype: Literal["int32", "uint16"] = "int32"
+) -> Tensor:
+    return x.argmin(axis, keepdim=keep_dims).to(CARRIERS[output_dtype])
 
 
 @op("cumsum")

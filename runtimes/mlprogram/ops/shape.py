@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -57,6 +58,11 @@ def split(x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Ints
     if num_splits is None or x.shape[axis] % num_splits:
         raise UnsupportedError(f"a size of {x.shape[axis]} in {num_splits} equal parts")
     return torch.split(x, x.shape[axis] // num_splits, axis)
+
+
+@op("flatten2d")
+def flatten2d(x: Tensor, axis: int = 1) -> Tensor:
+    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
 @op("tile")
