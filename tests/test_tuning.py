@@ -61,7 +61,7 @@ def test_the_recipe_file_says_what_was_found_and_converts(tuned: Tuned, request_
     assert outcome.status == "passed"
     assert outcome.bundle is not None
     checks = outcome.bundle.manifest.parity.checks if outcome.bundle.manifest.parity else ()
-    assert {check.measure for check in checks if check.limit is not None} == {"min_cosine", "top1_agreement"}
+    assert {"min_cosine", "top1_agreement"} <= {check.measure for check in checks if check.limit is not None}
     assert f"edgevlm convert {request_.model} --target tflite --recipe {tuned.recipe_file}" in tuned.next_command
     assert outcome.bundle.manifest.recipe.name == "tuned"
     assert tuned.next_command in tuned.recipe_file.read_text(encoding="utf-8")
