@@ -135,10 +135,12 @@ def test_an_output_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_op_that_the_evaluator_lacks_is_refused_at_open(tmp_path: Path) -> None:
-    bundle = write_bundle(
-        tmp_path / "b.edgevlm", {"encode_image": (ENCODE_IMAGE, lambda pixels: mb.sin(x=embed_pixels(pixels)))}
-    )
-    with pytest.raises(UnsupportedError, match="sin"):
+    def noisy(pixels: Any) -> Any:
+        embedding = embed_pixels(pixels)
+        return mb.add(x=embedding, y=mb.random_normal(shape=embedding.shape))
+
+    bundle = write_bundle(tmp_path / "b.edgevlm", {"encode_image": (ENCODE_IMAGE, noisy)})
+    with pytest.raises(UnsupportedError, match="random_normal"):
         CoreMLRuntime().open(bundle)
 
 
