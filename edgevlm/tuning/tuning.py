@@ -10,7 +10,6 @@ OUT/bundles/           the artefacts that were measured
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -117,14 +116,14 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
     except DataError as error:
         hint = "give pictures to calibrate with as --calibration DATA" if request.calibration is None else None
         raise DataError(error.message, hint=hint or f"add pictures; a search takes {wanted.samples}") from error
-    with _opened(request.out), tempfile.TemporaryDirectory() as folder:
+    with _opened(request.out):
         progress("loading the model", None)
         model = catalogue.load(request.model)
         if converter.unsupported(model.programs, BUILTIN["int8"]):
             raise UnsupportedError(f"{request.target} cannot hold int8, so there is nothing to search")
         calibration.check(model.programs)
         notes = Notes.open(request.out, _identity(request, data.fingerprint, calibration))
-        tokenizer = _tokenizer(model, Path(folder))
+        tokenizer = _tokenizer(model)
         task = Task(model, tokenizer, data, pictures=request.pictures, progress=progress)
         accuracy = task.set_reference(_float_answers(model, task)).accuracy
         inputs = dict(calibration.inputs(model.programs, model.image, tokenizer, progress))
@@ -252,11 +251,10 @@ def _opened(out: Path) -> Iterator[None]:
         yield
 
 
-def _tokenizer(model: Model, folder: Path) -> Tokenizer | None:
+def _tokenizer(model: Model) -> Tokenizer | None:
     if model.text is None or model.tokenizer_json is None:
         return None
-    (folder / model.text.tokenizer_file).write_bytes(model.tokenizer_json)
-    return Tokenizer(model.text, folder)
+    return Tokenizer.from_bytes(model.text, model.tokenizer_json)
 
 
 def _float_answers(model: Model, task: Task) -> Answers:

@@ -7,16 +7,16 @@ import torch
 from edgevlm.runtimes.mlprogram.ops.registry import Bools, Ints, Tensor, op
 
 
-def sliced(
+@op("slice_by_index")
+def slice_by_index(
     x: Tensor,
     begin: Ints,
     end: Ints,
-    stride: Ints | None,
-    begin_mask: Bools | None,
-    end_mask: Bools | None,
-    squeeze_mask: Bools | None,
+    stride: Ints | None = None,
+    begin_mask: Bools | None = None,
+    end_mask: Bools | None = None,
+    squeeze_mask: Bools | None = None,
 ) -> Tensor:
-    """What `slice_by_index` reads."""
     nowhere = (False,) * x.ndim
     steps = stride or (1,) * x.ndim
     open_begin, open_end, single = (mask or nowhere for mask in (begin_mask, end_mask, squeeze_mask))
@@ -31,19 +31,6 @@ def sliced(
         elif chosen != range(x.shape[axis]):
             x = x[(slice(None),) * axis + (window,)]
     return x
-
-
-@op("slice_by_index")
-def slice_by_index(
-    x: Tensor,
-    begin: Ints,
-    end: Ints,
-    stride: Ints | None = None,
-    begin_mask: Bools | None = None,
-    end_mask: Bools | None = None,
-    squeeze_mask: Bools | None = None,
-) -> Tensor:
-    return sliced(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
 
 
 @op("slice_by_size")

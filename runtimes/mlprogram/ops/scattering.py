@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from edgevlm.runtimes.mlprogram.ops.indexing import from_zero, sliced
+from edgevlm.runtimes.mlprogram.ops.indexing import from_zero, slice_by_index
 from edgevlm.runtimes.mlprogram.ops.registry import Bools, Ints, Tensor, op
 
 Mode: TypeAlias = Literal["add", "div", "max", "min", "mul", "sub", "update"]
@@ -84,5 +84,5 @@ def slice_update(
 ) -> Tensor:
     # The places that the slice would read are those that it writes.
     numbers = torch.arange(x.numel()).reshape(x.shape)
-    places = sliced(numbers, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    places = slice_by_index(numbers, begin, end, stride, begin_mask, end_mask, squeeze_mask)
     return x.reshape(-1).index_copy(0, places.reshape(-1), update.reshape(-1)).reshape(x.shape)
