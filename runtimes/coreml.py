@@ -72,7 +72,8 @@ class CoreMLRuntime:
             MissingDependency: coremltools is not installed.
         """
         _require("coremltools")
-        from edgevlm.runtimes.mlprogram.package import count_ops, read_function
+        from edgevlm.runtimes.mlprogram.counts import count_ops
+        from edgevlm.runtimes.mlprogram.package import read_function
 
         return {
             name: count_ops(read_function(bundle.path / component.file))
@@ -146,7 +147,7 @@ class _EvaluatedProgram:
         self.output_names = frozenset(feature.name for feature in self._program.outputs)
 
     def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, NDArray[Any]]:
-        return self._program.predict(inputs)
+        return {name: np.asarray(answer) for name, answer in self._program.predict(inputs).items()}
 
 
 def _evaluated_program(path: Path, threads: int | None) -> _EvaluatedProgram:

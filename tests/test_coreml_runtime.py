@@ -135,12 +135,14 @@ def test_an_output_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_op_that_the_evaluator_lacks_is_refused_at_open(tmp_path: Path) -> None:
-    def noisy(pixels: Any) -> Any:
-        embedding = embed_pixels(pixels)
-        return mb.add(x=embedding, y=mb.random_normal(shape=embedding.shape))
+    def bent(block: Any) -> None:
+        block.operations[-1].type = "bend"
 
-    bundle = write_bundle(tmp_path / "b.edgevlm", {"encode_image": (ENCODE_IMAGE, noisy)})
-    with pytest.raises(UnsupportedError, match="random_normal"):
+    bundle = write_bundle(tmp_path / "b.edgevlm", {"encode_image": (ENCODE_IMAGE, embed_pixels)})
+    shutil.rmtree(bundle.path / "encode_image.mlpackage")
+    pixels = {"pixels": np.zeros(PIXELS.shape, np.float32)}
+    write_program(bundle.path / "encode_image.mlpackage", pixels, embed_pixels, names=("embedding",), edit=bent)
+    with pytest.raises(UnsupportedError, match="bend"):
         CoreMLRuntime().open(bundle)
 
 

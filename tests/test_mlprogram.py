@@ -249,15 +249,19 @@ def test_features_and_input_checks(tmp_path: Path) -> None:
     inputs = {"x": np.ones((2, 3), np.float32), "n": np.ones(3, np.int32)}
     path = write_program(tmp_path / "p.mlpackage", inputs, lambda x, n: mb.add(x=x, y=mb.cast(x=n, dtype="fp32")))
     program = MLProgram.open(path)
-    assert program.inputs == (Feature("x", "fp32", (2, 3)), Feature("n", "int32", (3,)))
+    assert program.inputs == (Feature("x", "fp32", (2, 3), example=(2, 3)), Feature("n", "int32", (3,), example=(3,)))
     assert program.outputs == (Feature("out0", "fp32", (2, 3)),)
     assert program.predict({"n": np.ones(3, np.int64), "x": np.ones((2, 3), np.float64)})["out0"].dtype == np.float32
+    as_lists = program.predict({"n": [1.0, 2.0, 3.0], "x": [[0, 1, 2], [3, 4, 5]]})["out0"]
+    np.testing.assert_array_equal(as_lists, [[1, 3, 5], [4, 6, 8]])
     for wrong, message in (
         ({"x": inputs["x"]}, "expected the inputs x, n, got x"),
         ({**inputs, "y": inputs["n"]}, "expected the inputs x, n"),
         ({**inputs, "x": np.ones((3, 2), np.float32)}, r"'x': expected \[2, 3\], got \[3, 2\]"),
-        ({**inputs, "x": np.ones((2, 3), np.int32)}, "'x': expected fp32, got int32"),
-        ({**inputs, "n": np.ones(3, np.float32)}, "'n': expected int32, got float32"),
+        ({**inputs, "x": np.full((2, 3), 2**24 + 1)}, "'x': fp32 does not hold the values of this int64"),
+        ({**inputs, "n": np.full(3, 0.5, np.float32)}, "'n': int32 does not hold the values of this float32"),
+        ({**inputs, "n": np.full(3, 2**31)}, "'n': int32 does not hold the values of this int64"),
+        ({**inputs, "x": np.full((2, 3), "1")}, "'x': expected fp32, got <U1"),
     ):
         with pytest.raises(TensorError, match=message):
             program.predict(wrong)
@@ -298,12 +302,13 @@ def test_sizes_that_vary(tmp_path: Path) -> None:
         skip_model_load=True,
     )
     program = MLProgram.open(save(model, tmp_path / "p.mlpackage"))
-    assert program.inputs == (Feature("x", "fp32", (1, None, 4)),)
+    assert program.inputs == (Feature("x", "fp32", (1, None, 4), sizes=((1, 1), (1, 8), (4, 4)), example=(1, 3, 4)),)
     for size in (1, 5):
         x = torch.randn(1, size, 4)
         np.testing.assert_allclose(program.predict({"x": x.numpy()})["y"], module(x).detach().numpy(), atol=1e-6)
-    with pytest.raises(TensorError, match=r"expected \[1, \?, 4\], got \[1, 5, 3\]"):
-        program.predict({"x": np.ones((1, 5, 3), np.float32)})
+    for wrong in ((1, 5, 3), (1, 9, 4), (4,)):
+        with pytest.raises(TensorError, match=r"expected \[1, 1 to 8, 4\], got "):
+            program.predict({"x": np.ones(wrong, np.float32)})
 
 
 def test_one_function_of_several(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,33 +11,57 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgevlm.errors import BundleError, TensorError, UnsupportedError
+from edgevlm.errors import TensorError, UnsupportedError
 from edgevlm.interfaces import OpCount
+from edgevlm.runtimes.mlprogram.counts import count_ops
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME
+from edgevlm.runtimes.mlprogram.features import Feature, accept, features_of
 from edgevlm.runtimes.mlprogram.ops import CARRIERS
-from edgevlm.runtimes.mlprogram.package import Function, ImageLayout, NamedTensor, count_ops, read_function
-from edgevlm.runtimes.mlprogram.plan import fits, make_plan, round_to, shown
+from edgevlm.runtimes.mlprogram.package import function_names, read_function
+from edgevlm.runtimes.mlprogram.plan import Mode, Observer, make_plan, round_to
+from edgevlm.runtimes.mlprogram.program import Function
+from edgevlm.runtimes.mlprogram.values import Cell, Value
 
 Precision = Literal["declared", "fp32"]
-_IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1}
+Answer = NDArray[Any] | str | int | dict[str | int, float]
+"""An output: an array, or what a classifier says: a class, and each class's probability."""
 
 
-@dataclass(frozen=True)
-class Feature:
-    """An input or output of a program.
+class State:
+    """The states of a stateful program, to be given to one prediction after the other.
 
-    Attributes:
-        name: Its name in `predict`.
-        dtype: MIL's name of its element type; `fp32` for a picture, whatever the program does with it.
-        shape: None where a size may vary.
-        image: For an input that the model declares as a picture, the channel order that its graph wants. Here
-            it is given as float32 in 0..255, [1, 3, height, width] in R G B always, [1, 1, height, width] if grey.
+    Its methods are those of coremltools' `MLState`.
     """
 
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-    image: ImageLayout | None = None
+    def __init__(self, features: Mapping[str, Feature], *, rounds: bool) -> None:
+        self._features = dict(features)
+        self._rounds = rounds
+        self.cells = {
+            name: Cell(torch.zeros([size or 0 for size in each.shape or ()], dtype=CARRIERS[each.dtype]))
+            for name, each in features.items()
+        }
+
+    def read_state(self, name: str) -> NDArray[Any]:
+        """A copy of one state.
+
+        Raises:
+            TensorError: there is no such state.
+        """
+        return self.cells[self._known(name)].value.numpy().astype(BY_NAME[self._features[name].dtype].storage)
+
+    def write_state(self, name: str, value: NDArray[Any]) -> None:
+        """Replaces one state.
+
+        Raises:
+            TensorError: there is no such state, or the value has another shape or kind of type.
+        """
+        feature = self._features[self._known(name)]
+        self.cells[name] = Cell(round_to(accept(feature, value), feature.dtype, rounds=self._rounds))
+
+    def _known(self, name: str) -> str:
+        if name not in self._features:
+            raise TensorError(f"expected one of the states {', '.join(self._features) or 'none'}, got {name!r}")
+        return name
 
 
 class MLProgram:
@@ -50,11 +73,12 @@ class MLProgram:
     With `fp32` nothing but the weights is fp16, which separates faults of structure from those of precision.
 
     Attributes:
-        inputs, outputs: What `predict` takes and returns, in the program's order.
+        inputs, outputs, states: What `predict` takes and returns and what it keeps, in the program's order.
     """
 
     inputs: tuple[Feature, ...]
     outputs: tuple[Feature, ...]
+    states: tuple[Feature, ...]
 
     def __init__(self, function: Function, *, precision: Precision = "declared", threads: int | None = None) -> None:
         if precision not in ("declared", "fp32"):
@@ -62,17 +86,21 @@ class MLProgram:
         self._function = function
         self._rounds = precision == "declared"
         self._threads = threads
-        self.inputs = tuple(_input(tensor, function.images.get(tensor.name)) for tensor in function.inputs)
-        self.outputs = _outputs(function)
+        self.inputs, self.outputs, self.states = features_of(function)
         with self._torch():
-            self._plan = make_plan(function, rounds=self._rounds)
+            self._plan = make_plan(function, Mode(self._rounds))
             self._rehearse()
 
     @classmethod
     def open(
-        cls, path: Path, *, function: str | None = None, precision: Precision = "declared", threads: int | None = None
+        cls,
+        path: Path | str,
+        *,
+        function: str | None = None,
+        precision: Precision = "declared",
+        threads: int | None = None,
     ) -> MLProgram:
-        """Reads, checks and plans a package, and runs it once on ones where its shapes are fixed.
+        """Reads, checks and plans a package, and runs it once on ones in the sizes that it gives as an example.
 
         Args:
             path: The `.mlpackage` folder. Its fp32 weights stay mapped from the file; fp16 ones are held as
@@ -86,68 +114,92 @@ class MLProgram:
             UnsupportedError: it has ops, arguments or types that are not known here; all unknown ops are named.
             MissingDependency: coremltools is not installed.
         """
-        return cls(read_function(path, function), precision=precision, threads=threads)
+        return cls(read_function(Path(path), function), precision=precision, threads=threads)
+
+    @staticmethod
+    def functions(path: Path | str) -> tuple[str, ...]:
+        """Names of a package's functions, the default one first.
+
+        Raises:
+            BundleError, MissingDependency: see `open`.
+        """
+        return function_names(Path(path))
 
     def op_counts(self) -> tuple[OpCount, ...]:
         """How many ops of each kind and result type there are, constants left out."""
         return count_ops(self._function)
 
-    def predict(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Runs the function once.
+    def make_state(self) -> State:
+        """States as a program finds them the first time: zeros."""
+        return State({feature.name: feature for feature in self.states}, rounds=self._rounds)
+
+    def predict(
+        self, inputs: Mapping[str, Any], state: State | None = None, *, observe: Observer | None = None
+    ) -> dict[str, Answer]:
+        """Runs the function once. Names, pictures and states are as in coremltools' `MLModel.predict`.
 
         Args:
-            inputs: An array for each of `self.inputs`: floating point for floating point and integer for
-                integer, of any width.
+            inputs: For each of `self.inputs` an array, or what NumPy makes one of, of any type that holds its
+                values; a picture may be a PIL image. One with a default may be left out.
+            state: What `make_state` gave, changed by the prediction. Without it a stateful program starts from
+                zeros, and what it leaves is lost.
+            observe: Called with each op that ran and its results, as torch tensors that must not be changed.
 
         Returns:
-            An array for each of `self.outputs`, of its declared type; with precision `fp32`, float32 for fp16.
+            For each of `self.outputs` an array of its declared type (with precision `fp32`, float32 for fp16),
+            or a classifier's class and its dict of probabilities. A scalar is an array of one, as Core ML has it.
 
         Raises:
             TensorError: a name, kind of type or shape is wrong, or an index computed from the inputs is out
                 of range.
             BundleError: an op's result is not what the program declares.
         """
-        if set(inputs) != {feature.name for feature in self.inputs}:
+        state = state or self.make_state()
+        if set(state.cells) != {feature.name for feature in self.states}:
+            raise TensorError("the state was made by another program: make one with this program's make_state()")
+        optional = {feature.name for feature in self.inputs if feature.default is not None}
+        if not {feature.name for feature in self.inputs} - optional <= set(inputs) <= {f.name for f in self.inputs}:
             expected = ", ".join(feature.name for feature in self.inputs)
             raise TensorError(f"expected the inputs {expected}, got {', '.join(inputs) or 'none'}")
         with self._torch():
-            results = self._plan.run(
-                {
-                    feature.name: self._accept(feature, declared, inputs[feature.name])
-                    for feature, declared in zip(self.inputs, self._function.inputs, strict=True)
-                },
-                rounds=self._rounds,
-            )
-            return {feature.name: self._export(results[feature.name], feature) for feature in self.outputs}
+            given: dict[str, Value] = {
+                feature.name: self._accept(feature, inputs.get(feature.name)) for feature in self.inputs
+            }
+            results = self._plan.run({**given, **state.cells}, Mode(self._rounds, observe))
+            return {
+                feature.name: self._export(value, feature) for feature, value in zip(self.outputs, results, strict=True)
+            }
 
-    def _accept(self, feature: Feature, declared: NamedTensor, array: NDArray[Any]) -> torch.Tensor:
-        is_float = BY_NAME[feature.dtype].is_float
-        if array.dtype.kind not in ("f" if is_float else "iu"):
-            raise TensorError(f"input {feature.name!r}: expected {feature.dtype}, got {array.dtype}")
-        if not fits(array.shape, feature.shape):
-            raise TensorError(f"input {feature.name!r}: expected {shown(feature.shape)}, got {shown(array.shape)}")
-        tensor = torch.from_numpy(np.array(array)).to(CARRIERS[declared.type.dtype])
-        if feature.image == "bgr":
-            tensor = tensor.flip(1)
-        return round_to(tensor, declared.type.dtype, rounds=self._rounds)
+    def _accept(self, feature: Feature, value: Any) -> torch.Tensor:
+        if value is None:
+            value = np.full(feature.example or (), feature.default, np.float32)
+        tensor = accept(feature, value)
+        return round_to(tensor, feature.dtype, rounds=self._rounds)
 
-    def _export(self, tensor: Any, feature: Feature) -> NDArray[Any]:
+    def _export(self, value: Value, feature: Feature) -> Answer:
+        if isinstance(value, str | dict):
+            return value
+        if not isinstance(value, torch.Tensor):
+            raise UnsupportedError(f"output {feature.name!r}: a list or state cannot leave a program")
+        if feature.plain:
+            return int(value.item())
         dtype = feature.dtype if self._rounds or feature.dtype != "fp16" else "fp32"
-        return np.array(tensor.numpy(), dtype=BY_NAME[dtype].storage)
+        return np.array(value.numpy(), dtype=BY_NAME[dtype].storage, ndmin=1)
 
     def _rehearse(self) -> None:
         """Runs once on ones, so that a program that contradicts itself is refused at open.
 
-        Ones rather than zeros, because integers may be sizes and divisors.
+        Ones rather than zeros, because integers may be sizes and divisors. Where a size depends on the inputs, the
+        ones alone may be what does not fit.
         """
-        if any(None in feature.shape for feature in self.inputs):
+        shapes = [value.type.shape for operation in self._function.walk() for value in operation.outputs]
+        if any(shape is None or None in shape for shape in (*shapes, *(each.shape for each in self.inputs))):
             return
-        ones = {
-            tensor.name: torch.ones([size or 0 for size in tensor.type.shape], dtype=CARRIERS[tensor.type.dtype])
-            for tensor in self._function.inputs
+        ones: dict[str, Value] = {
+            feature.name: torch.ones(feature.example or (), dtype=CARRIERS[feature.dtype]) for feature in self.inputs
         }
         with contextlib.suppress(TensorError):  # an index that only these inputs put out of range
-            self._plan.run(ones, rounds=self._rounds)
+            self._plan.run({**ones, **self.make_state().cells}, Mode(self._rounds))
 
     @contextlib.contextmanager
     def _torch(self) -> Iterator[None]:
@@ -161,22 +213,3 @@ class MLProgram:
         finally:
             if self._threads is not None:
                 torch.set_num_threads(before)
-
-
-def _input(tensor: NamedTensor, image: ImageLayout | None) -> Feature:
-    if tensor.type.dtype not in CARRIERS:
-        raise UnsupportedError(f"input {tensor.name!r}: of type {tensor.type.dtype}, which the evaluator cannot hold")
-    if image is None:
-        return Feature(tensor.name, tensor.type.dtype, tensor.type.shape)
-    if len(tensor.type.shape) != 4 or tensor.type.shape[1] != _IMAGE_CHANNELS[image]:
-        raise BundleError(f"input {tensor.name!r}: declared as a {image} picture and as {shown(tensor.type.shape)}")
-    return Feature(tensor.name, "fp32", tensor.type.shape, image)
-
-
-def _outputs(function: Function) -> tuple[Feature, ...]:
-    types = {tensor.name: tensor.type for tensor in function.inputs}
-    types |= {tensor.name: tensor.type for operation in function.operations for tensor in operation.outputs}
-    for name in function.outputs:
-        if name not in types:
-            raise BundleError(f"function {function.name!r} returns {name!r}, which nothing computes")
-    return tuple(Feature(name, types[name].dtype, types[name].shape) for name in function.outputs)

@@ -1,4 +1,4 @@
-"""An .mlpackage as plain values: what is in its manifest and spec, without running anything.
+"""An .mlpackage, read into plain values without running anything.
 
 All contact with the generated protobuf classes is in this module; type checkers cannot follow those, so they
 are `Any` here and nowhere else.
@@ -9,81 +9,42 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import sys
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError, MissingDependency, UnsupportedError
-from edgevlm.interfaces import OpCount
 from edgevlm.runtimes.mlprogram.dtypes import BY_SPEC_CODE, decode
+from edgevlm.runtimes.mlprogram.program import (
+    Block,
+    Constant,
+    Described,
+    Function,
+    ImageLayout,
+    Kind,
+    Literals,
+    Named,
+    Operation,
+    ValueType,
+)
 from edgevlm.runtimes.mlprogram.weights import WeightFile
 
-ImageLayout = Literal["rgb", "bgr", "grey"]
 _IMAGE_LAYOUTS: Mapping[int, ImageLayout] = {10: "grey", 20: "rgb", 30: "bgr", 40: "grey"}  # ColorSpace in the spec
+_IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1}
+_KINDS: Mapping[str, Kind] = {
+    "tensorType": "tensor",
+    "listType": "list",
+    "stateType": "state",
+    "dictionaryType": "dictionary",
+}
 _STRING = 2  # DataType.STRING in MIL.proto
 _HINT = "the package is damaged or incomplete: copy or convert it again"
-
-
-@dataclass(frozen=True)
-class TensorType:
-    """Element type by MIL's name and shape, None where a size is known only at run time.
-
-    What is no tensor has the kind of type as its dtype (`string`, `list`, `state`, ...) and no shape.
-    """
-
-    dtype: str
-    shape: tuple[int | None, ...]
-
-
-@dataclass(frozen=True)
-class NamedTensor:
-    """A tensor that a function takes or an op produces."""
-
-    name: str
-    type: TensorType
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A value written in the program; `read` loads it: an array of the type's shape, or a text."""
-
-    type: TensorType
-    read: Callable[[], NDArray[np.generic] | str]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One op. An argument is one or more names of earlier results or constants written in place."""
-
-    kind: str
-    arguments: Mapping[str, tuple[str | Constant, ...]]
-    outputs: tuple[NamedTensor, ...]
-
-    @property
-    def name(self) -> str:
-        """Its first result's name, by which Core ML's own tools call it."""
-        return self.outputs[0].name if self.outputs else ""
-
-
-@dataclass(frozen=True)
-class Function:
-    """One function of a program, in the order in which its ops run."""
-
-    name: str
-    opset: str
-    inputs: tuple[NamedTensor, ...]
-    operations: tuple[Operation, ...]
-    outputs: tuple[str, ...]
-    images: Mapping[str, ImageLayout]
-    """Which inputs the model description declares as pictures, and their channel order."""
 
 
 def read_function(path: Path, name: str | None = None) -> Function:
@@ -106,73 +67,35 @@ def read_function(path: Path, name: str | None = None) -> Function:
     function = program.functions[name]
     if function.opset not in function.block_specializations:
         raise BundleError(f"{path}: function {name!r} has no body for its opset {function.opset!r}", hint=_HINT)
-    block = function.block_specializations[function.opset]
-    reader = _ValueReader(model_file.parent)
+    body = _block(function.block_specializations[function.opset], _ValueReader(model_file.parent))
     return Function(
         name=name,
         opset=function.opset,
-        inputs=tuple(_named_tensor(value) for value in function.inputs),
-        operations=tuple(_operation(operation, reader) for operation in block.operations),
-        outputs=tuple(block.outputs),
-        images=_images(spec.description, name),
+        inputs=tuple(_named(value) for value in function.inputs),
+        operations=body.operations,
+        outputs=body.outputs,
+        described=_described(spec.description, name),
     )
 
 
-def count_ops(function: Function) -> tuple[OpCount, ...]:
-    """How many ops of each kind and result type a function has; constants are not counted, but the
-    `constexpr_` ops that decompress weights are."""
-    counts: Counter[tuple[str, str, str]] = Counter()
-    stored: dict[str, str] = {}
-    for operation in function.operations:
-        if operation.kind == "const":
-            if operation.outputs:
-                stored[operation.name] = operation.outputs[0].type.dtype
-            continue
-        of = [stored.get(name, "") for name in _names(operation)]
-        if operation.kind.startswith("constexpr_"):
-            stored[operation.name] = _stored_type(operation, of)
-            weights = ""
-        else:
-            # A zero point of activations is an int8 constant as well, and no weight.
-            reads = operation.kind not in ("quantize", "dequantize")
-            weights = next((each for each in of if reads and each.startswith(_COMPRESSED)), "")
-        counts[operation.kind, operation.outputs[0].type.dtype if operation.outputs else "none", weights] += 1
-    return tuple(
-        OpCount(kind, count, dtype, runs_on="evaluator", weights=weights)
-        for (kind, dtype, weights), count in sorted(counts.items())
-    )
+def function_names(path: Path) -> tuple[str, ...]:
+    """The functions of a package, the default one first.
 
-
-_COMPRESSED = ("int4", "int8", "palette", "sparse")
-
-
-def _names(operation: Operation) -> list[str]:
-    """The earlier results that an op reads."""
-    return [each for argument in operation.arguments.values() for each in argument if isinstance(each, str)]
-
-
-def _stored_type(operation: Operation, of: list[str]) -> str:
-    """What the result of a `constexpr_` op is stored as.
-
-    Args:
-        operation: The op.
-        of: Types of the constants that it reads by name.
+    Raises:
+        BundleError, MissingDependency: see `read_function`.
     """
-    here = [
-        each.type.dtype for argument in operation.arguments.values() for each in argument if not isinstance(each, str)
-    ]
-    integers = next((each for each in (*here, *of) if each in ("int8", "int4")), "int8")
-    if operation.kind == "constexpr_lut_to_dense":
-        entries = next(iter(operation.arguments["lut"]))
-        size = entries.type.shape[0] if not isinstance(entries, str) else None
-        return f"palette-{(size - 1).bit_length()}" if size else "palette"
-    if operation.kind.startswith("constexpr_sparse"):
-        return (
-            next((each for each in of if each.startswith("sparse")), "sparse")
-            if "to_dense" in operation.kind
-            else (f"sparse {integers}")
-        )
-    return integers
+    spec = _parse_spec(_root_model(path))
+    first = spec.description.defaultFunctionName or "main"
+    return tuple(sorted(spec.mlProgram.functions, key=lambda name: (name != first, name)))
+
+
+def specification_version(path: Path) -> int:
+    """The version of the format that a package asks for: 6 stands for iOS 15, 7 for iOS 16, and so on.
+
+    Raises:
+        BundleError, MissingDependency: see `read_function`.
+    """
+    return int(_parse_spec(_root_model(path)).specificationVersion)
 
 
 def _root_model(path: Path) -> Path:
@@ -228,16 +151,55 @@ def _parse_spec(model_file: Path) -> Any:
     return spec
 
 
-def _images(description: Any, function: str) -> dict[str, ImageLayout]:
-    described = next((each for each in description.functions if each.name == function), description)
-    images: dict[str, ImageLayout] = {}
-    for feature in described.input:
-        if feature.type.WhichOneof("Type") == "imageType":
-            code = feature.type.imageType.colorSpace
-            if code not in _IMAGE_LAYOUTS:
-                raise UnsupportedError(f"input {feature.name!r}: a picture of colour space {code}")
-            images[feature.name] = _IMAGE_LAYOUTS[code]
-    return images
+def _described(description: Any, function: str) -> dict[str, Described]:
+    of = next((each for each in description.functions if each.name == function), description)
+    return {feature.name: _feature(feature) for feature in (*of.input, *of.output)}
+
+
+def _feature(feature: Any) -> Described:
+    kind = feature.type.WhichOneof("Type")
+    if kind == "imageType":
+        return _picture(feature.name, feature.type.imageType)
+    if kind != "multiArrayType":
+        return Described(plain=kind in ("stringType", "int64Type"))
+    array = feature.type.multiArrayType
+    default = array.WhichOneof("defaultOptionalValue")
+    flexible = array.WhichOneof("ShapeFlexibility")
+    return Described(
+        sizes=_bounds(array.shapeRange.sizeRanges) if flexible == "shapeRange" else None,
+        choices=tuple(tuple(each.shape) for each in array.enumeratedShapes.shapes),
+        example=tuple(array.shape) or None,
+        default=(float(getattr(array, default)) if default else 0.0) if feature.type.isOptional else None,
+    )
+
+
+def _picture(name: str, picture: Any) -> Described:
+    if picture.colorSpace not in _IMAGE_LAYOUTS:
+        raise UnsupportedError(f"{name!r}: a picture of colour space {picture.colorSpace}")
+    layout = _IMAGE_LAYOUTS[picture.colorSpace]
+    batch = (1, _IMAGE_CHANNELS[layout])
+    ranges = picture.imageSizeRange
+    varies = picture.WhichOneof("SizeFlexibility") == "imageSizeRange"
+    return Described(
+        image=layout,
+        sizes=_bounds((ranges.heightRange, ranges.widthRange), before=batch) if varies else None,
+        choices=tuple((*batch, each.height, each.width) for each in picture.enumeratedSizes.sizes),
+        example=(*batch, picture.height, picture.width),
+    )
+
+
+def _bounds(ranges: Iterable[Any], before: tuple[int, ...] = ()) -> tuple[tuple[int, int | None], ...]:
+    """The least and the greatest size of each axis; a negative greatest one stands for no bound."""
+    fixed = tuple((size, size) for size in before)
+    return fixed + tuple((each.lowerBound, each.upperBound if each.upperBound >= 0 else None) for each in ranges)
+
+
+def _block(block: Any, reader: _ValueReader) -> Block:
+    return Block(
+        inputs=tuple(_named(value) for value in block.inputs),
+        operations=tuple(_operation(operation, reader) for operation in block.operations),
+        outputs=tuple(block.outputs),
+    )
 
 
 def _operation(operation: Any, reader: _ValueReader) -> Operation:
@@ -250,25 +212,36 @@ def _operation(operation: Any, reader: _ValueReader) -> Operation:
     }
     # What stands among the attributes is an argument as well, but for the op's own name.
     arguments |= {name: (reader.constant(value),) for name, value in operation.attributes.items() if name != "name"}
-    return Operation(operation.type, arguments, tuple(_named_tensor(value) for value in operation.outputs))
+    return Operation(
+        operation.type,
+        arguments,
+        outputs=tuple(_named(value) for value in operation.outputs),
+        blocks=tuple(_block(each, reader) for each in operation.blocks),
+    )
 
 
-def _named_tensor(value: Any) -> NamedTensor:
-    return NamedTensor(value.name, _tensor_type(value.type))
+def _named(value: Any) -> Named:
+    return Named(value.name, _type(value.type))
 
 
-def _tensor_type(value_type: Any) -> TensorType:
-    kind = value_type.WhichOneof("type")
-    if kind != "tensorType":
-        return TensorType((kind or "unknown").removesuffix("Type"), ())
+def _type(value_type: Any) -> ValueType:
+    which = value_type.WhichOneof("type")
+    kind = _KINDS.get(which, "other")
+    if kind == "list":
+        value_type = value_type.listType.type
+    elif kind == "state":
+        value_type = value_type.stateType.wrappedType
+    if value_type.WhichOneof("type") != "tensorType":
+        return ValueType((which or "unknown").removesuffix("Type"), (), kind)
     tensor = value_type.tensorType
     if tensor.dataType == _STRING:
-        return TensorType("string", ())
+        return ValueType("string", (), kind)
     dtype = BY_SPEC_CODE.get(tensor.dataType)
     shape = tuple(
         int(each.constant.size) if each.WhichOneof("dimension") == "constant" else None for each in tensor.dimensions
     )
-    return TensorType(dtype.name if dtype else f"type {tensor.dataType}", shape)
+    unranked = tensor.rank < 0 or any(each.unknown.variadic for each in tensor.dimensions)
+    return ValueType(dtype.name if dtype else f"type {tensor.dataType}", None if unranked else shape, kind)
 
 
 class _ValueReader:
@@ -279,19 +252,26 @@ class _ValueReader:
         self._files: dict[str, WeightFile] = {}
 
     def constant(self, value: Any) -> Constant:
-        return Constant(_tensor_type(value.type), partial(self._read, value))
+        return Constant(_type(value.type), partial(self._read, value))
 
-    def _read(self, value: Any) -> NDArray[np.generic] | str:
+    def _read(self, value: Any) -> Literals:
+        if value.type.WhichOneof("type") == "listType":
+            return tuple(self._item(each) for each in value.immediateValue.list.values)
+        if value.type.WhichOneof("type") != "tensorType":
+            raise UnsupportedError(f"a constant that is no tensor, list or text: {value.type.WhichOneof('type')}")
         tensor = value.type.tensorType
-        if value.type.WhichOneof("type") != "tensorType" or (tensor.dataType == _STRING and tensor.dimensions):
-            raise UnsupportedError(f"a constant that is no tensor and no text: {value.type.WhichOneof('type')}")
         if tensor.dataType == _STRING:
-            return str(value.immediateValue.tensor.strings.values[0])
+            texts = value.immediateValue.tensor.strings.values
+            if tensor.dimensions:
+                return tuple(texts)
+            if len(texts) != 1:
+                raise BundleError(f"a text of {len(texts)} parts", hint=_HINT)
+            return str(texts[0])
         dtype = BY_SPEC_CODE.get(tensor.dataType)
         if dtype is None:
             raise UnsupportedError(f"a constant of element type {tensor.dataType} (numbered as in MIL.proto)")
         shape = [each.constant.size for each in tensor.dimensions]
-        count = int(np.prod(shape, dtype=np.int64))
+        count = math.prod(shape)
         if value.WhichOneof("value") == "blobFileValue":
             blob = value.blobFileValue
             return self._weights(blob.fileName).read(blob.offset, dtype, count).reshape(shape)
@@ -302,7 +282,14 @@ class _ValueReader:
         items = list(getattr(content, field).values) if field else []
         if len(items) != count:
             raise BundleError(f"a constant of shape {shape} holds {len(items)} elements", hint=_HINT)
-        return np.array(items, dtype.storage).reshape(shape)
+        try:
+            return np.array(items, dtype.storage).reshape(shape)
+        except (OverflowError, ValueError) as error:
+            raise BundleError(f"a constant of type {dtype.name} and shape {shape}: {error}", hint=_HINT) from None
+
+    def _item(self, value: Any) -> str | int:
+        read = self._read(value)
+        return read if isinstance(read, str) else int(np.asarray(read).item())
 
     def _weights(self, name: str) -> WeightFile:
         if name not in self._files:

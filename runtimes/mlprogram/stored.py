@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError
-from edgevlm.runtimes.mlprogram.package import Constant, Function, Operation
+from edgevlm.runtimes.mlprogram.program import Constant, Function, Operation
 from edgevlm.stored import ScaleType, StoredWeight
 
 _SCALES: Mapping[str, ScaleType] = {"float32": "float32", "float16": "float16"}

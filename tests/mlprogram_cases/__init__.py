@@ -6,6 +6,7 @@ from mlprogram_cases.case import RNG, Case, positive, real, whole
 from mlprogram_cases.movement import rearrangement, scattering, sorting
 from mlprogram_cases.recurrence import recurrence
 from mlprogram_cases.resampling import resampling
+from mlprogram_cases.sampling import sampling
 
 CASES = [
     *elementwise(),
@@ -21,6 +22,7 @@ CASES = [
     *scattering(),
     *recurrence(),
     *resampling(),
+    *sampling(),
 ]
 
 __all__ = ["CASES", "RNG", "Case", "positive", "real", "whole"]

@@ -6,6 +6,8 @@ from itertools import product
 
 import coremltools as ct
 import numpy as np
+import torch
+import torch.nn.functional as F
 from mlprogram_oracles import band, bilinear, conv, pool
 from mlprograms import Array
 
@@ -92,6 +94,7 @@ def convolution() -> list[Case]:
                 "exclude_padding_from_average": True,
             },
         ),
+        *_ceiled(),
         *(
             Case(
                 "upsample_bilinear",
@@ -214,6 +217,19 @@ def shape() -> list[Case]:
             Case("reshape", {"x": x}, lambda x, s=result: x.reshape(s), {"shape": given})
             for given, result in (([6, 4], (6, 4)), ([-1], (24,)), ([0, -1], (3, 8)), ([4, 6, 1], (4, 6, 1)))
         ),
+        Case(
+            "reshape_like",
+            {"x": real(6, 5)},
+            lambda x: x.reshape(2, 3, 5),
+            {
+                "ref_tensors": (real(2, 3, 4), real(1, 5)),
+                "begins": (np.int32(0), np.int32(1)),
+                "ends": (np.int32(2), np.int32(0)),
+                "end_masks": (False, True),
+            },
+        ),
+        Case("fill_like", {"ref_tensor": real(2, 3)}, lambda ref_tensor: np.zeros((2, 3), np.float32)),
+        Case("fill_like", {"ref_tensor": whole(2)}, lambda ref_tensor: np.full(2, 7), {"value": np.int32(7)}),
         Case("reshape", {"x": x}, lambda x: x.reshape(2, 12, 1), {"shape": [0, -1, 1]}, opset=ct.target.iOS16),
         Case("reshape", {"x": real(2, 50)}, lambda x: x.reshape(1, 1, 2, 50), {"shape": [1, 0, -1, 0]}),
         Case("transpose", {"x": x}, lambda x: x.transpose(2, 0, 1), {"perm": [2, 0, 1]}),
@@ -291,9 +307,46 @@ def shape() -> list[Case]:
     ]
 
 
+def _ceiled() -> list[Case]:
+    """Pools whose last window may end beyond the picture, against torch's, which MIL names as its model."""
+    torch_kinds = {
+        "max_pool": lambda x, how: F.max_pool2d(x, how["kernel"], how["stride"], how["pad"], ceil_mode=True),
+        "avg_pool": lambda x, how: F.avg_pool2d(
+            x, how["kernel"], how["stride"], how["pad"], ceil_mode=True, count_include_pad=not how["excluded"]
+        ),
+        "l2_pool": lambda x, how: F.lp_pool2d(F.pad(x, (0, 1, 0, 1)), 2, how["kernel"], how["stride"]),
+    }
+    cases = []
+    for (kind, reference), (size, kernel, stride, pad), excluded in product(
+        torch_kinds.items(), ((8, 3, 2, 1), (7, 2, 2, 0), (7, 3, 3, 1), (6, 2, 3, 1)), (False, True)
+    ):
+        how = {"kernel": kernel, "stride": stride, "pad": pad, "excluded": excluded}
+        if (kind != "avg_pool" and excluded) or (kind == "l2_pool" and pad):
+            continue
+        arguments = {
+            "kernel_sizes": [kernel] * 2,
+            "strides": [stride] * 2,
+            "pad_type": "custom",
+            "pad": [pad] * 4,
+            "ceil_mode": True,
+        }
+        if kind == "avg_pool":
+            arguments["exclude_padding_from_average"] = excluded
+        cases.append(
+            Case(
+                kind,
+                {"x": real(2, 3, size, size)},
+                lambda x, r=reference, h=how: r(torch.tensor(x), h).numpy(),
+                arguments,
+            )
+        )
+    return cases
+
+
 def indexing() -> list[Case]:
     x = real(4, 5, 6)
-    picks = np.array([[0, 2], [3, 1], [-1, -4]], np.int32)
+    picks = np.array([[0, 2], [3, 1], [2, 0]], np.int32)
+    from_the_end = np.array([[0, 2], [3, 1], [-1, -4]], np.int32)
     cases = [
         Case("slice_by_index", {"x": x}, lambda x: x[1:3, 0:4, 2:6], {"begin": [1, 0, 2], "end": [3, 4, 6]}),
         Case("slice_by_index", {"x": x}, lambda x: x[-3:-1, 1:9, :], {"begin": [-3, 1, 0], "end": [-1, 9, 6]}),
@@ -326,8 +379,13 @@ def indexing() -> list[Case]:
         Case("gather", {"x": x, "indices": np.array(2, np.int32)[None]}, lambda x, indices: x[indices]),
         Case("gather", {"x": x}, lambda x: x[:, 3], {"indices": np.int32(3), "axis": 1}),
         Case(
-            "gather", {"x": whole(4, 5)}, lambda x: x[:, picks], {"indices": picks, "axis": -1}, opset=ct.target.iOS15
+            "gather",
+            {"x": whole(4, 5)},
+            lambda x: x[:, from_the_end],
+            {"indices": from_the_end, "axis": -1},
+            opset=ct.target.iOS15,
         ),
+        Case("gather", {"x": real(4), "indices": np.array([1], np.int32)}, lambda x, indices: x[indices]),
     ]
     batched = RNG.integers(0, 5, (4, 3, 2)).astype(np.int32)
     pairs = np.array([[0, 1], [3, 4]], np.int32)

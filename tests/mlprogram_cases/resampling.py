@@ -58,6 +58,29 @@ def resampling() -> list[Case]:
     return [
         *cases,
         Case("resize_bilinear", {"x": real(2, 4, 5)}, lambda x: x[:, :1, :1]),
+        Case(  # one grid of three, as coremltools' own test has it: neither corners nor half pixels
+            "upsample_bilinear",
+            {"x": real(1, 2, 3, 4)},
+            lambda x: resized(resized(x, -2, 6, "DEFAULT"), -1, 12, "DEFAULT"),
+            {
+                "scale_factor_height": 2.0,
+                "scale_factor_width": 3.0,
+                "align_corners": False,
+                "half_pixel_centers": False,
+            },
+        ),
+        Case(
+            "upsample_nearest_neighbor",
+            {"x": real(2, 4, 3)},
+            lambda x: x[:, [0, 0, 1, 2, 2, 3]][:, :, [0, 1]],
+            {"scale_factor_height": 1.5, "scale_factor_width": 0.67},
+        ),
+        Case(
+            "resize",
+            {"x": real(1, 2, 2)},
+            lambda x: x[:, [0, 1, 1]],
+            {"shape": [3, 0], "resized_dims": np.uint32(2), "interpolation_mode": "NEAREST_NEIGHBOR"},
+        ),
         Case(
             "resize_nearest_neighbor",
             {"x": real(3, 4, 5)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 
@@ -61,6 +62,23 @@ def constexpr_lut_to_dense(
     dense = lut.reshape(-1, entries, length)[_per_element(table, indices.shape), indices.long()]
     axis = (-1 if vector_axis is None else vector_axis) % indices.ndim
     return dense.movedim(-1, axis + 1).flatten(axis, axis + 1)
+
+
+@op("constexpr_lut_to_sparse")
+def constexpr_lut_to_sparse(
+    indices_mask: Tensor, indices_nonzero_data: Tensor, lut: Tensor, vector_axis: int | None = None
+) -> Tensors:
+    mask = indices_mask.bool()
+    indices = torch.zeros(mask.shape, dtype=indices_nonzero_data.dtype).masked_scatter(mask, indices_nonzero_data)
+    dense = constexpr_lut_to_dense(indices, lut, vector_axis=vector_axis)
+    if lut.shape[-1] > 1:
+        mask = mask.repeat_interleave(lut.shape[-1], -1 if vector_axis is None else vector_axis)
+    return mask.to(indices_mask.dtype), dense[mask]
+
+
+@op("constexpr_cast")
+def constexpr_cast(source_val: Tensor, output_dtype: Literal["fp32"]) -> Tensor:
+    return source_val
 
 
 @op("constexpr_sparse_to_dense")

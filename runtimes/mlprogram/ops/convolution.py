@@ -98,6 +98,23 @@ def _window(x: Tensor, axis: int, start: int, size: int) -> Tensor:
     return x.narrow(axis, start, size)
 
 
+def _pool_margins(
+    pad_type: PadType, pad: Ints | None, sizes: Sequence[int], kernel: Ints, strides: Ints, ceil_mode: bool
+) -> tuple[Ints, Ints]:
+    """The padding that is asked for, and with it what a last window needs that begins inside and ends beyond."""
+    margins = _margins(pad_type, pad, sizes, kernel, strides)
+    if not ceil_mode:
+        return margins, margins
+    wider = list(margins)
+    for axis, (size, reach, stride) in enumerate(zip(sizes, kernel, strides, strict=True)):
+        before, after = margins[2 * axis : 2 * axis + 2]
+        windows = -(-(size + before + after - reach) // stride) + 1
+        if (windows - 1) * stride >= size + before and before + after > 0:
+            windows -= 1
+        wider[2 * axis + 1] += max(0, (windows - 1) * stride + reach - (size + before + after))
+    return margins, tuple(wider)
+
+
 @op("l2_pool")
 def l2_pool(
     x: Tensor,
@@ -105,12 +122,13 @@ def l2_pool(
     pad_type: PadType,
     strides: Ints | None = None,
     pad: Ints | None = None,
-    ceil_mode: Literal[False] = False,
+    ceil_mode: bool = False,
 ) -> Tensor:
     strides = strides or (1,) * len(kernel_sizes)
-    margins = _torch_order(_margins(pad_type, pad, x.shape[2:], kernel_sizes, strides))
+    _, wider = _pool_margins(pad_type, pad, x.shape[2:], kernel_sizes, strides, ceil_mode)
     function = (F.avg_pool1d, F.avg_pool2d)[len(kernel_sizes) - 1]
-    return (function(F.pad(x.square(), margins), kernel_sizes, strides) * math.prod(kernel_sizes)).sqrt()
+    mean = function(F.pad(x.square(), _torch_order(wider)), kernel_sizes, strides)
+    return (mean * math.prod(kernel_sizes)).sqrt()
 
 
 @op("max_pool")
@@ -120,12 +138,12 @@ def max_pool(
     pad_type: PadType,
     strides: Ints | None = None,
     pad: Ints | None = None,
-    ceil_mode: Literal[False] = False,
+    ceil_mode: bool = False,
 ) -> Tensor:
     strides = strides or (1,) * len(kernel_sizes)
-    margins = _margins(pad_type, pad, x.shape[2:], kernel_sizes, strides)
+    _, wider = _pool_margins(pad_type, pad, x.shape[2:], kernel_sizes, strides, ceil_mode)
     function = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[len(kernel_sizes) - 1]
-    pooled: Tensor = function(F.pad(x, _torch_order(margins), value=-math.inf), kernel_sizes, strides)
+    pooled: Tensor = function(F.pad(x, _torch_order(wider), value=-math.inf), kernel_sizes, strides)
     return pooled
 
 
@@ -137,13 +155,16 @@ def avg_pool(
     strides: Ints | None = None,
     pad: Ints | None = None,
     exclude_padding_from_average: bool = False,
-    ceil_mode: Literal[False] = False,
+    ceil_mode: bool = False,
 ) -> Tensor:
     strides = strides or (1,) * len(kernel_sizes)
-    margins = _torch_order(_margins(pad_type, pad, x.shape[2:], kernel_sizes, strides))
+    margins, wider = _pool_margins(pad_type, pad, x.shape[2:], kernel_sizes, strides, ceil_mode)
     function = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(kernel_sizes) - 1]
-    average = function(F.pad(x, margins), kernel_sizes, strides)
-    if exclude_padding_from_average and any(margins):
-        # The mean over a window of ones is the share of it that lies on the picture.
-        average = average / function(F.pad(x.new_ones(1, 1, *x.shape[2:]), margins), kernel_sizes, strides)
+    average = function(F.pad(x, _torch_order(wider)), kernel_sizes, strides)
+    counted = (0,) * len(margins) if exclude_padding_from_average else margins
+    if counted != wider:
+        # The mean over a window of ones is the share of it that counts.
+        ones = F.pad(x.new_ones(1, 1, *x.shape[2:]), _torch_order(counted), value=1.0)
+        rest = tuple(all_ - own for all_, own in zip(wider, counted, strict=True))
+        average = average / function(F.pad(ones, _torch_order(rest)), kernel_sizes, strides)
     return average

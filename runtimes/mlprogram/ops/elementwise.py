@@ -9,7 +9,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from edgevlm.runtimes.mlprogram.ops.registry import CARRIERS, Real, Tensor, op
+from edgevlm.errors import UnsupportedError
+from edgevlm.runtimes.mlprogram.ops.registry import CARRIERS, Tensor, op
 
 
 def _unary(kind: str, function: Callable[[Tensor], Tensor]) -> None:
@@ -79,8 +80,14 @@ for _kind, _of_two in _BINARY.items():
 
 
 @op("real_div")
-def real_div(x: Real, y: Real) -> Tensor:
-    return x / y
+def real_div(x: Tensor, y: Tensor) -> Tensor:
+    quotient = x / y
+    if x.dtype.is_floating_point:
+        return quotient
+    # Of integers the whole part, which coremltools' own test shows for positive ones alone.
+    if bool(((quotient < 0) & (quotient != quotient.trunc())).any()):
+        raise UnsupportedError("a negative quotient of integers that is not whole: MIL does not say how it is rounded")
+    return quotient.trunc().to(x.dtype)
 
 
 @op("rsqrt")

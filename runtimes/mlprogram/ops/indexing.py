@@ -41,12 +41,17 @@ def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:
     return x
 
 
-def from_zero(indices: Tensor, size: int) -> Tensor:
-    """int64 indices that count from the beginning of an axis of that size."""
-    # From iOS 17 on a negative index is undefined; before, it counts from the end, which is one way to be defined.
+def from_zero(indices: Tensor, size: int, validate: bool | None) -> Tensor:
+    """int64 indices that count from the beginning of an axis of that size.
+
+    Args:
+        validate: The op's `validate_indices`, which ops of iOS 15 and 16 have not: there a negative index counts
+            from the end. From iOS 17 on it is an error, or undefined where nothing is validated; that is refused too.
+    """
     indices = indices.long()
-    if indices.numel() and not (-size <= indices.min() and indices.max() < size):
-        raise IndexError(f"expected {-size} to {size - 1}, got {indices.min()} to {indices.max()}")
+    lowest = -size if validate is None else 0
+    if indices.numel() and not (lowest <= indices.min() and indices.max() < size):
+        raise IndexError(f"expected {lowest} to {size - 1}, got {indices.min()} to {indices.max()}")
     return torch.where(indices < 0, indices + size, indices)
 
 
@@ -59,12 +64,14 @@ def _batch_grid(x: Tensor, batch_dims: int, rank: int) -> list[Tensor]:
 
 
 @op("gather")
-def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
+def gather(
+    x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool | None = None
+) -> Tensor:
     axis %= x.ndim
-    indices = from_zero(indices, x.shape[axis])
+    indices = from_zero(indices, x.shape[axis], validate_indices)
     if batch_dims == 0:
         picked = x.index_select(axis, indices.reshape(-1))
-        return picked.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+        return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     batch_dims %= x.ndim
     # [batch, between, axis, rest] -> [batch, axis, between, rest] -> [batch, indices, between, rest]
     picked = x.movedim(axis, batch_dims)[(*_batch_grid(x, batch_dims, indices.ndim), indices)]
@@ -73,11 +80,11 @@ def gather(x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, valid
 
 
 @op("gather_nd")
-def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool = False) -> Tensor:
-    places = [from_zero(each, x.shape[batch_dims + i]) for i, each in enumerate(indices.unbind(-1))]
+def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool | None = None) -> Tensor:
+    places = [from_zero(each, x.shape[batch_dims + i], validate_indices) for i, each in enumerate(indices.unbind(-1))]
     return x[(*_batch_grid(x, batch_dims, indices.ndim - 1), *places)]
 
 
 @op("gather_along_axis")
-def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool = False) -> Tensor:
-    return x.gather(axis, from_zero(indices, x.shape[axis]))
+def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool | None = None) -> Tensor:
+    return x.gather(axis, from_zero(indices, x.shape[axis], validate_indices))

@@ -11,7 +11,8 @@ from edgevlm.runtimes.mlprogram.ops.registry import Tensor, Tensors, op
 
 @op("linear")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return F.linear(x, weight, bias)
+    # From iOS 17 on weights may be integers beside floating-point inputs.
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 @op("matmul")

@@ -4,9 +4,10 @@
     def softmax(x: Tensor, axis: int = -1) -> Tensor: ...
 
 Parameters have MIL's argument names, their defaults are MIL's, and their annotations say how an argument is
-handed over: `Tensor` (or `Tensors`, for an argument that is a list) as computed, everything else as a plain
+handed over: `Tensor` (or `Tensors`, for an argument that is several) as computed, everything else as a plain
 value, read once when the program is opened if it is constant. An op thus refuses what it does not handle by not
-having a parameter for it, or by a `Literal` that leaves it out, before anything runs.
+having a parameter for it, or by a `Literal` that leaves it out, before anything runs. Nested blocks come as
+functions, in MIL's order, to the parameters annotated `Branch`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,15 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import torch
 
 from edgevlm.errors import UnsupportedError
+from edgevlm.runtimes.mlprogram.values import Cell, TensorList, Value
 
 Tensor = torch.Tensor
 Tensors = tuple[Tensor, ...]
+Values = tuple[Value, ...]
+"""Several arguments of any kind, such as the variables of a loop."""
+Classes = tuple[str | int, ...]
+Branch = Callable[..., Values]
+"""A nested block: given its inputs, computes its outputs."""
 Real = Annotated[Tensor, "fp16 or fp32"]
 """A tensor that must be floating point: MIL allows the op on integers but does not say how it rounds."""
 Ints = tuple[int, ...]
@@ -59,30 +66,40 @@ class Parameter:
 
     Attributes:
         required: Whether the op has no default for it.
-        is_list: Whether the argument is a list of tensors.
+        several: Whether the argument is any number of values.
+        takes: The class of each of its values; None for any.
         real: Whether the tensor must be fp16 or fp32.
-        convert: From a tensor or text to the plain value; None leaves the tensor as it is.
+        convert: From a tensor or text to the plain value; None leaves the value as it is.
     """
 
     required: bool
-    is_list: bool
+    several: bool
+    takes: type | None
     real: bool
     convert: Convert | None
 
 
 @dataclass(frozen=True)
 class Op:
-    """One op that the evaluator knows."""
+    """One op that the evaluator knows.
 
-    function: Callable[..., Tensor | Tensors]
+    Attributes:
+        parameters: Its arguments, nested blocks left out.
+        branches: The parameters that take its nested blocks.
+        pure: Whether equal arguments give equal results, so that what follows from constants is computed once.
+    """
+
+    function: Callable[..., Value | Values]
     parameters: Mapping[str, Parameter]
+    branches: tuple[str, ...]
+    pure: bool
 
 
 OPS: dict[str, Op] = {}
 
 
-def op(kind: str) -> Callable[[Function], Function]:
-    """Registers a function as the op of that name."""
+def op(kind: str, *, pure: bool = True) -> Callable[[Function], Function]:
+    """Registers a function as the op of that name; see `Op` for `pure`."""
 
     def register(function: Function) -> Function:
         hints = get_type_hints(function, include_extras=True)
@@ -91,7 +108,10 @@ def op(kind: str) -> Callable[[Function], Function]:
             {
                 name: _parameter(hints[name], required=parameter.default is inspect.Parameter.empty)
                 for name, parameter in inspect.signature(function).parameters.items()
+                if hints[name] != Branch
             },
+            branches=tuple(name for name, hint in hints.items() if hint == Branch),
+            pure=pure,
         )
         return function
 
@@ -102,8 +122,9 @@ def _parameter(hint: Any, *, required: bool) -> Parameter:
     if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
         (hint,) = (each for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is Literal:
-        return Parameter(required, is_list=False, real=False, convert=_one_of(get_args(hint)))
-    return Parameter(required, is_list=hint == Tensors, real=hint == Real, convert=_CONVERTERS[hint])
+        return Parameter(required, several=False, takes=None, real=False, convert=_one_of(get_args(hint)))
+    takes, convert = _HANDED_OVER[hint]
+    return Parameter(required, several=hint in (Tensors, Values), takes=takes, real=hint == Real, convert=convert)
 
 
 def _one_of(allowed: tuple[Any, ...]) -> Convert:
@@ -116,22 +137,20 @@ def _one_of(allowed: tuple[Any, ...]) -> Convert:
     return convert
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise UnsupportedError(f"expected a text, got {value!r}")
-    return value
-
-
-# Lists stand for vectors; a scalar where a vector belongs is taken as a vector of one, as Core ML does.
-_CONVERTERS: dict[Any, Convert | None] = {
-    Tensor: None,
-    Real: None,
-    Tensors: None,
-    str: _text,
-    bool: lambda tensor: bool(tensor.item()),
-    int: lambda tensor: int(tensor.item()),
-    float: lambda tensor: float(tensor.item()),
-    Scalar: lambda tensor: tensor.item(),
-    Ints: lambda tensor: tuple(int(each) for each in tensor.reshape(-1).tolist()),
-    Bools: lambda tensor: tuple(bool(each) for each in tensor.reshape(-1).tolist()),
+# Tuples of numbers stand for vectors; a scalar where a vector belongs is taken as a vector of one, as Core ML does.
+_HANDED_OVER: Mapping[Any, tuple[type | None, Convert | None]] = {
+    Tensor: (Tensor, None),
+    Real: (Tensor, None),
+    Tensors: (Tensor, None),
+    Values: (None, None),
+    TensorList: (TensorList, None),
+    Cell: (Cell, None),
+    Classes: (tuple, None),
+    str: (str, None),
+    bool: (Tensor, lambda tensor: bool(tensor.item())),
+    int: (Tensor, lambda tensor: int(tensor.item())),
+    float: (Tensor, lambda tensor: float(tensor.item())),
+    Scalar: (Tensor, lambda tensor: tensor.item()),
+    Ints: (Tensor, lambda tensor: tuple(int(each) for each in tensor.reshape(-1).tolist())),
+    Bools: (Tensor, lambda tensor: tuple(bool(each) for each in tensor.reshape(-1).tolist())),
 }

@@ -36,9 +36,14 @@ def _scattered(data: Tensor, places: Tensor, updates: Tensor, mode: Mode) -> Ten
 
 @op("scatter")
 def scatter(
-    data: Tensor, indices: Tensor, updates: Tensor, axis: int = 0, mode: Mode = "add", validate_indices: bool = False
+    data: Tensor,
+    indices: Tensor,
+    updates: Tensor,
+    axis: int = 0,
+    mode: Mode = "add",
+    validate_indices: bool | None = None,
 ) -> Tensor:
-    places = from_zero(indices, data.shape[axis])
+    places = from_zero(indices, data.shape[axis], validate_indices)
     moved, new = data.movedim(axis, 0), updates.movedim(axis, 0)
     rows = _scattered(moved.reshape(len(moved), -1), places, new.reshape(len(new), -1), mode)
     return rows.reshape(moved.shape).movedim(0, axis)
@@ -46,9 +51,14 @@ def scatter(
 
 @op("scatter_along_axis")
 def scatter_along_axis(
-    data: Tensor, indices: Tensor, updates: Tensor, axis: int = 0, mode: Mode = "add", validate_indices: bool = False
+    data: Tensor,
+    indices: Tensor,
+    updates: Tensor,
+    axis: int = 0,
+    mode: Mode = "add",
+    validate_indices: bool | None = None,
 ) -> Tensor:
-    along = from_zero(indices, data.shape[axis])
+    along = from_zero(indices, data.shape[axis], validate_indices)
     grid = list(torch.meshgrid(*(torch.arange(size) for size in indices.shape), indexing="ij"))
     grid[axis] = along
     return _at(data, grid, updates, mode)
@@ -56,9 +66,14 @@ def scatter_along_axis(
 
 @op("scatter_nd")
 def scatter_nd(
-    data: Tensor, indices: Tensor, updates: Tensor, mode: Mode = "add", validate_indices: bool = False
+    data: Tensor, indices: Tensor, updates: Tensor, mode: Mode = "add", validate_indices: bool | None = None
 ) -> Tensor:
-    return _at(data, [from_zero(each, data.shape[i]) for i, each in enumerate(indices.unbind(-1))], updates, mode)
+    return _at(
+        data,
+        [from_zero(each, data.shape[i], validate_indices) for i, each in enumerate(indices.unbind(-1))],
+        updates,
+        mode,
+    )
 
 
 def _at(data: Tensor, places: list[Tensor], updates: Tensor, mode: Mode) -> Tensor:

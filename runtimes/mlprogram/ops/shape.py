@@ -20,6 +20,14 @@ def reshape(x: Tensor, shape: Ints) -> Tensor:
     return x.reshape(tuple(sizes))
 
 
+@op("reshape_like")
+def reshape_like(x: Tensor, ref_tensors: Tensors, begins: Tensors, ends: Tensors, end_masks: Tensors) -> Tensor:
+    sizes: list[int] = []
+    for reference, begin, end, mask in zip(ref_tensors, begins, ends, end_masks, strict=True):
+        sizes += reference.shape[int(begin) : None if mask else int(end)]
+    return x.reshape(sizes)
+
+
 @op("transpose")
 def transpose(x: Tensor, perm: Ints) -> Tensor:
     return x.permute(perm)
@@ -92,6 +100,11 @@ def shape(x: Tensor) -> Tensor:
     return torch.tensor(x.shape, dtype=torch.int32)
 
 
+@op("fill_like")
+def fill_like(ref_tensor: Tensor, value: Scalar = 0.0) -> Tensor:
+    return torch.full(ref_tensor.shape, value)
+
+
 @op("fill")
 def fill(shape: Ints, value: Scalar = 0.0) -> Tensor:
     return torch.full(shape, value)
@@ -99,7 +112,7 @@ def fill(shape: Ints, value: Scalar = 0.0) -> Tensor:
 
 @op("range_1d")
 def range_1d(start: Scalar, end: Scalar, step: Scalar) -> Tensor:
-    return torch.arange(start, end, step)
+    return torch.arange(start, end, step) if (end - start) * step > 0 else torch.arange(start, start)
 
 
 @op("band_part")

@@ -1,0 +1,80 @@
+"""Lets coremltools predict where Apple's framework is missing: the evaluator in the framework's place.
+
+    with stand_in():
+        model = coremltools.models.MLModel("model.mlpackage")
+        model.predict({"x": x})
+
+Within, what coremltools itself builds on predictions works as well, such as the calibration of activations in
+`coremltools.optimize.coreml.experimental.linear_quantize_activations`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgevlm.errors import EdgeVLMError
+from edgevlm.runtimes.mlprogram.evaluator import MLProgram, Precision, State
+
+_MACOS = (15, 4)
+"""The system that coremltools is told it runs on: the first with every op of the iOS 18 opset."""
+
+
+class _Framework:
+    """What coremltools calls of its bridge to Core ML (`libcoremlpython._MLModelProxy`), on the evaluator."""
+
+    precision: Precision = "declared"
+    watch: Callable[[Path], None] = staticmethod(lambda path: None)
+
+    def __init__(self, path: str, compute_units: str, function: str, hints: object, asset: object) -> None:
+        self._path = Path(path)
+        try:
+            self._program = MLProgram.open(path, function=function or None, precision=self.precision)
+        except EdgeVLMError as error:
+            if self._path.is_dir():  # a file is a model of the older format, which is none of the evaluator's
+                type(self).watch(self._path)
+            raise RuntimeError(str(error)) from error  # what coremltools expects of a model that cannot be loaded
+
+    @staticmethod
+    def maximum_supported_specification_version() -> int:
+        return 9  # iOS 18
+
+    def predict(self, data: Mapping[str, Any], state: State | None = None) -> dict[str, Any]:
+        type(self).watch(self._path)
+        try:
+            return dict(self._program.predict(data, state))
+        except EdgeVLMError as error:
+            raise RuntimeError(str(error)) from error
+
+    def batchPredict(self, data: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [self.predict(each) for each in data]
+
+    def newState(self) -> State:
+        return self._program.make_state()
+
+
+@contextlib.contextmanager
+def stand_in(*, precision: Precision = "declared", watch: Callable[[Path], None] = lambda path: None) -> Iterator[None]:
+    """While it lasts, coremltools opens ML Programs with the evaluator and takes this system for a Mac.
+
+    Args:
+        precision: Of the evaluator; see `MLProgram`.
+        watch: Called with the package before each prediction, and when it cannot be opened.
+    """
+    model, utils = (importlib.import_module(f"coremltools.models.{name}") for name in ("model", "utils"))
+    framework = type("Framework", (_Framework,), {"precision": precision, "watch": staticmethod(watch)})
+    replaced: dict[tuple[Any, str], Any] = {(model, "_MLModelProxy"): framework}
+    for module in (model, utils):
+        replaced[module, "_is_macos"] = lambda: True
+        replaced[module, "_macos_version"] = lambda: _MACOS
+    before = {(module, name): getattr(module, name) for module, name in replaced}
+    try:
+        for (module, name), value in replaced.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for (module, name), value in before.items():
+            setattr(module, name, value)
