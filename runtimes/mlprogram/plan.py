@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,17 @@ Observer = Callable[[Operation, Mapping[str, Value]], None]
 """Called with each op that ran and its results by name."""
 
 
+MOST_STEPS = 1_000_000
+"""Ops in loops and branches; a run with more of them is taken for one that never ends."""
+
+
+@dataclass
+class Effort:
+    """How many ops in loops and branches one run has come to."""
+
+    steps: int = 0
+
+
 @dataclass(frozen=True)
 class Mode:
     """How a plan runs.
@@ -26,10 +37,12 @@ class Mode:
     Attributes:
         rounds: Whether fp16 results are rounded.
         observe: Called after each op, those in nested blocks included.
+        effort: Counts on from one nested block to the next.
     """
 
     rounds: bool
     observe: Observer | None = None
+    effort: Effort = field(default_factory=Effort)
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,16 @@ class Step:
         own = {each.name for binding in self.bindings for each in binding.sources if isinstance(each, Reference)}
         return frozenset(own).union(*(block.reads for block in self.blocks))
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its results, and all that torch holds for them, are as large in every run, its inputs being so."""
+        return (
+            not self.blocks
+            and all(each.parameter.takes in (torch.Tensor, Cell) for each in self.bindings)
+            and all(each.parameter.convert is None for each in self.bindings)
+            and all(each.type.shape is not None and None not in each.type.shape for each in self.operation.outputs)
+        )
+
     def run(self, environment: Mapping[str, Value], mode: Mode) -> dict[str, Value]:
         """Computes the op's results, by name.
 
@@ -98,7 +121,7 @@ class Step:
         if len(results) != len(declared):
             raise BundleError(f"{where(self.operation)}: {len(declared)} results declared, {len(results)} computed")
         named = {
-            each.name: _checked(value, each, self.operation, mode)
+            each.name: _checked(value, each, where(self.operation), mode)
             for each, value in zip(declared, results, strict=True)
         }
         if mode.observe is not None:
@@ -192,7 +215,13 @@ def _enter(block: Plan, environment: Mapping[str, Value], mode: Mode, *arguments
     if len(arguments) != len(block.inputs):
         raise BundleError(f"a nested block takes {len(block.inputs)} values and got {len(arguments)}")
     around = {name: environment[name] for name in block.reads}
-    given = {each.name: value for each, value in zip(block.inputs, arguments, strict=True)}
+    mode.effort.steps += 1 + len(block.steps)
+    if mode.effort.steps > MOST_STEPS:
+        raise UnsupportedError(f"has not ended after {MOST_STEPS:,} ops")
+    given = {
+        each.name: _checked(value, each, "a nested block", mode)
+        for each, value in zip(block.inputs, arguments, strict=True)
+    }
     return block.run({**around, **given}, mode)
 
 
@@ -218,9 +247,8 @@ def _plan(block: Block, known: Mapping[str, Value], types: Mapping[str, ValueTyp
         types: The types of all names around the block.
     """
     inner = dict(known)
-    for each in block.inputs:
-        inner.pop(each.name, None)
-    types = {**types, **{each.name: each.type for each in block.inputs}}
+    types = {**types}
+    _declare(block.inputs, types)
     steps: list[Step] = []
     for operation in block.operations:
         if operation.kind == "const":
@@ -229,11 +257,9 @@ def _plan(block: Block, known: Mapping[str, Value], types: Mapping[str, ValueTyp
             step = _bind(operation, inner, types, mode)
             if step.reads or not step.op.pure:
                 steps.append(step)
-                for each in operation.outputs:
-                    inner.pop(each.name, None)
             else:
                 inner |= step.run({}, mode)
-        types |= {each.name: each.type for each in operation.outputs}
+        _declare(operation.outputs, types)
     for name in block.outputs:
         if name not in types:
             raise BundleError(f"a block returns {name!r}, which nothing computes", hint="convert the model again")
@@ -241,6 +267,14 @@ def _plan(block: Block, known: Mapping[str, Value], types: Mapping[str, ValueTyp
     made = {each.name for each in block.inputs} | {each.name for step in steps for each in step.operation.outputs}
     needed = frozenset(block.outputs).union(*(step.reads for step in steps)) - made - set(constants)
     return Plan(block.inputs, _with_lifetimes(steps, keep={*block.outputs, *needed}), constants, block.outputs, needed)
+
+
+def _declare(values: Iterable[Named], types: dict[str, ValueType]) -> None:
+    """Adds what a block or an op gives to the names that are known from there on."""
+    for each in values:
+        if each.name in types:
+            raise BundleError(f"the name {each.name!r} is given twice", hint="convert the model again")
+        types[each.name] = each.type
 
 
 def _bind(operation: Operation, known: Mapping[str, Value], types: Mapping[str, ValueType], mode: Mode) -> Step:
@@ -311,14 +345,21 @@ def _hand_over(values: tuple[Any, ...], parameter: Parameter) -> Any:
         raise UnsupportedError(f"a value of another kind than the op takes: {value!r:.100}") from None
 
 
+def _told(of: ValueType) -> str:
+    return f"a {of.kind} of {of.dtype} {shown(of.shape)}"
+
+
 def _called(kind: type) -> str:
     return {torch.Tensor: "a tensor", str: "a text", TensorList: "a list", Cell: "a state"}.get(kind, "constants")
 
 
 def _constant(operation: Operation) -> Value:
     source = next(iter(operation.arguments.get("val", ())), None)
-    if not isinstance(source, Constant):
-        raise BundleError(f"{where(operation)}: a constant without a value")
+    if not isinstance(source, Constant) or len(operation.outputs) != 1:
+        raise BundleError(f"{where(operation)}: a constant without a value or name")
+    declared, given = operation.outputs[0].type, source.type
+    if (declared.kind, declared.dtype) != (given.kind, given.dtype) or not fits(given.shape or (), declared.shape):
+        raise BundleError(f"{where(operation)}: declared as {_told(declared)}, but its value is {_told(given)}")
     try:
         return _value(source)
     except EdgeVLMError as error:
@@ -343,28 +384,28 @@ def _with_lifetimes(steps: Sequence[Step], keep: Iterable[str]) -> tuple[Step, .
     return tuple(reversed(result))
 
 
-def _checked(value: Value, declared: Named, operation: Operation, mode: Mode) -> Value:
+def _checked(value: Value, declared: Named, place: str, mode: Mode) -> Value:
     """The value, in the type that carries the declared one, and rounded to it."""
     expected = {"tensor": torch.Tensor, "list": TensorList, "dictionary": dict}.get(declared.type.kind)
     if declared.type.dtype == "string" and declared.type.kind == "tensor":
         expected = str
     if expected is None or not isinstance(value, expected):
         raise BundleError(
-            f"{where(operation)}: the program declares {declared.name!r} as a {declared.type.kind} of "
+            f"{place}: the program declares {declared.name!r} as a {declared.type.kind} of "
             f"{declared.type.dtype}, which the op's result is not"
         )
     if not isinstance(value, torch.Tensor):
         return value
     if not fits(value.shape, declared.type.shape):
         raise BundleError(
-            f"{where(operation)}: the program declares {declared.name!r} as {shown(declared.type.shape)}, "
+            f"{place}: the program declares {declared.name!r} as {shown(declared.type.shape)}, "
             f"but the op's result is {shown(value.shape)}"
         )
     carrier = CARRIERS[declared.type.dtype]
     if value.dtype != carrier:
         if _family(value.dtype) != _family(carrier):
             raise BundleError(
-                f"{where(operation)}: the program declares {declared.name!r} as {declared.type.dtype}, "
+                f"{place}: the program declares {declared.name!r} as {declared.type.dtype}, "
                 f"but the op's result is {_family(value.dtype)}"
             )
         value = value.to(carrier)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from edgevlm.errors import UnsupportedError
+from edgevlm.errors import BundleError, UnsupportedError
 from edgevlm.runtimes.mlprogram.ops.registry import Tensor, Tensors, op
 
 
@@ -40,5 +40,7 @@ def einsum(values: Tensors, equation: str) -> Tensor:
 
 @op("scaled_dot_product_attention")
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    if key.shape[-2:-1] != value.shape[-2:-1]:  # torch's kernels read as many values as there are keys
+        raise BundleError(f"keys of {list(key.shape)} with values of {list(value.shape)}")
     # A row whose every key is masked is 0 in torch and NaN in MIL's formula; neither is an answer to rely on.
     return F.scaled_dot_product_attention(query, key, value, attn_mask)
