@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
 from coremltools.converters.mil import Builder as mb
 from mlprograms import Array, convert, save, write_program
+from PIL import Image
 
 from edgevlm.errors import BundleError, TensorError
 from edgevlm.runtimes.mlprogram.evaluator import Feature, MLProgram
@@ -243,6 +244,16 @@ def test_picture_inputs_take_rgb_pixels(
     weights = np.array([1, 2, 3][: shape[1]]).reshape(1, -1, 1, 1)
     expected = (pixels[:, channels] / 255 - 100) * weights
     np.testing.assert_allclose(program.predict({"image": pixels})["embedding"], expected, rtol=1e-5)
+
+
+def test_a_grey_picture_of_halves_keeps_its_fractions(tmp_path: Path) -> None:
+    picture = ct.ImageType("image", shape=(1, 1, 2, 2), color_layout=ct.colorlayout.GRAYSCALE_FLOAT16)
+    identity = convert(torch.nn.LeakyReLU(0.5), (torch.ones(1, 1, 2, 2),), fp16=True, inputs=[picture])
+    program = MLProgram.open(save(identity, tmp_path / "p.mlpackage"))
+    assert program.inputs[0].image == "grey fp16"
+    pixels = np.array([[0.25, 300.5], [1 / 3, -2]], np.float32)
+    (answer,) = program.predict({program.inputs[0].name: Image.fromarray(pixels)}).values()
+    np.testing.assert_array_equal(answer, [[[[0.25, 300.5], [np.float16(1 / 3), -1]]]])
 
 
 def test_features_and_input_checks(tmp_path: Path) -> None:
