@@ -368,7 +368,8 @@ def _checked(value: Value, declared: Named, operation: Operation, mode: Mode) ->
                 f"but the op's result is {_family(value.dtype)}"
             )
         value = value.to(carrier)
-    return round_to(value, declared.type.dtype, rounds=mode.rounds)
+    # A weight that is decompressed is one of the values that the device holds, however the program is evaluated.
+    return round_to(value, declared.type.dtype, rounds=mode.rounds or operation.kind.startswith("constexpr_"))
 
 
 def _family(dtype: torch.dtype) -> str:
