@@ -18,6 +18,7 @@ from coremltools.converters.mil import Builder as mb
 from mlprograms import Array, convert, save, write_program
 from PIL import Image
 
+from edgevlm.benchmarks.measuring import resident_mb
 from edgevlm.errors import BundleError, TensorError
 from edgevlm.runtimes.mlprogram.evaluator import Feature, MLProgram
 
@@ -291,6 +292,18 @@ def test_a_prediction_changes_neither_inputs_nor_weights(tmp_path: Path) -> None
     assert np.all(x == 1)
     np.testing.assert_array_equal(program.predict({"x": x})["out0"], np.full((4, 64), 32.0))
     assert (path / "Data/com.apple.CoreML/weights/weight.bin").read_bytes() == stored
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what is resident from Linux")
+@pytest.mark.parametrize("fp16", [False, True])
+def test_weights_stay_in_the_file(fp16: bool, tmp_path: Path) -> None:
+    x, weight = np.ones((1, 4096), np.float32), np.full((4096, 4096), 0.5, np.float16 if fp16 else np.float32)
+    path = write_program(tmp_path / "p.mlpackage", {"x": x}, lambda x: mb.linear(x=x, weight=weight), fp16=fp16)
+    MLProgram.open(write_program(tmp_path / "small.mlpackage", {"x": x}, lambda x: mb.relu(x=x))).predict({"x": x})
+    before_mb = resident_mb("RssAnon")
+    program = MLProgram.open(path)
+    assert np.all(program.predict({"x": x})["out0"] == 2048)
+    assert resident_mb("RssAnon") - before_mb < weight.nbytes / 1e6 / 2
 
 
 def test_threads_are_given_back(tmp_path: Path) -> None:

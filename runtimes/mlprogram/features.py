@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from edgevlm.errors import BundleError, TensorError, UnsupportedError
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME
 from edgevlm.runtimes.mlprogram.ops import CARRIERS
-from edgevlm.runtimes.mlprogram.plan import fits, shown
 from edgevlm.runtimes.mlprogram.program import Described, Function, ImageLayout, Named, Shape
+from edgevlm.runtimes.mlprogram.steps import fits, shown
 
 _IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1, "grey fp16": 1}
 _MODES: Mapping[ImageLayout, str] = {"rgb": "RGB", "bgr": "RGB", "grey": "L", "grey fp16": "F"}
