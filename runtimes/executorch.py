@@ -98,10 +98,13 @@ class ExecuTorchRuntime:
         arrays = validate_inputs(found.spec, inputs)
         _load(bindings, bundle.path / found.file)
         content, ops = with_intermediates(bundle.path / found.file, component)
-        method = bindings._load_program_from_buffer(
-            content, program_verification=bindings.Verification.InternalConsistency
-        ).load_method(component)
-        answers = method([torch.tensor(array) for array in arrays.values()])
+        try:
+            program = bindings._load_program_from_buffer(
+                content, program_verification=bindings.Verification.InternalConsistency
+            )
+            answers = program.load_method(component)([torch.tensor(array) for array in arrays.values()])
+        except RuntimeError as error:
+            raise BundleError(f"{component}: ExecuTorch cannot run it: {error}", hint="convert it again") from error
         return tuple(
             TracedOp(op.name, op.kind, op.reads, op.real(answer.numpy()))
             for op, answer in zip(ops, answers[len(answers) - len(ops) :], strict=True)

@@ -15,6 +15,17 @@ from edgevlm.recipe import Recipe
 
 _SUMS = re.compile(r"add|sub|concat|pack|stack|where|select", re.IGNORECASE)
 """Ops in which a small operand can drown beside a large one."""
+_FAMILIES = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"gelu",
+        r"soft_?max",
+        r"embedding|gather",
+        r"conv",
+        r"linear|fully_?connected|addmm|matmul|batch_?matri|^b?mm",
+    )
+)
+"""What backends and the model have alike: such an op is the model's own, and nothing excuses its being off."""
 _CARRIERS = re.compile(r"pad|quantize|convert|cast", re.IGNORECASE)
 """Ops that hand values on, which the model has none of: what is wrong after one is the op that reads it."""
 _PLAUSIBLE = 0.9
@@ -71,7 +82,8 @@ def blame(
 
     The op to blame is the first that is unlike every op of the model and for which nothing after it vouches. Backends
     have ops that the model has not (the pieces of a norm): such an op is vouched for by an op that reads it and is
-    like one of the model's, or is vouched for itself; but not by a sum in which it is too small to be seen.
+    like one of the model's, or is vouched for itself; but not by a sum in which it is too small to be seen. Nothing
+    vouches for an op that is of the same kind as the model's that it resembles, and is off.
 
     Args:
         program: The float model's component.
@@ -83,19 +95,21 @@ def blame(
     expected = expected_values(program, inputs)
     matcher = Matcher(expected)
     matches = [matcher.closest(op.value) for op in ops]
+    pairs = list(zip(ops, matches, strict=True))
     right = [match is not None and match.error <= limit for match in matches]
     readers = _readers(ops)
-    vouched = _vouched(ops, readers, right, limit)
+    off = [match is not None and limit < match.error < _PLAUSIBLE and _alike(op, match) for op, match in pairs]
+    vouched = _vouched(ops, readers, right, off, limit)
     # Of too few elements nothing can be told; and what nothing reads, such as a norm's spare results, does no harm.
     told = [
         op.value.size >= LEAST_SIZE and not _CARRIERS.search(op.kind) and (bool(readers[i]) or op is ops[-1])
         for i, op in enumerate(ops)
     ]
     first = next((index for index, fine in enumerate(vouched) if told[index] and not fine), None)
-    layers = _layers(ops, matches, right, _Places(program.spec.name, expected))
+    layers = _layers(ops, matches, right, expected)
     steps = tuple(
         Step(op.name, op.kind, layer, match.expected.kind if match else "", match.error if match else None)
-        for op, match, layer in zip(ops, matches, layers, strict=True)
+        for (op, match), layer in zip(pairs, layers, strict=True)
     )
     return Blame(program.spec.name, sample, limit, steps, first)
 
@@ -104,7 +118,7 @@ def usual_limit(recipe: Recipe) -> float:
     """What rounding alone may come to in one op's result, by the precision of the recipe."""
     if recipe.quantises or recipe.weights.sparsity or recipe.weights.dtype != "float":
         return 0.2
-    return 2e-2 if recipe.precision == "fp16" else 1e-4
+    return 2e-2 if recipe.precision == "fp16" else 1e-5
 
 
 def _readers(ops: Sequence[TracedOp]) -> list[list[int]]:
@@ -118,13 +132,18 @@ def _readers(ops: Sequence[TracedOp]) -> list[list[int]]:
     return readers
 
 
+def _alike(op: TracedOp, match: Match) -> bool:
+    """Whether both are of one kind that backends keep as it is."""
+    return any(family.search(op.kind) and family.search(match.expected.kind) for family in _FAMILIES)
+
+
 def _vouched(
-    ops: Sequence[TracedOp], readers: Sequence[Sequence[int]], right: Sequence[bool], limit: float
+    ops: Sequence[TracedOp], readers: Sequence[Sequence[int]], right: Sequence[bool], off: Sequence[bool], limit: float
 ) -> list[bool]:
     """Whether each op is right, or needed for one that is."""
     vouched = list(right)
     for index in reversed(range(len(ops))):
-        for reader in readers[index]:
+        for reader in readers[index] if not off[index] else ():
             unseen = right[reader] and _SUMS.search(ops[reader].kind) and _drowns(ops[index], ops[reader], limit)
             vouched[index] = vouched[index] or (vouched[reader] and not unseen)
     return vouched
@@ -140,13 +159,42 @@ def _drowns(operand: TracedOp, total: TracedOp, limit: float) -> bool:
     return bool(limit < share <= 3 * limit)
 
 
+def _layers(
+    ops: Sequence[TracedOp], matches: Sequence[Match | None], right: Sequence[bool], expected: Sequence[Expected]
+) -> list[str]:
+    """The place of each op: that of what it is like; else what the file says, or what the model has instead.
+
+    The last is an op that no other op of the artefact stands for, and that reads what this one reads.
+    """
+    places = _Places(expected)
+    place = {op.name: index for index, op in enumerate(ops)}
+    stood_for = {match.expected.name for match, fine in zip(matches, right, strict=True) if match and fine}
+    layers: list[str] = []
+    after = ""
+    for index, op in reversed(list(enumerate(ops))):
+        match = matches[index]
+        if match is not None and right[index]:
+            after = match.expected.place
+        else:
+            sources = [matches[place[name]] for name in op.reads if name in place and right[place[name]]]
+            reads = {source.expected.name for source in sources if source}
+            instead = (
+                each.place
+                for each in expected
+                if each.value.size == op.value.size and each.name not in stood_for and reads & {*each.reads}
+            )
+            near = match.expected.place if match and match.error < _PLAUSIBLE else ""
+            after = places.named(op.origin) or near or next(instead, "") or after
+        layers.append(after)
+    return layers[::-1]
+
+
 class _Places:
     """Which place of the model a file's words name, if they name one."""
 
-    def __init__(self, component: str, expected: Sequence[Expected]) -> None:
-        self.component = component
+    def __init__(self, expected: Sequence[Expected]) -> None:
         self._nodes = {each.name: each.place for each in expected}
-        paths = {each.place: _words(each.place.removeprefix(component).strip("/")) for each in expected}
+        paths = {each.place: _words(each.place.partition("/")[2]) for each in expected}
         self._paths = {place: words for place, words in paths.items() if words}
 
     def named(self, origin: str) -> str:
@@ -162,16 +210,3 @@ class _Places:
 
 def _words(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", text)
-
-
-def _layers(
-    ops: Sequence[TracedOp], matches: Sequence[Match | None], right: Sequence[bool], places: _Places
-) -> list[str]:
-    """The place of each op: that of what it is like, or what the file says, or that of the next op that has one."""
-    layers: list[str] = []
-    after = places.component
-    for op, match, fine in reversed(list(zip(ops, matches, right, strict=True))):
-        near = match.expected.place if match and (fine or match.error < _PLAUSIBLE) else ""
-        after = (near if fine else "") or places.named(op.origin) or near or after
-        layers.append(after)
-    return layers[::-1]

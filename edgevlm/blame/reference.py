@@ -21,12 +21,14 @@ class Expected:
         place: `component/module` that it stands in.
         kind: ATen's name of the op.
         name: The node's in the graph, after which converters call results.
+        reads: The nodes that it reads.
         value: What it computes.
     """
 
     place: str
     kind: str
     name: str
+    reads: tuple[str, ...]
     value: F32
 
 
@@ -51,7 +53,7 @@ def expected_values(program: Program, inputs: Mapping[str, Array]) -> tuple[Expe
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Notes every result but truth values."""
+    """Notes every input and every result but truth values."""
 
     def __init__(self, module: Any, component: str) -> None:
         super().__init__(module)
@@ -60,7 +62,9 @@ class _Recorder(torch.fx.Interpreter):
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
-        if n.op == "call_function" and isinstance(result, torch.Tensor) and result.dtype != torch.bool:
+        ran = n.op in ("call_function", "placeholder")
+        if ran and isinstance(result, torch.Tensor) and result.dtype != torch.bool:
             value = result.detach().numpy().astype(np.float32)
-            self.found.append(Expected(place(self._component, n), kind(n), n.name, value))
+            reads = tuple(each.name for each in n.all_input_nodes)
+            self.found.append(Expected(place(self._component, n), kind(n), n.name, reads, value))
         return result
