@@ -89,6 +89,7 @@ FROM_RANK = {"strides": [1, 1], "dilations": [1, 1], "pad": [0] * 4, "axes": [0,
 EITHER = {"crop_resize": {"roi", "boxes"}}
 FROM_RANK["validate_indices"] = False
 FROM_RANK["box_indices"] = [0]
+FROM_RANK["pad_value"] = 0.0
 
 
 def mil_versions(kind: str) -> list[Any]:

@@ -45,7 +45,7 @@ def main() -> None:
     right = sum(row["right"] for row in rows)
     print(f"{right} of {len(rows)} right")
     if arguments.keep:
-        keep("blame", {"right": right, "of": len(rows), "rows": rows})
+        keep("blame", {"right": right, "of": len(rows), "rows": rows}, "python -m edgevlm.benchmarks.blame --keep")
 
 
 if __name__ == "__main__":

@@ -26,10 +26,12 @@ class Mode:
     Attributes:
         rounds: Whether fp16 results are rounded.
         observe: Called after each op, those in nested blocks included.
+        measure: Called with each numeric result before it is rounded.
     """
 
     rounds: bool
     observe: Observer | None = None
+    measure: Callable[[Operation, Named, torch.Tensor], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def make_plan(block: Block, mode: Mode) -> Plan:
         BundleError: a constant cannot be read, or an op reads what nothing before it computes.
     """
     _refuse_unknown_ops(block)
-    return _plan(block, {}, {}, replace(mode, observe=None))
+    return _plan(block, {}, {}, replace(mode, observe=None, measure=None))
 
 
 def round_to(tensor: torch.Tensor, dtype: str, *, rounds: bool) -> torch.Tensor:
@@ -368,6 +370,8 @@ def _checked(value: Value, declared: Named, operation: Operation, mode: Mode) ->
                 f"but the op's result is {_family(value.dtype)}"
             )
         value = value.to(carrier)
+    if mode.measure is not None:
+        mode.measure(operation, declared, value)
     return round_to(value, declared.type.dtype, rounds=mode.rounds)
 
 
