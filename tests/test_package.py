@@ -48,6 +48,7 @@ def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Pat
         "edgevlm/models/builtin/student/figures.json",
         "edgevlm/models/builtin/teacher/model.safetensors",
         "edgevlm/models/builtin/student/README.md",
+        "edgevlm/runtimes/mlprogram/opsets.json",
     } <= names
     assert {name.split("/")[0].removesuffix(".dist-info") for name in names} == {"edgevlm", "edgevlm-0.1.0"}
 
