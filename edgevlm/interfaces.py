@@ -162,6 +162,27 @@ class Package:
     advice: tuple[Advice, ...]
 
 
+@dataclass(frozen=True)
+class OpCoverage:
+    """Whether a runtime of ours knows an op of its target's format, and what shows it.
+
+    Attributes:
+        kind: The target's own name of the op.
+        opsets: The opsets that defined it, the oldest first.
+        oracles: What its results are compared with by tests; empty for an op that is not covered.
+        reason: Why it is not covered; empty for one that is.
+    """
+
+    kind: str
+    opsets: tuple[str, ...]
+    oracles: tuple[str, ...]
+    reason: str = ""
+
+    @property
+    def covered(self) -> bool:
+        return bool(self.oracles)
+
+
 Verdict = Literal["fits", "near", "mask", "underflow", "overflow"]
 
 
@@ -291,3 +312,11 @@ class PackageReader(Protocol):
     """A runtime that can also look into its target's own packages outside a bundle."""
 
     def read_package(self, path: Path) -> Package: ...
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """A runtime that computes its target's ops itself, and so can say which."""
+
+    def op_coverage(self) -> tuple[OpCoverage, ...]:
+        """Every op of the format, by name."""

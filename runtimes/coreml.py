@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs
 from edgevlm.errors import BundleError, MissingDependency
-from edgevlm.interfaces import Advice, Array, Closing, OpCount, Package
+from edgevlm.interfaces import Advice, Array, Closing, OpCount, OpCoverage, Package
 from edgevlm.spec import ComponentSpec
 from edgevlm.stored import StoredWeight
 
@@ -119,6 +119,12 @@ class CoreMLRuntime:
         from edgevlm.runtimes.mlprogram.inspection import inspect_package
 
         return inspect_package(path)
+
+    def op_coverage(self) -> tuple[OpCoverage, ...]:
+        """Every op of ML Programs, and whether the evaluator computes it."""
+        from edgevlm.runtimes.mlprogram.coverage import coverage
+
+        return coverage()
 
 
 class CoreMLSession(Closing):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.input_type import (
@@ -16,6 +16,7 @@ from coremltools.converters.mil.mil.input_type import (
     TupleInputType,
 )
 from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
+from evidence import Oracle, shown_by
 
 FOLDER = Path(__file__).parent.parent / "runtimes" / "mlprogram"
 _OTHER = {TupleInputType: "several", ListInputType: "list", StateInputType: "state"}
@@ -104,7 +105,21 @@ def _names(allowed: Any) -> str:
     return " ".join(sorted({"str": "string"}.get(name, name) for name in names))
 
 
-TABLES: dict[str, Callable[[], Table]] = {"opsets.json": opsets}
+def oracles() -> dict[str, list[Oracle]]:
+    """What each op that tests run is compared with: by its cases, and by tests of another form."""
+    import test_mlprogram_control
+    import test_mlprogram_ops
+    from mlprogram_cases import CASES
+
+    found = shown_by(test_mlprogram_control, test_mlprogram_ops)
+    for case in CASES:
+        found.setdefault(case.kind, set()).add(case.oracle)
+        if not case.inferred_otherwise and case.inferred() is not None:
+            found[case.kind].add("coremltools")
+    return {kind: [each for each in get_args(Oracle) if each in found[kind]] for kind in sorted(found)}
+
+
+TABLES: dict[str, Callable[[], Table]] = {"opsets.json": opsets, "oracles.json": oracles}
 
 if __name__ == "__main__":
     for file, table in TABLES.items():

@@ -161,6 +161,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no package": (["inspect", "gone.mlpackage"], "expected an .mlpackage folder"),
     "a file for a package": (["inspect", "{file}"], "expected an .mlpackage folder"),
     "a package of another kind": (["inspect", "{other}"], "expected an ML Program, got neuralNetwork"),
+    "no list of ops": (["targets", "--ops", "tflite"], "computes no ops itself"),
     "no picture": (["run", "{bundle}", "gone.png", "--labels", "a"], "gone.png"),
     "not a picture": (["run", "{bundle}", "{empty}", "--labels", "a"], "picture"),
     "no labels": (["run", "{bundle}", "{picture}"], "none baked in"),
@@ -221,5 +222,5 @@ def test_help_imports_no_framework() -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("convert", "audit", "verify", "inspect", "run"):
+    for command in ("convert", "audit", "verify", "inspect", "run", "targets"):
         assert f"edgevlm {command}" in run(command, "--help").stdout

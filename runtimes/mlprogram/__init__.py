@@ -10,7 +10,7 @@ reorders those ops is not modelled, and no figure from here may be called a devi
     package    Manifest.json and the spec, as plain dataclasses; needs coremltools' generated protobuf classes
     ops/       one function an op, by kind of op; needs torch
     evaluator  planning and running
-    opsets     from which system on each op can be written
+    opsets     from which system on each op can be written, and coverage: what shows that it is computed
     deployment advice on a package before it meets a device; the facts behind it, and their sources, are in facts
 
 Format: https://apple.github.io/coremltools/mlmodel/Format/MIL.html
