@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs
 from edgevlm.errors import BundleError, MissingDependency
-from edgevlm.interfaces import Array, Closing, OpCount, TracedOp
+from edgevlm.interfaces import Advice, Array, Closing, OpCount, OpCoverage, Package, TracedOp
 from edgevlm.spec import ComponentSpec
 from edgevlm.stored import StoredWeight
 
@@ -110,6 +110,36 @@ class CoreMLRuntime:
 
         found = find_component(dict(bundle.components), component)
         return trace(MLProgram.open(bundle.path / found.file), validate_inputs(found.spec, inputs))
+
+    def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
+        """What is known against each component's package: systems, and what the Neural Engine makes of it.
+
+        Raises:
+            BundleError: a package is damaged.
+            MissingDependency: coremltools is not installed.
+        """
+        _require("coremltools")
+        from edgevlm.runtimes.mlprogram.inspection import advise_package
+
+        return {name: advise_package(bundle.path / component.file) for name, component in bundle.components.items()}
+
+    def read_package(self, path: Path) -> Package:
+        """What is in an .mlpackage that need be no part of a bundle.
+
+        Raises:
+            BundleError: it is damaged, or no ML Program.
+            MissingDependency: coremltools is not installed.
+        """
+        _require("coremltools")
+        from edgevlm.runtimes.mlprogram.inspection import inspect_package
+
+        return inspect_package(path)
+
+    def op_coverage(self) -> tuple[OpCoverage, ...]:
+        """Every op of ML Programs, and whether the evaluator computes it."""
+        from edgevlm.runtimes.mlprogram.coverage import coverage
+
+        return coverage()
 
 
 class CoreMLSession(Closing):

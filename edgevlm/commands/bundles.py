@@ -15,7 +15,7 @@ from edgevlm.errors import CheckFailed, InputError
 if TYPE_CHECKING:
     from edgevlm.blame.blame import Blame
     from edgevlm.bundle import Bundle
-    from edgevlm.interfaces import Progress
+    from edgevlm.interfaces import PackageReader, Progress
     from edgevlm.tokenizing import Tokenizer
 
 
@@ -88,25 +88,62 @@ def _blame(opened: Bundle, model: str | None, out: Path, progress: Progress) -> 
 def inspect(bundle: Path, as_json: bool) -> None:
     """Show what is in BUNDLE: components, sizes, precision of each op kind, and who runs it.
 
+    BUNDLE may also be a Core ML package, whoever wrote it: its functions, inputs and outputs, ops and sizes, and the
+    oldest system that it needs. For Core ML there is advice besides, with the source of each claim: what the Neural
+    Engine does not run or computes badly, and a package that asks for a newer system than it needs.
+
     \b
-    Example:
+    Examples:
       edgevlm inspect dist/edgevlm-student-tflite-fp16.edgevlm
+      edgevlm inspect Detector.mlpackage
     """
+    from edgevlm import registry
+
+    reader = registry.package_reader(bundle)
+    if reader is None:
+        _inspect_bundle(bundle, as_json)
+    else:
+        _inspect_package(reader, bundle, as_json)
+
+
+def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     from edgevlm import registry, report, schema
     from edgevlm.bundle import Bundle
+    from edgevlm.interfaces import Adviser
 
     opened = Bundle.open(bundle)
     with report.progress_bar() as progress:
         progress("reading the artefact", None)
-        ops = registry.runtime(opened.manifest.target).inspect(opened)
+        runtime = registry.runtime(opened.manifest.target)
+        ops = runtime.inspect(opened)
+        advice = runtime.advice(opened) if isinstance(runtime, Adviser) else {}
     if as_json:
-        report.print_json({"manifest": schema.write(opened.manifest), "ops": schema.write(ops)})
+        found = {"manifest": opened.manifest, "ops": ops, "advice": advice}
+        report.print_json(schema.write(found))
         return
     report.table(None, ("", ""), report.describe(opened))
     sizes = [(file, f"{record.size_bytes:,}") for file, record in opened.manifest.files.items()]
     report.table(None, ("file", ">bytes"), sizes)
     rows = [row for component, counts in ops.items() for row in report.op_rows(component, counts)]
     report.table(None, ("component", "op", ">count", "precision", "weights", "runs on"), rows)
+    report.advice_lists(advice)
+
+
+def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
+    from edgevlm import report, schema
+
+    with report.progress_bar() as progress:
+        progress("reading the package", None)
+        package = reader.read_package(path)
+    if as_json:
+        report.print_json({"package": str(path)} | schema.write(package))
+        return
+    report.table(None, ("", ""), report.describe_package(package))
+    report.table(None, ("file", ">bytes"), [(file, f"{size:,}") for file, size in package.files.items()])
+    report.table(None, ("function", "", "name", "type", "shape"), report.value_rows(package))
+    rows = [row[:-1] for function in package.functions for row in report.op_rows(function.name, function.ops)]
+    report.table(None, ("function", "op", ">count", "precision", "weights"), rows)
+    report.advice_lists({path.name: package.advice})
 
 
 @click.command()

@@ -19,6 +19,8 @@ reorders those ops is not modelled, and no figure from here may be called a devi
     evaluator           opening and predicting
     audit, calibration, tracing   what results come to: beside float16, over samples, one by one
     stand_in            coremltools' own `predict()` on the evaluator
+    opsets, coverage    from which system on each op can be written, and what shows that it is computed
+    deployment, facts   advice on a package before it meets a device, and its sources
 
 Format: https://apple.github.io/coremltools/mlmodel/Format/MIL.html
 """
