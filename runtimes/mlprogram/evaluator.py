@@ -19,8 +19,9 @@ from edgevlm.runtimes.mlprogram.dtypes import BY_NAME
 from edgevlm.runtimes.mlprogram.features import Feature, accept, features_of
 from edgevlm.runtimes.mlprogram.ops import CARRIERS
 from edgevlm.runtimes.mlprogram.package import function_names, read_function
-from edgevlm.runtimes.mlprogram.plan import Mode, Observer, make_plan, round_to
+from edgevlm.runtimes.mlprogram.plan import make_plan
 from edgevlm.runtimes.mlprogram.program import Function
+from edgevlm.runtimes.mlprogram.steps import Mode, Observer, round_to
 from edgevlm.runtimes.mlprogram.values import Cell, Value
 
 Precision = Literal["declared", "fp32", "audit"]
@@ -106,8 +107,8 @@ class MLProgram:
         """Reads, checks and plans a package, and runs it once on ones in the sizes that it gives as an example.
 
         Args:
-            path: The `.mlpackage` folder. Its fp32 weights stay mapped from the file; fp16 ones are held as
-                float32, twice their size.
+            path: The `.mlpackage` folder. Its weights stay mapped from the file; fp16 ones are widened for each
+                call of the op that takes them, which costs a few percent of its time and none of the memory.
             function: Name of the function; None stands for the default one.
             precision: `declared` rounds each result to its declared type, `fp32` does not round, `audit` rounds and
                 measures.
