@@ -19,7 +19,7 @@ from mlprograms import Array, convert, save, write_program
 from PIL import Image
 
 from edgevlm.benchmarks.measuring import resident_mb
-from edgevlm.errors import BundleError, TensorError
+from edgevlm.errors import BundleError, TensorError, UnsupportedError
 from edgevlm.runtimes.mlprogram.evaluator import Feature, MLProgram
 
 torch.set_num_threads(1)
@@ -348,3 +348,23 @@ def test_one_function_of_several(tmp_path: Path) -> None:
         np.testing.assert_array_equal(MLProgram.open(path, function=name).predict(inputs)["out0"], expected)
     with pytest.raises(BundleError, match="no function 'half': it has double, root"):
         MLProgram.open(path, function="half")
+
+
+def test_an_audit_says_what_results_come_to(tmp_path: Path) -> None:
+    def body(x: Any) -> Any:
+        large = mb.mul(x=x, y=np.float16(300), name="large")
+        return mb.exp(x=mb.real_div(x=large, y=np.float16(0), name="odd"), name="last"), mb.sqrt(x=x, name="root")
+
+    path = write_program(tmp_path / "p.mlpackage", {"x": np.ones(3, np.float32)}, body, fp16=True)
+    program = MLProgram.open(path, precision="audit")
+    program.predict({"x": np.array([1, 10, -0.5], np.float32)})
+    program.predict({"x": np.array([0, 218.5, -4], np.float32)})
+    found = {each.name: each for each in program.audit()}
+    assert found["large"].peak == 65550
+    assert (found["large"].overflows, found["large"].infinite, found["large"].elements) == (1, 0, 6)
+    assert found["large"].headroom == pytest.approx(65504 / 65550)
+    assert (found["odd"].infinite, found["odd"].nan) == (5, 1)
+    assert found["root"].nan == 2
+    assert found["root"].dtype == "fp16"
+    with pytest.raises(UnsupportedError, match="nothing was audited"):
+        MLProgram.open(path).audit()

@@ -104,7 +104,7 @@ def _root_model(path: Path) -> Path:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         relative: str = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
         model_file = path / "Data" / relative
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{path}: expected an .mlpackage folder with a Manifest.json, which is missing") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{manifest}: not readable as JSON: {error}", hint=_HINT) from error
@@ -147,7 +147,8 @@ def _parse_spec(model_file: Path) -> Any:
         raise BundleError(f"{model_file}: not a Core ML model specification: {error}", hint=_HINT) from error
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
-        raise BundleError(f"{model_file}: expected an ML Program, got {kind or 'an empty specification'}", hint=_HINT)
+        hint = _HINT if kind is None else "convert the model again, as an ML Program: convert_to='mlprogram'"
+        raise BundleError(f"{model_file}: expected an ML Program, got {kind or 'an empty specification'}", hint=hint)
     return spec
 
 

@@ -35,7 +35,7 @@ def make_plan(block: Block, mode: Mode) -> Plan:
         BundleError: a constant cannot be read, or an op reads what nothing before it computes.
     """
     _refuse_unknown_ops(block)
-    return _plan(block, {}, {}, replace(mode, observe=None))
+    return _plan(block, {}, {}, replace(mode, observe=None, measure=None))
 
 
 def _refuse_unknown_ops(block: Block) -> None:

@@ -29,10 +29,12 @@ class Mode:
     Attributes:
         rounds: Whether fp16 results are rounded.
         observe: Called after each op, those in nested blocks included.
+        measure: Called with each numeric result before it is rounded.
     """
 
     rounds: bool
     observe: Observer | None = None
+    measure: Callable[[Operation, Named, torch.Tensor], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -247,6 +249,8 @@ def _checked(value: Value, declared: Named, operation: Operation, mode: Mode) ->
                 f"but the op's result is {_family(value.dtype)}"
             )
         value = value.to(carrier)
+    if mode.measure is not None:
+        mode.measure(operation, declared, value)
     return round_to(value, declared.type.dtype, rounds=_rounds(operation, mode))
 
 
