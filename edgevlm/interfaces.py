@@ -90,6 +90,25 @@ class OpCount:
     weights: str = ""
 
 
+@dataclass(frozen=True)
+class TracedOp:
+    """One op of an artefact that ran, with what it computed.
+
+    Attributes:
+        name: The target's own name of its result.
+        kind: The target's own name of the op.
+        reads: Names of the earlier results, and inputs, that it reads; constants left out.
+        value: Its result, dequantised where integers stand for real numbers.
+        origin: What the file says of where it comes from, in whatever words; empty if it says nothing.
+    """
+
+    name: str
+    kind: str
+    reads: tuple[str, ...]
+    value: F32
+    origin: str = ""
+
+
 AdviceKind = Literal["system", "refused", "accuracy", "neural engine", "speed"]
 
 
@@ -297,6 +316,9 @@ class Runtime(Protocol):
 
     def stored_weights(self, bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
         """The integer weights of each component, read back from the shipped file."""
+
+    def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
+        """Runs one component once, and returns what each of its ops computed, in the order in which they ran."""
 
 
 @runtime_checkable

@@ -128,6 +128,7 @@ FROM_RANK = {"strides": [1, 1], "dilations": [1, 1], "pad": [0] * 4, "axes": [0,
 EITHER = {"crop_resize": {"roi", "boxes"}}
 FROM_RANK["validate_indices"] = False
 FROM_RANK["box_indices"] = [0]
+FROM_RANK["pad_value"] = 0.0
 
 
 @pytest.mark.parametrize("kind", sorted(set(OPS) - {"write_state"}))  # written by coremltools' back end alone
@@ -406,6 +407,21 @@ def test_lookup_tables_of_sparse_weights(vector: int, axis: int, tmp_path: Path)
         (4 * vector, 6) if axis == 0 else (4, 6 * vector)
     )
     np.testing.assert_array_equal(answer, expected)
+
+
+@pytest.mark.parametrize("precision", ["declared", "fp32"])
+def test_a_restored_weight_is_what_the_device_holds(precision: Any, tmp_path: Path) -> None:
+    data, scale = np.array([[1, 3, 100]], np.int8), np.array([[1 / 3]], np.float16)
+
+    def body(x: Any) -> Any:
+        return mb.add(x=x, y=mb.constexpr_blockwise_shift_scale(data=data, scale=scale))
+
+    nought = {"x": np.zeros((1, 3), np.float32)}
+    path = write_program(tmp_path / "p.mlpackage", nought, body, opset=ct.target.iOS18, fp16=True)
+    (answer,) = MLProgram.open(path, precision=precision).predict(nought).values()
+    products = data * scale.astype(np.float64)
+    assert np.all(products[:, 1:] != products[:, 1:].astype(np.float16))
+    np.testing.assert_array_equal(answer, products.astype(np.float16))
 
 
 @pytest.mark.parametrize("opset", [ct.target.iOS16, ct.target.iOS18])

@@ -35,8 +35,8 @@ from edgevlm.runtimes.mlprogram.program import (
 )
 from edgevlm.runtimes.mlprogram.weights import WeightFile
 
-_IMAGE_LAYOUTS: Mapping[int, ImageLayout] = {10: "grey", 20: "rgb", 30: "bgr", 40: "grey"}  # ColorSpace in the spec
-_IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1}
+_IMAGE_LAYOUTS: Mapping[int, ImageLayout] = {10: "grey", 20: "rgb", 30: "bgr", 40: "grey fp16"}  # ColorSpace
+_IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1, "grey fp16": 1}
 _KINDS: Mapping[str, Kind] = {
     "tensorType": "tensor",
     "listType": "list",

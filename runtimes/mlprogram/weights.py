@@ -25,7 +25,7 @@ _HINT = "the package is damaged or was cut short when it was copied: copy or con
 
 
 class WeightFile:
-    """A memory-mapped weight.bin: only what is read is loaded, and fp32 constants are never copied.
+    """A memory-mapped weight.bin: only what is read is loaded, and fp16 and fp32 constants are never copied.
 
     Raises:
         BundleError: the file is missing, too short for its header, or of another version.

@@ -22,7 +22,8 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
         x = x.transpose(-1, -2)
     if transpose_y and y.ndim > 1:
         y = y.transpose(-1, -2)
-    return x @ y
+    wider = torch.promote_types(x.dtype, y.dtype)  # from iOS 17 on one of the two may be an integer weight
+    return x.to(wider) @ y.to(wider)
 
 
 @op("einsum")
