@@ -212,6 +212,20 @@ def test_an_index_out_of_range_is_refused(kind: str, index: int, opset: ct.targe
         program.predict({**inputs, "indices": np.array([index], np.int32)})
 
 
+@pytest.mark.parametrize("length", [2, -1])
+def test_where_a_slice_begins_may_be_computed(length: int, tmp_path: Path) -> None:
+    inputs = {"x": real(1, 4), "begin": np.array([0, 2], np.int32)}
+
+    def body(x: Any, begin: Any) -> Any:
+        return mb.slice_by_size(x=x, begin=begin, size=[1, length])
+
+    program = MLProgram.open(write_program(tmp_path / "p.mlpackage", inputs, body))  # whose trial begins at [1, 1]
+    (answer,) = program.predict(inputs).values()
+    np.testing.assert_array_equal(answer, inputs["x"][:, 2:])
+    with pytest.raises(TensorError, match=r"op slice_by_size .* a slice from 1 to 2 of an axis of size 1"):
+        program.predict({**inputs, "begin": np.array([1, 2], np.int32)})
+
+
 @pytest.mark.parametrize(
     ("inputs", "body", "message"),
     [
