@@ -452,6 +452,20 @@ def test_sparse_to_dense(opset: ct.target, tmp_path: Path) -> None:
     np.testing.assert_array_equal(answer, [[0, 1.5, -2, 0, 0], [3, 0, 0, 0, 4]])
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_product_whose_halves_are_widened_in_parts(biased: bool, tmp_path: Path) -> None:
+    x, weight, bias = (real(*shape).astype(np.float16) for shape in ((3, 5), (600, 5), (600,)))
+    path = write_program(
+        tmp_path / "p.mlpackage",
+        {"x": x.astype(np.float32)},
+        lambda x: mb.linear(x=x, weight=weight, **({"bias": bias} if biased else {})),
+        fp16=True,
+    )
+    (answer,) = MLProgram.open(path, precision="fp32").predict({"x": x}).values()
+    expected = x.astype(np.float64) @ weight.T.astype(np.float64) + bias * biased
+    np.testing.assert_allclose(answer, expected, rtol=2e-6, atol=2e-6)
+
+
 def test_half_rounds_to_even_and_overflows_to_infinity(tmp_path: Path) -> None:
     values = np.array([1 + 2**-11, 1 + 3 * 2**-11, 65519, 65520, -1e6, 2**-24, 2**-26], np.float32)
     path = write_program(tmp_path / "p.mlpackage", {"x": values}, lambda x: mb.cast(x=x, dtype="fp16"))

@@ -108,7 +108,9 @@ def _bind(operation: Operation, known: Mapping[str, Value], types: Mapping[str, 
         except EdgeVLMError as error:
             raise located(error, place) from error
     halves = tuple(
-        name for name, value in settled.items() if isinstance(value, torch.Tensor) and value.dtype == torch.half
+        name
+        for name, value in settled.items()
+        if isinstance(value, torch.Tensor) and value.dtype == torch.half and not op.parameters[name].stored
     )
     blocks = tuple(_plan(each, known, types, mode) for each in operation.blocks)
     return Step(operation, op, settled, halves, tuple(bindings), blocks)

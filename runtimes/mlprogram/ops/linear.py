@@ -6,11 +6,17 @@ import torch
 import torch.nn.functional as F
 
 from edgevlm.errors import UnsupportedError
-from edgevlm.runtimes.mlprogram.ops.registry import Tensor, Tensors, op
+from edgevlm.runtimes.mlprogram.ops.registry import Stored, Tensor, Tensors, op
+
+_ROWS = 256
+"""How many rows of a weight are widened at once: as few as stay in a processor's cache."""
 
 
 @op("linear")
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
+    if weight.dtype == torch.half:
+        product = torch.cat([F.linear(x, rows.to(x.dtype)) for rows in torch.split(weight, _ROWS)], -1)
+        return product if bias is None else product + bias
     # From iOS 17 on weights may be integers beside floating-point inputs.
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
