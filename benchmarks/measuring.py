@@ -27,7 +27,7 @@ _INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asim
 
 
 def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, float]:
-    """The median wall time of each contender in milliseconds; see `clock_turns`."""
+    """The median wall time of each contender in milliseconds; see `clock_rounds`."""
     return {name: times.wall_ms for name, times in clock_turns(contenders, rounds, warm_up).items()}
 
 
@@ -39,8 +39,25 @@ class Times:
     cpu_ms: float
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """Every time of a contender in milliseconds, in the order of the rounds."""
+
+    walls_ms: tuple[float, ...]
+    cpus_ms: tuple[float, ...]
+
+    @property
+    def median(self) -> Times:
+        return Times(statistics.median(self.walls_ms), statistics.median(self.cpus_ms))
+
+
 def clock_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, Times]:
-    """The median times of each contender.
+    """The median times of each contender; see `clock_rounds`."""
+    return {name: each.median for name, each in clock_rounds(contenders, rounds, warm_up).items()}
+
+
+def clock_rounds(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, Rounds]:
+    """Times each contender.
 
     They run in turn, so that whatever else the machine does meets all of them, and in the opposite order every other
     round, so that each follows the others, with their data in the caches, as often as they follow it.
@@ -59,10 +76,7 @@ def clock_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, war
             run()
             cpus_ms[name].append(1e3 * (time.process_time() - cpu))
             walls_ms[name].append(1e3 * (time.perf_counter() - wall))
-    return {
-        name: Times(statistics.median(walls_ms[name][warm_up:]), statistics.median(cpus_ms[name][warm_up:]))
-        for name in contenders
-    }
+    return {name: Rounds(tuple(walls_ms[name][warm_up:]), tuple(cpus_ms[name][warm_up:])) for name in contenders}
 
 
 def in_fresh_process(*arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -176,11 +176,19 @@ def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
         BundleError: the golden fixtures are not readable.
         MissingDependency: the target's runtime is not installed.
     """
+    return _measure(bundle, *fixtures(bundle), progress)
+
+
+def fixtures(bundle: Bundle) -> tuple[parity.Samples, parity.Answers]:
+    """The parity samples of a bundle, and the float reference's answers to them.
+
+    Raises:
+        BundleError: the golden fixtures are not readable.
+    """
     manifest = bundle.manifest
     stored, pictures, reference = golden.read(bundle.path)
     tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
-    samples = golden.make_samples(pictures, stored.sample_texts, manifest.image, tokenizer)
-    return _measure(bundle, samples, reference, progress)
+    return golden.make_samples(pictures, stored.sample_texts, manifest.image, tokenizer), reference
 
 
 def _prepare(request: Request, calibration: CalibrationData | None, progress: Progress) -> Prepared:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import cast
 
 from edgevlm.errors import UnsupportedError
-from edgevlm.interfaces import Converter, Runtime
+from edgevlm.interfaces import Converter, PackageReader, Runtime
 
 CONVERTERS = {
     "coreml": "edgevlm.converters.coreml:CoreMLConverter",
@@ -23,6 +24,8 @@ RUNTIMES = {
     "executorch": "edgevlm.runtimes.executorch:ExecuTorchRuntime",
     "tflite": "edgevlm.runtimes.tflite:TFLiteRuntime",
 }
+PACKAGES = {".mlpackage": "coreml"}
+"""The targets whose own packages can be looked into without a bundle around them, by suffix."""
 SUMMARIES = {
     "coreml": "ML Program packages for iOS and macOS (Neural Engine, GPU, CPU)",
     "executorch": "one .pte for PyTorch's runtime on iOS, Android and Linux (XNNPACK)",
@@ -52,6 +55,12 @@ def runtime(target: str) -> Runtime:
     if target in RUNTIMES:
         return cast(Runtime, _load(RUNTIMES[target])())
     return cast(Runtime, _plugin(target).runtime())  # type: ignore[attr-defined]
+
+
+def package_reader(path: Path) -> PackageReader | None:
+    """What looks into a target's own package; None for anything else, such as a bundle."""
+    found = runtime(PACKAGES[path.suffix]) if path.suffix in PACKAGES else None
+    return found if isinstance(found, PackageReader) else None
 
 
 def _load(path: str) -> type:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,7 +20,7 @@ from edgevlm import schema
 from edgevlm.bundle import Bundle, Manifest, ParityReport
 
 if TYPE_CHECKING:
-    from edgevlm.interfaces import OpCount, OpRange, Progress
+    from edgevlm.interfaces import Advice, OpCount, OpRange, Package, PackageValue, Progress
     from edgevlm.pipeline import Outcome
 
 SCHEMA_VERSION = 1
@@ -207,6 +209,53 @@ def op_rows(component: str, ops: Sequence[OpCount]) -> list[tuple[str, ...]]:
     return [(component, op.kind, str(op.count), op.dtype, op.weights, op.runs_on) for op in ordered]
 
 
+def advice_lists(advice: Mapping[str, Sequence[Advice]]) -> None:
+    """What is known against each component: what it is about, what to do, and on a line of its own who says so."""
+    width = min(shutil.get_terminal_size().columns, 110)
+    for component, found in advice.items():
+        if found:
+            click.echo(f"Advice on {component}")
+        for each in found:
+            message = textwrap.fill(f"{each.message}.", width, initial_indent="    ", subsequent_indent="    ")
+            click.echo(f"  {each.kind}: {each.where}\n{message}\n    {each.source}")
+
+
+def describe_package(package: Package) -> list[tuple[str, str]]:
+    """What a package needs and how large it is, a line a fact."""
+    because = f": {', '.join(package.because)}" if package.because else ""
+    return [
+        ("declares", _platforms(package.declares) or "a version of the format that is not known here"),
+        ("needs", _platforms(package.needs) + because),
+        ("functions", ", ".join(function.name for function in package.functions)),
+        ("size", f"{sum(package.files.values()) / 1e6:.2f} MB in {len(package.files)} files"),
+    ]
+
+
+def value_rows(package: Package) -> list[tuple[str, ...]]:
+    """One row an input, state or output: function, which of them, name, type and shape."""
+    return [
+        (function.name, value.role, value.name, value.dtype, _sizes(value))
+        for function in package.functions
+        for value in function.values
+    ]
+
+
+def _sizes(value: PackageValue) -> str:
+    def shown(shape: Sequence[object]) -> str:
+        return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+    picture = f", a picture ({value.picture})" if value.picture else ""
+    if value.choices:
+        return " or ".join(shown(each) for each in value.choices) + picture
+    if value.sizes is not None:
+        return shown([low if low == high else f"{low} to {high or '?'}" for low, high in value.sizes]) + picture
+    return ("any" if value.shape is None else shown(value.shape)) + picture
+
+
+def _platforms(requires: Mapping[str, str]) -> str:
+    return ", ".join(f"{platform} {least}" for platform, least in requires.items())
+
+
 def describe(bundle: Bundle) -> list[tuple[str, str]]:
     """What a bundle is, a line a fact."""
     manifest = bundle.manifest
@@ -216,7 +265,7 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("revision", manifest.source.revision),
         ("target", f"{manifest.target}, recipe {manifest.recipe.name}"),
         *(("in float32", place) for place in manifest.recipe.float32_ops),
-        ("needs", ", ".join(f"{platform} {least}" for platform, least in manifest.requires.items())),
+        ("needs", _platforms(manifest.requires)),
         ("for the app", f"{bundle.artefact_bytes / 1e6:.2f} MB{_download(manifest)}"),
         ("with fixtures", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
         (

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs
 from edgevlm.errors import BundleError, MissingDependency
-from edgevlm.interfaces import Array, Closing, OpCount
+from edgevlm.interfaces import Advice, Array, Closing, OpCount, OpCoverage, Package, TracedOp
 from edgevlm.spec import ComponentSpec
 from edgevlm.stored import StoredWeight
 
@@ -95,6 +95,51 @@ class CoreMLRuntime:
             name: stored_weights(read_function(bundle.path / component.file))
             for name, component in bundle.components.items()
         }
+
+    def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
+        """Runs one component once on the evaluator, on Apple's systems too: Core ML keeps its own to itself.
+
+        Raises:
+            TensorError: there is no such component, or an input is not what its spec says.
+            BundleError, UnsupportedError, MissingDependency: see `open`.
+        """
+        _require("coremltools")
+        _require("torch")
+        from edgevlm.runtimes.mlprogram.evaluator import MLProgram
+        from edgevlm.runtimes.mlprogram.tracing import trace
+
+        found = find_component(dict(bundle.components), component)
+        return trace(MLProgram.open(bundle.path / found.file), validate_inputs(found.spec, inputs))
+
+    def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
+        """What is known against each component's package: systems, and what the Neural Engine makes of it.
+
+        Raises:
+            BundleError: a package is damaged.
+            MissingDependency: coremltools is not installed.
+        """
+        _require("coremltools")
+        from edgevlm.runtimes.mlprogram.inspection import advise_package
+
+        return {name: advise_package(bundle.path / component.file) for name, component in bundle.components.items()}
+
+    def read_package(self, path: Path) -> Package:
+        """What is in an .mlpackage that need be no part of a bundle.
+
+        Raises:
+            BundleError: it is damaged, or no ML Program.
+            MissingDependency: coremltools is not installed.
+        """
+        _require("coremltools")
+        from edgevlm.runtimes.mlprogram.inspection import inspect_package
+
+        return inspect_package(path)
+
+    def op_coverage(self) -> tuple[OpCoverage, ...]:
+        """Every op of ML Programs, and whether the evaluator computes it."""
+        from edgevlm.runtimes.mlprogram.coverage import coverage
+
+        return coverage()
 
 
 class CoreMLSession(Closing):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.interfaces import Array, Closing, OpCount
+from edgevlm.interfaces import Array, Closing, OpCount, TracedOp
 from edgevlm.runtimes.executorch_file import Method, count_ops, read_methods, stored_weights
 from edgevlm.spec import ComponentSpec
 from edgevlm.stored import StoredWeight
@@ -80,6 +80,35 @@ class ExecuTorchRuntime:
             MissingDependency: executorch or torch is not installed.
         """
         return {name: tuple(stored_weights(method)) for name, method in _read_methods(bundle).items()}
+
+    def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
+        """Runs one component once, rewritten so that it returns what it computes on the way.
+
+        Raises:
+            TensorError: there is no such component, or an input is not what its spec says.
+            BundleError: the file is damaged.
+            MissingDependency: executorch or torch is not installed.
+        """
+        bindings = _bindings()
+        import torch
+
+        from .executorch_tracing import with_intermediates
+
+        found = find_component(dict(bundle.components), component)
+        arrays = validate_inputs(found.spec, inputs)
+        _load(bindings, bundle.path / found.file)
+        content, ops = with_intermediates(bundle.path / found.file, component)
+        try:
+            program = bindings._load_program_from_buffer(
+                content, program_verification=bindings.Verification.InternalConsistency
+            )
+            answers = program.load_method(component)([torch.tensor(array) for array in arrays.values()])
+        except RuntimeError as error:
+            raise BundleError(f"{component}: ExecuTorch cannot run it: {error}", hint="convert it again") from error
+        return tuple(
+            TracedOp(op.name, op.kind, op.reads, op.real(answer.numpy()))
+            for op, answer in zip(ops, answers[len(answers) - len(ops) :], strict=True)
+        )
 
 
 class ExecuTorchSession(Closing):

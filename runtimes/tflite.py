@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgevlm.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.errors import BundleError, MissingDependency, TensorError
-from edgevlm.interfaces import Array, Closing, OpCount
+from edgevlm.interfaces import Array, Closing, OpCount, TracedOp
 from edgevlm.spec import ComponentSpec
 from edgevlm.stored import StoredWeight
 
@@ -81,6 +81,30 @@ class TFLiteRuntime:
 
             found[file] = stored_weights(bundle.path / file)
         return {name: found[component.file][name] for name, component in bundle.components.items()}
+
+    def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
+        """Runs one component once on the interpreter's own kernels: XNNPACK keeps to itself what it computes.
+
+        Raises:
+            TensorError: there is no such component, or an input is not what its spec says.
+            BundleError: the file is damaged.
+            MissingDependency: ai-edge-litert is not installed.
+        """
+        found = find_component(dict(bundle.components), component)
+        arrays = validate_inputs(found.spec, inputs)
+        content, _ = _only(bundle.path / found.file, found.spec)
+        module = importlib.import_module(_interpreter_class().__module__)
+        interpreter = module.Interpreter(
+            model_content=content,
+            num_threads=1,
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        interpreter.allocate_tensors()
+        for detail, array in zip(interpreter.get_input_details(), arrays.values(), strict=True):
+            interpreter.set_tensor(detail["index"], array)
+        interpreter.invoke()
+        return tuple(_traced(interpreter))
 
 
 class TFLiteSession(Closing):
@@ -161,10 +185,28 @@ def _require_schema() -> Any:
         raise MissingDependency("ai-edge-litert", extra="tflite-runtime") from None
 
 
-def _operators(path: Path, spec: ComponentSpec) -> list[dict[str, Any]]:
-    """The interpreter's own account of a component's ops after delegation, with what the file stores their weights as.
+def _traced(interpreter: Any) -> Iterator[TracedOp]:
+    tensors = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
+    computed = {detail["index"] for detail in interpreter.get_input_details()}
+    for op in interpreter._get_ops_details():
+        for index in map(int, op["outputs"]):
+            detail = tensors[index]
+            scale, zero_point = detail["quantization"]
+            value = interpreter.get_tensor(index).astype(np.float32)
+            yield TracedOp(
+                name=f"tensor {index}",
+                kind=op["op_name"],
+                reads=tuple(f"tensor {each}" for each in map(int, op["inputs"]) if each in computed),
+                value=np.asarray((value - zero_point) * scale if scale else value, np.float32),
+                origin=detail["name"],
+            )
+            computed.add(index)
 
-    The interpreter tells it of a file's first subgraph only, so the file's first entry in its table of subgraphs is
+
+def _only(path: Path, spec: ComponentSpec) -> tuple[bytes, int]:
+    """A file's bytes with a component as the first subgraph, and the subgraph's true index.
+
+    Python's interpreter tells of a file's first subgraph only, so the file's first entry in its table of subgraphs is
     pointed, in memory, at the component's.
     """
     _signature(_load(path, None), spec, path)
@@ -177,10 +219,18 @@ def _operators(path: Path, spec: ComponentSpec) -> list[dict[str, Any]]:
     first = table.Vector(table.Offset(_SUBGRAPHS_SLOT))
     wanted = table.Indirect(first + 4 * subgraph)
     data[first : first + 4] = (wanted - first).to_bytes(4, "little")  # offsets count from where they stand
-    interpreter = _interpreter_class()(model_content=bytes(data), num_threads=1)
+    return bytes(data), subgraph
+
+
+def _operators(path: Path, spec: ComponentSpec) -> list[dict[str, Any]]:
+    """The interpreter's own account of a component's ops after delegation, and what the file stores weights as."""
+    content, subgraph = _only(path, spec)
+    interpreter = _interpreter_class()(model_content=content, num_threads=1)
     interpreter.allocate_tensors()
     operators: list[dict[str, Any]] = interpreter._get_ops_details()
-    graph, integers = model.Subgraphs(subgraph), {schema.TensorType.INT8: "int8", schema.TensorType.INT4: "int4"}
+    schema = _require_schema()
+    graph = schema.Model.GetRootAs(path.read_bytes()).Subgraphs(subgraph)
+    integers = {schema.TensorType.INT8: "int8", schema.TensorType.INT4: "int4"}
     for op in operators:
         weighted = op["op_name"] in _WEIGHTED and len(op["inputs"]) > 1
         op["weights"] = integers.get(graph.Tensors(int(op["inputs"][1])).Type(), "") if weighted else ""

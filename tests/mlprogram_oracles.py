@@ -10,7 +10,7 @@ from mlprograms import Array
 
 
 def erf(x: Array) -> Array:
-    return np.vectorize(math.erf)(x)
+    return np.vectorize(math.erf, otypes=[float])(x)
 
 
 def sigmoid(x: Array) -> Array:

@@ -29,7 +29,7 @@ LAYERS = (
     },
     {"registry", "bundle_model", "parity"},
     {"models", "data", "distillation", "enrichment", "evaluation", "compression"},
-    {"golden", "audit", "prepared", "contents", "pipeline", "api", "report", "tuning"},
+    {"golden", "audit", "prepared", "contents", "pipeline", "api", "report", "tuning", "blame"},
     {"commands", "cli", "__main__"},
 )
 TARGET_CODE = LAYERS[0] | LAYERS[1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,51 @@ def test_inspect_shows_ops_precision_and_sizes(bundle: Path) -> None:
         assert word in text
 
 
+def test_inspect_gives_advice_with_its_source(bundle: Path) -> None:
+    advice = json.loads(run("inspect", bundle, "--json").stdout)["advice"]["encode_text"]
+    assert {each["kind"] for each in advice} <= {"system", "refused", "accuracy", "neural engine", "speed"}
+    assert all(each["source"].startswith("https://") for each in advice)
+    lines = run("inspect", bundle).stdout.splitlines()
+    assert "Advice on encode_text" in lines
+    for each in advice:
+        assert f"  {each['kind']}: {each['where']}" in lines
+        assert f"    {each['source']}" in lines  # on one line, whatever the width
+
+
+def test_inspect_reads_a_package_that_is_no_part_of_a_bundle(bundle: Path) -> None:
+    package = bundle / "encode_text.mlpackage"
+    report = json.loads(run("inspect", package, "--json").stdout)
+    (function,) = report["functions"]
+    assert [(value["role"], value["name"]) for value in function["values"]] == [
+        ("input", "token_ids"),
+        ("output", "embedding"),
+    ]
+    assert ("linear", "fp16") in {(op["kind"], op["dtype"]) for op in function["ops"]}
+    assert report["declares"] == report["needs"] == {"iOS": "15", "macOS": "12"}
+    assert sum(report["files"].values()) == sum(file.stat().st_size for file in package.rglob("*") if file.is_file())
+    text = run("inspect", package).stdout
+    for word in (
+        "token_ids",
+        "int32",
+        "[1, 48]",
+        "embedding",
+        "weight.bin",
+        "iOS 15",
+        "Advice on encode_text.mlpackage",
+    ):
+        assert word in text
+
+
+def test_a_package_is_inspected_without_torch(bundle: Path) -> None:
+    code = (
+        f"import sys; from edgevlm.cli import main; main(['inspect', {str(bundle / 'encode_text.mlpackage')!r}], "
+        "standalone_mode=False); heavy = {'torch', 'coremltools', 'transformers'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", ["targets", "models", "recipes"])
 def test_lists_print_tables_and_json(command: str) -> None:
     assert len(run(command).stdout.splitlines()) > 3
@@ -112,12 +158,26 @@ BAD: dict[str, tuple[list[str], str]] = {
     "empty label file": (["convert", "--target", "coreml", "--labels", "{empty}"], "expected a label per line"),
     "repeated label": (["convert", "--target", "coreml", "--labels", "{twice}"], "line 3 repeats the label 'cat'"),
     "no bundle": (["verify", "{empty}"], "expected a bundle folder"),
+    "no package": (["inspect", "gone.mlpackage"], "expected an .mlpackage folder"),
+    "a file for a package": (["inspect", "{file}"], "expected an .mlpackage folder"),
+    "a package of another kind": (["inspect", "{other}"], "expected an ML Program, got neuralNetwork"),
+    "no list of ops": (["targets", "--ops", "tflite"], "computes no ops itself"),
     "no picture": (["run", "{bundle}", "gone.png", "--labels", "a"], "gone.png"),
     "not a picture": (["run", "{bundle}", "{empty}", "--labels", "a"], "picture"),
     "no labels": (["run", "{bundle}", "{picture}"], "none baked in"),
     "only commas": (["run", "{bundle}", "{picture}", "--labels", ", ,"], "expected labels"),
     "labels and text": (["run", "{bundle}", "{picture}", "--labels", "a", "--text", "b"], "got both"),
 }
+
+
+def write_neural_network(package: Path, path: Path) -> None:
+    """A package of the older kind of model."""
+    from coremltools.proto import Model_pb2
+
+    shutil.copytree(package, path)
+    spec = Model_pb2.Model(specificationVersion=4)
+    spec.neuralNetwork.SetInParent()
+    (path / "Data" / "com.apple.CoreML" / "model.mlmodel").write_bytes(spec.SerializeToString())
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -127,7 +187,10 @@ def test_bad_input_is_exit_code_2_with_a_plain_message(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "twice.txt").write_text("cat\ndog\ncat\n")
+    (tmp_path / "file.mlpackage").write_text("no folder")
+    write_neural_network(bundle / "encode_text.mlpackage", tmp_path / "other.mlpackage")
     files = {"bundle": bundle, "picture": pictures["a red circle"], "empty": "empty.txt", "twice": "twice.txt"}
+    files |= {"file": "file.mlpackage", "other": "other.mlpackage"}
     arguments, message = BAD[case]
     result = run(*(argument.format(**files) if "{}" not in argument else argument for argument in arguments))
     assert result.exit_code == 2, result.output
@@ -159,5 +222,5 @@ def test_help_imports_no_framework() -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("convert", "audit", "verify", "inspect", "run"):
+    for command in ("convert", "audit", "verify", "inspect", "run", "targets"):
         assert f"edgevlm {command}" in run(command, "--help").stdout

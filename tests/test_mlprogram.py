@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
 from coremltools.converters.mil import Builder as mb
 from mlprograms import Array, convert, save, write_program
+from PIL import Image
 
-from edgevlm.errors import BundleError, TensorError
+from edgevlm.benchmarks.measuring import resident_mb
+from edgevlm.errors import BundleError, TensorError, UnsupportedError
 from edgevlm.runtimes.mlprogram.evaluator import Feature, MLProgram
 
 torch.set_num_threads(1)
@@ -245,6 +247,16 @@ def test_picture_inputs_take_rgb_pixels(
     np.testing.assert_allclose(program.predict({"image": pixels})["embedding"], expected, rtol=1e-5)
 
 
+def test_a_grey_picture_of_halves_keeps_its_fractions(tmp_path: Path) -> None:
+    picture = ct.ImageType("image", shape=(1, 1, 2, 2), color_layout=ct.colorlayout.GRAYSCALE_FLOAT16)
+    identity = convert(torch.nn.LeakyReLU(0.5), (torch.ones(1, 1, 2, 2),), fp16=True, inputs=[picture])
+    program = MLProgram.open(save(identity, tmp_path / "p.mlpackage"))
+    assert program.inputs[0].image == "grey fp16"
+    pixels = np.array([[0.25, 300.5], [1 / 3, -2]], np.float32)
+    (answer,) = program.predict({program.inputs[0].name: Image.fromarray(pixels)}).values()
+    np.testing.assert_array_equal(answer, [[[[0.25, 300.5], [np.float16(1 / 3), -1]]]])
+
+
 def test_features_and_input_checks(tmp_path: Path) -> None:
     inputs = {"x": np.ones((2, 3), np.float32), "n": np.ones(3, np.int32)}
     path = write_program(tmp_path / "p.mlpackage", inputs, lambda x, n: mb.add(x=x, y=mb.cast(x=n, dtype="fp32")))
@@ -280,6 +292,18 @@ def test_a_prediction_changes_neither_inputs_nor_weights(tmp_path: Path) -> None
     assert np.all(x == 1)
     np.testing.assert_array_equal(program.predict({"x": x})["out0"], np.full((4, 64), 32.0))
     assert (path / "Data/com.apple.CoreML/weights/weight.bin").read_bytes() == stored
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what is resident from Linux")
+@pytest.mark.parametrize("fp16", [False, True])
+def test_weights_stay_in_the_file(fp16: bool, tmp_path: Path) -> None:
+    x, weight = np.ones((1, 4096), np.float32), np.full((4096, 4096), 0.5, np.float16 if fp16 else np.float32)
+    path = write_program(tmp_path / "p.mlpackage", {"x": x}, lambda x: mb.linear(x=x, weight=weight), fp16=fp16)
+    MLProgram.open(write_program(tmp_path / "small.mlpackage", {"x": x}, lambda x: mb.relu(x=x))).predict({"x": x})
+    before_mb = resident_mb("RssAnon")
+    program = MLProgram.open(path)
+    assert np.all(program.predict({"x": x})["out0"] == 2048)
+    assert resident_mb("RssAnon") - before_mb < weight.nbytes / 1e6 / 2
 
 
 def test_threads_are_given_back(tmp_path: Path) -> None:
@@ -324,3 +348,23 @@ def test_one_function_of_several(tmp_path: Path) -> None:
         np.testing.assert_array_equal(MLProgram.open(path, function=name).predict(inputs)["out0"], expected)
     with pytest.raises(BundleError, match="no function 'half': it has double, root"):
         MLProgram.open(path, function="half")
+
+
+def test_an_audit_says_what_results_come_to(tmp_path: Path) -> None:
+    def body(x: Any) -> Any:
+        large = mb.mul(x=x, y=np.float16(300), name="large")
+        return mb.exp(x=mb.real_div(x=large, y=np.float16(0), name="odd"), name="last"), mb.sqrt(x=x, name="root")
+
+    path = write_program(tmp_path / "p.mlpackage", {"x": np.ones(3, np.float32)}, body, fp16=True)
+    program = MLProgram.open(path, precision="audit")
+    program.predict({"x": np.array([1, 10, -0.5], np.float32)})
+    program.predict({"x": np.array([0, 218.5, -4], np.float32)})
+    found = {each.name: each for each in program.audit()}
+    assert found["large"].peak == 65550
+    assert (found["large"].overflows, found["large"].infinite, found["large"].elements) == (1, 0, 6)
+    assert found["large"].headroom == pytest.approx(65504 / 65550)
+    assert (found["odd"].infinite, found["odd"].nan) == (5, 1)
+    assert found["root"].nan == 2
+    assert found["root"].dtype == "fp16"
+    with pytest.raises(UnsupportedError, match="nothing was audited"):
+        MLProgram.open(path).audit()

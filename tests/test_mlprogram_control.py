@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
+from evidence import shows
 from mlprograms import write_program
 
 from edgevlm.errors import BundleError, TensorError, UnsupportedError
-from edgevlm.runtimes.mlprogram import plan
+from edgevlm.runtimes.mlprogram import steps
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 from edgevlm.runtimes.mlprogram.ops import lists
 from edgevlm.runtimes.mlprogram.program import Operation
@@ -23,6 +24,7 @@ def run(path: Path, **inputs: Any) -> list[Any]:
     return list(MLProgram.open(path).predict(inputs).values())
 
 
+@shows("cond", by="by hand")
 def test_a_branch_is_taken_and_sees_what_is_around_it(tmp_path: Path) -> None:
     def body(x: Any, n: Any) -> Any:
         doubled = mb.add(x=x, y=x)
@@ -37,6 +39,7 @@ def test_a_branch_is_taken_and_sees_what_is_around_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(path, **{**inputs, "n": np.array([3], np.int32)})[0], [3, -6])
 
 
+@shows("while_loop", by="by hand")
 def test_nested_loops_count(tmp_path: Path) -> None:
     def table(total: Any, i: Any, n: Any) -> Any:
         def inner(total: Any, j: Any) -> Any:
@@ -62,7 +65,7 @@ def test_nested_loops_count(tmp_path: Path) -> None:
 
 
 def test_a_loop_that_does_not_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "MOST_STEPS", 50)
+    monkeypatch.setattr(steps, "MOST_STEPS", 50)
 
     def body(x: Any) -> Any:
         return mb.while_loop(
@@ -99,6 +102,7 @@ def listed(x: Any, y: Any) -> Any:
     )
 
 
+@shows("make_list", "list_read", "list_write", "list_scatter", "list_gather", "list_length", by="by hand")
 def test_lists(tmp_path: Path) -> None:
     inputs = {"x": np.array([1, 3], np.float32), "y": np.array([2, 4], np.float32)}
     empty, gathered, unchanged, length = run(write_program(tmp_path / "p.mlpackage", inputs, listed), **inputs)
@@ -106,6 +110,21 @@ def test_lists(tmp_path: Path) -> None:
     np.testing.assert_array_equal(gathered, [[2, 4], [-1, -2], [0, 0], [1, 3]])
     np.testing.assert_array_equal(unchanged, [0, 0])
     np.testing.assert_array_equal(length, [5])
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "fp32", "int32", "bool"])
+@shows("make_list", "list_read", "list_write", "list_scatter", by="by hand")
+def test_lists_of_other_types(dtype: str, tmp_path: Path) -> None:
+    def body(x: Any) -> Any:
+        value = mb.cast(x=x, dtype=dtype)
+        made = mb.list_write(ls=mb.make_list(init_length=3, elem_shape=(2,), dtype=dtype), index=1, value=value)
+        rows = mb.list_scatter(ls=made, indices=[2], value=mb.expand_dims(x=value, axes=[0]))
+        return [mb.cast(x=mb.list_read(ls=rows, index=i), dtype="fp32") for i in range(3)]
+
+    inputs = {"x": np.array([2.5, -1], np.float32)}
+    written = {"int32": [2, -1], "bool": [1, 1]}.get(dtype, [2.5, -1])
+    answers = run(write_program(tmp_path / "p.mlpackage", inputs, body), **inputs)
+    np.testing.assert_array_equal(answers, [[0, 0], written, written])
 
 
 @pytest.mark.parametrize(
@@ -150,6 +169,7 @@ def stateful(path: Path, *, precision: str = "declared") -> MLProgram:
     return MLProgram.open(path, precision=precision)  # type: ignore[arg-type]
 
 
+@shows("read_state", "write_state", by="NumPy")
 def test_a_state_lasts_from_one_prediction_to_the_next(tmp_path: Path) -> None:
     program = stateful(tmp_path / "p.mlpackage")
     assert [(each.name, each.dtype, each.shape) for each in program.states] == [("memory", "fp16", (2,))]
@@ -190,6 +210,7 @@ def test_what_a_state_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 7])
+@shows("random_normal", "random_uniform", "random_bernoulli", "random_categorical", by="statistics")
 def test_random_numbers_have_their_distribution(seed: int, tmp_path: Path) -> None:
     def body(x: Any) -> Any:
         shape = [200, 100]
@@ -219,6 +240,7 @@ def test_random_numbers_have_their_distribution(seed: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("labels", [["cat", "dog", "owl"], [10, 20, 30]], ids=["texts", "numbers"])
+@shows("classify", by="NumPy")
 def test_a_classifier_names_the_class(labels: list[Any], tmp_path: Path) -> None:
     @mb.program(input_specs=[mb.TensorSpec((1, 3))], opset_version=ct.target.iOS16)
     def program(x: Any) -> Any:

@@ -48,6 +48,8 @@ def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Pat
         "edgevlm/models/builtin/student/figures.json",
         "edgevlm/models/builtin/teacher/model.safetensors",
         "edgevlm/models/builtin/student/README.md",
+        "edgevlm/runtimes/mlprogram/opsets.json",
+        "edgevlm/runtimes/mlprogram/oracles.json",
     } <= names
     assert {name.split("/")[0].removesuffix(".dist-info") for name in names} == {"edgevlm", "edgevlm-0.1.0"}
 
@@ -67,6 +69,7 @@ def test_the_wheel_works_in_a_fresh_environment_outside_the_checkout(wheel: Path
     assert [target["target"] for target in targets] == ["coreml", "executorch", "tflite"]
     assert not any(target["converts"] for target in targets)  # no backend was asked for
     assert "edgevlm-student" in run(str(scripts / "edgevlm"), "models")
+    assert "conv_quantized" in run(str(scripts / "edgevlm"), "targets", "--ops", "coreml")
     located = run(
         str(scripts / "python"), "-c", "import edgevlm.converters, edgevlm.runtimes as r; print(r.__path__[0])"
     )

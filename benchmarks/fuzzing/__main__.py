@@ -1,7 +1,7 @@
 """Mutants of sound ML Programs against the evaluator: each is refused with a clear error, or answers what it says.
 
-    python -m edgevlm.benchmarks.fuzzing --count 20000 --seed 0 [--keep | --json FILE]
-    python -m edgevlm.benchmarks.fuzzing --seed 0 --only 4711       one mutant again; --save FOLDER writes it there
+python -m edgevlm.benchmarks.fuzzing --count 20000 --seed 0 [--keep | --json FILE]
+python -m edgevlm.benchmarks.fuzzing --seed 0 --only 4711       one mutant again; --save FOLDER writes it there
 """
 
 from __future__ import annotations

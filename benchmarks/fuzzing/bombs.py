@@ -13,6 +13,7 @@ from edgevlm.benchmarks.fuzzing.edits import operations, tensor_of
 from edgevlm.benchmarks.fuzzing.mutants import Mutant, mutator
 
 _FLOAT, _INT, _BOOL, _STRING = 11, 23, 1, 2
+_RESULTS = {"non_maximum_suppression": 4, "topk": 2}
 
 
 def _typed(value_type: Any, code: int, sizes: Sequence[int | None]) -> None:
@@ -35,7 +36,9 @@ def constant(value: Any) -> Any:
         content.strings.values.append(value)
         return made
     array = np.asarray(value)
-    code, field = {"b": (_BOOL, content.bools), "i": (_INT, content.ints), "f": (_FLOAT, content.floats)}[array.dtype.kind]
+    code, field = {"b": (_BOOL, content.bools), "i": (_INT, content.ints), "f": (_FLOAT, content.floats)}[
+        array.dtype.kind
+    ]
     _typed(made.type, code, array.shape)
     field.values.extend(array.reshape(-1).tolist())
     return made
@@ -78,23 +81,23 @@ def _with_source(mutant: Mutant, rng: Random) -> tuple[Any, list[Any]]:
             operation("reduce_prod", {"x": "@bomb_shape", "keep_dims": False}, {"bomb_count": (_INT, [])}),
             operation("minimum", {"x": "@bomb_count", "y": 1}, {"bomb_one": (_INT, [])}),
             operation("cast", {"x": "@bomb_one", "dtype": "fp32"}, {"bomb_real": (_FLOAT, [])}),
-            operation(
-                "tile", {"x": "@bomb_wide", "reps": np.int32([1, 2, 4, 4])}, {"bomb_x": (_FLOAT, [1, 2, 4, 4])}
-            ),
+            operation("tile", {"x": "@bomb_wide", "reps": np.int32([1, 2, 4, 4])}, {"bomb_x": (_FLOAT, [1, 2, 4, 4])}),
         ]
-        wide = operation("reshape", {"x": "@bomb_real", "shape": np.int32([1, 1, 1, 1])}, {"bomb_wide": (_FLOAT, [1] * 4)})
+        wide = operation(
+            "reshape", {"x": "@bomb_real", "shape": np.int32([1, 1, 1, 1])}, {"bomb_wide": (_FLOAT, [1] * 4)}
+        )
         begin.insert(-1, wide)
     bodies = sorted(function.block_specializations)
     return function.block_specializations[function.opset if function.opset in bodies else bodies[0]], begin
 
 
-def _big(kind: str, n: int, rng: Random) -> dict[str, Any]:
-    """Arguments with which an op's result is large, by n."""
+def _large(n: int) -> Mapping[str, Mapping[str, Any]]:
+    """By op, arguments with which its result is large, by n."""
     image = {"x": "@bomb_x"}
     span = {"normalized_coordinates": True, "target_height": n, "target_width": n}
     place = {"sampling_mode": "bilinear", "padding_mode": "constant", "padding_value": 0.0, "align_corners": True}
     place["coordinates_mode"] = "normalized_minus_one_to_one"
-    known: dict[str, dict[str, Any]] = {
+    return {
         "fill": {"shape": np.int32([n, n]), "value": 1.0},
         "tile": {**image, "reps": np.int32([n, 1, n, 1])},
         "pad": {**image, "pad": np.int32([0, n, n, 0])},
@@ -108,7 +111,9 @@ def _big(kind: str, n: int, rng: Random) -> dict[str, Any]:
         "random_normal": {"shape": np.int32([n, n]), "seed": 1},
         "random_bernoulli": {"shape": np.int32([n, n]), "seed": 1},
         "random_categorical": {"x": np.float32([[1, 2]]), "size": n, "seed": 1},
-        "affine": {**image, "transform_matrix": np.ones((1, 6), np.float32), "output_height": n, "output_width": n, **place},
+        "affine": {
+            **image, "transform_matrix": np.ones((1, 6), np.float32), "output_height": n, "output_width": n, **place,
+        },
         "crop_resize": {**image, "boxes": np.float32([[0, 0, 1, 1]]), **span},
         "conv": {**image, "weight": np.ones((1, 2, 1, 1), np.float32), "pad_type": "custom", "pad": np.int32([n] * 4)},
         "conv_transpose": {**image, "weight": np.ones((2, 1, 1, 1), np.float32), "strides": np.int32([n, n])},
@@ -125,18 +130,16 @@ def _big(kind: str, n: int, rng: Random) -> dict[str, Any]:
         "split": {**image, "axis": 3, "num_splits": n},
         "stack": {"values": ("@bomb_x",) * min(n, 5000), "axis": 0},
     }  # fmt: skip
-    return known[kind or rng.choice(sorted(known))] | {"": kind or ""} if kind else known
 
 
 @mutator(weight=0.4)
 def a_huge_result(mutant: Mutant, rng: Random) -> bool:
     """An op whose result is larger than it declares, or as large."""
     n = rng.choice((100, 3000, 20_000, 60_000, 1 << 20, 1 << 24, (1 << 31) - 1))
-    kinds: dict[str, Any] = _big("", n, rng)
-    kind = rng.choice(sorted(kinds))
+    kind, arguments = rng.choice(sorted(_large(n).items()))
     body, begin = _with_source(mutant, rng)
     sizes: Sequence[int | None] = rng.choice(([], [1], [None], [None] * 4, [n, n], [1, 2, n, n]))
-    bomb = operation(kind, kinds[kind], {f"bomb{i}": (_FLOAT, sizes) for i in range(3 if kind[0:3] == "non" else 1)})
+    bomb = operation(kind, arguments, {f"bomb{i}": (_FLOAT, sizes) for i in range(_RESULTS.get(kind, 1))})
     _put(body, [*begin, bomb, _read("bomb0", rng)])
     return True
 
@@ -147,8 +150,7 @@ def _read(name: str, rng: Random) -> Any:
 
 
 def _put(body: Any, made: Sequence[Any]) -> None:
-    kept = [each for each in body.operations]
-    copies = [MIL_pb2.Operation.FromString(each.SerializeToString()) for each in kept]
+    copies = [MIL_pb2.Operation.FromString(each.SerializeToString()) for each in body.operations]
     del body.operations[:]
     body.operations.extend([*made, *copies])
 
@@ -166,9 +168,15 @@ def a_result_that_doubles(mutant: Mutant, rng: Random) -> bool:
         if kind == "concat":
             step = [operation(kind, {"values": (f"@{last}", f"@{last}"), "axis": 0}, {f"bomb{i}": (_FLOAT, sizes)})]
         elif kind == "stack":
-            step = [operation(kind, {"values": (f"@{last}", f"@{last}"), "axis": 0}, {f"bomb{i}": (_FLOAT, [None] * (i + 3))})]
+            step = [
+                operation(
+                    kind, {"values": (f"@{last}", f"@{last}"), "axis": 0}, {f"bomb{i}": (_FLOAT, [None] * (i + 3))}
+                )
+            ]
         else:
-            turned = operation("transpose", {"x": f"@{last}", "perm": np.int32([1, 0])}, {f"turned{i}": (_FLOAT, sizes)})
+            turned = operation(
+                "transpose", {"x": f"@{last}", "perm": np.int32([1, 0])}, {f"turned{i}": (_FLOAT, sizes)}
+            )
             square = operation(kind, {"x": f"@{last}", "y": f"@turned{i}"}, {f"square{i}": (_FLOAT, sizes)})
             flat = operation("reshape", {"x": f"@square{i}", "shape": np.int32([-1, 1])}, {f"bomb{i}": (_FLOAT, sizes)})
             step = [turned, square, flat]
@@ -186,7 +194,9 @@ def many_large_results(mutant: Mutant, rng: Random) -> bool:
     size = rng.choice((100_000, 5_000_000))
     tiled = {"reps": np.int32([1, 1, 1, size // 32]), "x": "@bomb_x"}
     begin += [operation("tile", tiled, {name: (_FLOAT, [None] * 4)}) for name in names]
-    joined = operation("concat", {"values": tuple(f"@{each}" for each in names), "axis": 0}, {"bomb": (_FLOAT, [None] * 4)})
+    joined = operation(
+        "concat", {"values": tuple(f"@{each}" for each in names), "axis": 0}, {"bomb": (_FLOAT, [None] * 4)}
+    )
     _put(body, [*begin, joined])
     return True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from coremltools.proto import Model_pb2  # type: ignore[import-untyped]
 
 from edgevlm.benchmarks.fuzzing.gallery import Inputs, gallery
 from edgevlm.benchmarks.fuzzing.models import functions, models
+from edgevlm.capture import quiet
 
 MANIFEST = "Manifest.json"
 MODEL = "Data/com.apple.CoreML/model.mlmodel"
@@ -38,6 +38,11 @@ class Specimen:
     function: str | None = None
 
     @property
+    def is_random(self) -> bool:
+        """Whether it draws numbers, which with a seed of -1 are others each time."""
+        return b"random_" in self.files[MODEL]
+
+    @property
     def is_compressed(self) -> bool:
         """Whether it has compressed weights, which can be read without running it."""
         return b"constexpr_" in self.files[MODEL]
@@ -45,8 +50,7 @@ class Specimen:
 
 def build() -> tuple[Specimen, ...]:
     """All specimens: the same with the same versions of what builds them."""
-    logging.getLogger("coremltools").setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
+    with quiet(), tempfile.TemporaryDirectory() as folder:
         specimens = [
             Specimen(name, _files(_saved(model, Path(folder, f"{name}.mlpackage"))), inputs)
             for name, (model, inputs) in {**models(), **gallery()}.items()
@@ -71,13 +75,13 @@ def _saved(model: Any, path: Path) -> Path:
 
 def _several(folder: Path) -> tuple[Mapping[str, bytes], Inputs]:
     """A package of two functions."""
-    descriptor = ct.utils.MultiFunctionDescriptor()
-    for name, (model, inputs) in functions().items():
+    descriptor, both = ct.utils.MultiFunctionDescriptor(), functions()
+    for name, (model, _) in both.items():
         path = _saved(model, folder / f"{name}.mlpackage")
         descriptor.add_function(str(path), src_function_name="main", target_function_name=name)
     descriptor.default_function_name = "first"
     ct.utils.save_multifunction(descriptor, str(folder / "several.mlpackage"))
-    return _files(folder / "several.mlpackage"), inputs
+    return _files(folder / "several.mlpackage"), both["first"][1]
 
 
 def _files(package: Path) -> Mapping[str, bytes]:

@@ -140,5 +140,6 @@ def no_plain_file(mutant: Mutant, rng: Random) -> bool:
     if rng.random() < 0.5:
         mutant.files[f"{path}/inside"] = b""
     else:
-        (mutant.files.setdefault(f"{path}.beside", b""), mutant.fifos.append(path))
+        mutant.files[f"{path}.beside"] = b""  # so that the folder is there
+        mutant.fifos.append(path)
     return True

@@ -258,14 +258,15 @@ def _drawn(field: str, rng: Random) -> Any:
     bits = 64 if field == "longInts" else 32
     number = (rng.choice(NUMBERS) + (1 << bits - 1)) % (1 << bits) - (1 << bits - 1)
     real = rng.choice((*_REALS, *map(float, NUMBERS[:8])))
+    text = rng.choice((*ODD, "fp16", "int32", "same", "custom", "valid", "relu"))
     return {
         "bools": rng.random() < 0.5,
         "ints": number,
         "longInts": number,
         "floats": real if abs(real) < 1e38 else math.copysign(math.inf, real),
         "doubles": real,
-        "strings": rng.choice((*ODD, "fp16", "int32", "same", "custom", "valid", "relu")).encode("utf-8", "ignore").decode(),
-    }[field]  # fmt: skip
+        "strings": text.encode("utf-8", "ignore").decode(),
+    }[field]
 
 
 def _fill(content: Any, field: str, rng: Random) -> None:
@@ -313,7 +314,9 @@ def file_of_a_weight(mutant: Mutant, rng: Random) -> bool:
     found = blobs(mutant)
     if not found:
         return False
-    name = rng.choice((*ODD, "weights", "model.mlmodel", "weights/weight.bin", "@model_path/", "@model_path/@model_path/w"))
+    name = rng.choice(
+        (*ODD, "weights", "model.mlmodel", "weights/weight.bin", "@model_path/", "@model_path/@model_path/w")
+    )
     rng.choice(found).fileName = rng.choice(("", "@model_path/", "@model_path/weights/")) + name
     return True
 
@@ -401,7 +404,11 @@ def functions(mutant: Mutant, rng: Random) -> bool:
 def description(mutant: Mutant, rng: Random) -> bool:
     """What the description says of an input or output."""
     about = mutant.spec.description
-    listed = [about.input, about.output, *(each for function in about.functions for each in (function.input, function.output))]
+    listed = [
+        about.input,
+        about.output,
+        *(each for function in about.functions for each in (function.input, function.output)),
+    ]
     features = rng.choice([each for each in listed if each] or [about.input])
     if not features:
         return False
@@ -413,7 +420,11 @@ def description(mutant: Mutant, rng: Random) -> bool:
     elif way == 1:
         features.remove(feature)
     elif way == 2:
-        picture.width, picture.height, picture.colorSpace = number, rng.choice((0, 8, 16)), rng.choice((0, 10, 20, 30, 40, 7))
+        picture.width, picture.height, picture.colorSpace = (
+            number,
+            rng.choice((0, 8, 16)),
+            rng.choice((0, 10, 20, 30, 40, 7)),
+        )
     elif way == 3:
         sides = [picture.imageSizeRange.widthRange, picture.imageSizeRange.heightRange]
         for side in sides:
@@ -436,7 +447,9 @@ def description(mutant: Mutant, rng: Random) -> bool:
         field = rng.choice(("intDefaultValue", "floatDefaultValue", "doubleDefaultValue"))
         setattr(array, field, rng.choice((0, 1, -1, (1 << 31) - 1)) if field[0] == "i" else rng.choice(_REALS))
     else:
-        rng.choice((feature.type.stringType, feature.type.int64Type, feature.type.dictionaryType, feature.type)).SetInParent()
+        rng.choice(
+            (feature.type.stringType, feature.type.int64Type, feature.type.dictionaryType, feature.type)
+        ).SetInParent()
     return True
 
 

@@ -51,7 +51,9 @@ class Mutant:
     @property
     def function(self) -> Any:
         """The function that is run."""
-        return self.spec.mlProgram.functions[self.specimen.function or self.spec.description.defaultFunctionName or "main"]
+        return self.spec.mlProgram.functions[
+            self.specimen.function or self.spec.description.defaultFunctionName or "main"
+        ]
 
     @property
     def bodies(self) -> list[Any]:

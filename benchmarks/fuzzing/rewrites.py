@@ -24,7 +24,9 @@ def other_names_within(mutant: Mutant, rng: Random) -> bool:
     """Every value but the functions' inputs and outputs is called otherwise."""
     kept = {each.name for each in mutant.function.inputs}
     kept |= {name for body in mutant.bodies for name in body.outputs}
-    new = {name: f"{rng.randrange(1 << 30)}.{i}" for i, name in enumerate(dict.fromkeys(names(mutant))) if name not in kept}
+    new = {
+        name: f"{rng.randrange(1 << 30)}.{i}" for i, name in enumerate(dict.fromkeys(names(mutant))) if name not in kept
+    }
     for binding in _arguments(operations(mutant)):
         if binding.WhichOneof("binding") == "name":
             binding.name = new.get(binding.name, binding.name)

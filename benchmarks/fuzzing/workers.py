@@ -21,7 +21,7 @@ from edgevlm.benchmarks.fuzzing import sandbox
 from edgevlm.benchmarks.fuzzing.corpus import Specimen
 from edgevlm.benchmarks.fuzzing.trials import Outcome, Trials
 from edgevlm.benchmarks.measuring import resident_mb
-from edgevlm.runtimes.mlprogram import memory, plan
+from edgevlm.runtimes.mlprogram import memory, steps
 
 _TRIALS = 2000
 """After so many a worker makes room for a fresh one."""
@@ -96,7 +96,7 @@ def _work(trials: Trials, numbers: Sequence[int], limits: Limits, trace: Path, p
 
 
 def _limit(limits: Limits) -> None:
-    memory.MOST_BYTES, plan.MOST_STEPS = limits.evaluator_bytes, limits.evaluator_steps
+    memory.MOST_BYTES, steps.MOST_STEPS = limits.evaluator_bytes, limits.evaluator_steps
     memory.SMALL = limits.evaluator_bytes >> 6
     most = int(1e6 * resident_mb("VmSize")) + limits.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

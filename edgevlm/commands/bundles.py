@@ -13,18 +13,29 @@ from edgevlm.commands.options import PATH, as_json
 from edgevlm.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
+    from edgevlm.blame.blame import Blame
+    from edgevlm.bundle import Bundle
+    from edgevlm.interfaces import PackageReader, Progress
     from edgevlm.tokenizing import Tokenizer
 
 
 @click.command()
 @click.argument("bundle", type=PATH)
+@click.option("--blame", is_flag=True, help="Find the first op that does not compute what the float model computed.")
+@click.option("--model", help="Where the float model is; left out, what the manifest calls it.")
+@click.option("--out", type=PATH, default="blame.html", show_default=True, help="The page that --blame draws.")
 @as_json
-def verify(bundle: Path, as_json: bool) -> None:
+def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: bool) -> None:
     """Check BUNDLE's files against its manifest, its answers against the float reference, its integers against NNCF's.
 
+    With --blame, every op of the artefact is compared with the ops of the model that it was made of, on the sample that
+    it answers worst: Core ML's as the ML Program evaluator computes them, TFLite's as the interpreter's own kernels do,
+    ExecuTorch's as XNNPACK and the portable kernels give them out.
+
     \b
-    Example:
+    Examples:
       edgevlm verify dist/edgevlm-student-coreml-fp16.edgevlm
+      edgevlm verify dist/my-clip-tflite-int8.failed-parity.edgevlm --blame --model ./my-clip
     """
     from edgevlm import pipeline, report, schema
     from edgevlm.bundle import Bundle
@@ -34,9 +45,12 @@ def verify(bundle: Path, as_json: bool) -> None:
         parity = pipeline.verify(opened, progress)
         progress("reading the weights back", None)
         weights = pipeline.verify_weights(opened)
+        blames = _blame(opened, model, out, progress) if blame else None
     passed = parity.passed and not any(proof.lost for proof in weights)
     if as_json:
         found = {"parity": schema.write(parity), "weights": schema.write(weights)}
+        if blames is not None:
+            found["blame"] = schema.write(blames)
         report.print_json({"bundle": str(bundle), "passed": passed} | found)
     else:
         click.echo(f"{len(opened.manifest.files)} files are what the manifest says")
@@ -46,8 +60,26 @@ def verify(bundle: Path, as_json: bool) -> None:
             click.echo(f"{proof.component}: {proof.identical} of {proof.decided} integer weights are as NNCF decided")
             if proof.lost:
                 click.echo(f"{proof.component}: FAILED: not as decided: {', '.join(proof.lost)}", err=True)
+    if blames is not None and not as_json:
+        from edgevlm.blame.page import verdict
+
+        for each in blames:
+            click.echo(verdict(each))
+        click.echo(f"picture: {out}")
     if not passed:
         sys.exit(CheckFailed.exit_code)
+
+
+def _blame(opened: Bundle, model: str | None, out: Path, progress: Progress) -> tuple[Blame, ...]:
+    from edgevlm import pipeline
+    from edgevlm.blame.bundles import blame_bundle, source_model
+    from edgevlm.blame.page import write_page
+
+    progress("loading the model", None)
+    loaded = source_model(opened, model)
+    found = blame_bundle(opened, loaded, *pipeline.fixtures(opened), progress)
+    write_page(found, f"{opened.path.name} beside {loaded.source.name}", out)
+    return found
 
 
 @click.command()
@@ -56,25 +88,62 @@ def verify(bundle: Path, as_json: bool) -> None:
 def inspect(bundle: Path, as_json: bool) -> None:
     """Show what is in BUNDLE: components, sizes, precision of each op kind, and who runs it.
 
+    BUNDLE may also be a Core ML package, whoever wrote it: its functions, inputs and outputs, ops and sizes, and the
+    oldest system that it needs. For Core ML there is advice besides, with the source of each claim: what the Neural
+    Engine does not run or computes badly, and a package that asks for a newer system than it needs.
+
     \b
-    Example:
+    Examples:
       edgevlm inspect dist/edgevlm-student-tflite-fp16.edgevlm
+      edgevlm inspect Detector.mlpackage
     """
+    from edgevlm import registry
+
+    reader = registry.package_reader(bundle)
+    if reader is None:
+        _inspect_bundle(bundle, as_json)
+    else:
+        _inspect_package(reader, bundle, as_json)
+
+
+def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     from edgevlm import registry, report, schema
     from edgevlm.bundle import Bundle
+    from edgevlm.interfaces import Adviser
 
     opened = Bundle.open(bundle)
     with report.progress_bar() as progress:
         progress("reading the artefact", None)
-        ops = registry.runtime(opened.manifest.target).inspect(opened)
+        runtime = registry.runtime(opened.manifest.target)
+        ops = runtime.inspect(opened)
+        advice = runtime.advice(opened) if isinstance(runtime, Adviser) else {}
     if as_json:
-        report.print_json({"manifest": schema.write(opened.manifest), "ops": schema.write(ops)})
+        found = {"manifest": opened.manifest, "ops": ops, "advice": advice}
+        report.print_json(schema.write(found))
         return
     report.table(None, ("", ""), report.describe(opened))
     sizes = [(file, f"{record.size_bytes:,}") for file, record in opened.manifest.files.items()]
     report.table(None, ("file", ">bytes"), sizes)
     rows = [row for component, counts in ops.items() for row in report.op_rows(component, counts)]
     report.table(None, ("component", "op", ">count", "precision", "weights", "runs on"), rows)
+    report.advice_lists(advice)
+
+
+def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
+    from edgevlm import report, schema
+
+    with report.progress_bar() as progress:
+        progress("reading the package", None)
+        package = reader.read_package(path)
+    if as_json:
+        report.print_json({"package": str(path)} | schema.write(package))
+        return
+    report.table(None, ("", ""), report.describe_package(package))
+    report.table(None, ("file", ">bytes"), [(file, f"{size:,}") for file, size in package.files.items()])
+    report.table(None, ("function", "", "name", "type", "shape"), report.value_rows(package))
+    rows = [row[:-1] for function in package.functions for row in report.op_rows(function.name, function.ops)]
+    report.table(None, ("function", "op", ">count", "precision", "weights"), rows)
+    report.advice_lists({path.name: package.advice})
 
 
 @click.command()

@@ -8,19 +8,34 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgevlm.commands.options import as_json
+from edgevlm.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from edgevlm.distillation.losses import Loss
 
 
 @click.command()
+@click.option(
+    "--ops", metavar="TARGET", help="List the ops of a target's format that are computed here, such as coreml's."
+)
 @as_json
-def targets(as_json: bool) -> None:
-    """List the targets, and whether their packages are installed."""
+def targets(ops: str | None, as_json: bool) -> None:
+    """List the targets, and whether their packages are installed.
+
+    With --ops, list every op of a target's format instead: the opsets that define it, whether it is computed where the
+    target's own runtime is missing, and what tests compare its results with.
+
+    \b
+    Example:
+      edgevlm targets --ops coreml
+    """
     from importlib.util import find_spec
 
     from edgevlm import registry, report
 
+    if ops is not None:
+        _list_ops(ops, as_json)
+        return
     needs = {"coreml": "coremltools", "executorch": "executorch", "tflite": "litert_torch"}
     rows = [
         {
@@ -37,6 +52,26 @@ def targets(as_json: bool) -> None:
         (str(r["target"]), str(r["summary"]), "yes" if r["converts"] else _extra(str(r["target"]))) for r in rows
     ]
     report.table(None, ("target", "what it is", "converts here"), missing)
+
+
+def _list_ops(target: str, as_json: bool) -> None:
+    from edgevlm import registry, report, schema
+    from edgevlm.interfaces import Evaluator
+
+    runtime = registry.runtime(target)
+    if not isinstance(runtime, Evaluator):
+        raise UnsupportedError(f"{target} computes no ops itself: its bundles are run by its own runtime")
+    found = runtime.op_coverage()
+    if as_json:
+        report.print_json({"ops": [{**schema.write(op), "covered": op.covered} for op in found]})
+        return
+    rows = [
+        (op.kind, ", ".join(op.opsets), "yes" if op.covered else "no", ", ".join(op.oracles) or op.reason)
+        for op in found
+    ]
+    report.table(None, ("op", "defined in", "computed", "compared with"), rows)
+    covered = sum(op.covered for op in found)
+    click.echo(f"{covered} of {len(found)} ops are computed")
 
 
 @click.command()

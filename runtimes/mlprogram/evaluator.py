@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError, TensorError, UnsupportedError
 from edgevlm.interfaces import OpCount
+from edgevlm.runtimes.mlprogram.audit import Audit, OpAudit
 from edgevlm.runtimes.mlprogram.counts import count_ops
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME
 from edgevlm.runtimes.mlprogram.features import Feature, accept, features_of
 from edgevlm.runtimes.mlprogram.memory import Memory
 from edgevlm.runtimes.mlprogram.ops import CARRIERS
 from edgevlm.runtimes.mlprogram.package import function_names, read_function
-from edgevlm.runtimes.mlprogram.plan import Mode, Observer, make_plan, round_to
+from edgevlm.runtimes.mlprogram.plan import make_plan
 from edgevlm.runtimes.mlprogram.program import Function
+from edgevlm.runtimes.mlprogram.steps import Mode, Observer, round_to
 from edgevlm.runtimes.mlprogram.values import Cell, Value
 
-Precision = Literal["declared", "fp32"]
+Precision = Literal["declared", "fp32", "audit"]
 Answer = NDArray[Any] | str | int | dict[str | int, float]
 """An output: an array, or what a classifier says: a class, and each class's probability."""
 
@@ -71,7 +73,8 @@ class MLProgram:
     Arithmetic inside an op is float32. With precision `declared`, each result that the program declares as fp16
     is then rounded to IEEE 754 binary16: to nearest, ties to even, beyond 65504 to infinity, subnormals kept.
     That is storage in fp16 with float32 accumulation; hardware that accumulates in fp16 or fuses ops differs.
-    With `fp32` nothing but the weights is fp16, which separates faults of structure from those of precision.
+    With `fp32` nothing but the weights is fp16, which separates faults of structure from those of precision. With
+    `audit` it is as with `declared`, and `audit()` says what each op's results came to in all predictions so far.
 
     Attributes:
         inputs, outputs, states: What `predict` takes and returns and what it keeps, in the program's order.
@@ -82,17 +85,18 @@ class MLProgram:
     states: tuple[Feature, ...]
 
     def __init__(self, function: Function, *, precision: Precision = "declared", threads: int | None = None) -> None:
-        if precision not in ("declared", "fp32"):
-            raise UnsupportedError(f"precision: expected 'declared' or 'fp32', got {precision!r}")
+        if precision not in ("declared", "fp32", "audit"):
+            raise UnsupportedError(f"precision: expected 'declared', 'fp32' or 'audit', got {precision!r}")
         self._function = function
-        self._rounds = precision == "declared"
+        self._rounds = precision != "fp32"
+        self._audit = Audit() if precision == "audit" else None
         self._threads = threads
         self.inputs, self.outputs, self.states = features_of(function)
         self._memory = Memory()
         with self._torch(), self._memory:
             self._plan = make_plan(function, Mode(self._rounds))
             # What was measured once need not be again, if every run is as large.
-            self._fits = self._rehearse() and all(step.is_fixed for step in self._plan.steps)
+            self._bounded = self._rehearse() and all(step.is_fixed for step in self._plan.steps)
 
     @classmethod
     def open(
@@ -106,10 +110,11 @@ class MLProgram:
         """Reads, checks and plans a package, and runs it once on ones in the sizes that it gives as an example.
 
         Args:
-            path: The `.mlpackage` folder. Its fp32 weights stay mapped from the file; fp16 ones are held as
-                float32, twice their size.
+            path: The `.mlpackage` folder. Its weights stay mapped from the file; fp16 ones are widened for each
+                call of the op that takes them, which costs a few percent of its time and none of the memory.
             function: Name of the function; None stands for the default one.
-            precision: `declared` rounds each result to its declared type, `fp32` does not round.
+            precision: `declared` rounds each result to its declared type, `fp32` does not round, `audit` rounds and
+                measures.
             threads: CPU threads while this program runs; None leaves torch's setting.
 
         Raises:
@@ -127,6 +132,16 @@ class MLProgram:
             BundleError, MissingDependency: see `open`.
         """
         return function_names(Path(path))
+
+    def audit(self) -> tuple[OpAudit, ...]:
+        """What each op's results came to in the predictions so far, in the order in which the ops first ran.
+
+        Raises:
+            UnsupportedError: the program was not opened with precision `audit`.
+        """
+        if self._audit is None:
+            raise UnsupportedError("nothing was audited", hint="open the program with precision='audit'")
+        return self._audit.report()
 
     def op_counts(self) -> tuple[OpCount, ...]:
         """How many ops of each kind and result type there are, constants left out."""
@@ -165,11 +180,13 @@ class MLProgram:
         if not {feature.name for feature in self.inputs} - optional <= set(inputs) <= {f.name for f in self.inputs}:
             expected = ", ".join(feature.name for feature in self.inputs)
             raise TensorError(f"expected the inputs {expected}, got {', '.join(inputs) or 'none'}")
-        with self._torch(), contextlib.nullcontext() if self._fits else self._memory:
+        with self._torch(), contextlib.nullcontext() if self._bounded else self._memory:
             given: dict[str, Value] = {
                 feature.name: self._accept(feature, inputs.get(feature.name)) for feature in self.inputs
             }
-            results = self._plan.run({**given, **state.cells}, Mode(self._rounds, observe))
+            results = self._plan.run(
+                {**given, **state.cells}, Mode(self._rounds, observe, self._audit.measure if self._audit else None)
+            )
             return {
                 feature.name: self._export(value, feature) for feature, value in zip(self.outputs, results, strict=True)
             }

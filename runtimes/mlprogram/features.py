@@ -14,11 +14,12 @@ from edgevlm.errors import BundleError, TensorError, UnsupportedError
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME
 from edgevlm.runtimes.mlprogram.memory import require_room
 from edgevlm.runtimes.mlprogram.ops import CARRIERS
-from edgevlm.runtimes.mlprogram.plan import fits, shown
 from edgevlm.runtimes.mlprogram.program import Described, Function, ImageLayout, Named, Shape
+from edgevlm.runtimes.mlprogram.steps import fits, shown
 
-_IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1}
-_MODES: Mapping[ImageLayout, str] = {"rgb": "RGB", "bgr": "RGB", "grey": "L"}
+_IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1, "grey fp16": 1}
+_MODES: Mapping[ImageLayout, str] = {"rgb": "RGB", "bgr": "RGB", "grey": "L", "grey fp16": "F"}
+"""The modes of PIL that coremltools takes for them."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Feature:
         dtype: MIL's name of its element type in the program.
         shape: None where a size may vary, None altogether where the rank may.
         image: For what the model declares as a picture, the channel order that its graph wants. To `predict` it is
-            given as a PIL image, or as an array of 0..255, [1, 3, height, width] in R G B always, [1, 1, height,
-            width] if grey.
+            given as a PIL image, or as an array of 0..255 (of any halves if `grey fp16`), [1, 3, height, width] in
+            R G B always, [1, 1, height, width] if grey.
         sizes, choices: The sizes and shapes that are allowed, where the model's description bounds them.
         example: A shape that is allowed, if one is known.
         default: For an input that may be left out, the value that its elements then have.
@@ -102,7 +103,9 @@ def _check_shape(shape: tuple[int, ...], feature: Feature) -> None:
     allowed = fits(shape, feature.shape) and (not feature.choices or shape in feature.choices)
     if allowed and feature.sizes is not None:
         bounds = zip(shape, feature.sizes, strict=False)
-        allowed = len(shape) == len(feature.sizes) and all(low <= size and (high is None or size <= high) for size, (low, high) in bounds)
+        allowed = len(shape) == len(feature.sizes) and all(
+            low <= size and (high is None or size <= high) for size, (low, high) in bounds
+        )
     if not allowed:
         raise TensorError(f"input {feature.name!r}: expected {_wanted(feature)}, got {shown(shape)}")
 

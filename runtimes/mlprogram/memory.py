@@ -155,8 +155,8 @@ def _measure(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int
     named = {name: elsewhere.get(name, _without_data(value)) for name, value in kwargs.items()}
     try:
         result = func(*(_without_data(value) for value in args), **named)
-    except Exception:  # the call itself tells what is wrong with its arguments
-        return 0
+    except Exception as error:  # the call itself tells what is wrong with its arguments
+        return 1 << 63 if "overflow" in str(error) else 0
     return sum(tensor.numel() * tensor.itemsize for tensor in _tensors((result,)))
 
 

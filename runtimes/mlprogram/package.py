@@ -36,8 +36,8 @@ from edgevlm.runtimes.mlprogram.program import (
 )
 from edgevlm.runtimes.mlprogram.weights import WeightFile, require_file
 
-_IMAGE_LAYOUTS: Mapping[int, ImageLayout] = {10: "grey", 20: "rgb", 30: "bgr", 40: "grey"}  # ColorSpace in the spec
-_IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1}
+_IMAGE_LAYOUTS: Mapping[int, ImageLayout] = {10: "grey", 20: "rgb", 30: "bgr", 40: "grey fp16"}  # ColorSpace
+_IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1, "grey fp16": 1}
 _KINDS: Mapping[str, Kind] = {
     "tensorType": "tensor",
     "listType": "list",
@@ -72,7 +72,9 @@ def read_function(path: Path, name: str | None = None) -> Function:
         raise BundleError(f"{path}: no function {name!r}: it has {', '.join(sorted(program.functions)) or 'none'}")
     function = program.functions[name]
     if function.opset not in _OPSETS:
-        raise UnsupportedError(f"{path}: function {name!r}: expected opset {', '.join(_OPSETS)}, got {function.opset!r}")
+        raise UnsupportedError(
+            f"{path}: function {name!r}: expected opset {', '.join(_OPSETS)}, got {function.opset!r}"
+        )
     if function.opset not in function.block_specializations:
         raise BundleError(f"{path}: function {name!r} has no body for its opset {function.opset!r}", hint=_HINT)
     body = _block(function.block_specializations[function.opset], _ValueReader(model_file.parent))
@@ -147,7 +149,10 @@ def _parse_spec(model_file: Path) -> Any:
         raise BundleError(f"{str(model_file)!r}: not a Core ML model specification: {error}", hint=_HINT) from error
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
-        raise BundleError(f"{str(model_file)!r}: expected an ML Program, got {kind or 'an empty specification'}", hint=_HINT)
+        hint = _HINT if kind is None else "convert the model again, as an ML Program: convert_to='mlprogram'"
+        raise BundleError(
+            f"{str(model_file)!r}: expected an ML Program, got {kind or 'an empty specification'}", hint=hint
+        )
     return spec
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 Kind = Literal["tensor", "list", "state", "dictionary", "other"]
 Shape = tuple[int | None, ...]
 """None where a size is known only at run time."""
-ImageLayout = Literal["rgb", "bgr", "grey"]
+ImageLayout = Literal["rgb", "bgr", "grey", "grey fp16"]
+"""The channels of a picture in the graph's order; the pixels of `grey fp16` are half floats rather than bytes."""
 Literals = NDArray[np.generic] | str | tuple[str | int, ...]
 """What a constant can be: an array, a text, or a list of texts or whole numbers."""
 

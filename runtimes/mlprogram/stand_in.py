@@ -5,7 +5,8 @@
         model.predict({"x": x})
 
 Within, what coremltools itself builds on predictions works as well, such as the calibration of activations in
-`coremltools.optimize.coreml.experimental.linear_quantize_activations`.
+`coremltools.optimize.coreml.linear_quantize_activations`; there coremltools 9.0 forgets all samples but the last
+(`record_intermediate_output` overwrites what it should widen), which is mended for as long.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgevlm.errors import EdgeVLMError
+from edgevlm.runtimes.mlprogram.calibration import activation_ranges
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram, Precision, State
 
 _MACOS = (15, 4)
@@ -46,14 +49,27 @@ class _Framework:
         type(self).watch(self._path)
         try:
             return dict(self._program.predict(data, state))
-        except EdgeVLMError as error:
-            raise RuntimeError(str(error)) from error
+        except EdgeVLMError as error:  # in the framework's own words, by which callers know it
+            raise RuntimeError(f"Unable to compute the prediction using ML Program: {error}") from error
 
     def batchPredict(self, data: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [self.predict(each) for each in data]
 
     def newState(self) -> State:
         return self._program.make_state()
+
+
+def _ranges(
+    calibration: Any, model: Any, samples: Sequence[Mapping[str, Any]], group_size: int = -1
+) -> dict[str, dict[str, float]]:
+    """coremltools' `_get_activation_calibration_stats`: ranges over all samples, without outputs, concats widened."""
+    program = MLProgram.open(model.package_path)
+    outputs = {feature.name for feature in program.outputs}
+    ranges = activation_ranges(program, samples).items()
+    found = {name: {"rmin": low, "rmax": high} for name, (low, high) in ranges if name not in outputs}
+    concats = calibration.ModelDebugger(model)._get_concat_op_info()
+    calibration._adjust_concat_surrounding_activation_stats(concats, found)
+    return found
 
 
 @contextlib.contextmanager
@@ -65,8 +81,14 @@ def stand_in(*, precision: Precision = "declared", watch: Callable[[Path], None]
         watch: Called with the package before each prediction, and when it cannot be opened.
     """
     model, utils = (importlib.import_module(f"coremltools.models.{name}") for name in ("model", "utils"))
+    optimize = "coremltools.optimize.coreml"
+    calibration: Any = importlib.import_module(f"{optimize}.experimental._post_training_quantization")
+    caller = importlib.import_module(f"{optimize}._post_training_quantization")
     framework = type("Framework", (_Framework,), {"precision": precision, "watch": staticmethod(watch)})
-    replaced: dict[tuple[Any, str], Any] = {(model, "_MLModelProxy"): framework}
+    replaced: dict[tuple[Any, str], Any] = {
+        (model, "_MLModelProxy"): framework,
+        (caller, "_get_activation_calibration_stats"): partial(_ranges, calibration),
+    }
     for module in (model, utils):
         replaced[module, "_is_macos"] = lambda: True
         replaced[module, "_macos_version"] = lambda: _MACOS

@@ -45,7 +45,7 @@ def require_file(file: Path, folder: Path, missing: str) -> None:
 
 
 class WeightFile:
-    """A memory-mapped weight.bin: only what is read is loaded, and fp32 constants are never copied.
+    """A memory-mapped weight.bin: only what is read is loaded, and fp16 and fp32 constants are never copied.
 
     Args:
         folder: What the file must not lie outside of.

@@ -206,6 +206,15 @@ def transposed() -> list[Case]:
             lambda x: np.sqrt(pool(x * x, (2,), (1,), (1, 0), "mean") * 2),
             {"kernel_sizes": [2], "pad_type": "custom", "pad": [1, 0]},
         ),
+        *(
+            Case(
+                "l2_pool",
+                {"x": real(2, 3, 6)},
+                lambda x, p=pad: np.sqrt(pool(x * x, (2,), (1,), p, "mean") * 2),
+                {"kernel_sizes": [2], "pad_type": pad_type},
+            )
+            for pad_type, pad in (("same", (0, 1)), ("same_lower", (1, 0)))
+        ),
     ]
 
 
@@ -257,6 +266,7 @@ def shape() -> list[Case]:
             lambda a, b: np.array([a[0], b[0], a[1], b[1], a[2], b[2]]),
             {"axis": 0, "interleave": True},
             values=True,
+            inferred_otherwise="does not interleave",
         ),
         *(
             Case(
@@ -338,6 +348,7 @@ def _ceiled() -> list[Case]:
                 {"x": real(2, 3, size, size)},
                 lambda x, r=reference, h=how: r(torch.tensor(x), h).numpy(),
                 arguments,
+                oracle="torch",
             )
         )
     return cases
@@ -386,6 +397,22 @@ def indexing() -> list[Case]:
             opset=ct.target.iOS15,
         ),
         Case("gather", {"x": real(4), "indices": np.array([1], np.int32)}, lambda x, indices: x[indices]),
+    ]
+    validated = {"validate_indices": True}
+    cases += [
+        Case("gather", {"x": x}, lambda x: x[picks], {"indices": picks, **validated}),
+        Case(
+            "gather_nd",
+            {"x": x},
+            lambda x: x[[0, 3], [2, 1], [5, 0]],
+            {"indices": np.array([[0, 2, 5], [3, 1, 0]], np.int32), **validated},
+        ),
+        Case(
+            "gather_along_axis",
+            {"x": real(3, 2)},
+            lambda x: np.take_along_axis(x, picks % 2, 0),
+            {"indices": picks % 2, **validated},
+        ),
     ]
     batched = RNG.integers(0, 5, (4, 3, 2)).astype(np.int32)
     pairs = np.array([[0, 1], [3, 4]], np.int32)

@@ -124,7 +124,13 @@ def sorting() -> list[Case]:
         arguments = {"axis": axis, "ascending": ascending}
         cases += [
             Case("argsort", {"x": x}, order, arguments),
-            Case("argsort", {"x": ties}, order, arguments),
+            Case(
+                "argsort",
+                {"x": ties},
+                order,
+                arguments,
+                inferred_otherwise="sorts equal values in any order",
+            ),
             Case(
                 "topk",
                 {"x": x},
@@ -140,6 +146,12 @@ def sorting() -> list[Case]:
         Case("argsort", {"x": x}, lambda x: np.argsort(-x, -1)),
         Case("topk", {"x": x}, lambda x: [x.max(-1, keepdims=True), x.argmax(-1)[:, None]]),
         Case("topk", {"x": x}, lambda x: -np.sort(-x, -1)[:, :3], {"k": 3, "return_indices": False}),
+        Case(  # an unsorted result may have any order, this one too
+            "topk",
+            {"x": whole(3, 5)},
+            lambda x: [-np.sort(-x, -1), np.argsort(-x, -1, kind="stable")],
+            {"k": 5, "sort": False, "output_indices_dtype": "uint16"},
+        ),
         Case("non_zero", {"x": whole(3, 4, low=0, high=2)}, lambda x: np.argwhere(x)),
         Case(
             "one_hot",
@@ -213,6 +225,7 @@ def scattering() -> list[Case]:
                 ),
                 {"indices": along, "axis": 1, "mode": mode},
                 opset=opset,
+                inferred_otherwise="" if mode == "update" else "updates, whatever the mode",
             ),
         ]
     return [
@@ -224,6 +237,21 @@ def scattering() -> list[Case]:
                 data, [(slice(None), k) for k in rows], list(updates.swapaxes(0, 1)), "add"
             ),
             {"indices": rows, "axis": -2},
+        ),
+        *(
+            Case(
+                kind,
+                {"data": data, "updates": real(1, 5, 3)},
+                lambda data, updates: scattered(data, [(2,)], list(updates), "add"),
+                {"indices": np.array(indices, np.int32), "validate_indices": True},
+            )
+            for kind, indices in (("scatter", [2]), ("scatter_nd", [[2]]))
+        ),
+        Case(
+            "scatter_along_axis",
+            {"data": real(3, 2), "updates": real(1, 2)},
+            lambda data, updates: scattered(data, [(1, 0), (2, 1)], list(updates[0]), "update"),
+            {"indices": np.array([[1, 2]], np.int32), "mode": "update", "validate_indices": True},
         ),
         Case(
             "scatter_nd",
@@ -239,6 +267,7 @@ def scattering() -> list[Case]:
                 + scattered(np.zeros_like(data), [(2, 0), (0, 1)], [updates[1, 0], updates[1, 1]], "add")
             ),
             {"indices": np.array([[0, 1], [2, 0]], np.int32)},
+            inferred_otherwise="updates, whatever the mode",
         ),
         *(
             Case(

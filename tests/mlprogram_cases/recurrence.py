@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import coremltools as ct
@@ -14,6 +14,15 @@ from mlprograms import Array
 from mlprogram_cases.case import Case, real
 
 Step = Callable[[Array, Array], Array]
+Function = Callable[[Array], Array]
+ACTIVATIONS: dict[str, Function] = {
+    "tanh": np.tanh,
+    "scaled_tanh": np.tanh,  # a scale of 1, as coremltools writes it
+    "sigmoid": sigmoid,
+    "hard_sigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+    "relu": lambda x: np.maximum(x, 0),
+    "linear": lambda x: x,
+}
 WAYS = tuple(product(("forward", "reverse"), (True, False)))
 
 
@@ -53,7 +62,10 @@ def rnns() -> list[Case]:
             for direction, whole in WAYS
         ),
         case({}, lambda step, state: np.tanh(step @ w.T + state @ v.T)),
-        case({"activation": "sigmoid"}, lambda step, state: sigmoid(step @ w.T + state @ v.T)),
+        *(
+            case({"activation": name}, lambda step, state, f=f: f(step @ w.T + state @ v.T))
+            for name, f in (*ACTIVATIONS.items(), ("sigmoid_hard", ACTIVATIONS["hard_sigmoid"]))
+        ),
     ]
 
 
@@ -63,12 +75,12 @@ def grus() -> list[Case]:
     (w_r, w_o, w_z), (v_r, v_o, v_z) = np.split(weight_ih, 3), np.split(weight_hh, 3)
     weights = {"weight_ih": weight_ih, "weight_hh": weight_hh}
 
-    def cell(biases: Array) -> Step:
+    def cell(biases: Array, of_gates: Function = sigmoid, of_state: Function = np.tanh) -> Step:
         b_r, b_o, b_z = np.split(biases, 3)
 
         def step(x: Array, h: Array) -> Array:
-            r, z = sigmoid(x @ w_r.T + h @ v_r.T + b_r), sigmoid(x @ w_z.T + h @ v_z.T + b_z)
-            return (1 - z) * np.tanh(x @ w_o.T + (r * h) @ v_o.T + b_o) + z * h
+            r, z = of_gates(x @ w_r.T + h @ v_r.T + b_r), of_gates(x @ w_z.T + h @ v_z.T + b_z)
+            return (1 - z) * of_state(x @ w_o.T + (r * h) @ v_o.T + b_o) + z * h
 
         return step
 
@@ -105,15 +117,38 @@ def grus() -> list[Case]:
             {"x": x, "initial_h": h},
             torchs,
             {**weights, "bias": bias, "input_bias": input_bias, "reset_after": True, "output_sequence": True},
+            oracle="torch",
+        ),
+        Case(
+            "gru",
+            {"x": x, "initial_h": h},
+            lambda x, initial_h: steps(x, initial_h, cell(bias), "forward", False),
+            {**weights, "bias": bias, "reset_after": False},
+        ),
+        *(
+            Case(
+                "gru",
+                {"x": x / 9, "initial_h": h / 9},
+                lambda x, initial_h, g=of_gates, s=of_state: steps(x, initial_h, cell(bias, g, s), "forward", False),
+                {**weights, "bias": bias, "recurrent_activation": gates, "activation": state},
+                opset=ct.target.iOS17,
+            )
+            for (gates, of_gates), (state, of_state) in around()
         ),
     ]
+
+
+def around() -> Iterator[tuple[tuple[str, Function], tuple[str, Function]]]:
+    """Pairs of activations in which each is once the first and once the second."""
+    of = list(ACTIVATIONS.items())
+    return zip(of, of[1:] + of[:1], strict=True)
 
 
 def lstms() -> list[Case]:
     x, h, c = real(4, 2, 3), real(2, 5), real(2, 5)
     there = {"weight_ih": real(20, 3), "weight_hh": real(20, 5), "bias": real(20)}
     back = {f"{name}_back": real(*array.shape) for name, array in there.items()}
-    peephole = real(15)
+    peephole, peephole_back = real(15), real(15)
 
     def by_torch(x: Array, h: Array, c: Array, sides: list[dict[str, Array]]) -> list[Array]:
         """torch's gates are input, forget, cell, output."""
@@ -130,13 +165,29 @@ def lstms() -> list[Case]:
     def ended(found: list[Array], whole: bool) -> list[Array]:
         return [found[0] if whole else found[1][None], *found[1:]]
 
-    def peeping(x: Array, initial_h: Array, initial_c: Array, limit: float) -> list[Array]:
-        h, c, (p_i, p_f, p_o) = initial_h, initial_c, np.split(peephole, 3)
+    def peeping(
+        x: Array,
+        h: Array,
+        c: Array,
+        weights: list[Array],
+        peephole: Array,
+        of: tuple[Function, Function, Function] = (sigmoid, np.tanh, np.tanh),
+        limit: float = np.inf,
+    ) -> list[Array]:
+        (of_gates, of_cell, of_state), (p_i, p_f, p_o), (w, v, b) = of, np.split(peephole, 3), weights
         for step in x:
-            i, f, o, z = np.split(step @ there["weight_ih"].T + h @ there["weight_hh"].T + there["bias"], 4, -1)
-            c = np.clip(sigmoid(f + c * p_f) * c + sigmoid(i + c * p_i) * np.tanh(z), -limit, limit)
-            h = sigmoid(o + c * p_o) * np.tanh(c)
+            i, f, o, z = np.split(step @ w.T + h @ v.T + b, 4, -1)
+            c = np.clip(of_gates(f + c * p_f) * c + of_gates(i + c * p_i) * of_cell(z), -limit, limit)
+            h = of_gates(o + c * p_o) * of_state(c)
         return [h[None], h, c]
+
+    def both_ways(x: Array, h: Array, c: Array) -> list[Array]:
+        ways = ((x, there, peephole), (x[::-1], back, peephole_back))
+        ended_ = [
+            peeping(steps, *(each[:, 5 * i : 5 * i + 5] for each in (h, c)), list(weights.values()), peep)
+            for i, (steps, weights, peep) in enumerate(ways)
+        ]
+        return [np.concatenate(pair, -1) for pair in zip(*ended_, strict=True)]
 
     return [
         *(
@@ -148,6 +199,7 @@ def lstms() -> list[Case]:
                 ),
                 {**there, "direction": direction, "output_sequence": whole},
                 opset=ct.target.iOS17,
+                oracle="torch",
             )
             for direction, whole in WAYS
         ),
@@ -158,14 +210,40 @@ def lstms() -> list[Case]:
                 lambda x, initial_h, initial_c, w=whole: ended(by_torch(x, initial_h, initial_c, [there, back]), w),
                 {**there, **back, "direction": "bidirectional", "output_sequence": whole},
                 opset=ct.target.iOS17,
+                oracle="torch",
             )
             for whole in (True, False)
         ),
         Case(
             "lstm",
             {"x": x, "initial_h": h, "initial_c": c},
-            lambda x, initial_h, initial_c: peeping(x, initial_h, initial_c, 0.5),
+            lambda x, initial_h, initial_c: peeping(x, initial_h, initial_c, list(there.values()), peephole, limit=0.5),
             {**there, "peephole": peephole, "clip": 0.5},
             opset=ct.target.iOS17,
+        ),
+        Case(
+            "lstm",
+            {"x": x, "initial_h": real(2, 10), "initial_c": real(2, 10)},
+            lambda x, initial_h, initial_c: both_ways(x, initial_h, initial_c),
+            {**there, **back, "peephole": peephole, "peephole_back": peephole_back, "direction": "bidirectional"},
+            opset=ct.target.iOS17,
+        ),
+        *(
+            Case(
+                "lstm",
+                {"x": x / 9, "initial_h": h / 9, "initial_c": c / 9},
+                lambda x, initial_h, initial_c, f=(of_gates, of_cell, of_gates): peeping(
+                    x, initial_h, initial_c, list(there.values()), peephole, f
+                ),
+                {
+                    **there,
+                    "peephole": peephole,
+                    "recurrent_activation": gates,
+                    "cell_activation": cell,
+                    "activation": gates,
+                },
+                opset=ct.target.iOS17,
+            )
+            for (gates, of_gates), (cell, of_cell) in around()
         ),
     ]

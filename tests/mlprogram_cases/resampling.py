@@ -70,6 +70,17 @@ def resampling() -> list[Case]:
             },
         ),
         Case(
+            "upsample_bilinear",
+            {"x": real(1, 2, 3, 4)},
+            lambda x: resized(resized(x, -2, 6, "UNALIGN_CORNERS"), -1, 12, "UNALIGN_CORNERS"),
+            {
+                "scale_factor_height": 2.0,
+                "scale_factor_width": 3.0,
+                "align_corners": False,
+                "half_pixel_centers": True,
+            },
+        ),
+        Case(
             "upsample_nearest_neighbor",
             {"x": real(2, 4, 3)},
             lambda x: x[:, [0, 0, 1, 2, 2, 3]][:, :, [0, 1]],

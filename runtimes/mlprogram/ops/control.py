@@ -7,6 +7,7 @@ import torch
 from edgevlm.errors import BundleError
 from edgevlm.runtimes.mlprogram.ops.registry import Branch, Values, op
 
+
 @op("cond")
 def cond(pred: bool, true_branch: Branch, false_branch: Branch) -> Values:
     return true_branch() if pred else false_branch()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -25,6 +24,11 @@ def _binary(kind: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         return function(x, y)
 
 
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)); torch's own goes over to x beyond a threshold, or overflows without one."""
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs,
     "acos": torch.acos,
@@ -43,11 +47,11 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "relu6": F.relu6,
     "round": torch.round,  # ties to even, as coremltools' own value inference
     "sigmoid": torch.sigmoid,
-    "sign": torch.sign,
+    "sign": lambda x: torch.where(x != x, x, torch.sign(x)),  # torch's own of NaN is 0
     "silu": F.silu,
     "sin": torch.sin,
     "sinh": torch.sinh,
-    "softplus": lambda x: F.softplus(x, threshold=math.inf),  # torch's own goes over to x beyond 20
+    "softplus": _softplus,
     "softsign": F.softsign,
     "sqrt": torch.sqrt,
     "square": torch.square,
@@ -153,7 +157,7 @@ def prelu(x: Tensor, alpha: Tensor) -> Tensor:
 @op("softplus_parametric")
 def softplus_parametric(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     scaled = _per_channel(beta, x.ndim) * x
-    return _per_channel(alpha, x.ndim) * F.softplus(scaled, threshold=math.inf)
+    return _per_channel(alpha, x.ndim) * _softplus(scaled)
 
 
 @op("leaky_relu")

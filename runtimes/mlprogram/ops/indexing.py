@@ -37,7 +37,10 @@ def slice_by_index(
 def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:
     for axis, (start, length) in enumerate(zip(begin, size, strict=True)):
         start = start + x.shape[axis] if start < 0 else start
-        x = x.narrow(axis, start, x.shape[axis] - start if length == -1 else length)
+        length = x.shape[axis] - start if length == -1 else length
+        if not 0 <= start <= start + length <= x.shape[axis]:
+            raise IndexError(f"a slice from {start} to {start + length} of an axis of size {x.shape[axis]}")
+        x = x.narrow(axis, start, length)
     return x
 
 

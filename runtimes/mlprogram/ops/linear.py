@@ -6,11 +6,19 @@ import torch
 import torch.nn.functional as F
 
 from edgevlm.errors import BundleError, UnsupportedError
-from edgevlm.runtimes.mlprogram.ops.registry import Tensor, Tensors, op
+from edgevlm.runtimes.mlprogram.ops.registry import Stored, Tensor, Tensors, op
+
+_ROWS = 256
+"""How many rows of a weight are widened at once: as few as stay in a processor's cache."""
 
 
 @op("linear")
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
+    if weight.dtype == torch.half:
+        wide = x.new_empty(min(_ROWS, len(weight)), weight.shape[-1])
+        parts = [F.linear(x, wide[: len(rows)].copy_(rows)) for rows in torch.split(weight, _ROWS)]
+        product = torch.cat(parts, -1)
+        return product if bias is None else product + bias
     # From iOS 17 on weights may be integers beside floating-point inputs.
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
@@ -22,7 +30,8 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
         x = x.transpose(-1, -2)
     if transpose_y and y.ndim > 1:
         y = y.transpose(-1, -2)
-    return x @ y
+    wider = torch.promote_types(x.dtype, y.dtype)  # from iOS 17 on one of the two may be an integer weight
+    return x.to(wider) @ y.to(wider)
 
 
 @op("einsum")

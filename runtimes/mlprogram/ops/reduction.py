@@ -88,6 +88,6 @@ def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = Fa
     if reverse:
         x = x.flip(axis)
     total = x.cumsum(axis, dtype=x.dtype)
-    if exclusive:  # by shifting: subtracting x again would cancel digits
+    if exclusive and total.numel():  # by shifting: subtracting x again would cancel digits
         total = torch.cat((torch.zeros_like(x.narrow(axis, 0, 1)), total.narrow(axis, 0, x.shape[axis] - 1)), axis)
     return total.flip(axis) if reverse else total

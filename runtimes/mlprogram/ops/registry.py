@@ -32,6 +32,8 @@ Branch = Callable[..., Values]
 """A nested block: given its inputs, computes its outputs."""
 Real = Annotated[Tensor, "fp16 or fp32"]
 """A tensor that must be floating point: MIL allows the op on integers but does not say how it rounds."""
+Stored = Annotated[Tensor, "as it is stored"]
+"""A tensor whose fp16 constants come as halves, for an op that widens them itself, a part after the other."""
 Ints = tuple[int, ...]
 Bools = tuple[bool, ...]
 Scalar = bool | int | float
@@ -69,6 +71,7 @@ class Parameter:
         several: Whether the argument is any number of values.
         takes: The class of each of its values; None for any.
         real: Whether the tensor must be fp16 or fp32.
+        stored: Whether the op takes halves.
         convert: From a tensor or text to the plain value; None leaves the value as it is.
     """
 
@@ -76,6 +79,7 @@ class Parameter:
     several: bool
     takes: type | None
     real: bool
+    stored: bool
     convert: Convert | None
 
 
@@ -122,9 +126,10 @@ def _parameter(hint: Any, *, required: bool) -> Parameter:
     if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
         (hint,) = (each for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is Literal:
-        return Parameter(required, several=False, takes=None, real=False, convert=_one_of(get_args(hint)))
+        return Parameter(required, several=False, takes=None, real=False, stored=False, convert=_one_of(get_args(hint)))
     takes, convert = _HANDED_OVER[hint]
-    return Parameter(required, several=hint in (Tensors, Values), takes=takes, real=hint == Real, convert=convert)
+    several = hint in (Tensors, Values)
+    return Parameter(required, several, takes, real=hint == Real, stored=hint == Stored, convert=convert)
 
 
 def _one_of(allowed: tuple[Any, ...]) -> Convert:
@@ -141,6 +146,7 @@ def _one_of(allowed: tuple[Any, ...]) -> Convert:
 _HANDED_OVER: Mapping[Any, tuple[type | None, Convert | None]] = {
     Tensor: (Tensor, None),
     Real: (Tensor, None),
+    Stored: (Tensor, None),
     Tensors: (Tensor, None),
     Values: (None, None),
     TensorList: (TensorList, None),

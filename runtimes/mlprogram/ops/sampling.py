@@ -125,8 +125,9 @@ def crop_resize(
         "CORNERS_HEIGHT_FIRST", "CORNERS_WIDTH_FIRST", "CENTER_SIZE_HEIGHT_FIRST", "CENTER_SIZE_WIDTH_FIRST"
     ] = "CORNERS_HEIGHT_FIRST",
     sampling_mode: Sampling = "DEFAULT",
-    pad_value: float = 0.0,
+    pad_value: float | None = None,
 ) -> Tensor:
+    # The op of iOS 15 has no `pad_value`: what lies beyond the picture is not defined there.
     if boxes is not None:  # from iOS 17 on: [N, 4], and the picture of each
         of = tuple(range(len(boxes))) if box_indices is None else box_indices
         if not all(0 <= each < len(x) for each in of):
@@ -160,12 +161,13 @@ def _cropped(
     scale: float,
     convention: str,
     sampling: Sampling,
-    outside: float,
+    outside: float | None,
 ) -> Tensor:
     """
     Args:
         x: [N, C, H, W].
         boxes: [N, 4], one for each picture.
+        outside: What lies beyond the picture; None if a box must not reach there.
 
     Returns:
         [N, C, height, width].
@@ -186,7 +188,9 @@ def _cropped(
         spans.append((points, ((points < -1e-6) | (points > old - 1 + 1e-6))))
     (rows, above), (columns, beside) = spans
     beyond = above[:, :, None] | beside[:, None, :]
+    if outside is None and bool(beyond.any()):
+        raise TensorError("a box reaches beyond its picture, and the op of iOS 15 does not say what is there")
     size = (len(boxes), height, width)
     down = rows.clamp(0, x.shape[-2] - 1).float()[:, :, None].expand(size)
     right = columns.clamp(0, x.shape[-1] - 1).float()[:, None, :].expand(size)
-    return torch.where(beyond[:, None], torch.tensor(outside), _bilinear(x, down, right, outside=0.0))
+    return torch.where(beyond[:, None], torch.tensor(outside or 0.0), _bilinear(x, down, right, outside=0.0))

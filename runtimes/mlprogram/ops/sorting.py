@@ -1,4 +1,4 @@
-"""Orders, places and the largest. Equal values keep their order, as in coremltools' own value inference."""
+"""Orders, places and the largest. Equal values keep their order, which MIL leaves open."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Faults planted in artefacts of every target, and the op and layer that are blamed for them."""

@@ -1,0 +1,69 @@
+"""What is in an .mlpackage, whoever wrote it: read and counted, not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from edgevlm.interfaces import Advice, Package, PackageFunction, PackageValue
+from edgevlm.runtimes.mlprogram.conditions import returned
+from edgevlm.runtimes.mlprogram.counts import count_ops
+from edgevlm.runtimes.mlprogram.deployment import advise, systems
+from edgevlm.runtimes.mlprogram.package import function_names, read_function, specification_version
+from edgevlm.runtimes.mlprogram.program import Described, Function, Named
+
+_SPECIFICATION = (".json", ".mlmodel")
+
+
+def inspect_package(path: Path) -> Package:
+    """Reads every function of a package.
+
+    Raises:
+        BundleError: the package is damaged, or is no ML Program.
+        UnsupportedError: it has a picture or a constant of a kind that is not known here.
+        MissingDependency: coremltools is not installed.
+    """
+    functions, version, files = _read(path)
+    found = systems(functions, version)
+    return Package(
+        functions=tuple(PackageFunction(each.name, _values(each), count_ops(each)) for each in functions),
+        declares=found.declared.requires if found.declared else {},
+        needs=found.needed.requires,
+        because=tuple(need.what for need in found.because),
+        files=files,
+        advice=advise(functions, version, _weight_bytes(files)),
+    )
+
+
+def advise_package(path: Path) -> tuple[Advice, ...]:
+    """What is known against a package; see `inspect_package`."""
+    functions, version, files = _read(path)
+    return advise(functions, version, _weight_bytes(files))
+
+
+def _read(path: Path) -> tuple[tuple[Function, ...], int, dict[str, int]]:
+    functions = tuple(read_function(path, name) for name in function_names(path))
+    files = {
+        each.relative_to(path).as_posix(): each.stat().st_size for each in sorted(path.rglob("*")) if each.is_file()
+    }
+    return functions, specification_version(path), files
+
+
+def _weight_bytes(files: Mapping[str, int]) -> int:
+    return sum(size for name, size in files.items() if not name.endswith(_SPECIFICATION))
+
+
+def _values(function: Function) -> tuple[PackageValue, ...]:
+    return (
+        *(
+            _value(each, "state" if each.type.kind == "state" else "input", function.described)
+            for each in function.inputs
+        ),
+        *(_value(each, "output", function.described) for each in returned(function)),
+    )
+
+
+def _value(named: Named, role: Literal["input", "state", "output"], described: Mapping[str, Described]) -> PackageValue:
+    about = described.get(named.name, Described())
+    return PackageValue(named.name, role, named.type.dtype, named.type.shape, about.image, about.sizes, about.choices)

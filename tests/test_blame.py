@@ -1,0 +1,119 @@
+"""Planted faults are blamed on the layer in which they were planted, in every target's file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from edgevlm import registry
+from edgevlm.benchmarks.blame.plants import PLANTS, Plant, blamed, programs, sample
+from edgevlm.blame.blame import Blame, Step, blame
+from edgevlm.blame.matching import Matcher
+from edgevlm.blame.page import verdict, write_page
+from edgevlm.blame.reference import Expected, expected_values
+from edgevlm.cli import main
+from edgevlm.interfaces import TracedOp
+from edgevlm.recipe import BUILTIN
+
+
+@pytest.mark.parametrize("target", list(registry.CONVERTERS))
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
+def test_a_planted_fault_is_found(plant: Plant, target: str, tmp_path: Path) -> None:
+    found = blamed(plant, target, tmp_path / "b.edgevlm")
+    assert found.culprit is not None
+    assert found.culprit.layer == plant.place
+    before = [step.error for step in found.steps[: found.first] if step.error is not None]
+    assert np.median(before) < found.limit / 4
+
+
+@pytest.mark.parametrize("target", list(registry.CONVERTERS))
+def test_a_sound_file_is_not_blamed(target: str, tmp_path: Path) -> None:
+    found = blamed(None, target, tmp_path / "b.edgevlm")
+    assert found.culprit is None
+    assert found.steps[-1].error is not None
+    assert found.steps[-1].error < found.limit
+
+
+def expected(name: str, value: np.ndarray, *reads: str) -> Expected:
+    return Expected(f"encode_image/{name}", "linear", name, reads, value.astype(np.float32))
+
+
+def test_values_are_recognised_in_any_layout() -> None:
+    value = np.random.default_rng(0).standard_normal((1, 3, 4, 5)).astype(np.float32)
+    other = value + 1
+    matcher = Matcher([expected("a", value), expected("b", other)])
+    for arranged in (value.transpose(0, 2, 3, 1), value.reshape(12, 5), value.transpose(3, 1, 0, 2).reshape(5, 12)):
+        match = matcher.closest(np.ascontiguousarray(arranged))
+        assert match is not None
+        assert (match.expected.name, match.error) == ("a", 0)
+    assert matcher.closest(value[:, :2]) is None
+    assert matcher.closest(np.zeros(2, np.float32)) is None
+
+
+def test_nearly_constant_values_are_not_taken_for_each_other() -> None:
+    rng = np.random.default_rng(0)
+    ones, others = (1 + 0.01 * rng.standard_normal(64).astype(np.float32) for _ in range(2))
+    match = Matcher([expected("a", ones)]).closest(others)
+    assert match is not None
+    assert match.error > 1
+
+
+def test_what_is_not_finite_is_blamed() -> None:
+    reference = expected_values(programs()["encode_image"], sample())
+    by_name = {each.name: each.value for each in reference}
+    good, bad = by_name["conv2d"], by_name["conv2d"].copy()
+    bad[0, 0] = np.nan
+    ops = (TracedOp("x", "sub", (), by_name["div_1"]), TracedOp("y", "conv", ("x",), bad))
+    found = blame(programs()["encode_image"], ops, sample(), BUILTIN["fp32"])
+    assert found.first == 1
+    sound = blame(programs()["encode_image"], (ops[0], TracedOp("y", "conv", ("x",), good)), sample(), BUILTIN["fp32"])
+    assert sound.first is None
+
+
+def test_the_page_names_the_op_and_escapes_names(tmp_path: Path) -> None:
+    steps = (
+        Step("a", "conv", "encode_image/stem", "conv2d", 1e-7),
+        Step("<b>", "softmax", "encode_image/blocks.0", "", None),
+    )
+    found = Blame("encode_image", 3, 1e-5, steps, 1)
+    assert verdict(found) == (
+        "encode_image: parts at softmax '<b>', of the layer encode_image/blocks.0, which is like no op of the model "
+        "(limit 1e-05)"
+    )
+    write_page([found, Blame("encode_text", 0, 1e-5, steps[:1], None)], "t & u", tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    assert "t &amp; u" in page
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert page.count("<svg") == 2
+    assert 'class="first"' in page
+    assert "src=" not in page
+
+
+def test_verify_blames_by_command(tmp_path: Path) -> None:
+    made = CliRunner().invoke(
+        main, ["convert", "--target", "tflite", "--recipe", "prune-50", "--image-only", "--out", str(tmp_path)]
+    )
+    assert made.exit_code == 1, made.output
+    (bundle,) = tmp_path.glob("*.failed-parity.edgevlm")
+    page = tmp_path / "page.html"
+    arguments = ["verify", str(bundle), "--blame", "--out", str(page), "--json"]
+    found = json.loads(CliRunner().invoke(main, arguments).stdout)
+    (blamed_component,) = found["blame"]
+    culprit = blamed_component["steps"][blamed_component["first"]]
+    assert culprit["layer"].startswith("encode_image/stem")
+    assert culprit["error"] > blamed_component["limit"]
+    assert "encode_image/stem" in page.read_text()
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    made = CliRunner().invoke(main, ["convert", "--target", "tflite", "--image-only", "--out", str(tmp_path)])
+    assert made.exit_code == 0, made.output
+    (bundle,) = tmp_path.glob("*.edgevlm")
+    result = CliRunner().invoke(main, ["verify", str(bundle), "--blame", "--model", "edgevlm-teacher"])
+    assert result.exit_code == 2
+    assert "is not the model that the bundle was made of" in result.output
