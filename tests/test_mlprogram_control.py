@@ -14,8 +14,9 @@ from evidence import shows
 from mlprograms import write_program
 
 from edgevlm.errors import BundleError, TensorError, UnsupportedError
+from edgevlm.runtimes.mlprogram import steps
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram
-from edgevlm.runtimes.mlprogram.ops import control, lists
+from edgevlm.runtimes.mlprogram.ops import lists
 from edgevlm.runtimes.mlprogram.program import Operation
 
 
@@ -64,14 +65,14 @@ def test_nested_loops_count(tmp_path: Path) -> None:
 
 
 def test_a_loop_that_does_not_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "MOST_ROUNDS", 50)
+    monkeypatch.setattr(steps, "MOST_STEPS", 50)
 
     def body(x: Any) -> Any:
         return mb.while_loop(
             _cond=lambda i: mb.less(x=mb.reduce_sum(x=i), y=1e9), _body=lambda i: mb.add(x=i, y=1.0), loop_vars=(x,)
         )
 
-    with pytest.raises(UnsupportedError, match=r"while_loop .*has not ended after 50 rounds"):
+    with pytest.raises(UnsupportedError, match=r"while_loop .*has not ended after 50 ops"):
         MLProgram.open(write_program(tmp_path / "p.mlpackage", {"x": np.ones(1, np.float32)}, body))
 
 

@@ -78,7 +78,7 @@ def return_nothing_computed(block: Any) -> None:
 
 def two_results(block: Any) -> None:
     softmax = next(each for each in block.operations if each.type == "softmax")
-    softmax.outputs.add().CopyFrom(softmax.outputs[0])
+    softmax.outputs.add(name="more").type.CopyFrom(softmax.outputs[0].type)
 
 
 @pytest.mark.parametrize(

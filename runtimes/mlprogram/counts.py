@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from edgevlm.interfaces import OpCount
-from edgevlm.runtimes.mlprogram.program import Function, Operation
+from edgevlm.runtimes.mlprogram.program import Constant, Function, Operation
 
 _COMPRESSED = ("int4", "int8", "palette", "sparse")
 
@@ -52,8 +52,8 @@ def _stored_type(operation: Operation, of: list[str]) -> str:
     ]
     integers = next((each for each in (*here, *of) if each in ("int8", "int4")), "int8")
     if operation.kind == "constexpr_lut_to_dense":
-        entries = next(iter(operation.arguments["lut"]))
-        shape = (entries.type.shape or ()) if not isinstance(entries, str) else ()
+        entries = next(iter(operation.arguments.get("lut", ())), None)
+        shape = (entries.type.shape or ()) if isinstance(entries, Constant) else ()
         size = shape[0 if len(shape) == 1 else -2] if shape else None  # iOS 18: [groups ..., entries, width]
         return f"palette-{(size - 1).bit_length()}" if size else "palette"
     if operation.kind.startswith("constexpr_sparse"):

@@ -56,7 +56,7 @@ BY_NAME = {dtype.name: dtype for dtype in _DTYPES}
 
 
 def decode(raw: NDArray[np.uint8], dtype: DType, count: int) -> NDArray[np.generic]:
-    """The first `count` elements that these bytes hold; a view of them where the type allows.
+    """The first `count` elements that these bytes hold; a view of them where their type and place allow.
 
     Args:
         raw: Little-endian bytes, shape [size_bytes].
@@ -66,8 +66,10 @@ def decode(raw: NDArray[np.uint8], dtype: DType, count: int) -> NDArray[np.gener
     """
     if raw.size * 8 < count * dtype.bits:
         raise BundleError(f"expected {count} {dtype.name} elements, got {raw.size} bytes, which hold fewer")
+    if dtype.name == "bool":
+        return raw[:count] != 0
     if dtype.bits >= 8:
-        return raw[: count * dtype.bits // 8].view(dtype.storage)
+        return np.require(raw[: count * dtype.bits // 8].view(dtype.storage), requirements="A")
     bits = np.unpackbits(raw, bitorder="little", count=count * dtype.bits).reshape(count, dtype.bits)
     values = bits @ (1 << np.arange(dtype.bits, dtype=np.int16))
     if dtype.name == "int4":

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgevlm.errors import TensorError, UnsupportedError
+from edgevlm.errors import BundleError, TensorError, UnsupportedError
 from edgevlm.interfaces import OpCount
 from edgevlm.runtimes.mlprogram.audit import Audit, OpAudit
 from edgevlm.runtimes.mlprogram.counts import count_ops
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME
 from edgevlm.runtimes.mlprogram.features import Feature, accept, features_of
+from edgevlm.runtimes.mlprogram.memory import Memory
 from edgevlm.runtimes.mlprogram.ops import CARRIERS
 from edgevlm.runtimes.mlprogram.package import function_names, read_function
 from edgevlm.runtimes.mlprogram.plan import make_plan
@@ -91,9 +92,11 @@ class MLProgram:
         self._audit = Audit() if precision == "audit" else None
         self._threads = threads
         self.inputs, self.outputs, self.states = features_of(function)
-        with self._torch():
+        self._memory = Memory()
+        with self._torch(), self._memory:
             self._plan = make_plan(function, Mode(self._rounds))
-            self._rehearse()
+            # What was measured once need not be again, if every run is as large.
+            self._bounded = self._rehearse() and all(step.is_fixed for step in self._plan.steps)
 
     @classmethod
     def open(
@@ -168,6 +171,7 @@ class MLProgram:
             TensorError: a name, kind of type or shape is wrong, or an index computed from the inputs is out
                 of range.
             BundleError: an op's result is not what the program declares.
+            UnsupportedError: a result does not fit into this machine's memory, or a loop does not end.
         """
         state = state or self.make_state()
         if set(state.cells) != {feature.name for feature in self.states}:
@@ -176,7 +180,7 @@ class MLProgram:
         if not {feature.name for feature in self.inputs} - optional <= set(inputs) <= {f.name for f in self.inputs}:
             expected = ", ".join(feature.name for feature in self.inputs)
             raise TensorError(f"expected the inputs {expected}, got {', '.join(inputs) or 'none'}")
-        with self._torch():
+        with self._torch(), contextlib.nullcontext() if self._bounded else self._memory:
             given: dict[str, Value] = {
                 feature.name: self._accept(feature, inputs.get(feature.name)) for feature in self.inputs
             }
@@ -189,7 +193,7 @@ class MLProgram:
 
     def _accept(self, feature: Feature, value: Any) -> torch.Tensor:
         if value is None:
-            value = np.full(feature.example or (), feature.default, np.float32)
+            value = np.full(feature.example or (), feature.default)
         tensor = accept(feature, value)
         return round_to(tensor, feature.dtype, rounds=self._rounds)
 
@@ -199,24 +203,29 @@ class MLProgram:
         if not isinstance(value, torch.Tensor):
             raise UnsupportedError(f"output {feature.name!r}: a list or state cannot leave a program")
         if feature.plain:
+            if value.numel() != 1 or value.dtype.is_floating_point:
+                raise BundleError(f"output {feature.name!r}: described as one whole number or text, which it is not")
             return int(value.item())
         dtype = feature.dtype if self._rounds or feature.dtype != "fp16" else "fp32"
         return np.array(value.numpy(), dtype=BY_NAME[dtype].storage, ndmin=1)
 
-    def _rehearse(self) -> None:
-        """Runs once on ones, so that a program that contradicts itself is refused at open.
+    def _rehearse(self) -> bool:
+        """Runs once on ones, so that a program that contradicts itself is refused at open; tells whether it ran.
 
         Ones rather than zeros, because integers may be sizes and divisors. Where a size depends on the inputs, the
         ones alone may be what does not fit.
         """
         shapes = [value.type.shape for operation in self._function.walk() for value in operation.outputs]
         if any(shape is None or None in shape for shape in (*shapes, *(each.shape for each in self.inputs))):
-            return
+            return False
         ones: dict[str, Value] = {
             feature.name: torch.ones(feature.example or (), dtype=CARRIERS[feature.dtype]) for feature in self.inputs
         }
-        with contextlib.suppress(TensorError):  # an index that only these inputs put out of range
+        try:
             self._plan.run({**ones, **self.make_state().cells}, Mode(self._rounds))
+        except TensorError:  # an index that only these inputs put out of range
+            return False
+        return True
 
     @contextlib.contextmanager
     def _torch(self) -> Iterator[None]:

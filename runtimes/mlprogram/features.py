@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError, TensorError, UnsupportedError
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME
+from edgevlm.runtimes.mlprogram.memory import require_room
 from edgevlm.runtimes.mlprogram.ops import CARRIERS
 from edgevlm.runtimes.mlprogram.program import Described, Function, ImageLayout, Named, Shape
 from edgevlm.runtimes.mlprogram.steps import fits, shown
@@ -101,8 +102,10 @@ def _pixels(value: Any, feature: Feature) -> NDArray[Any]:
 def _check_shape(shape: tuple[int, ...], feature: Feature) -> None:
     allowed = fits(shape, feature.shape) and (not feature.choices or shape in feature.choices)
     if allowed and feature.sizes is not None:
-        bounds = zip(shape, feature.sizes, strict=True)
-        allowed = all(low <= size and (high is None or size <= high) for size, (low, high) in bounds)
+        bounds = zip(shape, feature.sizes, strict=False)
+        allowed = len(shape) == len(feature.sizes) and all(
+            low <= size and (high is None or size <= high) for size, (low, high) in bounds
+        )
     if not allowed:
         raise TensorError(f"input {feature.name!r}: expected {_wanted(feature)}, got {shown(shape)}")
 
@@ -131,6 +134,8 @@ def _input(named: Named, described: Mapping[str, Described]) -> Feature:
     if about.image is not None and (shape is None or len(shape) != 4 or shape[1] != _IMAGE_CHANNELS[about.image]):
         raise BundleError(f"input {named.name!r}: declared as a {about.image} picture and as {shown(shape)}")
     fixed = None if shape is None or None in shape else tuple(size or 0 for size in shape)
+    example = fixed if fixed is not None else about.example
+    require_room(f"input {named.name!r}", named.type.dtype, example or ())
     return Feature(
         named.name,
         named.type.dtype,
@@ -138,7 +143,7 @@ def _input(named: Named, described: Mapping[str, Described]) -> Feature:
         about.image,
         about.sizes,
         about.choices,
-        fixed if fixed is not None else about.example,
+        example,
         about.default,
     )
 
@@ -149,6 +154,7 @@ def _state(named: Named) -> Feature:
         raise UnsupportedError(
             f"state {named.name!r}: {named.type.dtype} {shown(shape)}, which the evaluator cannot hold"
         )
+    require_room(f"state {named.name!r}", named.type.dtype, [size or 0 for size in shape])
     return Feature(named.name, named.type.dtype, shape)
 
 

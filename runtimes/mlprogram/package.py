@@ -18,9 +18,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError, MissingDependency, UnsupportedError
-from edgevlm.runtimes.mlprogram.dtypes import BY_SPEC_CODE, decode
+from edgevlm.runtimes.mlprogram.dtypes import BY_SPEC_CODE, DType, decode
 from edgevlm.runtimes.mlprogram.program import (
     Block,
     Constant,
@@ -33,7 +34,7 @@ from edgevlm.runtimes.mlprogram.program import (
     Operation,
     ValueType,
 )
-from edgevlm.runtimes.mlprogram.weights import WeightFile
+from edgevlm.runtimes.mlprogram.weights import WeightFile, require_file
 
 _IMAGE_LAYOUTS: Mapping[int, ImageLayout] = {10: "grey", 20: "rgb", 30: "bgr", 40: "grey fp16"}  # ColorSpace
 _IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1, "grey fp16": 1}
@@ -44,6 +45,10 @@ _KINDS: Mapping[str, Kind] = {
     "dictionaryType": "dictionary",
 }
 _STRING = 2  # DataType.STRING in MIL.proto
+_OPSETS = ("CoreML5", "CoreML6", "CoreML7", "CoreML8", "CoreML9")
+"""Versions of MIL whose ops are known here: those of iOS 15 to 18 and 26."""
+_FIELDS: Mapping[str, tuple[str, ...]] = {"f": ("floats", "doubles"), "b": ("bools",)}
+"""Where a constant's elements are written, by NumPy's kind of its type; `ints` and `longInts` for whole numbers."""
 _HINT = "the package is damaged or incomplete: copy or convert it again"
 
 
@@ -56,6 +61,7 @@ def read_function(path: Path, name: str | None = None) -> Function:
 
     Raises:
         BundleError: the package is damaged, or is no ML Program, or has no such function.
+        UnsupportedError: the function is written in a version of MIL that is not known here.
         MissingDependency: coremltools is not installed.
     """
     model_file = _root_model(path)
@@ -65,6 +71,10 @@ def read_function(path: Path, name: str | None = None) -> Function:
     if name not in program.functions:
         raise BundleError(f"{path}: no function {name!r}: it has {', '.join(sorted(program.functions)) or 'none'}")
     function = program.functions[name]
+    if function.opset not in _OPSETS:
+        raise UnsupportedError(
+            f"{path}: function {name!r}: expected opset {', '.join(_OPSETS)}, got {function.opset!r}"
+        )
     if function.opset not in function.block_specializations:
         raise BundleError(f"{path}: function {name!r} has no body for its opset {function.opset!r}", hint=_HINT)
     body = _block(function.block_specializations[function.opset], _ValueReader(model_file.parent))
@@ -100,25 +110,17 @@ def specification_version(path: Path) -> int:
 
 def _root_model(path: Path) -> Path:
     manifest = path / "Manifest.json"
+    require_file(manifest, path, "expected an .mlpackage folder with a Manifest.json, which is missing")
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         relative: str = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
         model_file = path / "Data" / relative
-    except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(f"{path}: expected an .mlpackage folder with a Manifest.json, which is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise BundleError(f"{manifest}: not readable as JSON: {error}", hint=_HINT) from error
     except (KeyError, TypeError) as error:
         raise BundleError(f"{manifest}: names no root model ({error!r})", hint=_HINT) from error
-    _require_inside(model_file, path)
-    if not model_file.is_file():
-        raise BundleError(f"{model_file}: the manifest names this model file, which is missing", hint=_HINT)
+    require_file(model_file, path, "the manifest names this model file, which is missing")
     return model_file
-
-
-def _require_inside(file: Path, folder: Path) -> None:
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{file}: lies outside the package {folder}, which no sound package asks for")
 
 
 def _model_class() -> Any:
@@ -144,11 +146,13 @@ def _parse_spec(model_file: Path) -> Any:
     try:
         spec.ParseFromString(model_file.read_bytes())
     except (OSError, DecodeError) as error:
-        raise BundleError(f"{model_file}: not a Core ML model specification: {error}", hint=_HINT) from error
+        raise BundleError(f"{str(model_file)!r}: not a Core ML model specification: {error}", hint=_HINT) from error
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
         hint = _HINT if kind is None else "convert the model again, as an ML Program: convert_to='mlprogram'"
-        raise BundleError(f"{model_file}: expected an ML Program, got {kind or 'an empty specification'}", hint=hint)
+        raise BundleError(
+            f"{str(model_file)!r}: expected an ML Program, got {kind or 'an empty specification'}", hint=hint
+        )
     return spec
 
 
@@ -242,6 +246,8 @@ def _type(value_type: Any) -> ValueType:
         int(each.constant.size) if each.WhichOneof("dimension") == "constant" else None for each in tensor.dimensions
     )
     unranked = tensor.rank < 0 or any(each.unknown.variadic for each in tensor.dimensions)
+    if not unranked and tensor.rank != len(shape):
+        raise BundleError(f"a type of {tensor.rank} axes with {len(shape)} sizes", hint=_HINT)
     return ValueType(dtype.name if dtype else f"type {tensor.dataType}", None if unranked else shape, kind)
 
 
@@ -275,26 +281,41 @@ class _ValueReader:
         count = math.prod(shape)
         if value.WhichOneof("value") == "blobFileValue":
             blob = value.blobFileValue
-            return self._weights(blob.fileName).read(blob.offset, dtype, count).reshape(shape)
-        content = value.immediateValue.tensor
-        field = content.WhichOneof("value")
-        if field == "bytes":
-            return decode(np.frombuffer(bytearray(content.bytes.values), np.uint8), dtype, count).reshape(shape)
-        items = list(getattr(content, field).values) if field else []
-        if len(items) != count:
-            raise BundleError(f"a constant of shape {shape} holds {len(items)} elements", hint=_HINT)
+            elements = self._weights(blob.fileName).read(blob.offset, dtype, count)
+        else:
+            elements = _written(value.immediateValue.tensor, dtype, count)
         try:
-            return np.array(items, dtype.storage).reshape(shape)
+            return elements.reshape(shape)
         except (OverflowError, ValueError) as error:
-            raise BundleError(f"a constant of type {dtype.name} and shape {shape}: {error}", hint=_HINT) from None
+            raise BundleError(f"a constant of shape {shape}: {error}", hint=_HINT) from None
 
     def _item(self, value: Any) -> str | int:
         read = self._read(value)
-        return read if isinstance(read, str) else int(np.asarray(read).item())
+        if isinstance(read, np.ndarray) and read.shape == () and read.dtype.kind in "iu":
+            return int(read.item())
+        if not isinstance(read, str):
+            raise UnsupportedError("a list of other things than texts and whole numbers")
+        return read
 
     def _weights(self, name: str) -> WeightFile:
         if name not in self._files:
-            path = self._folder / name.removeprefix("@model_path/")
-            _require_inside(path, self._folder)
-            self._files[name] = WeightFile(path)
+            self._files[name] = WeightFile(self._folder, name.removeprefix("@model_path/"))
         return self._files[name]
+
+
+def _written(content: Any, dtype: DType, count: int) -> NDArray[np.generic]:
+    """The elements of a constant that stands in the specification, shape [count]."""
+    field = content.WhichOneof("value")
+    if field == "bytes":
+        return decode(np.frombuffer(bytearray(content.bytes.values), np.uint8), dtype, count)
+    kind = np.dtype(dtype.storage).kind
+    if field not in (None, *_FIELDS.get(kind, ("ints", "longInts"))):
+        raise BundleError(f"a constant of type {dtype.name} holds {field}", hint=_HINT)
+    items = list(getattr(content, field).values) if field else []
+    if len(items) != count:
+        raise BundleError(f"a constant of {count} elements holds {len(items)}", hint=_HINT)
+    try:
+        with np.errstate(over="ignore"):  # beyond fp16 or fp32 is infinity
+            return np.array(items, dtype.storage)
+    except OverflowError as error:
+        raise BundleError(f"a constant of type {dtype.name}: {error}", hint=_HINT) from None

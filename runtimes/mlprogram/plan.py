@@ -11,16 +11,18 @@ import torch
 from edgevlm.errors import BundleError, EdgeVLMError, UnsupportedError
 from edgevlm.runtimes.mlprogram.ops import CARRIERS, OPS
 from edgevlm.runtimes.mlprogram.ops.registry import Op, Parameter
-from edgevlm.runtimes.mlprogram.program import Block, Constant, Operation, ValueType
+from edgevlm.runtimes.mlprogram.program import Block, Constant, Named, Operation, ValueType
 from edgevlm.runtimes.mlprogram.steps import (
     Binding,
     Mode,
     Plan,
     Reference,
     Step,
+    fits,
     hand_over,
     located,
     narrowed,
+    shown,
     where,
     widened,
 )
@@ -42,7 +44,8 @@ def _refuse_unknown_ops(block: Block) -> None:
     unknown: dict[str, list[str]] = {}
     for operation in block.walk():
         if operation.kind != "const" and operation.kind not in OPS:
-            unknown.setdefault(operation.kind, []).append(repr(operation.name))
+            kind = operation.kind if operation.kind.isidentifier() else repr(operation.kind)
+            unknown.setdefault(kind, []).append(repr(operation.name))
     if unknown:
         places = "; ".join(
             f"{kind} ({len(names)}, the first being {names[0]})" for kind, names in sorted(unknown.items())
@@ -59,10 +62,8 @@ def _plan(block: Block, known: Mapping[str, Value], types: Mapping[str, ValueTyp
         known: The values around the block that do not depend on inputs; fp16 ones are halves.
         types: The types of all names around the block.
     """
-    inner = dict(known)
-    for each in block.inputs:
-        inner.pop(each.name, None)
-    types = {**types, **{each.name: each.type for each in block.inputs}}
+    inner, types = dict(known), dict(types)
+    _declare(block.inputs, types)
     steps: list[Step] = []
     for operation in block.operations:
         if operation.kind == "const":
@@ -71,11 +72,9 @@ def _plan(block: Block, known: Mapping[str, Value], types: Mapping[str, ValueTyp
             step = _bind(operation, inner, types, mode)
             if step.reads or not step.op.pure:
                 steps.append(step)
-                for each in operation.outputs:
-                    inner.pop(each.name, None)
             else:
                 inner |= {name: narrowed(value) for name, value in step.run({}, mode).items()}
-        types |= {each.name: each.type for each in operation.outputs}
+        _declare(operation.outputs, types)
     for name in block.outputs:
         if name not in types:
             raise BundleError(f"a block returns {name!r}, which nothing computes", hint="convert the model again")
@@ -83,6 +82,14 @@ def _plan(block: Block, known: Mapping[str, Value], types: Mapping[str, ValueTyp
     made = {each.name for each in block.inputs} | {each.name for step in steps for each in step.operation.outputs}
     needed = frozenset(block.outputs).union(*(step.reads for step in steps)) - made - set(constants)
     return Plan(block.inputs, _with_lifetimes(steps, keep={*block.outputs, *needed}), constants, block.outputs, needed)
+
+
+def _declare(values: Iterable[Named], types: dict[str, ValueType]) -> None:
+    """Adds what a block or an op gives to the names that are known from there on."""
+    for each in values:
+        if each.name in types:
+            raise BundleError(f"the name {each.name!r} is given twice", hint="convert the model again")
+        types[each.name] = each.type
 
 
 def _bind(operation: Operation, known: Mapping[str, Value], types: Mapping[str, ValueType], mode: Mode) -> Step:
@@ -147,12 +154,19 @@ def _settle(source: str | Constant, known: Mapping[str, Value]) -> Reference | V
 
 def _constant(operation: Operation) -> Value:
     source = next(iter(operation.arguments.get("val", ())), None)
-    if not isinstance(source, Constant):
-        raise BundleError(f"{where(operation)}: a constant without a value")
+    if not isinstance(source, Constant) or len(operation.outputs) != 1:
+        raise BundleError(f"{where(operation)}: a constant without a value or name")
+    declared, given = operation.outputs[0].type, source.type
+    if (declared.kind, declared.dtype) != (given.kind, given.dtype) or not fits(given.shape or (), declared.shape):
+        raise BundleError(f"{where(operation)}: declared as {_told(declared)}, but its value is {_told(given)}")
     try:
         return _value(source)
     except EdgeVLMError as error:
         raise located(error, where(operation)) from error
+
+
+def _told(of: ValueType) -> str:
+    return f"a {of.kind} of {of.dtype} {shown(of.shape)}"
 
 
 def _value(constant: Constant) -> Value:

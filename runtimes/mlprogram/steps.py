@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,18 @@ from edgevlm.runtimes.mlprogram.values import Cell, TensorList, Value
 Observer = Callable[[Operation, Mapping[str, Value]], None]
 """Called with each op that ran and its results by name."""
 
+MOST_STEPS = 1_000_000
+"""Ops in loops and branches; a run with more of them is taken for one that never ends."""
+
 _HOLDERS: Mapping[str, type] = {"tensor": torch.Tensor, "list": TensorList, "dictionary": dict}
 """What holds a result of each kind, texts left out."""
+
+
+@dataclass
+class Effort:
+    """How many ops in loops and branches one run has come to."""
+
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,11 +40,13 @@ class Mode:
         rounds: Whether fp16 results are rounded.
         observe: Called after each op, those in nested blocks included.
         measure: Called with each numeric result before it is rounded.
+        effort: Counts on from one nested block to the next.
     """
 
     rounds: bool
     observe: Observer | None = None
     measure: Callable[[Operation, Named, torch.Tensor], None] | None = None
+    effort: Effort = field(default_factory=Effort)
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,16 @@ class Step:
         own = {each.name for binding in self.bindings for each in binding.sources if isinstance(each, Reference)}
         return frozenset(own).union(*(block.reads for block in self.blocks))
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its results, and all that torch holds for them, are as large in every run, its inputs being so."""
+        return (
+            not self.blocks
+            and all(each.parameter.takes in (torch.Tensor, Cell) for each in self.bindings)
+            and all(each.parameter.convert is None for each in self.bindings)
+            and all(each.type.shape is not None and None not in each.type.shape for each in self.operation.outputs)
+        )
+
     def run(self, environment: Mapping[str, Value], mode: Mode) -> dict[str, Value]:
         """Computes the op's results, by name.
 
@@ -101,12 +123,21 @@ class Step:
         if len(results) != len(declared):
             raise BundleError(f"{where(self.operation)}: {len(declared)} results declared, {len(results)} computed")
         named = {
-            each.name: _checked(value, each, self.operation, mode)
+            each.name: self._rounded(_checked(value, each, where(self.operation)), each, mode)
             for each, value in zip(declared, results, strict=True)
         }
         if mode.observe is not None:
             mode.observe(self.operation, named)
         return named
+
+    def _rounded(self, value: Value, declared: Named, mode: Mode) -> Value:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if mode.measure is not None:
+            mode.measure(self.operation, declared, value)
+        # A weight that is decompressed is one of the values that the device holds, however the program is evaluated.
+        rounds = mode.rounds or self.operation.kind.startswith("constexpr_")
+        return round_to(value, declared.type.dtype, rounds=rounds)
 
     def _call(self, environment: Mapping[str, Value], mode: Mode) -> Any:
         """What the op gives; what it raises is told where it happened."""
@@ -203,7 +234,12 @@ def _enter(block: Plan, environment: Mapping[str, Value], mode: Mode, *arguments
     if len(arguments) != len(block.inputs):
         raise BundleError(f"a nested block takes {len(block.inputs)} values and got {len(arguments)}")
     around = {name: environment[name] for name in block.reads}
-    given = {each.name: value for each, value in zip(block.inputs, arguments, strict=True)}
+    mode.effort.steps += 1 + len(block.steps)
+    if mode.effort.steps > MOST_STEPS:
+        raise UnsupportedError(f"has not ended after {MOST_STEPS:,} ops")
+    given = {
+        each.name: _checked(value, each, "a nested block") for each, value in zip(block.inputs, arguments, strict=True)
+    }
     return block.run({**around, **given}, mode)
 
 
@@ -225,38 +261,31 @@ def _called(kind: type) -> str:
     return {torch.Tensor: "a tensor", str: "a text", TensorList: "a list", Cell: "a state"}.get(kind, "constants")
 
 
-def _checked(value: Value, declared: Named, operation: Operation, mode: Mode) -> Value:
-    """The value, in the type that carries the declared one, and rounded to it."""
+def _checked(value: Value, declared: Named, place: str) -> Value:
+    """The value, in the type that carries the declared one."""
     text = declared.type.dtype == "string" and declared.type.kind == "tensor"
     expected = str if text else _HOLDERS.get(declared.type.kind)
     if expected is None or not isinstance(value, expected):
         raise BundleError(
-            f"{where(operation)}: the program declares {declared.name!r} as a {declared.type.kind} of "
+            f"{place}: the program declares {declared.name!r} as a {declared.type.kind} of "
             f"{declared.type.dtype}, which the op's result is not"
         )
     if not isinstance(value, torch.Tensor):
         return value
     if not fits(value.shape, declared.type.shape):
         raise BundleError(
-            f"{where(operation)}: the program declares {declared.name!r} as {shown(declared.type.shape)}, "
+            f"{place}: the program declares {declared.name!r} as {shown(declared.type.shape)}, "
             f"but the op's result is {shown(value.shape)}"
         )
     carrier = CARRIERS[declared.type.dtype]
     if value.dtype != carrier:
         if _family(value.dtype) != _family(carrier):
             raise BundleError(
-                f"{where(operation)}: the program declares {declared.name!r} as {declared.type.dtype}, "
+                f"{place}: the program declares {declared.name!r} as {declared.type.dtype}, "
                 f"but the op's result is {_family(value.dtype)}"
             )
         value = value.to(carrier)
-    if mode.measure is not None:
-        mode.measure(operation, declared, value)
-    return round_to(value, declared.type.dtype, rounds=_rounds(operation, mode))
-
-
-def _rounds(operation: Operation, mode: Mode) -> bool:
-    # A weight that is decompressed is one of the values that the device holds, however the program is evaluated.
-    return mode.rounds or operation.kind.startswith("constexpr_")
+    return value
 
 
 def _family(dtype: torch.dtype) -> str:

@@ -12,6 +12,7 @@ from edgevlm.errors import BundleError
 from edgevlm.runtimes.mlprogram.program import Constant, Function, Operation
 from edgevlm.stored import ScaleType, StoredWeight
 
+_HINT = "convert the model again"
 _SCALES: Mapping[str, ScaleType] = {"float32": "float32", "float16": "float16"}
 
 
@@ -24,11 +25,14 @@ def stored_weights(function: Function) -> tuple[StoredWeight, ...]:
     constants = {
         operation.name: operation.arguments["val"][0] for operation in function.operations if operation.kind == "const"
     }
-    return tuple(
-        _READERS[operation.kind](_Arguments(operation, constants))
-        for operation in function.operations
-        if operation.kind in _READERS
-    )
+    return tuple(_read(_Arguments(each, constants), each.kind) for each in function.operations if each.kind in _READERS)
+
+
+def _read(arguments: _Arguments, kind: str) -> StoredWeight:
+    try:
+        return _READERS[kind](arguments)
+    except (LookupError, TypeError, ValueError) as error:
+        raise BundleError(f"{arguments.name}: its constants do not fit each other: {error}", hint=_HINT) from error
 
 
 class _Arguments:
@@ -47,7 +51,7 @@ class _Arguments:
         (argument,) = self._operation.arguments[name]
         found = self._constants.get(argument) if isinstance(argument, str) else argument
         if not isinstance(found, Constant):
-            raise BundleError(f"{self.name}: expected a constant as {name}", hint="convert the model again")
+            raise BundleError(f"{self.name}: expected a constant as {name}", hint=_HINT)
         return found
 
     def read(self, name: str) -> NDArray[Any]:
@@ -59,7 +63,7 @@ def _per_channel(arguments: _Arguments) -> StoredWeight:
     values, scale, zero_point = (arguments.read(name) for name in ("quantized_data", "scale", "zero_point"))
     rows = len(values)
     if int(arguments.read("axis")) != 0:  # a scale for each first index is all that converters write
-        raise BundleError(f"{arguments.name}: expected scales along axis 0", hint="convert the model again")
+        raise BundleError(f"{arguments.name}: expected scales along axis 0", hint=_HINT)
     return StoredWeight(
         layer=arguments.name,
         bits=8,

@@ -24,24 +24,53 @@ _VERSION = 2
 _HINT = "the package is damaged or was cut short when it was copied: copy or convert it again"
 
 
+def require_file(file: Path, folder: Path, missing: str) -> None:
+    """Refuses what is no plain file, and what leads out of a folder.
+
+    Args:
+        missing: What to say of a file that is not there.
+
+    Raises:
+        BundleError: see above.
+    """
+    name = f"{str(file)!r:.300}"
+    try:
+        inside, there = file.resolve().is_relative_to(folder.resolve()), file.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, or a name that no file can have
+        raise BundleError(f"{name}: not the path of a file: {error!r:.100}", hint=_HINT) from None
+    if not inside:
+        raise BundleError(f"{name}: lies outside the package {folder}, which no sound package asks for")
+    if not there:
+        raise BundleError(f"{name}: {missing}", hint=_HINT)
+
+
 class WeightFile:
     """A memory-mapped weight.bin: only what is read is loaded, and fp16 and fp32 constants are never copied.
 
+    Args:
+        folder: What the file must not lie outside of.
+        name: Its path within.
+
     Raises:
-        BundleError: the file is missing, too short for its header, or of another version.
+        BundleError: the file is missing, lies elsewhere, is too short for its header, or of another version.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        if not path.is_file():
-            raise BundleError(f"{path}: the program's weights are missing", hint=_HINT)
+    def __init__(self, folder: Path, name: str) -> None:
+        path = folder / name
+        self._name = repr(str(path))
+        require_file(path, folder, "the program's weights are missing")
         if path.stat().st_size < _RECORD_BYTES:
-            raise BundleError(f"{path}: expected at least {_RECORD_BYTES} bytes, got {path.stat().st_size}", hint=_HINT)
+            raise BundleError(
+                f"{self._name}: expected at least {_RECORD_BYTES} bytes, got {path.stat().st_size}", hint=_HINT
+            )
         # Copy-on-write: torch wants memory that it could write to, and the file must not change.
-        self._bytes = np.memmap(path, np.uint8, mode="c")
+        try:
+            self._bytes = np.memmap(path, np.uint8, mode="c")
+        except OSError as error:
+            raise BundleError(f"{self._name}: the program's weights cannot be read: {error}", hint=_HINT) from error
         _, version = struct.unpack("<II", self._bytes[:8].tobytes())
         if version != _VERSION:
-            raise BundleError(f"{path}: expected blob storage version {_VERSION}, got {version}", hint=_HINT)
+            raise BundleError(f"{self._name}: expected blob storage version {_VERSION}, got {version}", hint=_HINT)
 
     def read(self, offset: int, dtype: DType, count: int) -> NDArray[np.generic]:
         """One blob, shape [count].
@@ -53,7 +82,7 @@ class WeightFile:
             BundleError: no intact record is there, it has another type or too few elements, or its data
                 lie outside the file.
         """
-        where = f"{self._path}: blob at byte {offset}"
+        where = f"{self._name}: blob at byte {offset}"
         if offset + _RECORD_BYTES > self._bytes.size:
             raise BundleError(f"{where}: lies beyond the file's end at {self._bytes.size}", hint=_HINT)
         sentinel, code, size_bytes, start, _ = _RECORD.unpack(self._bytes[offset : offset + _RECORD.size].tobytes())

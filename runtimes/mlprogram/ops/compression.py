@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from edgevlm.errors import BundleError
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME, DType, decode
 from edgevlm.runtimes.mlprogram.ops.quantisation import along
 from edgevlm.runtimes.mlprogram.ops.registry import Ints, Tensor, Tensors, op
@@ -55,6 +56,8 @@ def constexpr_lut_to_dense(
 ) -> Tensor:
     if shape is not None:  # iOS 16 and 17: one flat table, and indices packed into bytes
         bits = (lut.numel() - 1).bit_length()
+        if f"uint{bits}" not in BY_NAME:
+            raise BundleError(f"a table of {lut.numel()} entries: expected 2, 4, 8, 16, 64 or 256")
         return lut[_unpack(indices, BY_NAME[f"uint{bits}"], shape).long()]
     # iOS 18: tables [*groups, entries, vector], and indices with the shape of the weight, but for vectors
     entries, length = lut.shape[-2:]

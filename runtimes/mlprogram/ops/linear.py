@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from edgevlm.errors import UnsupportedError
+from edgevlm.errors import BundleError, UnsupportedError
 from edgevlm.runtimes.mlprogram.ops.registry import Stored, Tensor, Tensors, op
 
 _ROWS = 256
@@ -15,7 +15,9 @@ _ROWS = 256
 @op("linear")
 def linear(x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
     if weight.dtype == torch.half:
-        product = torch.cat([F.linear(x, rows.to(x.dtype)) for rows in torch.split(weight, _ROWS)], -1)
+        wide = x.new_empty(min(_ROWS, len(weight)), weight.shape[-1])
+        parts = [F.linear(x, wide[: len(rows)].copy_(rows)) for rows in torch.split(weight, _ROWS)]
+        product = torch.cat(parts, -1)
         return product if bias is None else product + bias
     # From iOS 17 on weights may be integers beside floating-point inputs.
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
@@ -47,5 +49,7 @@ def einsum(values: Tensors, equation: str) -> Tensor:
 
 @op("scaled_dot_product_attention")
 def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    if key.shape[-2:-1] != value.shape[-2:-1]:  # torch's kernels read as many values as there are keys
+        raise BundleError(f"keys of {list(key.shape)} with values of {list(value.shape)}")
     # A row whose every key is masked is 0 in torch and NaN in MIL's formula; neither is an answer to rely on.
     return F.scaled_dot_product_attention(query, key, value, attn_mask)

@@ -10,7 +10,7 @@ from edgevlm.errors import UnsupportedError
 from edgevlm.runtimes.mlprogram.ops.registry import CARRIERS, Ints, Tensor, Values, op
 from edgevlm.runtimes.mlprogram.values import TensorList
 
-LONGEST = 1_000_000
+LONGEST = 1 << 16
 """Elements; a longer list is refused rather than made."""
 
 
