@@ -74,18 +74,16 @@ def _with_source(mutant: Mutant, rng: Random) -> tuple[Any, list[Any]]:
     function = mutant.function
     source = next((each.name for each in function.inputs if each.type.WhichOneof("type") == "tensorType"), None)
     if source is None or function.opset not in function.block_specializations or rng.random() < 0.3:
-        begin = [operation("fill", {"shape": np.int32([1, 2, 4, 4]), "value": 1.0}, {"bomb_x": (_FLOAT, [1, 2, 4, 4])})]
+        begin = [operation("fill", {"shape": [1, 2, 4, 4], "value": 1.0}, {"bomb_x": (_FLOAT, [1, 2, 4, 4])})]
     else:
         begin = [
             operation("shape", {"x": f"@{source}"}, {"bomb_shape": (_INT, [None])}),
             operation("reduce_prod", {"x": "@bomb_shape", "keep_dims": False}, {"bomb_count": (_INT, [])}),
             operation("minimum", {"x": "@bomb_count", "y": 1}, {"bomb_one": (_INT, [])}),
             operation("cast", {"x": "@bomb_one", "dtype": "fp32"}, {"bomb_real": (_FLOAT, [])}),
-            operation("tile", {"x": "@bomb_wide", "reps": np.int32([1, 2, 4, 4])}, {"bomb_x": (_FLOAT, [1, 2, 4, 4])}),
+            operation("tile", {"x": "@bomb_wide", "reps": [1, 2, 4, 4]}, {"bomb_x": (_FLOAT, [1, 2, 4, 4])}),
         ]
-        wide = operation(
-            "reshape", {"x": "@bomb_real", "shape": np.int32([1, 1, 1, 1])}, {"bomb_wide": (_FLOAT, [1] * 4)}
-        )
+        wide = operation("reshape", {"x": "@bomb_real", "shape": [1, 1, 1, 1]}, {"bomb_wide": (_FLOAT, [1] * 4)})
         begin.insert(-1, wide)
     bodies = sorted(function.block_specializations)
     return function.block_specializations[function.opset if function.opset in bodies else bodies[0]], begin
@@ -98,28 +96,28 @@ def _large(n: int) -> Mapping[str, Mapping[str, Any]]:
     place = {"sampling_mode": "bilinear", "padding_mode": "constant", "padding_value": 0.0, "align_corners": True}
     place["coordinates_mode"] = "normalized_minus_one_to_one"
     return {
-        "fill": {"shape": np.int32([n, n]), "value": 1.0},
-        "tile": {**image, "reps": np.int32([n, 1, n, 1])},
-        "pad": {**image, "pad": np.int32([0, n, n, 0])},
+        "fill": {"shape": [n, n], "value": 1.0},
+        "tile": {**image, "reps": [n, 1, n, 1]},
+        "pad": {**image, "pad": [0, n, n, 0]},
         "range_1d": {"start": 0.0, "end": 1.0, "step": 1.0 / n**2},
-        "one_hot": {"indices": np.int32([1, 2]), "one_hot_vector_size": n},
+        "one_hot": {"indices": [1, 2], "one_hot_vector_size": n},
         "resize_bilinear": {**image, "target_size_height": n, "target_size_width": n},
         "resize_nearest_neighbor": {**image, "target_size_height": n // 4 * 4, "target_size_width": n // 4 * 4},
-        "resize": {**image, "shape": np.int32([n, n]), "resized_dims": 2, "interpolation_mode": "NEAREST_NEIGHBOR"},
+        "resize": {**image, "shape": [n, n], "resized_dims": 2, "interpolation_mode": "NEAREST_NEIGHBOR"},
         "upsample_bilinear": {**image, "scale_factor_height": float(n), "scale_factor_width": float(n)},
         "upsample_nearest_neighbor": {**image, "scale_factor_height": float(n), "scale_factor_width": float(n)},
-        "random_normal": {"shape": np.int32([n, n]), "seed": 1},
-        "random_bernoulli": {"shape": np.int32([n, n]), "seed": 1},
-        "random_categorical": {"x": np.float32([[1, 2]]), "size": n, "seed": 1},
+        "random_normal": {"shape": [n, n], "seed": 1},
+        "random_bernoulli": {"shape": [n, n], "seed": 1},
+        "random_categorical": {"x": [[1.0, 2.0]], "size": n, "seed": 1},
         "affine": {
             **image, "transform_matrix": np.ones((1, 6), np.float32), "output_height": n, "output_width": n, **place,
         },
-        "crop_resize": {**image, "boxes": np.float32([[0, 0, 1, 1]]), **span},
-        "conv": {**image, "weight": np.ones((1, 2, 1, 1), np.float32), "pad_type": "custom", "pad": np.int32([n] * 4)},
-        "conv_transpose": {**image, "weight": np.ones((2, 1, 1, 1), np.float32), "strides": np.int32([n, n])},
-        "max_pool": {**image, "kernel_sizes": np.int32([1, 1]), "pad_type": "custom", "pad": np.int32([n] * 4)},
+        "crop_resize": {**image, "boxes": [[0.0, 0.0, 1.0, 1.0]], **span},
+        "conv": {**image, "weight": np.ones((1, 2, 1, 1), np.float32), "pad_type": "custom", "pad": [n] * 4},
+        "conv_transpose": {**image, "weight": np.ones((2, 1, 1, 1), np.float32), "strides": [n, n]},
+        "max_pool": {**image, "kernel_sizes": [1, 1], "pad_type": "custom", "pad": [n] * 4},
         "local_response_norm": {**image, "size": n},
-        "space_to_batch": {**image, "block_shape": np.int32([1, 1]), "paddings": np.int32([[n, n], [n, n]])},
+        "space_to_batch": {**image, "block_shape": [1, 1], "paddings": [[n, n], [n, n]]},
         "non_maximum_suppression": {
             "boxes": np.ones((1, 4, 2), np.float32), "scores": np.ones((1, 1, 2), np.float32),
             "iou_threshold": 0.5, "max_boxes": n,
@@ -161,7 +159,7 @@ def a_result_that_doubles(mutant: Mutant, rng: Random) -> bool:
     body, begin = _with_source(mutant, rng)
     made = begin
     kind, last = rng.choice(("concat", "add", "matmul", "stack", "mul")), "bomb_x"
-    made.append(operation("reshape", {"x": "@bomb_x", "shape": np.int32([32, 1])}, {"bomb_flat": (_FLOAT, [32, 1])}))
+    made.append(operation("reshape", {"x": "@bomb_x", "shape": [32, 1]}, {"bomb_flat": (_FLOAT, [32, 1])}))
     last = "bomb_flat"
     for i in range(rng.choice((5, 12, 40))):
         sizes: list[int | None] = [None, None]
@@ -174,11 +172,9 @@ def a_result_that_doubles(mutant: Mutant, rng: Random) -> bool:
                 )
             ]
         else:
-            turned = operation(
-                "transpose", {"x": f"@{last}", "perm": np.int32([1, 0])}, {f"turned{i}": (_FLOAT, sizes)}
-            )
+            turned = operation("transpose", {"x": f"@{last}", "perm": [1, 0]}, {f"turned{i}": (_FLOAT, sizes)})
             square = operation(kind, {"x": f"@{last}", "y": f"@turned{i}"}, {f"square{i}": (_FLOAT, sizes)})
-            flat = operation("reshape", {"x": f"@square{i}", "shape": np.int32([-1, 1])}, {f"bomb{i}": (_FLOAT, sizes)})
+            flat = operation("reshape", {"x": f"@square{i}", "shape": [-1, 1]}, {f"bomb{i}": (_FLOAT, sizes)})
             step = [turned, square, flat]
         made += step
         last = f"bomb{i}"
@@ -192,7 +188,7 @@ def many_large_results(mutant: Mutant, rng: Random) -> bool:
     body, begin = _with_source(mutant, rng)
     names = [f"bomb{i}" for i in range(rng.choice((20, 100)))]
     size = rng.choice((100_000, 5_000_000))
-    tiled = {"reps": np.int32([1, 1, 1, size // 32]), "x": "@bomb_x"}
+    tiled = {"reps": [1, 1, 1, size // 32], "x": "@bomb_x"}
     begin += [operation("tile", tiled, {name: (_FLOAT, [None] * 4)}) for name in names]
     joined = operation(
         "concat", {"values": tuple(f"@{each}" for each in names), "axis": 0}, {"bomb": (_FLOAT, [None] * 4)}
@@ -233,7 +229,7 @@ def _loop(name: str, source: str, depth: int, grow: str) -> Any:
     elif grow == "none":
         inside.outputs.append(f"{name}_b")
     else:
-        more = {"reps": np.int32([1, 1, 1, 2])} if grow == "tile" else {}
+        more = {"reps": [1, 1, 1, 2]} if grow == "tile" else {}
         inside.operations.add().CopyFrom(
             operation(grow, {"x": f"@{name}_b", **more}, {f"{name}_more": (_FLOAT, [None] * 4)})
         )

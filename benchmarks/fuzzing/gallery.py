@@ -75,8 +75,8 @@ def activations(x: Any) -> Any:
         y = getattr(mb, kind)(x=y, alpha=0.3, beta=0.7)
     for kind in ("threshold", "elu", "leaky_relu", "thresholded_relu"):
         y = getattr(mb, kind)(x=y, alpha=0.3)
-    y = mb.gelu(x=mb.prelu(x=y, alpha=np.float32([0.1, 0.2])), mode="TANH_APPROXIMATION")
-    return mb.softplus_parametric(x=y, alpha=np.float32([1, 2]), beta=np.float32([1, 3]))
+    y = mb.gelu(x=mb.prelu(x=y, alpha=np.array([0.1, 0.2], np.float32)), mode="TANH_APPROXIMATION")
+    return mb.softplus_parametric(x=y, alpha=np.array([1, 2], np.float32), beta=np.array([1, 3], np.float32))
 
 
 def arithmetic(n: Any) -> Any:
@@ -95,8 +95,14 @@ def reductions(x: Any) -> Any:
     sums = [getattr(mb, f"reduce_{kind}")(x=x, axes=[-1], keep_dims=True) for kind in kinds]
     sums.append(mb.reduce_log_sum(x=mb.exp(x=x), axes=[2], keep_dims=True))
     places = [mb.reduce_argmax(x=x, axis=1), mb.reduce_argmin(x=x, axis=-1)]
-    bytes_ = mb.quantize(input=x, scale=np.float32([0.1, 0.2]), zero_point=np.int8([1, 2]), axis=0, output_dtype="int8")
-    back = mb.dequantize(input=bytes_, scale=np.float32(0.1), zero_point=np.int8(3))
+    bytes_ = mb.quantize(
+        input=x,
+        scale=np.array([0.1, 0.2], np.float32),
+        zero_point=np.array([1, 2], np.int8),
+        axis=0,
+        output_dtype="int8",
+    )
+    back = mb.dequantize(input=bytes_, scale=np.array(0.1, np.float32), zero_point=np.array(3, np.int8))
     return mb.concat(values=sums, axis=2), *places, mb.cumsum(x=back, axis=1, exclusive=True, reverse=True)
 
 
@@ -174,7 +180,7 @@ def pictures(x: Any) -> Any:
     """x: [1, 2, 4, 5]."""
     where = {"sampling_mode": "bilinear", "padding_mode": "constant", "padding_value": 0.0, "align_corners": True}
     where["coordinates_mode"] = "normalized_minus_one_to_one"
-    boxes = np.float32([[0, 0, 2, 3], [1, 1, 3, 4]])
+    boxes = np.array([[0, 0, 2, 3], [1, 1, 3, 4]], np.float32)
     scores = mb.reshape(x=mb.slice_by_size(x=x, begin=[0, 0, 0, 0], size=[1, 2, 3, 2]), shape=[1, 2, 6])
     return (
         mb.resize_bilinear(x=x, target_size_height=7, target_size_width=3, sampling_mode="ALIGN_CORNERS"),
@@ -217,7 +223,7 @@ def dice(x: Any) -> Any:
 
 def gallery() -> dict[str, tuple[Any, Inputs]]:
     """The programs by name, and what each is run on."""
-    three = np.int32([3])
+    three = np.array([3], np.int32)
     parts: dict[str, tuple[Body, Inputs]] = {
         "functions of a number": (functions, {"x": real(2, 3)}),
         "activations": (activations, {"x": real(1, 2, 3, 1)}),

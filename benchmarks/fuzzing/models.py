@@ -95,11 +95,11 @@ def _kernels(*kernels: Any) -> Any:
 
 def compressed_older() -> tuple[Any, Inputs]:
     """The compressed weights of iOS 16."""
-    shape, masked = np.uint32([4, 4, 2, 2]), np.packbits(MIXED, bitorder="little")
+    shape, masked = np.array([4, 4, 2, 2], np.uint32), np.packbits(MIXED, bitorder="little")
     body = _kernels(
         lambda: mb.constexpr_affine_dequantize(
-            quantized_data=whole(4, 4, 2, 2, below=100).astype(np.int8), zero_point=np.int8([1, 2, 3, 4]),
-            scale=np.float32([0.1, 0.2, 0.3, 0.4]), axis=0,
+            quantized_data=whole(4, 4, 2, 2, below=100).astype(np.int8), zero_point=np.array([1, 2, 3, 4], np.int8),
+            scale=np.array([0.1, 0.2, 0.3, 0.4], np.float32), axis=0,
         ),
         lambda: mb.constexpr_lut_to_dense(indices=whole(16, below=256).astype(np.uint8), lut=real(4), shape=shape),
         lambda: mb.constexpr_sparse_to_dense(nonzero_data=real(int(MIXED.sum())), mask=masked, shape=shape),
@@ -167,7 +167,7 @@ def control() -> tuple[Any, Inputs]:
         y = mb.cond(pred=big, _true_fn=lambda: mb.mul(x=x, y=2.0), _false_fn=lambda: x)
         return y, mb.list_gather(ls=made, indices=[1, 0]), mb.list_read(ls=made, index=0), mb.list_length(ls=made)
 
-    inputs = {"x": real(2), "n": np.int32([3])}
+    inputs = {"x": real(2), "n": np.array([3], np.int32)}
     return program(inputs, body), inputs
 
 

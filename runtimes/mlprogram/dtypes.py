@@ -67,9 +67,10 @@ def decode(raw: NDArray[np.uint8], dtype: DType, count: int) -> NDArray[np.gener
     if raw.size * 8 < count * dtype.bits:
         raise BundleError(f"expected {count} {dtype.name} elements, got {raw.size} bytes, which hold fewer")
     if dtype.name == "bool":
-        return raw[:count] != 0
+        return raw[:count].astype(np.bool_)
     if dtype.bits >= 8:
-        return np.require(raw[: count * dtype.bits // 8].view(dtype.storage), requirements="A")
+        aligned: NDArray[np.generic] = np.require(raw[: count * dtype.bits // 8].view(dtype.storage), requirements="A")
+        return aligned
     bits = np.unpackbits(raw, bitorder="little", count=count * dtype.bits).reshape(count, dtype.bits)
     values = bits @ (1 << np.arange(dtype.bits, dtype=np.int16))
     if dtype.name == "int4":

@@ -116,7 +116,7 @@ def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
 @cache
 def _family(func: Any) -> str:
     """What the size of a call's result follows from, for the calls that make up most programs."""
-    name = func.overloadpacket.__name__
+    name: str = func.overloadpacket.__name__
     if name in ("linear", "index_select"):
         return name
     if torch.Tag.pointwise in func.tags or name in ("matmul", "mm", "bmm", "addmm"):
@@ -129,21 +129,23 @@ def _family(func: Any) -> str:
 
 def _reach(func: Any, args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
     """At most so many elements has a call's result; of calls of the family `other` far too many are reckoned."""
-    family = _family(func)
     if not given:
         return SMALL + 1
-    first = given[0].numel()
+    family, first = _family(func), given[0].numel()
     if family == "first":
         return first
     if family == "broadcast":  # a matrix product is no larger than its factors, were they broadcast
-        return math.prod(map(max, zip_longest(*(reversed(each.shape) for each in given), fillvalue=1)))
+        together = zip_longest(*(reversed(each.shape) for each in given), fillvalue=1)
+        return math.prod(max(sizes) for sizes in together)
     if family == "linear":
-        return first // max(args[1].shape[-1], 1) * args[1].shape[0]
+        return first // max(given[1].shape[-1], 1) * given[1].shape[0]
     if family == "index_select":
-        return first // max(args[0].shape[args[1]], 1) * given[1].numel()
+        axis: int = args[1]
+        return first // max(given[0].shape[axis], 1) * given[1].numel()
     if family == "convolution" and given[0].ndim == given[1].ndim:
-        margin = 2 * max(args[4]) if len(args) > 4 else 0
-        return len(args[0]) * len(args[1]) * math.prod(size + margin for size in args[0].shape[2:])
+        margin: int = 2 * max(args[4]) if len(args) > 4 else 0
+        x, weight = given[:2]
+        return len(x) * len(weight) * math.prod(size + margin for size in x.shape[2:])
     numbers = (each for value in args for each in (value if isinstance(value, tuple | list) else (value,)))
     tensors = math.prod(max(each.numel(), 1) for each in given)
     return tensors * math.prod(abs(each) + 1 for each in numbers if isinstance(each, int))

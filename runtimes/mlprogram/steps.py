@@ -217,7 +217,7 @@ def located(error: EdgeVLMError, place: str) -> EdgeVLMError:
     return type(error)(f"{place}: {error.message}", hint=error.hint)
 
 
-def fits(shape: Sequence[int], declared: Shape | None) -> bool:
+def fits(shape: Sequence[int | None], declared: Shape | None) -> bool:
     """Whether a shape is what was declared, None standing for any size, or for any shape."""
     if declared is None or shape == declared:
         return True
