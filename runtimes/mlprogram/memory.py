@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import zip_longest
 from typing import Any
@@ -74,7 +74,7 @@ class Memory(TorchDispatchMode):
         """
         kwargs = kwargs or {}
         given = _tensors((*args, *kwargs.values()))
-        if _reach(func, args, given) > SMALL:
+        if _reach(func)(args, given) > SMALL:
             with self:  # what torch makes of other ops may hold more on the way than its result
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -113,42 +113,87 @@ def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
     return found
 
 
+Reach = Callable[[tuple[Any, ...], Sequence[torch.Tensor]], int]
+"""At most so many elements has the result of a call, given its arguments and the tensors among them."""
+
+
 @cache
-def _family(func: Any) -> str:
-    """What the size of a call's result follows from, for the calls that make up most programs."""
+def _reach(func: Any) -> Reach:
+    """What bounds a call's result, exactly for those that make up most programs."""
     name: str = func.overloadpacket.__name__
-    if name in ("linear", "index_select"):
-        return name
-    if torch.Tag.pointwise in func.tags or name in ("matmul", "mm", "bmm", "addmm"):
-        return "broadcast"
+    if name in _REACHES:
+        return _REACHES[name]
+    if torch.Tag.pointwise in func.tags:
+        return _reach_of_broadcast
     views = any(each.alias_info is not None for each in func._schema.returns)
     if (views and name not in ("expand", "unfold", "as_strided")) or name.endswith(("_norm", "softmax")):
-        return "first"
-    return "convolution" if name in ("conv1d", "conv2d", "conv3d") else "other"
+        return lambda args, given: given[0].numel()
+    return _reach_of_any
 
 
-def _reach(func: Any, args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
-    """At most so many elements has a call's result; of calls of the family `other` far too many are reckoned."""
-    if not given:
-        return SMALL + 1
-    family, first = _family(func), given[0].numel()
-    if family == "first":
-        return first
-    if family == "broadcast":  # a matrix product is no larger than its factors, were they broadcast
-        together = zip_longest(*(reversed(each.shape) for each in given), fillvalue=1)
-        return math.prod(max(sizes) for sizes in together)
-    if family == "linear":
-        return first // max(given[1].shape[-1], 1) * given[1].shape[0]
-    if family == "index_select":
-        axis: int = args[1]
-        return first // max(given[0].shape[axis], 1) * given[1].numel()
-    if family == "convolution" and given[0].ndim == given[1].ndim:
-        margin: int = 2 * max(args[4]) if len(args) > 4 else 0
-        x, weight = given[:2]
-        return len(x) * len(weight) * math.prod(size + margin for size in x.shape[2:])
+def _reach_of_broadcast(args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
+    """A matrix product, too, is no larger than its factors, were they broadcast."""
+    together = zip_longest(*(reversed(each.shape) for each in given), fillvalue=1)
+    return math.prod(max(sizes) for sizes in together)
+
+
+def _reach_of_linear(args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
+    x, weight = given[:2]
+    return x.numel() // max(weight.shape[-1], 1) * weight.shape[0]
+
+
+def _reach_of_index(args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
+    x, *indices = given
+    kept = (size for size, index in zip_longest(x.shape, args[1]) if index is None)
+    return math.prod(kept) * _reach_of_broadcast((), indices)
+
+
+def _reach_of_index_select(args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
+    axis: int = args[1]
+    x, index = given
+    return x.numel() // max(x.shape[axis], 1) * index.numel()
+
+
+def _reach_of_convolution(args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
+    x, weight = given[:2]
+    margin: int = 2 * max(args[4]) if len(args) > 4 else 0
+    return len(x) * len(weight) * math.prod(size + margin for size in x.shape[2:])
+
+
+def _reach_of_sum(args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
+    return sum(each.numel() for each in given)
+
+
+def _reach_of_sizes(args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
+    sizes: Sequence[int] = next(each for each in args if isinstance(each, list | tuple))
+    return math.prod(sizes)
+
+
+def _reach_of_arange(args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
+    begin_and_end, step = args[:2], args[2] if len(args) > 2 else 1
+    span: float = sum(map(abs, begin_and_end))
+    return int(span / abs(step)) + 1 if span < SMALL * abs(step) else SMALL + 1
+
+
+def _reach_of_any(args: tuple[Any, ...], given: Sequence[torch.Tensor]) -> int:
+    """Far too many as a rule."""
     numbers = (each for value in args for each in (value if isinstance(value, tuple | list) else (value,)))
     tensors = math.prod(max(each.numel(), 1) for each in given)
-    return tensors * math.prod(abs(each) + 1 for each in numbers if isinstance(each, int))
+    return max(
+        1 if given else SMALL + 1, tensors * math.prod(abs(each) + 1 for each in numbers if isinstance(each, int))
+    )
+
+
+_REACHES: Mapping[str, Reach] = {
+    **dict.fromkeys(("matmul", "mm", "bmm", "addmm", "masked_scatter"), _reach_of_broadcast),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _reach_of_convolution),
+    **dict.fromkeys(("cat", "stack"), _reach_of_sum),
+    **dict.fromkeys(("zeros", "ones", "empty", "full", "new_empty", "new_zeros", "new_ones"), _reach_of_sizes),
+    "arange": _reach_of_arange,
+    "linear": _reach_of_linear,
+    "index": _reach_of_index,
+    "index_select": _reach_of_index_select,
+}
 
 
 def _measure(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
