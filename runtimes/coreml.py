@@ -53,7 +53,7 @@ class CoreMLRuntime:
             MissingDependency: coremltools, or off Apple torch, is not installed.
         """
         _require("coremltools")
-        on_apple = _apple_runtime_works()
+        on_apple = apple_runtime_works()
         loaded: dict[str, tuple[ComponentSpec, _Predictor]] = {}
         for name, component in bundle.components.items():
             path = bundle.path / component.file
@@ -231,7 +231,7 @@ def _picture(pixels: Array) -> Any:
     return Image.fromarray(np.rint(pixels[0]).clip(0, 255).astype(np.uint8).transpose(1, 2, 0), mode="RGB")
 
 
-def _apple_runtime_works() -> bool:
+def apple_runtime_works() -> bool:
     """Whether coremltools was built with its bridge to Apple's framework, which exists on macOS only."""
     if sys.platform != "darwin":
         return False

@@ -19,6 +19,8 @@ from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 from edgevlm.runtimes.mlprogram.ops import lists
 from edgevlm.runtimes.mlprogram.program import Operation
 
+pytestmark = pytest.mark.apple
+
 
 def run(path: Path, **inputs: Any) -> list[Any]:
     return list(MLProgram.open(path).predict(inputs).values())

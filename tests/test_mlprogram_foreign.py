@@ -34,6 +34,8 @@ from torch import Tensor, nn
 from edgevlm.errors import TensorError
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 
+pytestmark = pytest.mark.apple
+
 torch.set_num_threads(1)
 
 Route = Literal["trace", "export", "core export"]
@@ -134,7 +136,7 @@ def arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
 
 # The opset decides which ops there are; the route, how the model is put in words.
 OPSETS: Mapping[Route, tuple[str, ...]] = {
-    "trace": ("iOS15", "iOS16", "iOS17", "iOS18"),
+    "trace": ("iOS15", "iOS16", "iOS17", "iOS18", "iOS26"),
     "export": ("iOS18",),
     "core export": ("iOS17",),
 }

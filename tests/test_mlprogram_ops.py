@@ -23,6 +23,8 @@ from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 from edgevlm.runtimes.mlprogram.ops import OPS
 from edgevlm.runtimes.mlprogram.opsets import definitions
 
+pytestmark = pytest.mark.apple
+
 
 def has_defaults(case: Case) -> bool:
     given = {"values", *case.inputs, *case.arguments} - {*case.omitted}

@@ -16,6 +16,8 @@ from mlprograms import Array, write_program
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 from edgevlm.runtimes.mlprogram.opsets import definitions
 
+pytestmark = pytest.mark.apple
+
 CALLS = 120
 """Of each kind of draw."""
 TOLERANCE = {np.dtype(np.float16): 2e-3, np.dtype(np.float32): 3e-6}

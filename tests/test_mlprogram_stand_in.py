@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import apple
 import coremltools as ct
 import numpy as np
 import pytest
@@ -138,3 +139,69 @@ def test_coremltools_own_tests(package: str, count: int, tmp_path: Path) -> None
     failed = [line["case"] for line in judged if line["outcome"] == "failed"]
     assert len(judged) > count / 3, ended.stdout[-2000:]
     assert len(failed) <= 0.01 * len(judged) + 1, failed
+
+
+class Counter(torch.nn.Module):
+    """Adds up what it was given so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.total.add_(x)
+        return self.total + 0
+
+
+def counting(path: Path) -> Path:
+    model = ct.convert(
+        torch.jit.trace(Counter().eval(), torch.zeros(3)),
+        inputs=[ct.TensorType("x", shape=(3,), dtype=np.float16)],
+        states=[ct.StateType(ct.TensorType(shape=(3,), dtype=np.float16), "total")],
+        outputs=[ct.TensorType("y", dtype=np.float16)],
+        minimum_deployment_target=ct.target.iOS18,
+        skip_model_load=True,
+    )
+    model.save(str(path))
+    return path
+
+
+def test_predictions_are_held_against_core_mls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, (picture,) = converted(tmp_path / "p.mlpackage"), pictures(1)
+    predict = ct.models.MLModel.predict
+    with stand_in(), apple.agreeing(monkeypatch) as compared:
+        MLProgram.open(path).predict(picture)
+        assert compared == ["y"]
+        monkeypatch.setattr(ct.models.MLModel, "predict", lambda *given: {"y": predict(*given)["y"] + np.float32(1e-3)})
+        with pytest.raises(AssertionError, match="y: Core ML answers otherwise"):
+            MLProgram.open(path).predict(picture)
+
+
+def test_states_are_held_against_core_mls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, x = counting(tmp_path / "p.mlpackage"), {"x": np.ones(3, np.float16)}
+    with stand_in(), apple.agreeing(monkeypatch) as compared:
+        program = MLProgram.open(path)
+        state = program.make_state()
+        program.predict(x, state)
+        state.write_state("total", np.full(3, 40, np.float16))
+        assert np.all(program.predict(x, state)["y"] == 41)
+        assert compared == ["y", "total", "y", "total"]
+        monkeypatch.setattr(ct.models.model.MLState, "read_state", lambda *given: np.zeros(3, np.float16))
+        with pytest.raises(AssertionError, match="total: Core ML answers otherwise"):
+            program.predict(x, state)
+
+
+def test_what_an_older_system_lacks_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, x = counting(tmp_path / "p.mlpackage"), {"x": np.ones(3, np.float16)}
+    monkeypatch.setattr("platform.mac_ver", lambda: ("14.6", ("", "", ""), "arm64"))
+    with apple.agreeing(monkeypatch), pytest.raises(pytest.skip.Exception, match=r"needs macOS 15, this is 14\.6"):
+        MLProgram.open(path).predict(x)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there it compares")
+def test_off_apple_nothing_claims_to_be_compared() -> None:
+    tests = Path(__file__).with_name("test_mlprogram_properties.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", "apple", str(tests)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "macOS alone: nothing was compared" in said
+    assert "passed" not in said

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgevlm.errors import BundleError, MissingDependency, UnsupportedError
 from edgevlm.runtimes.mlprogram.dtypes import BY_SPEC_CODE, DType, decode
+from edgevlm.runtimes.mlprogram.opsets import SYSTEMS
 from edgevlm.runtimes.mlprogram.program import (
     Block,
     Constant,
@@ -45,8 +46,6 @@ _KINDS: Mapping[str, Kind] = {
     "dictionaryType": "dictionary",
 }
 _STRING = 2  # DataType.STRING in MIL.proto
-_OPSETS = ("CoreML5", "CoreML6", "CoreML7", "CoreML8", "CoreML9")
-"""Versions of MIL whose ops are known here: those of iOS 15 to 18 and 26."""
 _FIELDS: Mapping[str, tuple[str, ...]] = {"f": ("floats", "doubles"), "b": ("bools",)}
 """Where a constant's elements are written, by NumPy's kind of its type; `ints` and `longInts` for whole numbers."""
 _HINT = "the package is damaged or incomplete: copy or convert it again"
@@ -71,10 +70,9 @@ def read_function(path: Path, name: str | None = None) -> Function:
     if name not in program.functions:
         raise BundleError(f"{path}: no function {name!r}: it has {', '.join(sorted(program.functions)) or 'none'}")
     function = program.functions[name]
-    if function.opset not in _OPSETS:
-        raise UnsupportedError(
-            f"{path}: function {name!r}: expected opset {', '.join(_OPSETS)}, got {function.opset!r}"
-        )
+    known = [each.program_opset for each in SYSTEMS]
+    if function.opset not in known:
+        raise UnsupportedError(f"{path}: function {name!r}: expected opset {', '.join(known)}, got {function.opset!r}")
     if function.opset not in function.block_specializations:
         raise BundleError(f"{path}: function {name!r} has no body for its opset {function.opset!r}", hint=_HINT)
     body = _block(function.block_specializations[function.opset], _ValueReader(model_file.parent))
