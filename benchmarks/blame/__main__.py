@@ -9,19 +9,23 @@ sound model. Right is a fault that is blamed on the layer in which it was plante
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from edgevlm import registry
+from edgevlm.benchmarks.blame.page import page
 from edgevlm.benchmarks.blame.plants import PLANTS, blamed
 from edgevlm.benchmarks.measuring import keep
+
+PAGE = Path(__file__).with_name("README.md")
 
 
 def main() -> None:
     """Plants, blames and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
+    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/, and the page")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +49,10 @@ def main() -> None:
     right = sum(row["right"] for row in rows)
     print(f"{right} of {len(rows)} right")
     if arguments.keep:
-        keep("blame", {"right": right, "of": len(rows), "rows": rows}, "python -m edgevlm.benchmarks.blame --keep")
+        kept = keep(
+            "blame", {"right": right, "of": len(rows), "rows": rows}, "python -m edgevlm.benchmarks.blame --keep"
+        )
+        PAGE.write_text(page(json.loads(kept.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
 if __name__ == "__main__":

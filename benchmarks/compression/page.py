@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from edgevlm.benchmarks.compression.claims import CLAIMS
 from edgevlm.benchmarks.compression.conversions import CALIBRATION, MODELS
 from edgevlm.benchmarks.compression.results import Contender, Figures, Peers, Results, Row, Run
+from edgevlm.benchmarks.tables import table
 
 _PAGE = """# What compression saves, and what it costs
 
@@ -57,7 +58,7 @@ def page(results: Results, plot: str, figures: str) -> str:
     return _PAGE.format(
         plot=plot,
         figures=figures,
-        claims=_table(("ratio", "at most", "measured", "verdict"), _claims(results)),
+        claims=table(("ratio", "at most", "measured", "verdict"), _claims(results)),
         ceiling=_ceiling(results),
         calibration=CALIBRATION.data,
         tables="\n".join(_models(results)),
@@ -96,7 +97,7 @@ def _models(results: Results) -> Iterator[str]:
         for target in dict.fromkeys(row.target for row in results.rows if row.model == model):
             rows = [row for row in results.rows if row.model == model and row.target == target]
             yield f"### {target}\n"
-            yield _table(_HEADINGS, (_row(row, results.find(model, target, "fp32")) for row in rows))
+            yield table(_HEADINGS, (_row(row, results.find(model, target, "fp32")) for row in rows))
             yield from _notes(rows)
 
 
@@ -148,7 +149,7 @@ def _peers(results: Results) -> Iterator[str]:
             "is quantised by NNCF with static ranges, the others choose ranges as inputs come.\n"
         )
         headings = ("encoder", "size, MB", "of its own fp32", "CPU, ms", "of its own fp32", "of ours on tflite")
-        yield _table((*headings, "centred cosine"), (_contender(peers, each) for each in peers.contenders))
+        yield table((*headings, "centred cosine"), (_contender(peers, each) for each in peers.contenders))
         yield "\nAI Edge Quantizer's file and ours hold the text encoder as well.\n"
 
 
@@ -181,8 +182,3 @@ def _run(key: str, run: Run) -> str:
 
 def _list(value: object) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else []
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---", *("---:" for _ in headings[1:])], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,42 @@
+"""Pages in benchmarks/ say what the kept results say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from edgevlm.benchmarks.blame import page as blame
+from edgevlm.benchmarks.coremltools_tests import page as coremltools_tests
+from edgevlm.benchmarks.measuring import RESULTS
+
+BENCHMARKS = RESULTS.parent
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "page"),
+    [("blame", "blame", blame.page), ("coremltools-tests", "coremltools_tests", coremltools_tests.page)],
+)
+def test_a_page_is_that_of_its_results(name: str, folder: str, page: Callable[[Mapping[str, Any]], str]) -> None:
+    results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    assert (BENCHMARKS / folder / "README.md").read_text(encoding="utf-8") == page(results)
+
+
+def test_apples_tests_pass_on_the_evaluator() -> None:
+    results = json.loads((RESULTS / "coremltools-tests.json").read_text(encoding="utf-8"))
+    for suite in results["suites"].values():
+        assert suite["predicted"] > 5_000
+        assert all(each["passed"] >= 0.99 * each["of"] for each in suite["opsets"].values())
+
+
+def test_every_planted_fault_is_blamed() -> None:
+    results = json.loads((RESULTS / "blame.json").read_text(encoding="utf-8"))
+    assert results["right"] == results["of"] == len(results["rows"])
+
+
+def test_no_mutant_is_a_finding() -> None:
+    results = json.loads((RESULTS / "fuzzing.json").read_text(encoding="utf-8"))
+    assert results["mutants"] >= 20_000
+    assert results["findings"] == []
