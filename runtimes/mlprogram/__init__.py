@@ -14,7 +14,8 @@ reorders those ops is not modelled, and no figure from here may be called a devi
     program             functions, blocks and ops as plain values
     package             Manifest.json and the spec, read into those; needs coremltools' generated protobuf classes
     ops/                one function an op, by kind of op; needs torch
-    values, plan        what ops compute with; what is settled before a prediction, and the calls that are left
+    values, steps, plan   what ops compute with; one call after the other; what is settled before a prediction
+    memory              what a program's results may take
     features            inputs and outputs, and how arrays and pictures become them
     evaluator           opening and predicting
     audit, calibration, tracing   what results come to: beside float16, over samples, one by one
