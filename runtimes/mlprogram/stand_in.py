@@ -21,9 +21,10 @@ from typing import Any
 from edgevlm.errors import EdgeVLMError
 from edgevlm.runtimes.mlprogram.calibration import activation_ranges
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram, Precision, State
+from edgevlm.runtimes.mlprogram.opsets import SYSTEMS
 
-_MACOS = (15, 4)
-"""The system that coremltools is told it runs on: the first with every op of the iOS 18 opset."""
+_MACOS = (26, 0)
+"""The system that coremltools is told it runs on: the one of the newest opset."""
 
 
 class _Framework:
@@ -43,7 +44,7 @@ class _Framework:
 
     @staticmethod
     def maximum_supported_specification_version() -> int:
-        return 9  # iOS 18
+        return SYSTEMS[-1].specification_version
 
     def predict(self, data: Mapping[str, Any], state: State | None = None) -> dict[str, Any]:
         type(self).watch(self._path)
