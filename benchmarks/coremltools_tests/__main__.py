@@ -1,8 +1,9 @@
 """Runs coremltools' own tests of ML Programs on the evaluator, in parts, and says what share passes.
 
-    python -m edgevlm.benchmarks.coremltools_tests --work WORK [--suites mil torch] [--keep]
+    python -m edgevlm.benchmarks.coremltools_tests --work WORK [--suites mil torch] [--again] [--keep]
 
-Some 60,000 cases take hours of one core: what is done lies in WORK, and the same command goes on from there. Counted
+Some 60,000 cases take hours of one core: what is done lies in WORK, and the same command goes on from there;
+`--again` runs those that failed once more, after the evaluator was mended. Counted
 are the cases that made a prediction, or whose package the evaluator refused; every one that failed is listed with
 its reason.
 """
@@ -37,12 +38,20 @@ REASONS = (
         r"iOS15/.*TestCropResize",
         "a box beyond the picture, back to front: undefined in MIL's op of iOS 15, and refused here",
     ),
+    (
+        r"TestMatMul::test_ios17_mixed_precision",
+        "whole numbers times a floating-point constant, declared as whole: undefined in MIL how it rounds, and refused",
+    ),
     (r"LocalResponseNorm", "the expected values square each element alone, unlike the same file's torch oracle"),
-    (r"TestCropResize.*ios16", "an expected value is written as 7.899 where 7.9 is meant, and compared at 1e-4"),
+    (r"TestCropResize.*ios1[67]", "an expected value is written as 7.899 where 7.9 is meant, and compared at 1e-4"),
     (r"TestResample.*iOS16.*fp32", "coordinates in float16 are compared with float32 results at 1e-4"),
     (
         r"TestLSTMWithPackedSequence",
         "the converter takes the sequence's length for the batch's size in the initial states: refused",
+    ),
+    (
+        r"test_stack_dynamic_range_dim",
+        "Core ML refuses a default size that fits no other when it loads; the evaluator when it is predicted with",
     ),
     (r"TestResample", "the case counts the casts of a float16 program, asked for fp32"),
 )
@@ -57,6 +66,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for what is done so far")
     parser.add_argument("--suites", nargs="+", choices=tuple(SUITES), default=list(SUITES))
     parser.add_argument("--precision", choices=("declared", "fp32"), default="declared")
+    parser.add_argument("--again", action="store_true", help="run once more what failed")
     parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/, and the page")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -67,6 +77,8 @@ def main() -> None:
         for part in range(1, parts + 1):
             print(f"{suite}: part {part} of {parts}", file=sys.stderr)
             lines += _run_part(suite, part, arguments.work, arguments.precision)
+        if arguments.again:
+            lines = _run_again(suite, lines, arguments.work, arguments.precision)
         report[suite] = summary(lines)
         _show(suite, report[suite])
     if arguments.keep:
@@ -116,20 +128,36 @@ def reason(line: dict[str, Any]) -> str:
 def _run_part(suite: str, part: int, work: Path, precision: str) -> list[dict[str, Any]]:
     outcomes, done = work / f"{suite}-{part}.jsonl", work / f"{suite}-{part}.done"
     if not done.exists():
-        outcomes.unlink(missing_ok=True)
-        package, parts = SUITES[suite]
-        command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-W", "ignore", "--tb=no"]
-        command += ["-p", "edgevlm.benchmarks.coremltools_tests.plugin", "--continue-on-collection-errors"]
-        command += ["--precision", precision, "--part", f"{part}/{parts}", "--outcomes", str(outcomes)]
-        log = (work / f"{suite}-{part}.log").open("w", encoding="utf-8")
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        with log:
-            ended = subprocess.run(
-                [*command, "--pyargs", package], stdout=log, stderr=log, cwd=work, env=environment, check=False
-            )
-        if ended.returncode not in (0, 1):  # 1: some cases failed
-            raise SystemExit(f"{suite}: part {part} ended with {ended.returncode}: see {log.name}")
+        _run(suite, outcomes, "--precision", precision, "--part", f"{part}/{SUITES[suite][1]}")
         done.touch()
+    return _read(outcomes)
+
+
+def _run_again(suite: str, lines: list[dict[str, Any]], work: Path, precision: str) -> list[dict[str, Any]]:
+    """The lines, those of cases that failed being of another run."""
+    failed = [line["case"] for line in lines if line["opsets"] and line["outcome"] == "failed"]
+    print(f"{suite}: {len(failed)} once more", file=sys.stderr)
+    listed, outcomes = work / f"{suite}-again.txt", work / f"{suite}-again.jsonl"
+    listed.write_text("\n".join(failed), encoding="utf-8")
+    _run(suite, outcomes, "--precision", precision, "--only", str(listed.resolve()))
+    newer = {line["case"]: line for line in _read(outcomes)}
+    return [newer.get(line["case"], line) for line in lines]
+
+
+def _run(suite: str, outcomes: Path, *options: str) -> None:
+    """Runs cases of a suite, and writes a line for each."""
+    outcomes.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-W", "ignore", "--tb=no"]
+    command += ["-p", "edgevlm.benchmarks.coremltools_tests.plugin", "--continue-on-collection-errors"]
+    command += [*options, "--outcomes", str(outcomes.resolve()), "--pyargs", SUITES[suite][0]]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with outcomes.with_suffix(".log").open("w", encoding="utf-8") as log:
+        ended = subprocess.run(command, stdout=log, stderr=log, cwd=outcomes.parent, env=environment, check=False)
+    if ended.returncode not in (0, 1):  # 1: some cases failed
+        raise SystemExit(f"{suite}: pytest ended with {ended.returncode}: see {log.name}")
+
+
+def _read(outcomes: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in outcomes.read_text(encoding="utf-8").splitlines()]
 
 

@@ -3,7 +3,8 @@
     pytest -p edgevlm.benchmarks.coremltools_tests.plugin --pyargs coremltools.converters.mil.mil.ops.tests
 
 The wheel carries the tests but compares numbers on macOS alone. Options: `--sample N` runs N cases drawn with
-`--sample-seed S`; `--part I/N` every N-th case; `--outcomes FILE` appends a JSON line for each case.
+`--sample-seed S`; `--part I/N` every N-th case, `--only FILE` those it lists; `--outcomes FILE`
+appends a JSON line for each case.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--sample", type=int, metavar="N", help="run N cases, drawn at random")
     group.addoption("--sample-seed", type=int, default=0, metavar="S", help="seed of the draw")
     group.addoption("--part", metavar="I/N", help="run every N-th case from the I-th on, 1/N to N/N")
+    group.addoption("--only", type=Path, metavar="FILE", help="run the cases that it lists, one on a line")
     group.addoption("--precision", choices=("declared", "fp32"), default="declared", help="of the evaluator")
     group.addoption("--outcomes", type=Path, metavar="FILE", help="append a JSON line for each case that predicted")
 
@@ -71,6 +73,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.part:
         index, count = map(int, config.option.part.split("/"))
         kept = kept[index - 1 :: count]
+    if config.option.only:
+        listed = set(config.option.only.read_text(encoding="utf-8").splitlines())
+        kept = [item for item in kept if item.nodeid in listed]
     chosen = set(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept

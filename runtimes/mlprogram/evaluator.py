@@ -107,7 +107,7 @@ class MLProgram:
         precision: Precision = "declared",
         threads: int | None = None,
     ) -> MLProgram:
-        """Reads, checks and plans a package, and runs it once on ones in the sizes that it gives as an example.
+        """Reads, checks and plans a package, and runs it once on ones if all its sizes are fixed.
 
         Args:
             path: The `.mlpackage` folder. Its weights stay mapped from the file; fp16 ones are widened for each
