@@ -290,7 +290,10 @@ def output_error(error: OSError, destination: Path) -> OutputError:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise BundleError(f"{folder}: expected a bundle folder, found {'a file' if folder.exists() else 'nothing'}")
+        raise BundleError(
+            f"{folder}: expected a bundle folder, found {'a file' if folder.exists() else 'nothing'}",
+            hint="a bundle is a folder whose name ends in .edgevlm",
+        )
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{folder}: no {MANIFEST}, so this is not a bundle", hint="edgevlm convert writes bundles")
     try:

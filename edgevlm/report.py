@@ -299,7 +299,7 @@ def bars(picture: str, labels: Sequence[str], scores: NDArray[np.float32], top: 
     console = Console(highlight=False)
     console.print(picture, style="bold", markup=False)
     for index in np.argsort(-scores, kind="stable")[:top]:
-        filled = round(float(scores[index]) * BAR_WIDTH)
+        filled = round(float(np.nan_to_num(scores[index])) * BAR_WIDTH)
         bar = "█" * filled + "░" * (BAR_WIDTH - filled)
         console.print(f"  {bar} {float(scores[index]):6.1%}  {labels[index]}", markup=False, soft_wrap=True)
 

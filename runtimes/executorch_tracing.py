@@ -25,7 +25,7 @@ from .executorch_file import XnnpackGraph, read_methods
 
 _ALIGNMENT = 64
 _EXTERNAL_OUTPUT = 2  # XNN_VALUE_FLAG_EXTERNAL_OUTPUT in xnnpack.h
-_GIVEN_OUT = {"fp32": "FLOAT", "qint8": "CHAR"}
+_GIVEN_OUT = {"fp32": "FLOAT", "fp16": "HALF", "qint8": "CHAR"}
 """What XNNPACK can give out, and ExecuTorch's name of the type; the rest exists inside it only."""
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from coremltools.converters.mil import Builder as mb
+from mlprograms import write_program
 
 from edgevlm import registry
 from edgevlm.benchmarks.blame.plants import PLANTS, Plant, blamed, programs, sample
 from edgevlm.blame.blame import Blame, Step, blame
-from edgevlm.blame.matching import Matcher
+from edgevlm.blame.matching import Matcher, unmasked
 from edgevlm.blame.page import verdict, write_page
 from edgevlm.blame.reference import Expected, expected_values
 from edgevlm.cli import main
@@ -62,6 +64,22 @@ def test_nearly_constant_values_are_not_taken_for_each_other() -> None:
     assert match.error > 1
 
 
+def test_what_a_mask_made_huge_hides_no_error() -> None:
+    scores = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    for mask in (-1e4, -65504.0, -np.inf):
+        masked = scores + np.triu(np.full((8, 8), mask, np.float32), 1)
+        assert np.abs(unmasked(masked)).max() == np.abs(np.tril(scores)).max()
+        matcher = Matcher([expected("scores", masked)])
+        wrong = masked + np.float32(0.5) * np.eye(8, dtype=np.float32)
+        (right, off) = (matcher.closest(each) for each in (masked, wrong))
+        assert right is not None
+        assert off is not None
+        assert right.error == 0
+        assert off.error > 0.05
+    outliers = np.array([1.0, 900.0, 2000.0, 4.0], np.float32)  # such as some transformers have
+    np.testing.assert_array_equal(unmasked(outliers), outliers)
+
+
 def test_what_is_not_finite_is_blamed() -> None:
     reference = expected_values(programs()["encode_image"], sample())
     by_name = {each.name: each.value for each in reference}
@@ -70,6 +88,9 @@ def test_what_is_not_finite_is_blamed() -> None:
     ops = (TracedOp("x", "sub", (), by_name["div_1"]), TracedOp("y", "conv", ("x",), bad))
     found = blame(programs()["encode_image"], ops, sample(), BUILTIN["fp32"])
     assert found.first == 1
+    assert found.culprit is not None
+    assert found.culprit.nan == bad[0, 0].size
+    assert f"in {bad[0, 0].size} places not a number" in verdict(found)
     sound = blame(programs()["encode_image"], (ops[0], TracedOp("y", "conv", ("x",), good)), sample(), BUILTIN["fp32"])
     assert sound.first is None
 
@@ -81,7 +102,7 @@ def test_the_page_names_the_op_and_escapes_names(tmp_path: Path) -> None:
     )
     found = Blame("encode_image", 3, 1e-5, steps, 1)
     assert verdict(found) == (
-        "encode_image: parts at softmax '<b>', of the layer encode_image/blocks.0, which is like no op of the model "
+        "encode_image: first differs at softmax '<b>', of the layer encode_image/blocks.0: like no op of the model "
         "(limit 1e-05)"
     )
     write_page([found, Blame("encode_text", 0, 1e-5, steps[:1], None)], "t & u", tmp_path / "p.html")
@@ -117,3 +138,13 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["verify", str(bundle), "--blame", "--model", "edgevlm-teacher"])
     assert result.exit_code == 2
     assert "is not the model that the bundle was made of" in result.output
+
+
+def test_what_cannot_be_blamed_is_said_before_the_work(tmp_path: Path) -> None:
+    package = write_program(tmp_path / "p.mlpackage", {"x": np.ones(3, np.float32)}, lambda x: mb.relu(x=x))
+    refused = CliRunner().invoke(main, ["verify", str(package), "--blame"])
+    assert refused.exit_code == 2
+    assert "expected a bundle, got a package" in refused.stderr
+    refused = CliRunner().invoke(main, ["verify", str(tmp_path), "--blame", "--out", str(tmp_path)])
+    assert refused.exit_code == 2
+    assert "expected a file that can be written" in refused.stderr

@@ -273,10 +273,61 @@ def test_features_and_input_checks(tmp_path: Path) -> None:
         ({**inputs, "x": np.full((2, 3), 2**24 + 1)}, "'x': fp32 does not hold the values of this int64"),
         ({**inputs, "n": np.full(3, 0.5, np.float32)}, "'n': int32 does not hold the values of this float32"),
         ({**inputs, "n": np.full(3, 2**31)}, "'n': int32 does not hold the values of this int64"),
-        ({**inputs, "x": np.full((2, 3), "1")}, "'x': expected fp32, got <U1"),
+        ({**inputs, "x": np.full((2, 3), "1")}, "'x': expected fp32, got ndarray of <U1"),
+        ({**inputs, "x": None}, "'x': expected fp32, got NoneType of object"),
+        ({**inputs, "x": [[1, 2, 3], [4]]}, "'x': expected an array of fp32: setting an array element"),
+        ([inputs], "expected inputs by name, got list"),
     ):
         with pytest.raises(TensorError, match=message):
             program.predict(wrong)
+
+
+PIXELS = np.array([[[[-3, 0.4], [0.6, 100]], [[255, 254.4], [300, 7]], [[1, 2], [3, 4]]]], np.float32)
+CUT = np.rint(PIXELS).clip(0, 255)[0].transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("layout", "mode", "expected"),
+    [
+        (ct.colorlayout.RGB, "RGBA", CUT),
+        (ct.colorlayout.BGR, "RGBA", CUT[..., ::-1]),
+        (ct.colorlayout.GRAYSCALE, "L", CUT[..., 0]),
+        (ct.colorlayout.GRAYSCALE_FLOAT16, "F", PIXELS[0, 0].astype(np.float16)),
+    ],
+)
+def test_picture_outputs_are_pictures(layout: Any, mode: str, expected: Array, tmp_path: Path) -> None:
+    pixels = PIXELS if mode == "RGBA" else PIXELS[:, :1]
+    model = ct.convert(
+        torch.jit.trace(torch.nn.Hardtanh(-500.0, 500.0), torch.from_numpy(pixels)),
+        inputs=[ct.TensorType("x", shape=pixels.shape)],
+        outputs=[ct.ImageType("picture", color_layout=layout)],
+        compute_precision=ct.precision.FLOAT32,
+        minimum_deployment_target=ct.target.iOS16,
+        skip_model_load=True,
+    )
+    answer = MLProgram.open(save(model, tmp_path / "p.mlpackage")).predict({"x": pixels})["picture"]
+    assert isinstance(answer, Image.Image)
+    assert answer.mode == mode
+    found = np.asarray(answer)
+    np.testing.assert_array_equal(found[..., :3] if mode == "RGBA" else found, expected)
+    assert mode != "RGBA" or np.all(found[..., 3] == 255)
+
+
+def test_a_picture_of_another_mode_is_refused(tmp_path: Path) -> None:
+    picture = ct.ImageType("image", shape=(1, 3, 4, 4))
+    model = convert(torch.nn.ReLU(), (torch.rand(1, 3, 4, 4),), fp16=False, inputs=[picture])
+    program = MLProgram.open(save(model, tmp_path / "p.mlpackage"))
+    with pytest.raises(TensorError, match="input 'image': expected a picture of mode RGB, got L"):
+        program.predict({"image": Image.new("L", (4, 4))})
+
+
+def test_what_is_no_state_and_no_number_of_threads_is_refused(tmp_path: Path) -> None:
+    x = {"x": np.ones(3, np.float32)}
+    path = write_program(tmp_path / "p.mlpackage", x, lambda x: mb.relu(x=x))
+    with pytest.raises(TensorError, match="make one with this program's make_state"):
+        MLProgram.open(path).predict(x, {})  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match=r"p\.mlpackage: threads: expected at least 1, got 0"):
+        MLProgram.open(path, threads=0)
 
 
 def test_a_prediction_changes_neither_inputs_nor_weights(tmp_path: Path) -> None:
@@ -362,7 +413,10 @@ def test_an_audit_says_what_results_come_to(tmp_path: Path) -> None:
     found = {each.name: each for each in program.audit()}
     assert found["large"].peak == 65550
     assert (found["large"].overflows, found["large"].infinite, found["large"].elements) == (1, 0, 6)
-    assert found["large"].headroom == pytest.approx(65504 / 65550)
+    assert (found["large"].headroom, found["root"].headroom) == (0, 0)
+    assert (found["x"].kind, found["x"].dtype, found["x"].peak) == ("input", "fp32", 218.5)
+    assert found["x"].headroom == pytest.approx(65504 / 218.5)
+    assert program.audit()[0].name == "x"
     assert (found["odd"].infinite, found["odd"].nan) == (5, 1)
     assert found["root"].nan == 2
     assert found["root"].dtype == "fp16"

@@ -141,12 +141,21 @@ def other_model_kind(package: Path) -> None:
     (package / MODEL).write_bytes(spec.SerializeToString())
 
 
+def become_a_file(package: Path) -> None:
+    shutil.rmtree(package)
+    package.write_bytes(b"model")
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
-    "no folder": (shutil.rmtree, "Manifest.json, which is missing"),
+    "no folder": (shutil.rmtree, "there is no such package"),
+    "a file": (become_a_file, "expected an .mlpackage folder, got a file"),
     "no manifest": (lambda package: (package / "Manifest.json").unlink(), "Manifest.json, which is missing"),
     "manifest is no JSON": (overwrite("Manifest.json", 0, b"~"), "not readable as JSON"),
-    "manifest without root": (edit_manifest(lambda manifest: manifest.pop("rootModelIdentifier")), "no root model"),
-    "manifest is a list": (lambda package: (package / "Manifest.json").write_text("[]"), "no root model"),
+    "manifest without root": (
+        edit_manifest(lambda manifest: manifest.pop("rootModelIdentifier")),
+        "expected a root model",
+    ),
+    "manifest is a list": (lambda package: (package / "Manifest.json").write_text("[]"), "expected a root model"),
     "manifest leads outside": (edit_manifest(escape), "lies outside the package"),
     "no spec": (lambda package: (package / MODEL).unlink(), "model file, which is missing"),
     "empty spec": (cut(MODEL, 0), "expected an ML Program, got an empty specification"),

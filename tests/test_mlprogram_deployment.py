@@ -117,8 +117,10 @@ def one_axis_more(block: Any) -> None:
     """coremltools writes no tensor of six axes, so that one is declared by hand."""
     for operation in block.operations:
         if operation.type == "relu":
+            declared = operation.outputs[0].type.tensorType
             for _ in range(4):
-                operation.outputs[0].type.tensorType.dimensions.add().constant.size = 1
+                declared.dimensions.add().constant.size = 1
+            declared.rank = len(declared.dimensions)
 
 
 SHOWN = (
@@ -475,6 +477,21 @@ def test_a_damaged_constant_is_told(tmp_path: Path) -> None:
 
     mask = np.full((64, 64), -1.0, np.float16)
     path = program(tmp_path, lambda x: mb.add(x=x, y=mask), {"x": positive(64, 64)}, fp16=True)
-    (path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin").unlink()
+    weights = path / "Data" / "com.apple.CoreML" / "weights" / "weight.bin"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BundleError, match="pass the file's end at 1000"):
+        inspect_package(path)
+    weights.unlink()
     with pytest.raises(BundleError, match="weights are missing"):
         inspect_package(path)
+
+
+def test_an_op_that_no_opset_has_is_told(tmp_path: Path) -> None:
+    def rename(spec: Any) -> None:
+        (function,) = spec.mlProgram.functions.values()
+        function.block_specializations[function.opset].operations[-1].type = "flash_attention"
+
+    path = edited(program(tmp_path, lambda x: mb.relu(x=x), {"x": positive(4)}), rename)
+    (told,) = (each for each in inspect_package(path).advice if each.kind == "refused")
+    assert told.where == "1 flash_attention"
+    assert "the evaluator does not compute it" in told.message

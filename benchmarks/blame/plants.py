@@ -47,6 +47,7 @@ PLANTS = (
     Plant("dropped mask", f"{COMPONENT}/blocks.1.attention"),
     Plant("swapped mean and std", COMPONENT),
     Plant("transposed weights", f"{COMPONENT}/blocks.1.attention.value"),
+    Plant("reversed query", f"{COMPONENT}/blocks.1.attention.query", recipe="fp16"),
     Plant("one flipped scale", f"{COMPONENT}/blocks.1.mlp.down", recipe="int8"),
 )
 
@@ -145,6 +146,8 @@ def tower(plant: Plant | None = None) -> Tower:
             built.mean, built.std = built.std, built.mean
         case "transposed weights":
             block.attention.value.weight.copy_(block.attention.value.weight.T.clone())
+        case "reversed query":
+            block.attention.query.weight.copy_(block.attention.query.weight.flip(0))
     return built
 
 

@@ -194,4 +194,7 @@ def _equal(first: Answers, second: Answers) -> bool:
 
 
 def _bits(answer: Answer) -> Any:
-    return (answer.dtype.str, answer.shape, answer.tobytes()) if isinstance(answer, np.ndarray) else repr(answer)
+    if isinstance(answer, str | int | dict):
+        return repr(answer)
+    array = np.asarray(answer)
+    return array.dtype.str, array.shape, array.tobytes()

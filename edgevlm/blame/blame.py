@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgevlm.blame.matching import LEAST_SIZE, Match, Matcher
+from edgevlm.blame.matching import LEAST_SIZE, Match, Matcher, unmasked
 from edgevlm.blame.reference import Expected, expected_values
 from edgevlm.interfaces import Array, Program, TracedOp
 from edgevlm.recipe import Recipe
@@ -26,8 +26,10 @@ _FAMILIES = tuple(
     )
 )
 """What backends and the model have alike: such an op is the model's own, and nothing excuses its being off."""
-_CARRIERS = re.compile(r"pad|quantize|convert|cast", re.IGNORECASE)
-"""Ops that hand values on, which the model has none of: what is wrong after one is the op that reads it."""
+_MOVERS = re.compile(r"^(static_?)?(transpose(?!_conv)|permute|reshape|view|(un)?squeeze|expand_dims)", re.IGNORECASE)
+"""Ops that change nothing but where a value is, and belong to whatever they move."""
+_CARRIERS = re.compile(rf"pad|quantize|convert|cast|{_MOVERS.pattern}", re.IGNORECASE)
+"""Ops that hand values on, which the model may have none of: what is wrong after one is the op that reads it."""
 _PLAUSIBLE = 0.9
 """An error up to which the closest op of the model is taken for the one that was meant."""
 
@@ -42,6 +44,7 @@ class Step:
         layer: `component/module` of the float model that it belongs to; empty if nothing tells.
         like: ATen's name of the op of the float model that it is closest to; empty if it is like none.
         error: How far it is from that, |artefact - model| / |model - its mean|; None if it is like none.
+        nan: How many elements are not a number.
     """
 
     op: str
@@ -49,18 +52,19 @@ class Step:
     layer: str
     like: str
     error: float | None
+    nan: int = 0
 
 
 @dataclass(frozen=True)
 class Blame:
-    """Where one component parts from its reference on one sample.
+    """Where one component first differs from its reference on one sample.
 
     Attributes:
         component: The component.
         sample: The number of the parity sample that was run.
-        limit: The error that counts as parted.
+        limit: The error from which on they differ.
         steps: Every op that ran, in order.
-        first: The index in `steps` of the op at which they part; None if they do not.
+        first: The index in `steps` of the first op that differs; None if none does.
     """
 
     component: str
@@ -71,7 +75,7 @@ class Blame:
 
     @property
     def culprit(self) -> Step | None:
-        """The op at which they part."""
+        """The first op that differs."""
         return None if self.first is None else self.steps[self.first]
 
 
@@ -108,7 +112,14 @@ def blame(
     first = next((index for index, fine in enumerate(vouched) if told[index] and not fine), None)
     layers = _layers(ops, matches, right, expected)
     steps = tuple(
-        Step(op.name, op.kind, layer, match.expected.kind if match else "", match.error if match else None)
+        Step(
+            op.name,
+            op.kind,
+            layer,
+            match.expected.kind if match else "",
+            match.error if match else None,
+            int(np.isnan(op.value).sum()),
+        )
         for (op, match), layer in zip(pairs, layers, strict=True)
     )
     return Blame(program.spec.name, sample, limit, steps, first)
@@ -155,7 +166,8 @@ def _drowns(operand: TracedOp, total: TracedOp, limit: float) -> bool:
     What is smaller than the limit does no harm if it is wrong altogether.
     """
     spread = total.value.size / max(operand.value.size, 1)  # how often a broadcast operand occurs in it
-    share = float(np.linalg.norm(operand.value)) * spread**0.5 / max(float(np.linalg.norm(total.value)), 1e-30)
+    whole = max(float(np.linalg.norm(unmasked(total.value))), 1e-30)
+    share = float(np.linalg.norm(unmasked(operand.value))) * spread**0.5 / whole
     return bool(limit < share <= 3 * limit)
 
 
@@ -186,7 +198,11 @@ def _layers(
             near = match.expected.place if match and match.error < _PLAUSIBLE else ""
             after = places.named(op.origin) or near or next(instead, "") or after
         layers.append(after)
-    return layers[::-1]
+    layers.reverse()
+    for index, op in enumerate(ops):
+        if _MOVERS.search(op.kind) and not right[index] and op.reads and op.reads[0] in place:
+            layers[index] = layers[place[op.reads[0]]]
+    return layers
 
 
 class _Places:

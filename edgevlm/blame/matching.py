@@ -18,6 +18,21 @@ from edgevlm.interfaces import F32
 _MAX = float(np.finfo(np.float32).max)
 LEAST_SIZE = 4
 """Elements below which equal values may be chance."""
+_HUGE = 1e3
+"""A magnitude that attention's masks have, and values between ops seldom."""
+
+
+def unmasked(value: F32) -> F32:
+    """The value, in which what a mask made huge or infinite is as large as the largest of the rest.
+
+    Beside a mask's own numbers no error of the scores that it was added to would be seen.
+    """
+    magnitudes = np.abs(value)
+    huge = magnitudes >= _HUGE
+    if not huge.any() or huge.all():
+        return value
+    most = float(magnitudes[~huge].max())
+    return value.clip(-most, most) if float(magnitudes[huge].min()) > 10 * most else value
 
 
 @dataclass(frozen=True)
@@ -37,24 +52,28 @@ class Matcher:
     def __init__(self, expected: Sequence[Expected]) -> None:
         self._by_size: dict[int, list[_Candidate]] = {}
         for each in expected:
-            if np.isfinite(each.value).all():
-                norm, spread = np.linalg.norm(each.value), np.linalg.norm(each.value - each.value.mean())
-                candidate = _Candidate(each, float(norm), max(float(spread), 1e-30))
-                self._by_size.setdefault(each.value.size, []).append(candidate)
+            value = unmasked(each.value)
+            if np.isfinite(value).all():
+                norm, spread = np.linalg.norm(value), np.linalg.norm(value - value.mean())
+                candidate = _Candidate(each, value, float(norm), max(float(spread), 1e-30))
+                self._by_size.setdefault(value.size, []).append(candidate)
 
     def closest(self, value: F32) -> Match | None:
-        """The op whose result differs least; None if none has as many elements, or they are too few to tell."""
+        """The op whose result differs least.
+
+        None if no op has as many elements, they are too few to tell, or some are not a number.
+        """
         candidates = self._by_size.get(value.size, [])
-        if value.size < LEAST_SIZE or not candidates:
+        if value.size < LEAST_SIZE or not candidates or np.isnan(value).any():
             return None
-        flat = np.asarray(np.nan_to_num(value.reshape(-1), nan=0.0, posinf=_MAX, neginf=-_MAX))
+        flat = unmasked(value).reshape(-1).clip(-_MAX, _MAX)
         norm = float(np.linalg.norm(flat.astype(np.float64)))
         best: Match | None = None
         for each in sorted(candidates, key=lambda found: abs(found.norm - norm)):
             # No order of the elements brings two vectors closer than their lengths are.
             if best is not None and abs(each.norm - norm) >= best.error * each.spread:
                 continue
-            apart = min((float(np.linalg.norm(flat - other)) for other in _layouts(each.op.value, value)), default=inf)
+            apart = min((float(np.linalg.norm(flat - other)) for other in _layouts(each.value, value)), default=inf)
             if best is None or apart / each.spread < best.error:
                 best = Match(each.op, apart / each.spread)
         return best
@@ -62,9 +81,10 @@ class Matcher:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An op of the model, the length of its result, and the length without the mean."""
+    """An op of the model, its result without masks, the length of that, and the length without its mean."""
 
     op: Expected
+    value: F32
     norm: float
     spread: float
 

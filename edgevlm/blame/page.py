@@ -24,6 +24,11 @@ td:nth-child(1), td:last-child { font-variant-numeric: tabular-nums } tr.first {
 .verdict.parted { border-color: #c0392b; background: #fdf0ee }
 """
 
+_LEGEND = """<p>An op's error is the distance of its result from the closest result of the float model's ops, relative
+to how much that one varies. Filled: within the limit. Hollow: beyond it, or unlike every op of the model, as the pieces
+are into which backends take an op apart; they count only if nothing right is made of them. &ldquo;Like the
+model's&rdquo; is the op whose values are closest, whatever its kind; without an error, none has as many.</p>"""
+
 
 def write_page(found: Sequence[Blame], title: str, path: Path) -> None:
     """Draws how the error grows from op to op of each component, and lists the ops around the one to blame.
@@ -45,10 +50,14 @@ def verdict(found: Blame) -> str:
     """The finding in a sentence."""
     culprit = found.culprit
     if culprit is None:
-        return f"{found.component}: no op parts from the model by more than {found.limit:g}"
-    far = f"off by {culprit.error:.2g}" if culprit.error is not None else "like no op of the model"
+        return (
+            f"{found.component}: no op differs from the model's by more than {found.limit:g} of what its result varies"
+        )
+    far = f"off by {culprit.error:.2g} of what it varies" if culprit.error is not None else "like no op of the model"
+    if culprit.nan:
+        far = f"in {culprit.nan} places not a number"
     where = f", of the layer {culprit.layer}" if culprit.layer else ""
-    return f"{found.component}: parts at {culprit.kind} {culprit.op!r}{where}, which is {far} (limit {found.limit:g})"
+    return f"{found.component}: first differs at {culprit.kind} {culprit.op!r}{where}: {far} (limit {found.limit:g})"
 
 
 def _section(found: Blame) -> str:
@@ -56,7 +65,7 @@ def _section(found: Blame) -> str:
     return (
         f"<h2>{escape(found.component)}</h2>"
         f'<p class="{kind}">{escape(verdict(found))}. Parity sample {found.sample}, {len(found.steps)} ops.</p>'
-        f"{_plot(found)}{_table(found)}"
+        f"{_plot(found)}{_LEGEND}{_table(found)}"
     )
 
 

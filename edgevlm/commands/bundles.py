@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, as_json
+from edgevlm.commands.options import PATH, as_json, refuse_unwritable
 from edgevlm.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
@@ -37,9 +37,16 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
       edgevlm verify dist/edgevlm-student-coreml-fp16.edgevlm
       edgevlm verify dist/my-clip-tflite-int8.failed-parity.edgevlm --blame --model ./my-clip
     """
-    from edgevlm import pipeline, report, schema
+    from edgevlm import pipeline, registry, report, schema
     from edgevlm.bundle import Bundle
 
+    if registry.package_reader(bundle) is not None:
+        raise InputError(
+            f"{bundle}: expected a bundle, got a package, which has no answers to be held against",
+            hint="edgevlm inspect shows it; edgevlm.runtimes.mlprogram.MLProgram runs one of Core ML",
+        )
+    if blame:
+        refuse_unwritable(out)
     opened = Bundle.open(bundle)
     with report.progress_bar() as progress:
         parity = pipeline.verify(opened, progress)
@@ -67,6 +74,8 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
             click.echo(verdict(each))
         click.echo(f"picture: {out}")
     if not passed:
+        if not blame:
+            click.echo("the first op that differs: the same command with --blame", err=True)
         sys.exit(CheckFailed.exit_code)
 
 

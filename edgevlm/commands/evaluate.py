@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from edgevlm.commands.options import PATH, as_json, max_unreadable
-from edgevlm.errors import InputError, OutputError
+from edgevlm.commands.options import PATH, as_json, max_unreadable, refuse_unwritable
+from edgevlm.errors import InputError
 
 if TYPE_CHECKING:
     from edgevlm.evaluation.evaluation import Evaluation
@@ -97,7 +96,7 @@ def evaluate(
 
     numbers = _parse_shots(shots)
     if out is not None:
-        _refuse_unwritable(out)
+        refuse_unwritable(out)
     with report.progress_bar() as progress:
         found = measure(
             model,
@@ -142,17 +141,6 @@ def _parse_shots(text: str | None) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
         raise InputError(f"--shots: expected whole numbers of at least 1 with commas between them, got {text!r}")
     return tuple(sorted({int(part) for part in parts}))
-
-
-def _refuse_unwritable(path: Path) -> None:
-    """Rather now than after the work."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writable = not path.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        raise OutputError(f"{path}: expected a file that can be written", hint="choose another with --out")
 
 
 def _write(path: Path, text: str) -> None:

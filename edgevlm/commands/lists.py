@@ -171,4 +171,6 @@ def _needs(loss: Loss) -> str:
 
 
 def _extra(target: str) -> str:
-    return f"no: pip install 'edgevlm[{target}]'"
+    from rich.markup import escape
+
+    return escape(f"no: pip install 'edgevlm[{target}]'")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import click
+
+from edgevlm.errors import OutputError
 
 PATH = click.Path(path_type=Path)
 
@@ -30,3 +33,18 @@ max_unreadable = click.option(
     help="Share of the pictures that may be unreadable; they are skipped. With more, the command refuses.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of a table.")
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Says that a file cannot be written before the work rather than after it.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = not path.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise OutputError(f"{path}: expected a file that can be written", hint="choose another with --out")

@@ -6,6 +6,7 @@ on an op can be written, in `opsets`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -58,11 +59,18 @@ def advise(functions: Sequence[Function], specification_version: int, weight_byt
     found = [*_of_systems(systems(functions, specification_version))]
     for function in functions:
         place = f"{function.name}: " if len(functions) > 1 else ""
+        found += _of_unknown(function, place)
         found += _of_function(function, place)
     if weight_bytes > MOST_WEIGHT_BYTES:
         message = "for the Neural Engine of a phone Apple splits models into packages of less than 1 GB of weights"
         found.append(Advice("neural engine", f"{weight_bytes / 1e9:.1f} GB of weights", message, _CHUNKED))
     return tuple(found)
+
+
+def _of_unknown(function: Function, place: str) -> Iterator[Advice]:
+    message = "no opset defines this op: Core ML does not load it, and the evaluator does not compute it"
+    counts = Counter(each.kind for each in function.walk() if each.kind != "const" and each.kind not in definitions())
+    yield from (Advice("refused", f"{place}{count} {kind}", message, OPS) for kind, count in counts.items())
 
 
 def systems(functions: Sequence[Function], specification_version: int) -> Systems:

@@ -10,24 +10,25 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 
-from edgevlm.errors import BundleError, TensorError, UnsupportedError
+from edgevlm.errors import BundleError, EdgeVLMError, TensorError, UnsupportedError
 from edgevlm.interfaces import OpCount
 from edgevlm.runtimes.mlprogram.audit import Audit, OpAudit
 from edgevlm.runtimes.mlprogram.counts import count_ops
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME
-from edgevlm.runtimes.mlprogram.features import Feature, accept, features_of
+from edgevlm.runtimes.mlprogram.features import Feature, accept, features_of, picture
 from edgevlm.runtimes.mlprogram.memory import Memory
 from edgevlm.runtimes.mlprogram.ops import CARRIERS
 from edgevlm.runtimes.mlprogram.package import function_names, read_function
 from edgevlm.runtimes.mlprogram.plan import make_plan
 from edgevlm.runtimes.mlprogram.program import Function
-from edgevlm.runtimes.mlprogram.steps import Mode, Observer, round_to
+from edgevlm.runtimes.mlprogram.steps import Mode, Observer, located, round_to
 from edgevlm.runtimes.mlprogram.values import Cell, Value
 
 Precision = Literal["declared", "fp32", "audit"]
-Answer = NDArray[Any] | str | int | dict[str | int, float]
-"""An output: an array, or what a classifier says: a class, and each class's probability."""
+Answer = NDArray[Any] | Image | str | int | dict[str | int, float]
+"""An output: an array, a picture, or what a classifier says: a class, and each class's probability."""
 
 
 class State:
@@ -59,7 +60,7 @@ class State:
             TensorError: there is no such state, or the value has another shape or kind of type.
         """
         feature = self._features[self._known(name)]
-        self.cells[name] = Cell(round_to(accept(feature, value), feature.dtype, rounds=self._rounds))
+        self.cells[name] = Cell(round_to(accept(feature, value, role="state"), feature.dtype, rounds=self._rounds))
 
     def _known(self, name: str) -> str:
         if name not in self._features:
@@ -87,6 +88,8 @@ class MLProgram:
     def __init__(self, function: Function, *, precision: Precision = "declared", threads: int | None = None) -> None:
         if precision not in ("declared", "fp32", "audit"):
             raise UnsupportedError(f"precision: expected 'declared', 'fp32' or 'audit', got {precision!r}")
+        if threads is not None and threads < 1:
+            raise UnsupportedError(f"threads: expected at least 1, got {threads}")
         self._function = function
         self._rounds = precision != "fp32"
         self._audit = Audit() if precision == "audit" else None
@@ -122,7 +125,11 @@ class MLProgram:
             UnsupportedError: it has ops, arguments or types that are not known here; all unknown ops are named.
             MissingDependency: coremltools is not installed.
         """
-        return cls(read_function(Path(path), function), precision=precision, threads=threads)
+        read = read_function(Path(path), function)
+        try:
+            return cls(read, precision=precision, threads=threads)
+        except EdgeVLMError as error:
+            raise located(error, str(path)) from error
 
     @staticmethod
     def functions(path: Path | str) -> tuple[str, ...]:
@@ -134,13 +141,16 @@ class MLProgram:
         return function_names(Path(path))
 
     def audit(self) -> tuple[OpAudit, ...]:
-        """What each op's results came to in the predictions so far, in the order in which the ops first ran.
+        """What inputs and each op's results came to in the predictions so far, in the order in which they first came.
 
         Raises:
             UnsupportedError: the program was not opened with precision `audit`.
         """
         if self._audit is None:
-            raise UnsupportedError("nothing was audited", hint="open the program with precision='audit'")
+            raise UnsupportedError(
+                "nothing was audited: the program was opened with another precision than audit",
+                hint="open it with precision='audit'",
+            )
         return self._audit.report()
 
     def op_counts(self) -> tuple[OpCount, ...]:
@@ -164,8 +174,9 @@ class MLProgram:
             observe: Called with each op that ran and its results, as torch tensors that must not be changed.
 
         Returns:
-            For each of `self.outputs` an array of its declared type (with precision `fp32`, float32 for fp16),
-            or a classifier's class and its dict of probabilities. A scalar is an array of one, as Core ML has it.
+            For each of `self.outputs` an array of its declared type (with precision `fp32`, float32 for fp16), a
+            PIL image where the model declares one, or a classifier's class and its dict of probabilities. A scalar is
+            an array of one, as Core ML has it.
 
         Raises:
             TensorError: a name, kind of type or shape is wrong, or an index computed from the inputs is out
@@ -173,8 +184,12 @@ class MLProgram:
             BundleError: an op's result is not what the program declares.
             UnsupportedError: a result does not fit into this machine's memory, or a loop does not end.
         """
-        state = state or self.make_state()
-        if set(state.cells) != {feature.name for feature in self.states}:
+        if not isinstance(inputs, Mapping):
+            raise TensorError(
+                f"expected inputs by name, got {type(inputs).__name__}", hint="predict samples one by one"
+            )
+        state = self.make_state() if state is None else state
+        if not isinstance(state, State) or set(state.cells) != {feature.name for feature in self.states}:
             raise TensorError("the state was made by another program: make one with this program's make_state()")
         optional = {feature.name for feature in self.inputs if feature.default is not None}
         if not {feature.name for feature in self.inputs} - optional <= set(inputs) <= {f.name for f in self.inputs}:
@@ -192,9 +207,11 @@ class MLProgram:
             }
 
     def _accept(self, feature: Feature, value: Any) -> torch.Tensor:
-        if value is None:
+        if value is None and feature.default is not None:
             value = np.full(feature.example or (), feature.default)
         tensor = accept(feature, value)
+        if self._audit is not None:
+            self._audit.add("input", feature.name, feature.dtype, tensor)
         return round_to(tensor, feature.dtype, rounds=self._rounds)
 
     def _export(self, value: Value, feature: Feature) -> Answer:
@@ -206,6 +223,8 @@ class MLProgram:
             if value.numel() != 1 or value.dtype.is_floating_point:
                 raise BundleError(f"output {feature.name!r}: described as one whole number or text, which it is not")
             return int(value.item())
+        if feature.image is not None:
+            return picture(feature.image, value.float())
         dtype = feature.dtype if self._rounds or feature.dtype != "fp16" else "fp32"
         return np.array(value.numpy(), dtype=BY_NAME[dtype].storage, ndmin=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,9 +17,12 @@ from edgevlm.runtimes.mlprogram.ops import CARRIERS
 from edgevlm.runtimes.mlprogram.program import Described, Function, ImageLayout, Named, Shape
 from edgevlm.runtimes.mlprogram.steps import fits, shown
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 _IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1, "grey fp16": 1}
 _MODES: Mapping[ImageLayout, str] = {"rgb": "RGB", "bgr": "RGB", "grey": "L", "grey fp16": "F"}
-"""The modes of PIL that coremltools takes for them."""
+"""The modes of PIL in which coremltools takes them; it returns RGB ones as RGBA."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Feature:
         shape: None where a size may vary, None altogether where the rank may.
         image: For what the model declares as a picture, the channel order that its graph wants. To `predict` it is
             given as a PIL image, or as an array of 0..255 (of any halves if `grey fp16`), [1, 3, height, width] in
-            R G B always, [1, 1, height, width] if grey.
+            R G B always, [1, 1, height, width] if grey. `predict` returns it as a PIL image.
         sizes, choices: The sizes and shapes that are allowed, where the model's description bounds them.
         example: A shape that is allowed, if one is known.
         default: For an input that may be left out, the value that its elements then have.
@@ -67,39 +70,71 @@ def features_of(function: Function) -> tuple[tuple[Feature, ...], tuple[Feature,
     return tuple(inputs), tuple(_output(types[name], function.described) for name in function.outputs), tuple(states)
 
 
-def accept(feature: Feature, value: Any) -> torch.Tensor:
+def accept(feature: Feature, value: Any, *, role: str = "input") -> torch.Tensor:
     """What a caller gives for a feature, as the tensor that the program computes with; a copy.
+
+    Args:
+        role: What the feature is called in messages.
 
     Raises:
         TensorError: it is no array or picture, its shape is not allowed, or it does not hold whole numbers where
             those are wanted.
     """
-    array = _pixels(value, feature) if feature.image is not None else np.asarray(value)
+    place = f"{role} {feature.name!r}"
+    try:
+        array = _pixels(value, feature, place) if feature.image is not None else np.asarray(value)
+    except ValueError as error:
+        raise TensorError(f"{place}: expected an array of {feature.dtype}: {error}") from None
     if array.dtype.kind not in "fiub":
-        raise TensorError(f"input {feature.name!r}: expected {feature.dtype}, got {array.dtype}")
-    _check_shape(array.shape, feature)
+        raise TensorError(f"{place}: expected {feature.dtype}, got {type(value).__name__} of {array.dtype}")
+    _check_shape(array.shape, feature, place)
     dtype = BY_NAME[feature.dtype]
     target = np.dtype(np.float32 if dtype.is_float or feature.image is not None else dtype.storage)
     with np.errstate(invalid="ignore", over="ignore"):
         held = array.astype(target)
     if not (array.dtype.kind == "f" and target.kind == "f") and not np.array_equal(held, array):
-        raise TensorError(f"input {feature.name!r}: {feature.dtype} does not hold the values of this {array.dtype}")
+        raise TensorError(f"{place}: {feature.dtype} does not hold the values of this {array.dtype}")
     tensor = torch.from_numpy(held).to(CARRIERS[feature.dtype])
     return tensor.flip(1) if feature.image == "bgr" else tensor
 
 
-def _pixels(value: Any, feature: Feature) -> NDArray[Any]:
+def picture(layout: ImageLayout, planes: torch.Tensor) -> Image:
+    """A result as the picture that a model declares it to be.
+
+    Args:
+        layout: The channel order of the graph.
+        planes: float32 [1, channels, height, width]: 0..255, or any halves if `grey fp16`. What lies beyond is cut off,
+            fractions are rounded; a device may round otherwise.
+
+    Returns:
+        As from coremltools: of mode RGBA, opaque, L or F.
+    """
+    from PIL import Image
+
+    pixels = (planes.flip(1) if layout == "bgr" else planes)[0].permute(1, 2, 0).numpy()
+    if layout == "grey fp16":
+        return Image.fromarray(pixels[..., 0].astype(np.float16).astype(np.float32))
+    levels = np.rint(np.nan_to_num(pixels, nan=0.0)).clip(0, 255).astype(np.uint8)
+    if layout == "grey":
+        return Image.fromarray(levels[..., 0])
+    return Image.fromarray(np.concatenate((levels, np.full_like(levels[..., :1], 255)), -1))
+
+
+def _pixels(value: Any, feature: Feature, place: str) -> NDArray[Any]:
     """A PIL image as [1, channels, height, width]; an array as it is."""
     from PIL import Image
 
     if not isinstance(value, Image.Image):
         return np.asarray(value)
     assert feature.image is not None
-    planes = np.asarray(value.convert(_MODES[feature.image]), np.float32)
+    mode = _MODES[feature.image]
+    if value.mode != mode:  # coremltools refuses it as well, so that nobody is surprised on a device
+        raise TensorError(f"{place}: expected a picture of mode {mode}, got {value.mode}", hint=f"convert({mode!r})")
+    planes = np.asarray(value, np.float32)
     return planes.reshape(*planes.shape[:2], -1).transpose(2, 0, 1)[None]
 
 
-def _check_shape(shape: tuple[int, ...], feature: Feature) -> None:
+def _check_shape(shape: tuple[int, ...], feature: Feature, place: str) -> None:
     allowed = fits(shape, feature.shape) and (not feature.choices or shape in feature.choices)
     if allowed and feature.sizes is not None:
         bounds = zip(shape, feature.sizes, strict=False)
@@ -107,7 +142,7 @@ def _check_shape(shape: tuple[int, ...], feature: Feature) -> None:
             low <= size and (high is None or size <= high) for size, (low, high) in bounds
         )
     if not allowed:
-        raise TensorError(f"input {feature.name!r}: expected {_wanted(feature)}, got {shown(shape)}")
+        raise TensorError(f"{place}: expected {_wanted(feature)}, got {shown(shape)}")
 
 
 def _wanted(feature: Feature) -> str:
@@ -131,8 +166,7 @@ def _input(named: Named, described: Mapping[str, Described]) -> Feature:
             raise BundleError(f"input {named.name!r}: described as {shown(each)}, declared as {shown(shape)}")
     if about.sizes is not None and shape is not None and len(about.sizes) != len(shape):
         raise BundleError(f"input {named.name!r}: described with {len(about.sizes)} axes, declared as {shown(shape)}")
-    if about.image is not None and (shape is None or len(shape) != 4 or shape[1] != _IMAGE_CHANNELS[about.image]):
-        raise BundleError(f"input {named.name!r}: declared as a {about.image} picture and as {shown(shape)}")
+    _require_planes(f"input {named.name!r}", about, shape)
     fixed = None if shape is None or None in shape else tuple(size or 0 for size in shape)
     example = fixed if fixed is not None else about.example
     require_room(f"input {named.name!r}", named.type.dtype, example or ())
@@ -148,6 +182,11 @@ def _input(named: Named, described: Mapping[str, Described]) -> Feature:
     )
 
 
+def _require_planes(place: str, about: Described, shape: Shape | None) -> None:
+    if about.image is not None and (shape is None or len(shape) != 4 or shape[1] != _IMAGE_CHANNELS[about.image]):
+        raise BundleError(f"{place}: declared as a {about.image} picture and as {shown(shape)}")
+
+
 def _state(named: Named) -> Feature:
     shape = named.type.shape
     if named.type.dtype not in CARRIERS or shape is None or None in shape:
@@ -160,4 +199,5 @@ def _state(named: Named) -> Feature:
 
 def _output(named: Named, described: Mapping[str, Described]) -> Feature:
     about = described.get(named.name, Described())
+    _require_planes(f"output {named.name!r}", about, named.type.shape)
     return Feature(named.name, named.type.dtype, named.type.shape, about.image, plain=about.plain)

@@ -11,7 +11,7 @@ from edgevlm.runtimes.mlprogram.conditions import returned
 from edgevlm.runtimes.mlprogram.counts import count_ops
 from edgevlm.runtimes.mlprogram.deployment import advise, systems
 from edgevlm.runtimes.mlprogram.package import function_names, read_function, specification_version
-from edgevlm.runtimes.mlprogram.program import Described, Function, Named
+from edgevlm.runtimes.mlprogram.program import Constant, Described, Function, Named
 
 _SPECIFICATION = (".json", ".mlmodel")
 
@@ -44,10 +44,21 @@ def advise_package(path: Path) -> tuple[Advice, ...]:
 
 def _read(path: Path) -> tuple[tuple[Function, ...], int, dict[str, int]]:
     functions = tuple(read_function(path, name) for name in function_names(path))
+    for function in functions:
+        _read_constants(function)
     files = {
         each.relative_to(path).as_posix(): each.stat().st_size for each in sorted(path.rglob("*")) if each.is_file()
     }
     return functions, specification_version(path), files
+
+
+def _read_constants(function: Function) -> None:
+    """Refuses a package whose weights are cut short or missing; most are mapped, and none is copied for it."""
+    for operation in function.walk():
+        for argument in operation.arguments.values():
+            for each in argument:
+                if isinstance(each, Constant):
+                    each.read()
 
 
 def _weight_bytes(files: Mapping[str, int]) -> int:

@@ -107,6 +107,12 @@ def specification_version(path: Path) -> int:
 
 
 def _root_model(path: Path) -> Path:
+    if not path.exists():
+        raise BundleError(f"{path}: there is no such package", hint="check the path")
+    if path.is_file():
+        raise BundleError(
+            f"{path}: expected an .mlpackage folder, got a file", hint="an ML Program is saved as an .mlpackage"
+        )
     manifest = path / "Manifest.json"
     require_file(manifest, path, "expected an .mlpackage folder with a Manifest.json, which is missing")
     try:
@@ -116,7 +122,9 @@ def _root_model(path: Path) -> Path:
     except (OSError, RecursionError, ValueError) as error:
         raise BundleError(f"{manifest}: not readable as JSON: {error}", hint=_HINT) from error
     except (KeyError, TypeError) as error:
-        raise BundleError(f"{manifest}: names no root model ({error!r})", hint=_HINT) from error
+        raise BundleError(
+            f"{manifest}: expected a root model and its path, which it does not name", hint=_HINT
+        ) from error
     require_file(model_file, path, "the manifest names this model file, which is missing")
     return model_file
 

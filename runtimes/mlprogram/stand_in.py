@@ -56,6 +56,9 @@ class _Framework:
     def batchPredict(self, data: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return [self.predict(each) for each in data]
 
+    def get_compiled_model_path(self) -> str:
+        raise RuntimeError("compiled models exist on Apple's systems alone")
+
     def newState(self) -> State:
         return self._program.make_state()
 
