@@ -23,7 +23,9 @@ def targets(ops: str | None, as_json: bool) -> None:
     """List the targets, and whether their packages are installed.
 
     With --ops, list every op of a target's format instead: the opsets that define it, whether it is computed where the
-    target's own runtime is missing, and what tests compare its results with.
+    target's own runtime is missing, and what tests compare its results with: NumPy or torch computing what the op's
+    page says, coremltools' own value inference, an example on that page, a result written out by hand, or the
+    statistics of many random numbers.
 
     \b
     Example:
