@@ -41,7 +41,7 @@ def write_page(found: Sequence[Blame], title: str, path: Path) -> None:
     sections = "".join(_section(each) for each in found)
     path.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>{sections}</html>\n",
+        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>{_LEGEND}{sections}</html>\n",
         encoding="utf-8",
     )
 
@@ -65,14 +65,14 @@ def _section(found: Blame) -> str:
     return (
         f"<h2>{escape(found.component)}</h2>"
         f'<p class="{kind}">{escape(verdict(found))}. Parity sample {found.sample}, {len(found.steps)} ops.</p>'
-        f"{_plot(found)}{_LEGEND}{_table(found)}"
+        f"{_plot(found)}{_table(found)}"
     )
 
 
 def _plot(found: Blame) -> str:
     """Relative error against the order of the ops, on a logarithmic scale; hollow where the model has no such op."""
-    errors = [each.error for each in found.steps if each.error is not None]
-    low = math.floor(math.log10(max(_FLOOR, min((each for each in errors if each > 0), default=_FLOOR))))
+    errors = [each.error for each in found.steps if each.error]
+    low = math.floor(math.log10(max(_FLOOR, min((found.limit, *errors)))))
     high = 1.0
     across = (_WIDTH - _LEFT - 10) / max(1, len(found.steps) - 1)
 
