@@ -158,7 +158,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "empty label file": (["convert", "--target", "coreml", "--labels", "{empty}"], "expected a label per line"),
     "repeated label": (["convert", "--target", "coreml", "--labels", "{twice}"], "line 3 repeats the label 'cat'"),
     "no bundle": (["verify", "{empty}"], "expected a bundle folder"),
-    "no package": (["inspect", "gone.mlpackage"], "expected an .mlpackage folder"),
+    "no package": (["inspect", "gone.mlpackage"], "there is no such package"),
     "a file for a package": (["inspect", "{file}"], "expected an .mlpackage folder"),
     "a package of another kind": (["inspect", "{other}"], "expected an ML Program, got neuralNetwork"),
     "no list of ops": (["targets", "--ops", "tflite"], "computes no ops itself"),
