@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm.runtimes.coreml import apple_runtime_works
-
 # Two cores serve everyone: a thread a process is faster than threads that wait for one another. Backends read this
 # when they are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    from edgevlm.runtimes.coreml import apple_runtime_works
+
     if config.option.markexpr == "apple" and not apple_runtime_works():
         for item in items:
             item.add_marker(pytest.mark.skip(reason="Apple's predict() runs on macOS alone: nothing was compared"))

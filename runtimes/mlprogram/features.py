@@ -14,13 +14,12 @@ from edgevlm.errors import BundleError, TensorError, UnsupportedError
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME
 from edgevlm.runtimes.mlprogram.memory import require_room
 from edgevlm.runtimes.mlprogram.ops import CARRIERS
-from edgevlm.runtimes.mlprogram.program import Described, Function, ImageLayout, Named, Shape
+from edgevlm.runtimes.mlprogram.program import IMAGE_CHANNELS, Described, Function, ImageLayout, Named, Shape
 from edgevlm.runtimes.mlprogram.steps import fits, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1, "grey fp16": 1}
 _MODES: Mapping[ImageLayout, str] = {"rgb": "RGB", "bgr": "RGB", "grey": "L", "grey fp16": "F"}
 """The modes of PIL in which coremltools takes them; it returns RGB ones as RGBA."""
 
@@ -183,7 +182,7 @@ def _input(named: Named, described: Mapping[str, Described]) -> Feature:
 
 
 def _require_planes(place: str, about: Described, shape: Shape | None) -> None:
-    if about.image is not None and (shape is None or len(shape) != 4 or shape[1] != _IMAGE_CHANNELS[about.image]):
+    if about.image is not None and (shape is None or len(shape) != 4 or shape[1] != IMAGE_CHANNELS[about.image]):
         raise BundleError(f"{place}: declared as a {about.image} picture and as {shown(shape)}")
 
 

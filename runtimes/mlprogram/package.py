@@ -24,6 +24,7 @@ from edgevlm.errors import BundleError, MissingDependency, UnsupportedError
 from edgevlm.runtimes.mlprogram.dtypes import BY_SPEC_CODE, DType, decode
 from edgevlm.runtimes.mlprogram.opsets import SYSTEMS
 from edgevlm.runtimes.mlprogram.program import (
+    IMAGE_CHANNELS,
     Block,
     Constant,
     Described,
@@ -38,7 +39,6 @@ from edgevlm.runtimes.mlprogram.program import (
 from edgevlm.runtimes.mlprogram.weights import WeightFile, require_file
 
 _IMAGE_LAYOUTS: Mapping[int, ImageLayout] = {10: "grey", 20: "rgb", 30: "bgr", 40: "grey fp16"}  # ColorSpace
-_IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1, "grey fp16": 1}
 _KINDS: Mapping[str, Kind] = {
     "tensorType": "tensor",
     "listType": "list",
@@ -188,7 +188,7 @@ def _picture(name: str, picture: Any) -> Described:
     if picture.colorSpace not in _IMAGE_LAYOUTS:
         raise UnsupportedError(f"{name!r}: a picture of colour space {picture.colorSpace}")
     layout = _IMAGE_LAYOUTS[picture.colorSpace]
-    batch = (1, _IMAGE_CHANNELS[layout])
+    batch = (1, IMAGE_CHANNELS[layout])
     ranges = picture.imageSizeRange
     varies = picture.WhichOneof("SizeFlexibility") == "imageSizeRange"
     return Described(

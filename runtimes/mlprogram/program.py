@@ -14,6 +14,7 @@ Shape = tuple[int | None, ...]
 """None where a size is known only at run time."""
 ImageLayout = Literal["rgb", "bgr", "grey", "grey fp16"]
 """The channels of a picture in the graph's order; the pixels of `grey fp16` are half floats rather than bytes."""
+IMAGE_CHANNELS: Mapping[ImageLayout, int] = {"rgb": 3, "bgr": 3, "grey": 1, "grey fp16": 1}
 Literals = NDArray[np.generic] | str | tuple[str | int, ...]
 """What a constant can be: an array, a text, or a list of texts or whole numbers."""
 
