@@ -123,7 +123,7 @@ class Step:
         if len(results) != len(declared):
             raise BundleError(f"{where(self.operation)}: {len(declared)} results declared, {len(results)} computed")
         named = {
-            each.name: self._rounded(_checked(value, each, where(self.operation)), each, mode)
+            each.name: self._rounded(_checked(value, each, self.operation), each, mode)
             for each, value in zip(declared, results, strict=True)
         }
         if mode.observe is not None:
@@ -237,9 +237,7 @@ def _enter(block: Plan, environment: Mapping[str, Value], mode: Mode, *arguments
     mode.effort.steps += 1 + len(block.steps)
     if mode.effort.steps > MOST_STEPS:
         raise UnsupportedError(f"has not ended after {MOST_STEPS:,} ops")
-    given = {
-        each.name: _checked(value, each, "a nested block") for each, value in zip(block.inputs, arguments, strict=True)
-    }
+    given = {each.name: _checked(value, each, None) for each, value in zip(block.inputs, arguments, strict=True)}
     return block.run({**around, **given}, mode)
 
 
@@ -261,31 +259,39 @@ def _called(kind: type) -> str:
     return {torch.Tensor: "a tensor", str: "a text", TensorList: "a list", Cell: "a state"}.get(kind, "constants")
 
 
-def _checked(value: Value, declared: Named, place: str) -> Value:
-    """The value, in the type that carries the declared one."""
+def _checked(value: Value, declared: Named, operation: Operation | None) -> Value:
+    """The value, in the type that carries the declared one.
+
+    Args:
+        operation: What gave it; None for what a nested block is given.
+    """
     text = declared.type.dtype == "string" and declared.type.kind == "tensor"
     expected = str if text else _HOLDERS.get(declared.type.kind)
     if expected is None or not isinstance(value, expected):
         raise BundleError(
-            f"{place}: the program declares {declared.name!r} as a {declared.type.kind} of "
+            f"{_place(operation)}: the program declares {declared.name!r} as a {declared.type.kind} of "
             f"{declared.type.dtype}, which the op's result is not"
         )
     if not isinstance(value, torch.Tensor):
         return value
     if not fits(value.shape, declared.type.shape):
         raise BundleError(
-            f"{place}: the program declares {declared.name!r} as {shown(declared.type.shape)}, "
+            f"{_place(operation)}: the program declares {declared.name!r} as {shown(declared.type.shape)}, "
             f"but the op's result is {shown(value.shape)}"
         )
     carrier = CARRIERS[declared.type.dtype]
     if value.dtype != carrier:
         if _family(value.dtype) != _family(carrier):
             raise BundleError(
-                f"{place}: the program declares {declared.name!r} as {declared.type.dtype}, "
+                f"{_place(operation)}: the program declares {declared.name!r} as {declared.type.dtype}, "
                 f"but the op's result is {_family(value.dtype)}"
             )
         value = value.to(carrier)
     return value
+
+
+def _place(operation: Operation | None) -> str:
+    return "a nested block" if operation is None else where(operation)
 
 
 def _family(dtype: torch.dtype) -> str:
