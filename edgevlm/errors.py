@@ -10,6 +10,8 @@ EdgeVLMError
  │    ├── EnrichmentError           descriptions that cannot be read, or a language model that does not answer
  │    ├── OutputError               an output that exists, cannot be written, or does not fit
  │    ├── BundleError               a bundle that is damaged or not one
+ │    ├── DeviceError               a device that is unknown, not reached, or cannot run what it is asked to
+ │    │    └── ConnectionLost           one that was reached, and no longer is
  │    ├── TensorError               a session input with the wrong name, dtype or shape
  │    └── UnsupportedError          an op, a target or a combination that EdgeVLM does not carry
  ├── CheckFailed                exit 1: the work was done and a check on it failed
@@ -75,6 +77,14 @@ class OutputError(InputError):
 
 class BundleError(InputError):
     """A bundle is damaged, incomplete, of an unknown version, or not a bundle."""
+
+
+class DeviceError(InputError):
+    """A device is unknown, cannot be reached, lacks something, or cannot run what it is asked to."""
+
+
+class ConnectionLost(DeviceError):
+    """A device was reached and no longer is; what was asked of it can be asked again."""
 
 
 class TensorError(InputError):

@@ -30,6 +30,7 @@ LAYERS = (
     {"registry", "bundle_model", "parity"},
     {"models", "data", "distillation", "enrichment", "evaluation", "compression"},
     {"golden", "audit", "prepared", "contents", "pipeline", "api", "report", "tuning", "blame"},
+    {"onboard", "devices", "emulation", "bench"},
     {"commands", "cli", "__main__"},
 )
 TARGET_CODE = LAYERS[0] | LAYERS[1]

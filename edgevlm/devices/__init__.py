@@ -1,0 +1,1 @@
+"""Which devices there are, what is known of each, and how one reaches it."""

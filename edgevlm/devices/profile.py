@@ -1,0 +1,146 @@
+"""What is known of a device: its processor, its memory, how it is reached, and who measured what on it.
+
+The built-in profiles are in `profiles.yaml`, which says what each key means; a user's own file looks the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from edgevlm import schema
+from edgevlm.errors import DeviceError
+
+Reach = Literal["local", "ssh", "adb", "qemu-user", "none"]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Cores of one kind.
+
+    Attributes:
+        core: What its maker calls it, such as `Cortex-A76`.
+        cores: How many there are.
+        clock_mhz: At most.
+        qemu_cpu: QEMU's name of a CPU that has the same instructions.
+        stands_in: Whether that one is another core than `core`.
+        dot_product: Whether it has Armv8.2's dot products of int8, which XNNPACK's int8 kernels use.
+    """
+
+    core: str
+    cores: int
+    clock_mhz: int
+    qemu_cpu: str = ""
+    stands_in: bool = False
+    dot_product: bool = False
+
+
+@dataclass(frozen=True)
+class CalibrationPoint:
+    """A latency that somebody measured on the device and published.
+
+    Attributes:
+        network: What ran, such as `MobileNetV2 fp32`.
+        unit: What it ran on.
+        threads: CPU threads; 0 where it was not the CPU.
+        latency_ms: What they measured.
+        source: Where they published it.
+        multiply_adds_millions: Of the network, where a figure of an NPU or GPU is to be scaled from it.
+    """
+
+    network: str
+    unit: Literal["cpu", "gpu", "npu"]
+    threads: int
+    latency_ms: float
+    source: str
+    multiply_adds_millions: float | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A device.
+
+    Attributes:
+        title: What people call it.
+        reach: How it is asked where no address is given: `qemu-user` emulates it; `none` cannot.
+        chip: The system on a chip.
+        cpu: Its clusters, the fastest first. Empty for this host, which tells by itself.
+        memory_mb: RAM in MiB; 0 where it is not known.
+        bandwidth_gb_s: Of the memory, in 10^9 bytes a second; 0 where it is not known.
+        system: The oldest operating system that it was sold with, or `linux`; says which targets it can run.
+        targets: Those that it can run.
+        address: `ssh://user@host[:port]` or `adb://serial`, in a user's own profile.
+        python: The interpreter over there; found by itself where empty.
+        runner: An executable over there, or to be pushed, that takes the place of Python: see `edgevlm.devices.adb`.
+        calibration: What was measured on it.
+        sources: Where the figures above are from.
+    """
+
+    title: str
+    reach: Reach
+    chip: str
+    targets: tuple[str, ...]
+    cpu: tuple[Cluster, ...] = ()
+    memory_mb: int = 0
+    bandwidth_gb_s: float = 0.0
+    address: str = ""
+    python: str = ""
+    runner: str = ""
+    calibration: tuple[CalibrationPoint, ...] = ()
+    sources: tuple[str, ...] = field(default=())
+
+    @property
+    def fastest(self) -> Cluster | None:
+        """The cores that one thread runs on."""
+        return self.cpu[0] if self.cpu else None
+
+
+@cache
+def builtin() -> Mapping[str, Profile]:
+    """The built-in profiles by name."""
+    path = files("edgevlm.devices") / "profiles.yaml"
+    return _parse(path.read_text(encoding="utf-8"), "edgevlm's profiles.yaml")
+
+
+def read(path: Path) -> Mapping[str, Profile]:
+    """The profiles in a user's file.
+
+    Raises:
+        DeviceError: it is missing, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeviceError(
+            f"{path}: not readable: {error}", hint="edgevlm devices --show NAME prints one to copy"
+        ) from error
+    return _parse(text, str(path))
+
+
+def find(name: str, known: Mapping[str, Profile]) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        DeviceError: there is none; near names are suggested.
+    """
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        raise DeviceError(
+            f"no device {name!r}",
+            hint=f"{' or '.join(near)}?"
+            if near
+            else "edgevlm devices lists them; ssh://USER@HOST and adb://SERIAL work too",
+        )
+    return known[name]
+
+
+def _parse(text: str, where: str) -> Mapping[str, Profile]:
+    data = schema.read_yaml(text, where=where, error=DeviceError)
+    return {
+        name: schema.read(Profile, value, where=f"{where}: {name}", error=DeviceError) for name, value in data.items()
+    }
