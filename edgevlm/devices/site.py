@@ -23,7 +23,7 @@ from edgevlm.progress import silent
 PACKAGES = ("numpy", "pillow", "tokenizers")
 """What every bundle needs."""
 BACKENDS = {"tflite": "ai-edge-litert"}
-"""What a target needs besides; ExecuTorch's bindings need torch, which no board is sent: it has its own, or a runner."""
+"""What a target needs besides. ExecuTorch's bindings need torch, which no board is sent."""
 
 _GLIBC = {"x86_64": ("2_28", "2_27", "2_17"), "aarch64": ("2_28", "2_27", "2_17")}
 _LEGACY = "manylinux2014"  # what 2_17 was called
