@@ -111,7 +111,7 @@ class BundleModel(Closing):
         if self.tokenizer is None and all(label in self.labels for label in labels):
             scores = self.classify(images)[:, [self.labels.index(str(label)) for label in labels]]
             return np.asarray(scores / scores.sum(1, keepdims=True), np.float32)  # a softmax over these alone
-        return scores(self.encode_image(images), self._embed_labels(labels), self.bundle.manifest.logit_scale)
+        return label_scores(self.encode_image(images), self._embed_labels(labels), self.bundle.manifest.logit_scale)
 
     def _embed_labels(self, labels: Sequence[str | Sequence[str]]) -> F32:
         several = [(label,) if isinstance(label, str) else tuple(label) for label in labels]
@@ -131,7 +131,7 @@ class BundleModel(Closing):
         return row
 
 
-def scores(images: F32, labels: F32, logit_scale: float) -> F32:
+def label_scores(images: F32, labels: F32, logit_scale: float) -> F32:
     """How well each label describes each picture: softmax of the scaled cosines.
 
     Args:

@@ -1,7 +1,7 @@
 """What runs on the device itself: one job a process, in `python -m edgevlm.onboard`.
 
-The first line of stdin is the job, a JSON object with `job`, its name (`__main__.py` lists them), and what that job takes.
-stdout is JSON lines, each with one key:
+The first line of stdin is the job, a JSON object with `job`, its name (`__main__.py` lists them), and what that job
+takes. stdout is JSON lines, each with one key:
 
     {"progress": {"stage": "...", "share": 0.5}}     any number of them; `share` may be null
     {"result": {...}}                                once, at the end; or

@@ -64,7 +64,7 @@ def _say(out: TextIO, data: Mapping[str, Any]) -> None:
 
 
 def _end_with_stdin() -> None:
-    while sys.stdin.buffer.read1(4096):
+    while sys.stdin.readline():
         pass
     os._exit(3)
 

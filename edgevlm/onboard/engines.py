@@ -123,7 +123,7 @@ class OnnxEngine:
     """
 
     def __init__(self, path: Path, provider: str, threads: int, tensor: TensorSpec) -> None:
-        self.files = (path,)
+        self.files: tuple[Path, ...] = (path,)
         self._provider, self._threads = provider, threads
         self._inputs = {tensor.name: _arbitrary(tensor)}
         self._library = _require("onnxruntime")
@@ -155,7 +155,7 @@ class OpenVINOEngine:
     """OpenVINO on the CPU, in float32 where the file is; see `Engine`."""
 
     def __init__(self, path: Path, threads: int, tensor: TensorSpec) -> None:
-        self.files = (path, path.with_suffix(".bin"))
+        self.files: tuple[Path, ...] = (path, path.with_suffix(".bin"))
         self._threads, self._input = threads, _arbitrary(tensor)
         self._library = _require("openvino")
         self._run: Callable[[], F32] | None = None

@@ -32,7 +32,7 @@ def sustain(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     began = time.monotonic()
     while (now := time.monotonic() - began) < seconds:
         progress(f"running without a pause, {now:.0f} of {seconds:.0f} s", now / seconds)
-        times_ms = []
+        times_ms: list[float] = []
         end = time.perf_counter() + min(WINDOW_SECONDS, seconds)
         while not times_ms or time.perf_counter() < end:
             start = time.perf_counter()

@@ -93,7 +93,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    facts = dict((part.strip() for part in line.split(":", 1)) for line in reversed(lines) if ":" in line)
+    facts: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), value.strip())
     if "model name" in facts:
         return facts["model name"]
     if "CPU part" in facts:  # Arm's kernels give numbers, which `lscpu` has names for

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgevlm import schema
-from edgevlm.bundle_model import scores
+from edgevlm.bundle_model import label_scores
 from edgevlm.interfaces import Progress
 from edgevlm.onboard.engines import TEXT, BundleEngine, make, sample_picture
 from edgevlm.onboard.figures import Spread, Times
@@ -92,5 +92,5 @@ def _stages(engine: BundleEngine) -> dict[str, Spread]:
     if engine.component == "encode_image":
         texts = np.ones((LABELS, manifest.embedding_dim), np.float32)
         answer = engine.run()
-        found["postprocess_ms"] = quick(lambda: scores(answer, texts, manifest.logit_scale))
+        found["postprocess_ms"] = quick(lambda: label_scores(answer, texts, manifest.logit_scale))
     return found
