@@ -111,9 +111,7 @@ class BundleModel(Closing):
         if self.tokenizer is None and all(label in self.labels for label in labels):
             scores = self.classify(images)[:, [self.labels.index(str(label)) for label in labels]]
             return np.asarray(scores / scores.sum(1, keepdims=True), np.float32)  # a softmax over these alone
-        logits = self.bundle.manifest.logit_scale * self.encode_image(images) @ self._embed_labels(labels).T
-        exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)
+        return label_scores(self.encode_image(images), self._embed_labels(labels), self.bundle.manifest.logit_scale)
 
     def _embed_labels(self, labels: Sequence[str | Sequence[str]]) -> F32:
         several = [(label,) if isinstance(label, str) else tuple(label) for label in labels]
@@ -131,3 +129,19 @@ class BundleModel(Closing):
         (answer,) = self.session.run(component, {name: value}).values()
         row: F32 = answer[0]
         return row
+
+
+def label_scores(images: F32, labels: F32, logit_scale: float) -> F32:
+    """How well each label describes each picture: softmax of the scaled cosines.
+
+    Args:
+        images: Embeddings, float32 [N, D], unit norm.
+        labels: Likewise, float32 [L, D].
+        logit_scale: Factor of the cosines.
+
+    Returns:
+        float32 [N, L]; each row sums to 1.
+    """
+    logits = logit_scale * images @ labels.T
+    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)

@@ -11,7 +11,8 @@ EdgeVLMError
  │    ├── OutputError               an output that exists, cannot be written, or does not fit
  │    ├── BundleError               a bundle that is damaged or not one
  │    ├── DeviceError               a device that is unknown, not reached, or cannot run what it is asked to
- │    │    └── ConnectionLost           one that was reached, and no longer is
+ │    │    ├── ConnectionLost           one that was reached, and no longer is
+ │    │    └── OutOfMemory              one that has too little memory for it
  │    ├── TensorError               a session input with the wrong name, dtype or shape
  │    └── UnsupportedError          an op, a target or a combination that EdgeVLM does not carry
  ├── CheckFailed                exit 1: the work was done and a check on it failed
@@ -85,6 +86,10 @@ class DeviceError(InputError):
 
 class ConnectionLost(DeviceError):
     """A device was reached and no longer is; what was asked of it can be asked again."""
+
+
+class OutOfMemory(DeviceError):
+    """A device killed what was asked of it for want of memory: it does not fit."""
 
 
 class TensorError(InputError):

@@ -1,0 +1,187 @@
+"""An artefact and a sample to run it on, whoever's engine it is."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm import registry
+from edgevlm.boundary import find_component
+from edgevlm.bundle import Bundle
+from edgevlm.errors import DeviceError, MissingDependency
+from edgevlm.interfaces import F32, Array, Session
+from edgevlm.preprocessing import preprocess
+from edgevlm.spec import TensorSpec
+from edgevlm.tokenizing import Tokenizer
+
+PICTURE_SHAPE = (960, 1280, 3)
+"""Of the sample picture, [H, W, C]: what a camera's preview has."""
+TEXT = "a photo of two green triangles to the left of a red bicycle"
+
+_LIBRARIES = {
+    "tflite": ("ai_edge_litert.interpreter", "tflite_runtime.interpreter"),
+    "executorch": ("torch", "executorch.extension.pybindings._portable_lib", "executorch.kernels.quantized"),
+}
+
+
+class Engine(Protocol):
+    """An artefact that is loaded when asked, and then runs one component on the same sample each time."""
+
+    files: tuple[Path, ...]
+    """What loading reads."""
+
+    def load(self) -> None:
+        """Opens the artefact; its libraries are imported before."""
+
+    def run(self) -> F32:
+        """One inference."""
+
+
+def make(job: Mapping[str, Any]) -> Engine:
+    """The engine that a job names: a `bundle` and a `component`, or a peer's `onnx` or `openvino` file; `threads`.
+
+    Raises:
+        DeviceError: its times would say nothing, or the device lacks the provider.
+        BundleError: the bundle is damaged.
+        MissingDependency: a package is not installed.
+    """
+    if "bundle" in job:
+        return BundleEngine(Bundle.open(job["bundle"]), job["component"], job["threads"])
+    tensor = TensorSpec(**job["input"])
+    if "onnx" in job:
+        return OnnxEngine(Path(job["onnx"]), job["provider"], job["threads"], tensor)
+    return OpenVINOEngine(Path(job["openvino"]), job["threads"], tensor)
+
+
+def sample_picture() -> NDArray[np.uint8]:
+    """uint8 of `PICTURE_SHAPE`: smooth, with some noise, the same everywhere."""
+    height, width, _ = PICTURE_SHAPE
+    rows, columns = np.mgrid[0:height, 0:width]
+    smooth = np.stack([rows * 255 // height, columns * 255 // width, (rows + columns) * 255 // (height + width)], -1)
+    noise = np.random.default_rng(0).integers(-20, 20, PICTURE_SHAPE)
+    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+
+
+class BundleEngine:
+    """One of ours; see `Engine`."""
+
+    def __init__(self, bundle: Bundle, component: str, threads: int) -> None:
+        self.bundle, self.component, self._threads = bundle, component, threads
+        found = find_component(dict(bundle.components), component)
+        self.files = tuple(
+            sorted(bundle.path / name for name in bundle.manifest.files if name.split("/")[0] == found.file)
+        )
+        self.inputs = sample_inputs(bundle, component)
+        for library in _LIBRARIES.get(bundle.manifest.target, ()):
+            with contextlib.suppress(ImportError):  # the runtime says what is missing, and what to do
+                importlib.import_module(library)
+        self._runtime = registry.runtime(bundle.manifest.target)
+        self._session: Session | None = None
+
+    def load(self) -> None:
+        """Opens the bundle.
+
+        Raises:
+            DeviceError: what runs it here is not what an app would run.
+        """
+        self._session = self._runtime.open(self.bundle, threads=self._threads)
+        if self._session.evidence == "program-semantics":
+            raise DeviceError(
+                "this computer evaluates Core ML op by op, which proves answers and says nothing about a device's time",
+                hint="run this on a Mac, or ask for an estimate with --device iphone-12-pro-max",
+            )
+
+    def run(self) -> F32:
+        """One inference, float32 [1, D]."""
+        if self._session is None:
+            raise ValueError("not loaded")
+        (answer,) = self._session.run(self.component, self.inputs).values()
+        return answer
+
+
+def sample_inputs(bundle: Bundle, component: str) -> dict[str, Array]:
+    """The sample as a component of a bundle takes it."""
+    (tensor,) = find_component(dict(bundle.components), component).spec.inputs
+    if tensor.dtype == "float32":
+        return {tensor.name: preprocess(sample_picture(), bundle.manifest.image)}
+    if bundle.manifest.text is None:
+        raise DeviceError(f"{bundle.path}: {component} takes token ids, and the bundle has no tokenizer")
+    return {tensor.name: Tokenizer(bundle.manifest.text, bundle.path).encode([TEXT])}
+
+
+class OnnxEngine:
+    """ONNX Runtime on one execution provider; see `Engine`.
+
+    Args:
+        provider: Such as `CPUExecutionProvider`; `CUDAExecutionProvider` and `TensorrtExecutionProvider` on a Jetson.
+    """
+
+    def __init__(self, path: Path, provider: str, threads: int, tensor: TensorSpec) -> None:
+        self.files: tuple[Path, ...] = (path,)
+        self._provider, self._threads = provider, threads
+        self._inputs = {tensor.name: _arbitrary(tensor)}
+        self._library = _require("onnxruntime")
+        if provider not in self._library.get_available_providers():
+            raise DeviceError(
+                f"ONNX Runtime has no {provider} here: {', '.join(self._library.get_available_providers())}",
+                hint="JetPack's own build of onnxruntime-gpu has CUDA and TensorRT",
+            )
+        self._run: Callable[[], F32] | None = None
+
+    def load(self) -> None:
+        """Opens the file."""
+        options = self._library.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
+        session = self._library.InferenceSession(str(self.files[0]), options, providers=[self._provider])
+        ran_on = session.get_providers()[0]
+        if ran_on != self._provider:
+            raise DeviceError(f"{self._provider} did not start, and ONNX Runtime fell back on {ran_on}")
+        self._run = lambda: session.run(None, self._inputs)[0]
+
+    def run(self) -> F32:
+        """One inference."""
+        if self._run is None:
+            raise ValueError("not loaded")
+        return self._run()
+
+
+class OpenVINOEngine:
+    """OpenVINO on the CPU, in float32 where the file is; see `Engine`."""
+
+    def __init__(self, path: Path, threads: int, tensor: TensorSpec) -> None:
+        self.files: tuple[Path, ...] = (path, path.with_suffix(".bin"))
+        self._threads, self._input = threads, _arbitrary(tensor)
+        self._library = _require("openvino")
+        self._run: Callable[[], F32] | None = None
+
+    def load(self) -> None:
+        """Opens and compiles the file."""
+        exact = {"INFERENCE_NUM_THREADS": self._threads, "INFERENCE_PRECISION_HINT": "f32"}  # else bf16 where it can
+        request = self._library.Core().compile_model(self.files[0], "CPU", exact).create_infer_request()
+        self._run = lambda: request.infer([self._input], share_inputs=True)[0]
+
+    def run(self) -> F32:
+        """One inference."""
+        if self._run is None:
+            raise ValueError("not loaded")
+        return self._run()
+
+
+def _arbitrary(tensor: TensorSpec) -> Array:
+    random = np.random.default_rng(0)
+    if tensor.dtype == "float32":
+        return random.uniform(0, 255, tensor.shape).astype(np.float32)
+    return random.integers(1, 40, tensor.shape).astype(np.int32)
+
+
+def _require(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise MissingDependency(package, extra="peers") from None

@@ -1,0 +1,140 @@
+"""What a device says of an artefact that it ran, and of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Repeated times of one thing, in milliseconds."""
+
+    median: float
+    p90: float
+    p95: float
+    min: float
+    max: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Times:
+    """Latency on a machine that ran it.
+
+    Attributes:
+        cold_load_ms: Opening the artefact in a fresh process, its libraries imported.
+        page_cache_share: Share of the artefact's pages that were in memory just before, 0..1; None where the system
+            does not tell.
+        first_ms: The first inference, which packs weights and allocates.
+        engine_ms: Later inferences.
+        preprocess_ms: From a decoded picture to the pixels that the component takes; None for a text tower.
+        tokenise_ms: From a text to token ids; None for an image tower.
+        postprocess_ms: From the component's output to the answer that an app shows; None where there is nothing to do.
+    """
+
+    cold_load_ms: float
+    page_cache_share: float | None
+    first_ms: float
+    engine_ms: Spread
+    preprocess_ms: Spread | None = None
+    tokenise_ms: Spread | None = None
+    postprocess_ms: Spread | None = None
+
+    @property
+    def per_second(self) -> float:
+        """Inferences a second, one after the other."""
+        return 1e3 / self.engine_ms.median
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peaks of a process that opens the artefact and runs one component three times, in bytes.
+
+    Attributes:
+        anonymous_bytes: Memory of its own, which cannot be dropped: what counts against an app.
+        file_mapped_bytes: Pages of mapped files, which the system may drop and read again.
+        resident_bytes: Both together.
+        before_bytes: What was resident of both before the artefact was opened: the interpreter and its libraries.
+    """
+
+    anonymous_bytes: int
+    file_mapped_bytes: int
+    resident_bytes: int
+    before_bytes: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """One stretch of a sustained run.
+
+    Attributes:
+        at_seconds: When it ended, from the start of the run.
+        median_ms: Of the inferences in it.
+        temperature_c: The hottest sensor at its end; None where the system does not tell.
+        clock_mhz: The fastest core's clock at its end; None where the system does not tell.
+    """
+
+    at_seconds: float
+    median_ms: float
+    temperature_c: float | None
+    clock_mhz: float | None
+
+
+@dataclass(frozen=True)
+class Sustained:
+    """Inference without a pause.
+
+    Attributes:
+        windows: In order, of about a second each.
+        throttled: The system's own word, such as a Raspberry Pi's throttling flags; None where it has none.
+    """
+
+    windows: tuple[Window, ...]
+    throttled: str | None = None
+
+    @property
+    def slowdown(self) -> float:
+        """The last tenth's median time over the first tenth's."""
+        tenth = max(1, len(self.windows) // 10)
+        first, last = (
+            sorted(each.median_ms for each in part)[tenth // 2]
+            for part in (self.windows[:tenth], self.windows[-tenth:])
+        )
+        return last / first
+
+
+@dataclass(frozen=True)
+class System:
+    """The machine that a figure comes from.
+
+    Attributes:
+        model: The board's or computer's own name for itself; empty where it has none.
+        processor: Its processor's.
+        architecture: As `uname -m` has it.
+        cores: Logical ones that the process may use.
+        memory_bytes: Of the whole machine.
+        system: Operating system and its version.
+        python: Version of the interpreter; empty where none ran.
+        governor: The clock governor; None where the system does not tell.
+        clock_mhz, most_clock_mhz: Now, and at most; None where the system does not tell.
+        temperature_c: The hottest sensor; None where the system does not tell.
+        load: Mean number of busy processes in the last minute.
+        emulator: What plays the machine; None for a real one.
+        versions: Of the packages that shape a figure.
+    """
+
+    model: str
+    processor: str
+    architecture: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    governor: str | None
+    clock_mhz: float | None
+    most_clock_mhz: float | None
+    temperature_c: float | None
+    load: float
+    emulator: str | None
+    versions: Mapping[str, str]

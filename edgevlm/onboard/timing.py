@@ -1,0 +1,96 @@
+"""The job `time`: cold load, first inference, then warm ones, and what comes before and after the engine.
+
+{"job": "time", "bundle": PATH, "component": NAME, "threads": N, "seconds": S}
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from edgevlm import schema
+from edgevlm.bundle_model import label_scores
+from edgevlm.interfaces import Progress
+from edgevlm.onboard.engines import TEXT, BundleEngine, make, sample_picture
+from edgevlm.onboard.figures import Spread, Times
+from edgevlm.onboard.pages import drop, resident_share
+from edgevlm.preprocessing import preprocess
+from edgevlm.tokenizing import Tokenizer
+
+LEAST_RUNS, MOST_RUNS = 5, 5000
+LABELS = 100
+"""Labels that a picture's embedding is compared with after the engine."""
+_WARM_UP_SECONDS = 0.3
+
+
+def clock(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
+    """Times one component in this process, which has not run it before; a `Times` in plain values."""
+    engine = make(job)
+    drop(engine.files)
+    share = resident_share(engine.files)
+    cold_load_ms = _once(engine.load)
+    first_ms = _once(engine.run)
+    engine_ms = repeat(engine.run, float(job["seconds"]))
+    stages = _stages(engine) if isinstance(engine, BundleEngine) else {}
+    plain: Mapping[str, Any] = schema.write(Times(cold_load_ms, share, first_ms, engine_ms, **stages))
+    return plain
+
+
+def repeat(run: Callable[[], object], seconds: float) -> Spread:
+    """Times something again and again.
+
+    Args:
+        run: What is timed.
+        seconds: About how long, warm-up aside; at least `LEAST_RUNS` runs and at most `MOST_RUNS`.
+    """
+    _for_seconds(run, min(_WARM_UP_SECONDS, seconds), 1)
+    return spread(_for_seconds(run, seconds, LEAST_RUNS))
+
+
+def spread(times_ms: Sequence[float]) -> Spread:
+    """The figures of repeated times."""
+    median, p90, p95 = np.percentile(times_ms, [50, 90, 95])
+    return Spread(float(median), float(p90), float(p95), min(times_ms), max(times_ms), len(times_ms))
+
+
+def _for_seconds(run: Callable[[], object], seconds: float, least: int) -> list[float]:
+    """Every time in milliseconds. The collector, which would land in some runs and not in others, is off meanwhile."""
+    times_ns: list[int] = []
+    clock_ns = time.perf_counter_ns
+    gc.collect()
+    gc.disable()
+    try:
+        end = clock_ns() + int(seconds * 1e9)
+        while len(times_ns) < least or (clock_ns() < end and len(times_ns) < MOST_RUNS):
+            began = clock_ns()
+            run()
+            times_ns.append(clock_ns() - began)
+    finally:
+        gc.enable()
+    return [each / 1e6 for each in times_ns]
+
+
+def _once(run: Callable[[], object]) -> float:
+    began = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - began) / 1e6
+
+
+def _stages(engine: BundleEngine) -> dict[str, Spread]:
+    manifest = engine.bundle.manifest
+    quick = partial(repeat, seconds=0.2)
+    if engine.component == "encode_text" and manifest.text is not None:
+        tokenizer = Tokenizer(manifest.text, engine.bundle.path)
+        return {"tokenise_ms": quick(lambda: tokenizer.encode([TEXT]))}
+    picture = sample_picture()
+    found = {"preprocess_ms": quick(lambda: preprocess(picture, manifest.image))}
+    if engine.component == "encode_image":
+        texts = np.ones((LABELS, manifest.embedding_dim), np.float32)
+        answer = engine.run()
+        found["postprocess_ms"] = quick(lambda: label_scores(answer, texts, manifest.logit_scale))
+    return found
