@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -20,6 +20,7 @@ from types import FrameType
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _unfinished: set[Path] = set()
 _advice = ["nothing was left half-written"]
+_endings: list[Callable[[], None]] = []
 _waiting: list[int] | None = None  # the signals that came while `put_off` holds them back
 
 
@@ -55,6 +56,20 @@ def advice(text: str) -> Iterator[None]:
 
 
 @contextmanager
+def at_stop(action: Callable[[], None]) -> Iterator[None]:
+    """While the block runs, what a stopped command does before it ends: tidies up on another machine, say.
+
+    It must be a matter of seconds. A second Ctrl-C ends it.
+    """
+    _endings.append(action)
+    try:
+        yield
+    finally:
+        if action in _endings:
+            _endings.remove(action)
+
+
+@contextmanager
 def put_off() -> Iterator[None]:
     """Signals wait until the block has run: for a few renames that belong together."""
     global _waiting
@@ -81,6 +96,9 @@ def clean_exit() -> Iterator[None]:
             _waiting.append(number)
             return
         if os.getpid() == owner:  # a forked worker ends without a word
+            while _endings:
+                with suppress(Exception):
+                    _endings.pop()()
             for path in _unfinished:
                 _remove(path)
             clear_line_and_show_cursor = "\r\x1b[2K\x1b[?25h" if os.isatty(stderr) else ""

@@ -1,0 +1,47 @@
+"""This computer as a machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import edgevlm
+from edgevlm.devices.answers import answers
+from edgevlm.interfaces import Progress
+from edgevlm.progress import silent
+
+
+class Local:
+    """This computer. Nothing is copied; each job gets a fresh process of this Python."""
+
+    emulator: str | None = None
+
+    def __init__(self) -> None:
+        self.architecture = platform.machine()
+
+    def put(self, local: Path, progress: Progress = silent) -> str:
+        """The file where it lies."""
+        return str(local.resolve())
+
+    def ask(self, job: Mapping[str, Any], *, timeout_seconds: float) -> Iterator[Mapping[str, Any]]:
+        """Runs one job in a fresh process; see `Machine`.
+
+        Raises:
+            DeviceError: it failed, took too long, or crashed.
+            OutOfMemory: it was killed for want of memory.
+        """
+        # -P: a file in the working directory must not pass for a package; ours is found where it is running from.
+        paths = [str(Path(edgevlm.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        command = [sys.executable, "-P", "-m", "edgevlm.onboard"]
+        return answers(command, job, timeout_seconds=timeout_seconds, environment=environment)
+
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
