@@ -66,7 +66,8 @@ def subjects(bundles: Sequence[Bundle], components: Sequence[str]) -> tuple[Bund
 def describe(bundle: Bundle) -> Artefact:
     """What results call a bundle."""
     manifest = bundle.manifest
-    cosines = [check.value for check in manifest.parity.checks if check.measure == "min_cosine"] if manifest.parity else []
+    checks = manifest.parity.checks if manifest.parity else ()
+    cosines = [check.value for check in checks if check.measure == "centred_cosine"]
     return Artefact(
         name=bundle.path.name,
         model=manifest.source.name,

@@ -88,7 +88,7 @@ def _measured(
         memory = _memory(machine, {**job, "threads": counts[0]}, progress)
     for threads in counts if subject.on_cpu else (1,):
         progress(f"timing with {threads} {'thread' if threads == 1 else 'threads'}", None)
-        timed = _ask(machine, {**job, "job": "time", "threads": threads, "seconds": effort.seconds}, progress)
+        timed = _ask(machine, {"job": "time", **job, "threads": threads, "seconds": effort.seconds}, progress)
         sustained = None
         if effort.sustained_seconds and threads == counts[-1]:
             sustained = _sustained(machine, {**job, "threads": threads}, effort.sustained_seconds, progress)

@@ -1,7 +1,7 @@
 """One device in a process of its own: `python -m edgevlm.bench.worker`, with `edgevlm.onboard`'s protocol.
 
-It takes an `Assignment` in plain values, and says any number of results: the lines of `results.jsonl`. When whoever asked
-is gone it stops, and what it set up elsewhere is removed.
+It takes an `Assignment` in plain values, and says any number of results: the lines of `results.jsonl`. When whoever
+asked is gone it stops, and what it set up elsewhere is removed.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from edgevlm import interrupts, schema
+from edgevlm import schema
 from edgevlm.bench.artefacts import BundledSubject, open_all, subjects
 from edgevlm.bench.measure import Effort, measure
 from edgevlm.bench.results import Failed, Result, to_json
+from edgevlm.bundle import Bundle
 from edgevlm.devices.device import Device
 from edgevlm.devices.machine import Machine
 from edgevlm.errors import DeviceError, EdgeVLMError
@@ -75,9 +76,33 @@ def examine(assignment: Assignment, progress: Progress) -> Iterator[Result]:
 
         yield from measure_phone(device, asked, assignment.effort, progress)
     else:
-        with _machine(device, progress) as machine:
-            wanted = [*asked, *(_peers(machine, bundles, assignment, progress) if assignment.peers else ())]
-            yield from measure(machine, device.name, wanted, assignment.effort, progress)
+        with _machine(device, sorted({each.artefact.target for each in asked}), progress) as machine:
+            yield from measure(machine, device.name, asked, assignment.effort, progress)
+            if assignment.peers:
+                yield from _measure_peers(machine, assignment, bundles, progress)
+
+
+def _measure_peers(
+    machine: Machine, assignment: Assignment, bundles: Sequence[Bundle], progress: Progress
+) -> Iterator[Result]:
+    """Other toolchains' files of each model that the bundles were made of."""
+    from edgevlm.bench.peers import make_peers, offers
+    from edgevlm.blame.bundles import source_model
+
+    device = assignment.device.name
+    offered = offers(machine)
+    for bundle in {each.manifest.source.revision: each for each in bundles}.values():
+        try:
+            model = source_model(bundle, None)
+            wanted = [each for each in model.programs if not assignment.components or each in assignment.components]
+            made = list(make_peers(model, bundle, wanted, offered, progress))
+        except EdgeVLMError as error:
+            yield Failed(device, None, f"other toolchains' files of {bundle.path.name}: {error.message}", error.hint)
+            continue
+        if not made:
+            message = "neither ONNX Runtime nor OpenVINO nor trtexec is installed there, so there are no peers"
+            yield Failed(device, None, message, "pip install 'edgevlm[peers]'")
+        yield from measure(machine, device, made, assignment.effort, progress)
 
 
 def _refusal(device: Device, subject: BundledSubject) -> Failed | None:
@@ -93,11 +118,15 @@ def _refusal(device: Device, subject: BundledSubject) -> Failed | None:
     )
 
 
-def _machine(device: Device, progress: Progress) -> Machine:
+def _machine(device: Device, targets: Sequence[str], progress: Progress) -> Machine:
+    from edgevlm.devices.address import parse
     from edgevlm.devices.local import Local
     from edgevlm.devices.ssh import Ssh
 
-    return Local() if device.profile.reach == "local" else Ssh(device.profile, progress)
+    profile = device.profile
+    if profile.reach == "local":
+        return Local()
+    return Ssh(parse(profile.address), python=profile.python, targets=targets, progress=progress)
 
 
 def main() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from edgevlm.devices.profile import Profile, Reach, find
+from edgevlm.devices.address import parse
+from edgevlm.devices.profile import Profile, find
 from edgevlm.errors import DeviceError
 
-_SCHEMES: Mapping[str, Reach] = {"ssh": "ssh", "adb": "adb"}
 _UNKNOWN = Profile(title="", reach="ssh", chip="", targets=("tflite", "executorch", "coreml"))
 
 
@@ -43,18 +43,10 @@ def resolve(text: str, profiles: Mapping[str, Profile]) -> Device:
     if separator:
         profile = replace(profile, address=address)
     if profile.address:
-        profile = replace(profile, reach=_reach(profile.address))
-    elif profile.reach in _SCHEMES.values():
+        profile = replace(profile, reach=parse(profile.address).scheme)
+    elif profile.reach in ("ssh", "adb"):
         raise DeviceError(
             f"{name} is reached by {profile.reach}, and its profile has no address",
             hint=f"--device {name}={profile.reach}://...",
         )
     return Device(text, replace(profile, title=profile.title or text))
-
-
-def _reach(address: str) -> Reach:
-    scheme = address.partition("://")[0]
-    if scheme not in _SCHEMES:
-        expected = " or ".join(f"{name}://..." for name in _SCHEMES)
-        raise DeviceError(f"expected an address {expected}, got {address!r}", hint="--device ssh://pi@192.168.1.20")
-    return _SCHEMES[scheme]
