@@ -22,7 +22,8 @@ from edgevlm.bench.drawing import (
 )
 from edgevlm.bench.figures import WORDS, Names, megabytes, number, threads
 from edgevlm.bench.fronts import Point
-from edgevlm.bench.results import Artefact, Emulated, Evidence, Measured, Memory, evidence
+from edgevlm.bench.results import Artefact, Emulated, Evidence, Measured, evidence
+from edgevlm.onboard.figures import Memory
 
 _PITCH, _TOP, _LEFT, _RIGHT = 40, 6, 12, WIDTH - 12
 _PANEL_WIDTH, _PANEL_HEIGHT = 168, 132

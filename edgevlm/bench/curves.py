@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edgevlm.bench.drawing import WIDTH, Scale, across, line, mark, path, scale, svg, text, tick_text
 from edgevlm.bench.figures import UNKNOWN, Names, cosine, megabytes, number
 from edgevlm.bench.fronts import Point, Respect, front
-from edgevlm.bench.results import Sustained, Window
+from edgevlm.onboard.figures import Sustained, Window
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, WIDTH - 14, 14, 236
 _CLOSEST = 1e-6  # to one, that a cosine is drawn

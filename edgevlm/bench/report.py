@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from edgevlm.bench.figures import UNKNOWN, WORDS, Names, cosine, count, listed, megabytes, number, one_line
 from edgevlm.bench.fronts import Point, Respect, best_known, front, points
-from edgevlm.bench.results import Emulated, Measured, Result, System, evidence
+from edgevlm.bench.results import Emulated, Measured, Result, evidence
 from edgevlm.bench.summary import Summary, summarise
 from edgevlm.bench.tables import Cell, Column, Row, Table, artefact_table, device_tables, row
+from edgevlm.onboard.figures import System
 
 
 @dataclass(frozen=True)

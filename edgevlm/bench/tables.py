@@ -7,19 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgevlm.bench.figures import UNKNOWN, Names, clean, cosine, count, megabytes, number, one_line, share
-from edgevlm.bench.results import (
-    Artefact,
-    Counts,
-    Emulated,
-    Estimated,
-    Evidence,
-    Failed,
-    Measured,
-    Memory,
-    Result,
-    Spread,
-    evidence,
-)
+from edgevlm.bench.results import Artefact, Counts, Emulated, Estimated, Evidence, Failed, Measured, Result, evidence
+from edgevlm.onboard.figures import Memory, Spread
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,9 @@ def bench(
     if as_json:
         _print_json(found)
     else:
-        from edgevlm.bench.summary import print_summary
+        from edgevlm.bench.terminal import print_table
 
-        print_summary(found)
+        print_table(found)
         click.echo(f"report: {out / run.PAGE}")
     _exit(found)
 
