@@ -25,7 +25,7 @@ from edgevlm.bench.fronts import Point
 from edgevlm.bench.results import Artefact, Emulated, Evidence, Measured, Memory, evidence
 
 _PITCH, _TOP, _LEFT, _RIGHT = 40, 6, 12, WIDTH - 12
-_PANEL_WIDTH, _PANEL_HEIGHT = 168, 132
+_PANEL_WIDTH, _PANEL_HEIGHT = 168, 112
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def latency_chart(points: Sequence[Point], what: str, names: Names) -> str:
         figure = f"{number(each.middle_ms)} ms"
         if each.evidence == "estimated":
             figure = f"{number(each.low_ms)} to {number(each.high_ms)} ms"
-        lines.append(_Line(_named(each.artefact, names), f"{figure}, {threads(each.threads)}", each.evidence))
+        lines.append(_Line(named(each.artefact, names), f"{figure}, {threads(each.threads)}", each.evidence))
         drawn += _times(each, along, _middle(index))
     kind = ", logarithmic" if along.logarithmic else ""
     return _chart(f"Latency of {what}", f"milliseconds{kind}", lines, drawn, along)
@@ -78,7 +78,7 @@ def memory_chart(results: Sequence[Measured | Emulated], what: str, names: Names
     lines, drawn = [], []
     for index, ((artefact, kind), memory) in enumerate(most.items()):
         figure = f"{megabytes(memory.anonymous_bytes)} + {megabytes(memory.file_mapped_bytes)} MB"
-        lines.append(_Line(_named(artefact, names), figure, kind))
+        lines.append(_Line(named(artefact, names), figure, kind))
         drawn += _stack(memory, along, _middle(index))
     return _chart(f"Peak memory of {what}", "megabytes", lines, drawn, along)
 
@@ -93,7 +93,7 @@ def work_chart(results: Sequence[Emulated], what: str, names: Names) -> str:
         return ""
     along = scale([millions for millions, _, _ in ranked], _LEFT, _RIGHT)
     lines = [
-        _Line(_named(each.artefact, names), f"{number(millions)} million", "emulated") for millions, _, each in ranked
+        _Line(named(each.artefact, names), f"{number(millions)} million", "emulated") for millions, _, each in ranked
     ]
     drawn = []
     for index, (millions, _, _) in enumerate(ranked):
@@ -103,9 +103,13 @@ def work_chart(results: Sequence[Emulated], what: str, names: Names) -> str:
     return _chart(f"Instructions of {what}", f"million instructions{kind}", lines, drawn, along)
 
 
-def throughput_panels(results: Sequence[Measured], what: str, names: Names) -> list[str]:
-    """A small plot of inferences a second against threads for each artefact that ran with several thread counts."""
-    panels = []
+def throughput_panels(results: Sequence[Measured], what: str, names: Names) -> dict[str, str]:
+    """A small plot of inferences a second against threads for each artefact that ran with several thread counts.
+
+    Returns:
+        The plots by the names to be written above them.
+    """
+    panels = {}
     for artefact in dict.fromkeys(each.artefact for each in results):
         rates = {
             each.threads: each.times.per_second
@@ -113,11 +117,13 @@ def throughput_panels(results: Sequence[Measured], what: str, names: Names) -> l
             if each.artefact == artefact and each.times.engine_ms.median > 0
         }
         if len(rates) > 1:
-            panels.append(_panel(_named(artefact, names), what, sorted(rates.items())))
+            name = named(artefact, names)
+            panels[name] = _panel(name, what, sorted(rates.items()))
     return panels
 
 
-def _named(artefact: Artefact, names: Names) -> str:
+def named(artefact: Artefact, names: Names) -> str:
+    """What a plot calls an artefact, which has no room for a mark of its own for peers."""
     return names.label(artefact) + (" (peer)" if artefact.peer else "")
 
 
@@ -166,7 +172,7 @@ def _panel(name: str, what: str, rates: Sequence[tuple[int, float]]) -> str:
     least, most = rates[0][0], rates[-1][0]
     top = max(rate for _, rate in rates)
     along = Scale(0, most, 10, _PANEL_WIDTH - 18, False)
-    up = Scale(0, top * 1.2, _PANEL_HEIGHT - 22, 26, False)
+    up = Scale(0, top * 1.2, _PANEL_HEIGHT - 22, 6, False)
     first = rates[0][1] / least
     reach = min(most, up.high / first)
     places = [(along(count), up(rate)) for count, rate in rates]
@@ -177,6 +183,5 @@ def _panel(name: str, what: str, rates: Sequence[tuple[int, float]]) -> str:
         parts.append(text(x, _PANEL_HEIGHT - 8, tick_text(count), "tick", "middle"))
         if index in (0, len(rates) - 1):
             parts.append(text(min(x, _PANEL_WIDTH - 22), y + 16, number(rate), "figure", "middle"))
-    parts.append(text(2, 13, fitted(name, _PANEL_WIDTH - 4, 11.5), "name"))
     said = ", ".join(f"{threads(count)} {number(rate)} a second" for count, rate in rates)
     return svg(_PANEL_WIDTH, _PANEL_HEIGHT, f"Throughput of {name}", f"Throughput of {name}, {what}: {said}", parts)

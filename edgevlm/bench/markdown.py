@@ -36,6 +36,7 @@ def markdown(content: Report) -> str:
         if any(each.peer for each in content.names.artefacts):
             kinds.append(f"- (peer): {_plain(PEER_MEANING)}")
         blocks += ["## How sure a figure is", "\n".join(kinds)]
+        blocks += ["## Key figures", _key_figures(content)]
     if content.choices:
         blocks += ["## Which recipe on which device", *(block for each in content.choices for block in _table(each))]
     for device in content.devices:
@@ -46,6 +47,17 @@ def markdown(content: Report) -> str:
     if content.artefacts:
         blocks += ["## What ran", *_table(content.artefacts)]
     return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _key_figures(content: Report) -> str:
+    lines = ["| device | what | figure | artefact | evidence | besides |", "| --- | --- | ---: | --- | --- | --- |"]
+    for device in content.devices:
+        for each in device.summary.figures:
+            cells = [device.title, each.title, f"{each.value} {each.unit}".strip(), each.who]
+            besides = _plain("; ".join(each.details))
+            badge = _badge(each.evidence) if each.evidence else ""
+            lines.append(f"| {' | '.join([*map(_plain, cells), badge, besides])} |")
+    return "\n".join(lines)
 
 
 def _badge(kind: Evidence) -> str:
