@@ -29,7 +29,7 @@ def write_markdown(
 
 def markdown(content: Report) -> str:
     """The page's text."""
-    blocks = [f"# {_plain(content.title)}", _plain(content.date), _plain(content.lead)]
+    blocks = [f"# {_plain(content.title)}", _paragraph(content.date), _paragraph(content.lead)]
     blocks.append("\n".join(f"- **{_plain(each.title)}.** {_plain(each.summary.words)}" for each in content.devices))
     if content.devices:
         kinds = [f"- {_badge(kind)}: {_plain(meaning)}" for kind, meaning in MEANINGS.items()]
@@ -41,7 +41,7 @@ def markdown(content: Report) -> str:
         blocks += ["## Which recipe on which device", *(block for each in content.choices for block in _table(each))]
     for device in content.devices:
         name = "" if device.title == device.name else _code(device.name)
-        blocks += [f"## {_plain(device.title)}", name]
+        blocks += [f"## {_plain(device.title)}", ": ".join(filter(None, (name, _plain(device.where))))]
         tables = (*device.tables, device.machine) if device.machine else device.tables
         blocks += [block for each in tables for block in _table(each)]
     if content.artefacts:
@@ -101,9 +101,13 @@ def _plain(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # one inside a word is no emphasis
-    text = re.sub(r"^(\s*)([-+#=]|\d+[.)])", r"\1&#8203;\2", text)  # no list and no heading
     text = text.replace("://", ":&#8203;//").replace("www.", "www&#8203;.").replace("@", "&#64;")  # no link by itself
     return text.replace("\n", "<br>").replace("\t", " ")
+
+
+def _paragraph(text: str) -> str:
+    """The same, where a line begins: no list, no heading, no rule."""
+    return re.sub(r"^([-+#=>]|\d+[.)](?=\s|$))", r"&#8203;\1", _plain(text))
 
 
 def _code(text: str) -> str:

@@ -136,14 +136,16 @@ def _letter(index: int) -> str:
 
 
 def _device(index: int, device: Device, names: Names) -> str:
-    name = "" if device.title == device.name else f'<p class="soft"><code>{escape(device.name)}</code></p>'
+    name = "" if device.title == device.name else f"<code>{escape(device.name)}</code>"
+    about = " · ".join(filter(None, (name, escape(device.where))))
+    about = f'<p class="soft about">{about}</p>' if about else ""
     known = best_known(points(device.results))
     components = dict.fromkeys(each.component for each in device.results if each.component is not None)
     plots = "".join(_component(each, device, known, names) for each in components)
     tables = "".join(_table(each) for each in device.tables)
     machine = _table(device.machine) if device.machine else ""
     return (
-        f'<section id="device-{index}"><h2>{escape(device.title)}</h2>{name}'
+        f'<section id="device-{index}"><h2>{escape(device.title)}</h2>{about}'
         f"<p>{escape(device.summary.words)}</p>{plots}{tables}{machine}</section>"
     )
 
@@ -230,7 +232,7 @@ def _row(row: Row, columns: Sequence[Column]) -> str:
 
 
 def _cell(cell: Cell, column: Column) -> str:
-    kinds = [column.kind]
+    kinds: list[str] = [column.kind]
     if column.kind != "number":
         kinds.append("long" if len(cell.text) > 48 else "short" if len(cell.text) < 16 else "")
     if cell.best:

@@ -19,7 +19,8 @@ class Device:
     Attributes:
         name: As it was asked for.
         title: What people call it; the name again where that is not known.
-        machine: What its figures come from.
+        where: What its figures come from, in a line; empty where nothing ran.
+        machine: The same in full.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Device:
     results: tuple[Result, ...]
     summary: Summary
     tables: tuple[Table, ...]
+    where: str
     machine: Table | None
 
 
@@ -70,6 +72,7 @@ def report(results: Sequence[Result], *, title: str, date: str = "", titles: Map
             own,
             summarise(own, names),
             (*_trade_offs(own, names), *device_tables(own, names)),
+            _where(own),
             _machine(own),
         )
         for name, own in by_device.items()
@@ -91,7 +94,11 @@ def _lead(results: Sequence[Result], devices: Sequence[Device], names: Names) ->
 
 def _choices(results: Sequence[Result], devices: Sequence[Device], names: Names) -> tuple[Table, ...]:
     known = best_known(points(results))
-    columns = (Column("size", "MB"), Column("cosine"), *(Column(each.title, "ms") for each in devices))
+    columns: tuple[Column, ...] = (
+        Column("size", "MB"),
+        Column("cosine"),
+        *(Column(each.title, "ms") for each in devices),
+    )
     tables = []
     for component in dict.fromkeys(each.component for each in known):
         own = [each for each in known if each.component == component]
@@ -141,7 +148,12 @@ def _trade_offs(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
     if len(known) < 2:
         return ()
     fronts = {said: front(known, respects) for said, respects in _RESPECTS.items()}
-    columns = (Column("no."), Column("component", kind="words"), Column("latency", "ms"), Column("size", "MB"))
+    columns: tuple[Column, ...] = (
+        Column("no."),
+        Column("component", kind="words"),
+        Column("latency", "ms"),
+        Column("size", "MB"),
+    )
     columns += (Column("cosine"), Column("unbeaten in", kind="words"))
     rows = tuple(
         row(
@@ -162,6 +174,22 @@ def _trade_offs(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
         "The numbers are those in the plots."
     )
     return (Table("Trade-offs", note, columns, rows),)
+
+
+def _where(results: Sequence[Result]) -> str:
+    """Each machine in a few words."""
+    systems = [each.system for each in results if isinstance(each, Measured | Emulated)]
+    said = dict.fromkeys(
+        ", ".join(
+            word
+            for word in map(
+                one_line, (each.model, each.processor, f"{each.cores} cores", each.system, each.emulator or "")
+            )
+            if word
+        )
+        for each in systems
+    )
+    return "; ".join(said)
 
 
 def _machine(results: Sequence[Result]) -> Table | None:
