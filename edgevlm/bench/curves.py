@@ -52,13 +52,16 @@ def front_chart(points: Sequence[Point], against: Respect, what: str, names: Nam
         steps = [(along(each.middle_ms), upwards.place(each)) for each in best if each.artefact.model == model]
         stairs.append(list(_staircase(steps)))
     parts += [path(each, "front") for each in stairs]
+    lines = [*stairs]
     places = [(along(each.middle_ms), upwards.place(each)) for each in shown]
     for each, (x, y) in zip(shown, places, strict=True):
         if each.evidence == "estimated":
-            parts.append(line(along(each.low_ms), y, along(each.high_ms), y, "reach"))
+            reach = [(along(each.low_ms), y), (along(each.high_ms), y)]
+            parts.append(path(reach, "reach"))
+            lines.append(reach)
         parts.append(mark(each.evidence, x, y, 5.5 if each in best else 4))
     labels = [str(names.number(each.artefact)) for each in shown]
-    parts += _labels(places, labels, [each in best for each in shown], stairs)
+    parts += _labels(places, labels, [each in best for each in shown], lines)
     title = f"Latency against {against} of {what}"
     said = "; ".join(
         f"{names.label(each.artefact)} {number(each.middle_ms)} ms, {megabytes(each.artefact.size_bytes)} MB, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgevlm.bench.figures import Names, cosine, listed, megabytes, number, one_line, threads
+from edgevlm.bench.figures import Names, cosine, listed, megabytes, number, one_line, shortened, threads
 from edgevlm.bench.fronts import Point, points
 from edgevlm.bench.results import Artefact, Emulated, Evidence, Failed, Measured, Result, evidence
 
@@ -193,7 +193,8 @@ def _fit(results: Sequence[Result], names: Names) -> Figure:
         limits = sorted({each.memory_limit_bytes for each in tried if each.memory_limit_bytes is not None})
         where = f" in {listed([megabytes(each) for each in limits])} MB" if limits else ""
         value = "yes" if not bad else "no" if len(bad) == of else f"{of - len(bad)} of {of}"
-        said = f"of {of} artefacts, {listed(bad)} did not run{where}" if bad else f"{_all(of)} ran{where}"
+        some = "the one artefact" if of == 1 else f"of {of} artefacts, {listed(bad)}"
+        said = f"{some} did not run{where}" if bad else f"{_all(of)} ran{where}"
         return Figure("fits", value, "", "", (said, *_peak(tried)), evidence(tried[0]))
     measured = [each for each in results if isinstance(each, Measured)]
     if measured:
@@ -208,8 +209,11 @@ def _failed(results: Sequence[Result], names: Names) -> Figure | None:
         return None
     first = failed[0]
     who = "" if first.artefact is None else f"{names.label(first.artefact)}: "
-    hint = f" ({one_line(first.hint)})" if first.hint else ""
-    details = [f"{who}{one_line(first.message)}{hint}", *([f"and {len(failed) - 1} more"] if len(failed) > 1 else [])]
+    hint = f" ({shortened(one_line(first.hint), 120)})" if first.hint else ""
+    details = [
+        f"{who}{shortened(one_line(first.message), 200)}{hint}",
+        *([f"and {len(failed) - 1} more"] if len(failed) > 1 else []),
+    ]
     return Figure("failed", f"{len(failed)} of {len(results)}", "", "", tuple(details), "none")
 
 
