@@ -174,3 +174,13 @@ def hostile() -> tuple[Result, ...]:
         results.append(Estimated(text, what, text, 1, 1.0, 2.0, 3.0, "bandwidth", (text,), 0.1, text))
         results.append(Failed(text, what, text, text, text))
     return tuple(results)
+
+
+CASES: dict[str, tuple[Result, ...]] = {
+    "realistic": realistic(),
+    "many": many(),
+    "hostile": hostile(),
+    "none": (),
+    "failures": tuple(each for each in realistic() if isinstance(each, Failed)),
+    "one": realistic()[:1],
+}

@@ -103,7 +103,7 @@ def fronts_chart(points: Sequence[Point], against: Respect, component: str, lett
             parts += [path(stairs[-1], "front")]
             parts += [mark(each.evidence, x, y, 4.5) for each, (x, y) in zip(own, here, strict=True)]
             places += here
-            labels += [letter] * len(here)
+            labels += [letter, *[""] * (len(here) - 1)] if here else []  # one letter a front, at its fast end
     parts += _labels(places, labels, [True] * len(labels), stairs)
     title = f"Fronts of latency against {against} of {component} on all devices"
     said = "; ".join(f"{letter}: {device}" for device, letter in letters.items())
@@ -199,6 +199,8 @@ def _labels(
             taken.append((min(x1, x2) - 1, min(y1, y2) - 1, max(x1, x2) + 1, max(y1, y2) + 1))
     parts = []
     for (x, y), label, bold in zip(places, labels, strong, strict=True):
+        if not label:
+            continue
         half = 3.6 * len(label)
         for radius, angle in _TRIED:
             cx, cy = x + (radius + half) * math.cos(angle), y + radius * math.sin(angle)

@@ -130,10 +130,14 @@ def _latency_cell(among: Sequence[Point], device: str, artefact_index: int, name
         return Cell(UNKNOWN)
     fair = [each for each in there if each.evidence == "measured"] or there
     best = min(fair, key=lambda each: each.middle_ms)
-    text = number(found.middle_ms)
-    if found.evidence == "estimated":
-        text += f" ({number(found.low_ms)} to {number(found.high_ms)})"
-    return Cell(text, evidence=found.evidence, best=found is best)
+    return Cell(_told(found), evidence=found.evidence, best=found is best)
+
+
+def _told(point: Point) -> str:
+    """Its milliseconds; an estimate's never without the band."""
+    if point.evidence == "estimated":
+        return f"{number(point.middle_ms)} ({number(point.low_ms)} to {number(point.high_ms)})"
+    return number(point.middle_ms)
 
 
 _RESPECTS: Mapping[str, tuple[Respect, ...]] = {
@@ -162,7 +166,7 @@ def _trade_offs(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
             names,
             str(names.number(each.artefact)),
             one_line(each.component),
-            number(each.middle_ms),
+            _told(each),
             megabytes(each.artefact.size_bytes),
             cosine(each.artefact.accuracy),
             ", ".join(said for said, kept in fronts.items() if each in kept) or UNKNOWN,
