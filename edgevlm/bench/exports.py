@@ -110,9 +110,9 @@ def make(model: Model, component: str, kind: Kind, quantised: bool, progress: Pr
 
 
 def _write_onnx(program: Program, path: Path, quantised: bool) -> None:
-    import onnx  # type: ignore[import-not-found]
+    import onnx
     import torch
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-not-found]
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with plain_attention():
         exported: Any = torch.onnx.export(program.module, program.example, dynamo=True)
@@ -127,7 +127,7 @@ def _write_onnx(program: Program, path: Path, quantised: bool) -> None:
 
 
 def _write_openvino(model: Model, component: str, path: Path, quantised: bool) -> None:
-    import openvino  # type: ignore[import-not-found]
+    import openvino
 
     program = model.programs[component]
     with plain_attention():

@@ -1,4 +1,4 @@
-"""Other toolchains' files beside ours, of the model that a bundle was made of: what a user would get without EdgeVLM."""
+"""Other toolchains' files of the model that a bundle was made of: what a user would get without EdgeVLM."""
 
 from __future__ import annotations
 
