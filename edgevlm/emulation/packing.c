@@ -46,7 +46,7 @@ static int8x8_t quantise8(const float *values, struct range range) {
     return vqmovn_s16(vqaddq_s16(vcombine_s16(vqmovn_s32(low), vqmovn_s32(high)), zero_point));
 }
 
-/* Writes a row's pieces, `step` bytes from one to the next. */
+/* Writes a row's pieces, of 4 or 8 values, `step` bytes from one to the next. */
 static void quantise_row(const float *row, size_t width, struct range range, size_t piece, size_t step, int8_t *out) {
     size_t filled = (width + WIDTH_MULTIPLE - 1) / WIDTH_MULTIPLE * WIDTH_MULTIPLE;
     for (size_t column = 0; column < filled; column += AT_ONCE) {
@@ -59,14 +59,8 @@ static void quantise_row(const float *row, size_t width, struct range range, siz
                 last[each] = row[column + each < width ? column + each : width - 1];
             vst1_s8(values, quantise8(last, range));
         }
-        if (piece == AT_ONCE) {
-            memcpy(out, values, AT_ONCE);
-            out += step;
-        } else {
-            for (size_t each = 0; each < AT_ONCE; each++)
-                out[(column + each) / piece * step - column / piece * step + (column + each) % piece] = values[each];
-            out += (column + AT_ONCE) / piece * step - column / piece * step;
-        }
+        for (size_t done = 0; done < AT_ONCE; done += piece, out += step)
+            memcpy(out, values + done, piece);
     }
 }
 
