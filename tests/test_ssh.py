@@ -233,6 +233,8 @@ def test_a_machine_that_is_gone_is_given_up(sshd: Sshd, monkeypatch: pytest.Monk
     told: list[str] = []
     with reach(sshd, progress=lambda stage, _: told.append(stage)) as machine:
         sshd.stop()
+        with suppress(DeviceError):  # that it is lost may be noticed only now
+            machine.put(Path(__file__))
         with pytest.raises(DeviceError, match=r"3 tries to connect again failed: .* refused the connection") as caught:
             machine.put(Path(__file__))
         assert not isinstance(caught.value, ConnectionLost)
@@ -253,7 +255,12 @@ with interrupts.clean_exit(), Ssh(parse("{sshd.address}"), **options) as m:
         print("running", flush=True)
 """
     for number in (signal.SIGINT, signal.SIGKILL):
-        command = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+        command = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
         assert command.stdout is not None
         assert command.stdout.readline() == b"running\n"
         (folder,) = sshd.there.iterdir()
