@@ -1,0 +1,219 @@
+"""Counts what a bundle makes one core of a device execute, on an emulator of it.
+
+The instructions are the device's own, since backends choose kernels by what the emulated processor has and calls itself;
+the time that it takes says nothing of the device. One thread runs, without random addresses, so that counts agree from
+one time to the next: a `.pte` file's to a few instructions, a `.tflite` file's, which Python opens, to a few in a
+thousand.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgevlm import interrupts
+from edgevlm.boundary import find_component, validate_inputs
+from edgevlm.bench.results import Counts
+from edgevlm.bundle import BundledComponent, Bundle
+from edgevlm.devices.profile import Cluster
+from edgevlm.emulation import plugin, processor, root, runner, tools
+from edgevlm.emulation.plugin import between
+from edgevlm.emulation.setup import Setup, prepare
+from edgevlm.errors import DeviceError
+from edgevlm.interfaces import F32, Array, Progress
+from edgevlm.onboard.counting import BEFORE, FIRST_RUN
+from edgevlm.onboard.engines import sample_inputs
+from edgevlm.onboard.failures import ended_without_a_word, from_json
+from edgevlm.progress import silent
+
+_EVERY_SECONDS = 0.1
+_LARGEST_DIFFERENCE = 0.01
+"""Of the instructions of two later runs, relative: Python adapts its own code for the first dozen of runs."""
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """One process on an emulated core, which opened a bundle and ran one component several times.
+
+    Attributes:
+        load: Of opening the bundle and the first run.
+        runs: Of each later run.
+        outputs: Of the last run, by name.
+    """
+
+    load: Counts
+    runs: tuple[Counts, ...]
+    outputs: Mapping[str, F32]
+
+
+def count(
+    bundle: Bundle, component: str, cluster: Cluster, *, runs: int = 3, progress: Progress = silent
+) -> tuple[Counts, Counts]:
+    """What a component of a bundle executes for a sample.
+
+    Args:
+        bundle: For `tflite` or `executorch`.
+        component: Which component.
+        cluster: Whose core is emulated.
+        runs: How many later runs there are.
+        progress: Told how far it is.
+
+    Returns:
+        The counts of one steady run, and those of opening the bundle and the first run.
+
+    Raises:
+        DeviceError: it cannot be emulated, it failed there, or later runs differ among each other.
+    """
+    found = emulate(bundle, component, sample_inputs(bundle, component), cluster, runs=runs, progress=progress)
+    return steady(found.runs), found.load
+
+
+def emulate(
+    bundle: Bundle,
+    component: str,
+    inputs: Mapping[str, Array],
+    cluster: Cluster,
+    *,
+    runs: int = 3,
+    progress: Progress = silent,
+) -> Emulation:
+    """Opens a bundle on an emulated core, runs one component `1 + runs` times, and counts; see `count`."""
+    if not cluster.qemu_cpu:
+        raise DeviceError(f"{cluster.core}: QEMU has no processor like it", hint="qemu-aarch64 -cpu help lists them")
+    if runs < 1:
+        raise DeviceError(f"runs: expected 1 or more, got {runs}")
+    found = find_component(dict(bundle.components), component)
+    arrays = validate_inputs(found.spec, inputs)
+    ready = prepare([bundle.manifest.target], progress)
+    with interrupts.temporary_folder() as work:
+        if bundle.manifest.target == "tflite":
+            guest, job = _python(ready, cluster), _job(bundle, component, arrays, runs, work)
+        else:
+            guest, job = _runner(ready, bundle, found, arrays, runs, work), ""
+        command = [*_emulator(ready, cluster, work / "counts"), *guest]
+        code = _run(command, job, work, f"counting {component} on {cluster.qemu_cpu}", 2 + 1 + runs, progress)
+        outputs = _answers(work, code) if bundle.manifest.target == "tflite" else _files(work, code, found)
+        marks = plugin.read(work / "counts")
+    after = [marks[FIRST_RUN + run] for run in range(1 + runs)]
+    later = tuple(between(*pair) for pair in zip(after, after[1:], strict=False))
+    return Emulation(between(marks[BEFORE], after[0]), later, outputs)
+
+
+def steady(runs: Sequence[Counts]) -> Counts:
+    """The run whose instructions are the median.
+
+    Raises:
+        DeviceError: runs differ by more than Python's own work does.
+    """
+    ordered = sorted(runs, key=lambda each: each.instructions)
+    least, most = ordered[0].instructions, ordered[-1].instructions
+    if most - least > _LARGEST_DIFFERENCE * most:
+        raise DeviceError(
+            f"expected later runs to execute about as many instructions, got {least:,} to {most:,}",
+            hint="a component whose work depends on earlier runs cannot be counted",
+        )
+    return ordered[len(ordered) // 2]
+
+
+def dispatch_warnings(bundle: Bundle, counts: Counts, cluster: Cluster) -> tuple[str, ...]:
+    """What is wrong with the kernels that a backend chose, judged by a steady run's counts."""
+    products = counts.dot_products + counts.matrix_products
+    if bundle.manifest.recipe.activations.ranges != "float" and cluster.dot_product and not products:
+        return (
+            f"{cluster.core} multiplies int8 with dot products, and none was executed: the int8 layers run on slower "
+            f"kernels, or in float (recipe {bundle.manifest.recipe.name})",
+        )
+    if products and not cluster.dot_product:
+        return (
+            f"{products:,} dot products were executed on {cluster.qemu_cpu}, which stands in for {cluster.core}, which "
+            "has none: the device executes more instructions",
+        )
+    return ()
+
+
+def _emulator(ready: Setup, cluster: Cluster, counts: Path) -> list[Path | str]:
+    prefix = processor.prefix(ready.system, cluster)
+    qemu = (*tools.without_randomness(), ready.qemu.path, "-cpu", cluster.qemu_cpu)
+    return [*qemu, *plugin.arguments(ready.plugin, counts), "-L", prefix]
+
+
+def _python(ready: Setup, cluster: Cluster) -> list[Path | str]:
+    """QEMU's last arguments: `edgevlm.onboard` in the root file system's Python."""
+    path = ":".join(str(part.path) for part in ready.packages)
+    variables = (f"PYTHONPATH={path}", "PYTHONHASHSEED=0", "PYTHONDONTWRITEBYTECODE=1")
+    python = processor.prefix(ready.system, cluster) / "usr" / "bin" / f"python{root.python(ready.system)}"
+    return [*(word for each in variables for word in ("-E", each)), python, "-m", "edgevlm.onboard"]
+
+
+def _job(bundle: Bundle, component: str, arrays: Mapping[str, Array], runs: int, work: Path) -> str:
+    paths = {name: str(work / f"{index}.npy") for index, name in enumerate(arrays)}
+    for name, array in arrays.items():
+        np.save(paths[name], array)
+    job = {"job": "count", "bundle": str(bundle.path.resolve()), "component": component, "inputs": paths, "runs": runs}
+    return json.dumps(job) + "\n"
+
+
+def _runner(
+    ready: Setup, bundle: Bundle, component: BundledComponent, arrays: Mapping[str, Array], runs: int, work: Path
+) -> list[Path | str]:
+    """QEMU's last arguments: the runner with a component's file and inputs."""
+    if ready.runner is None:
+        raise ValueError("expected a runner")
+    (work / "outputs").mkdir()
+    paths = [work / str(index) for index in range(len(arrays))]
+    for path, array in zip(paths, arrays.values(), strict=True):
+        array.tofile(path)
+    program = (ready.runner.path / runner.PROGRAM, bundle.path.resolve() / component.file, component.spec.name)
+    return [*program, str(runs), work / "outputs", *paths]
+
+
+def _run(command: Sequence[Path | str], job: str, work: Path, stage: str, marks: int, progress: Progress) -> int:
+    """Runs the emulator to its end, which its marks tell how near it is; gives its exit code."""
+    with (work / "stdout").open("wb") as stdout, (work / "stderr").open("wb") as stderr:
+        words = [str(word) for word in command]
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, env={})
+        try:
+            if process.stdin is None:
+                raise ValueError("expected a pipe")
+            process.stdin.write(job.encode())
+            process.stdin.flush()  # and left open: the job ends with it
+            while process.poll() is None:
+                seen = (work / "counts").read_bytes().count(b"\n") if (work / "counts").exists() else 0
+                progress(stage, min(1.0, seen / marks))
+                time.sleep(_EVERY_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+    return process.returncode
+
+
+def _answers(work: Path, code: int) -> dict[str, F32]:
+    """What the job's result has of outputs."""
+    lines = (work / "stdout").read_text(encoding="utf-8").splitlines()
+    said: Mapping[str, Any] = json.loads(lines[-1]) if lines else {}
+    if "error" in said:
+        raise from_json(said["error"])
+    if "result" not in said:
+        raise ended_without_a_word(code, _complaint(work))
+    return {name: np.array(values, np.float32) for name, values in said["result"]["outputs"].items()}
+
+
+def _files(work: Path, code: int, component: BundledComponent) -> dict[str, F32]:
+    """What the runner wrote of outputs."""
+    if code:
+        raise ended_without_a_word(code, _complaint(work))
+    names = [tensor.name for tensor in component.spec.outputs]
+    return {name: np.fromfile(work / "outputs" / str(index), np.float32) for index, name in enumerate(names)}
+
+
+def _complaint(work: Path) -> str:
+    return tools.complaint((work / "stderr").read_text(encoding="utf-8", errors="replace"), 0)
