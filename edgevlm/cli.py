@@ -9,6 +9,7 @@ import click
 
 from edgevlm import __version__, interrupts
 from edgevlm.commands.audit import audit
+from edgevlm.commands.bench import bench, devices
 from edgevlm.commands.bundles import inspect, run, verify
 from edgevlm.commands.convert import convert
 from edgevlm.commands.distill import distill
@@ -49,7 +50,8 @@ def main() -> None:
 
 
 for command in (
-    convert, audit, tune, prune, verify, inspect, run, distill, enrich, evaluate, targets, models, recipes,
+    convert, audit, tune, prune, verify, inspect, run, bench, distill, enrich, evaluate,
+    targets, models, recipes, devices,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -175,7 +175,7 @@ def measure(
         for peer, packages in _NEEDS.items():
             lacking = [package for package in packages if find_spec(package) is None]
             if lacking:
-                why = f"not installed: {', '.join(lacking)}; pip install 'edgevlm[bench]' brings it"
+                why = f"not installed: {', '.join(lacking)}; pip install 'edgevlm[peers]' brings it"
                 missing.append(Contender(f"{peer} int8", "", missing=why))
             else:
                 with quiet():

@@ -37,8 +37,8 @@ class Artefact:
         recipe: How it was compressed, such as `int8`.
         sha256: Of the manifest, and so of all that it lists; of a peer, of its file.
         size_bytes: Of the files that a runtime loads.
-        accuracy: What it keeps of the float model's answers, where parity was measured: the least cosine of an
-            embedding with the float reference's.
+        accuracy: What it keeps of the float model's answers, where parity was measured: the mean cosine of its
+            embeddings with the float reference's once the reference's mean is taken from both, the worst component's.
     """
 
     name: str

@@ -141,6 +141,13 @@ def find(name: str, known: Mapping[str, Profile]) -> Profile:
 
 def _parse(text: str, where: str) -> Mapping[str, Profile]:
     data = schema.read_yaml(text, where=where, error=DeviceError)
-    return {
-        name: schema.read(Profile, value, where=f"{where}: {name}", error=DeviceError) for name, value in data.items()
-    }
+    return {str(name): _read(value, f"{where}: {name}") for name, value in data.items()}
+
+
+def _read(value: object, where: str) -> Profile:
+    """One profile; with `like: NAME` it is that built-in one but for what it says itself."""
+    if not isinstance(value, Mapping) or "like" not in value:
+        return schema.read(Profile, value, where=where, error=DeviceError)
+    pattern = schema.write(find(str(value["like"]), builtin()))
+    own = {key: item for key, item in value.items() if key != "like"}
+    return schema.read(Profile, {**pattern, **own}, where=where, error=DeviceError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,8 @@ from edgevlm import registry
 from edgevlm.boundary import find_component
 from edgevlm.bundle import Bundle
 from edgevlm.errors import DeviceError, MissingDependency
-from edgevlm.interfaces import F32, Array, Session
+from edgevlm.interfaces import F32, Array, Progress, Session
+from edgevlm.onboard import tensorrt
 from edgevlm.preprocessing import preprocess
 from edgevlm.spec import TensorSpec
 from edgevlm.tokenizing import Tokenizer
@@ -125,14 +127,14 @@ class OnnxEngine:
     def __init__(self, path: Path, provider: str, threads: int, tensor: TensorSpec) -> None:
         self.files: tuple[Path, ...] = (path,)
         self._provider, self._threads = provider, threads
-        self._inputs = {tensor.name: _arbitrary(tensor)}
+        self._sample = _arbitrary(tensor)
         self._library = _require("onnxruntime")
         if provider not in self._library.get_available_providers():
             raise DeviceError(
                 f"ONNX Runtime has no {provider} here: {', '.join(self._library.get_available_providers())}",
                 hint="JetPack's own build of onnxruntime-gpu has CUDA and TensorRT",
             )
-        self._run: Callable[[], F32] | None = None
+        self._answer: Callable[[Array], F32] | None = None
 
     def load(self) -> None:
         """Opens the file."""
@@ -142,13 +144,18 @@ class OnnxEngine:
         ran_on = session.get_providers()[0]
         if ran_on != self._provider:
             raise DeviceError(f"{self._provider} did not start, and ONNX Runtime fell back on {ran_on}")
-        self._run = lambda: session.run(None, self._inputs)[0]
+        name = session.get_inputs()[0].name
+        self._answer = lambda inputs: session.run(None, {name: inputs})[0]
 
     def run(self) -> F32:
         """One inference."""
-        if self._run is None:
+        return self.answer(self._sample)
+
+    def answer(self, inputs: Array) -> F32:
+        """One inference on other inputs of the same shape."""
+        if self._answer is None:
             raise ValueError("not loaded")
-        return self._run()
+        return self._answer(inputs)
 
 
 class OpenVINOEngine:
@@ -156,21 +163,37 @@ class OpenVINOEngine:
 
     def __init__(self, path: Path, threads: int, tensor: TensorSpec) -> None:
         self.files: tuple[Path, ...] = (path, path.with_suffix(".bin"))
-        self._threads, self._input = threads, _arbitrary(tensor)
+        self._threads, self._sample = threads, _arbitrary(tensor)
         self._library = _require("openvino")
-        self._run: Callable[[], F32] | None = None
+        self._answer: Callable[[Array], F32] | None = None
 
     def load(self) -> None:
         """Opens and compiles the file."""
         exact = {"INFERENCE_NUM_THREADS": self._threads, "INFERENCE_PRECISION_HINT": "f32"}  # else bf16 where it can
         request = self._library.Core().compile_model(self.files[0], "CPU", exact).create_infer_request()
-        self._run = lambda: request.infer([self._input], share_inputs=True)[0]
+        self._answer = lambda inputs: request.infer([inputs], share_inputs=True)[0]
 
     def run(self) -> F32:
         """One inference."""
-        if self._run is None:
+        return self.answer(self._sample)
+
+    def answer(self, inputs: Array) -> F32:
+        """One inference on other inputs of the same shape."""
+        if self._answer is None:
             raise ValueError("not loaded")
-        return self._run()
+        return self._answer(inputs)
+
+
+def providers(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
+    """The job `providers`: what other toolchains' files could run here."""
+    found: list[str] = []
+    with contextlib.suppress(ImportError):
+        found = list(importlib.import_module("onnxruntime").get_available_providers())
+    return {
+        "onnxruntime": found,
+        "openvino": importlib.util.find_spec("openvino") is not None,
+        "trtexec": tensorrt.find() is not None,
+    }
 
 
 def _arbitrary(tensor: TensorSpec) -> Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,12 @@ class Spread:
     min: float
     max: float
     runs: int
+
+
+def spread(times_ms: Sequence[float]) -> Spread:
+    """The figures of repeated times in milliseconds."""
+    median, p90, p95 = np.percentile(times_ms, [50, 90, 95])
+    return Spread(float(median), float(p90), float(p95), min(times_ms), max(times_ms), len(times_ms))
 
 
 @dataclass(frozen=True)

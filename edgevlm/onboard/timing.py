@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from edgevlm import schema
 from edgevlm.bundle_model import label_scores
 from edgevlm.interfaces import Progress
 from edgevlm.onboard.engines import TEXT, BundleEngine, make, sample_picture
-from edgevlm.onboard.figures import Spread, Times
+from edgevlm.onboard.figures import Spread, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
 from edgevlm.preprocessing import preprocess
 from edgevlm.tokenizing import Tokenizer
@@ -50,12 +50,6 @@ def repeat(run: Callable[[], object], seconds: float) -> Spread:
     """
     _for_seconds(run, min(_WARM_UP_SECONDS, seconds), 1)
     return spread(_for_seconds(run, seconds, LEAST_RUNS))
-
-
-def spread(times_ms: Sequence[float]) -> Spread:
-    """The figures of repeated times."""
-    median, p90, p95 = np.percentile(times_ms, [50, 90, 95])
-    return Spread(float(median), float(p90), float(p95), min(times_ms), max(times_ms), len(times_ms))
 
 
 def _for_seconds(run: Callable[[], object], seconds: float, least: int) -> list[float]:

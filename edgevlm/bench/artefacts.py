@@ -1,0 +1,102 @@
+"""What is to be benchmarked: the components of bundles, and other toolchains' files of the same model."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from edgevlm.bench.results import Artefact
+from edgevlm.bundle import MANIFEST, Bundle, hash_file
+from edgevlm.devices.machine import Machine
+from edgevlm.errors import InputError
+from edgevlm.interfaces import Progress
+
+
+class Subject(Protocol):
+    """One component of one artefact."""
+
+    artefact: Artefact
+    component: str
+    on_cpu: bool
+    """Whether the number of CPU threads and the process's memory say anything of it."""
+
+    def job(self, machine: Machine, progress: Progress) -> Mapping[str, Any]:
+        """Sends the artefact to a machine, and gives what a job there calls it."""
+
+    def command(self, device: str) -> str:
+        """What a user types to repeat it."""
+
+
+@dataclass(frozen=True)
+class BundledSubject:
+    """A component of one of our bundles; see `Subject`."""
+
+    bundle: Bundle
+    artefact: Artefact
+    component: str
+    on_cpu: bool = True
+
+    def job(self, machine: Machine, progress: Progress) -> Mapping[str, Any]:
+        """Sends the bundle."""
+        return {"bundle": machine.put(self.bundle.path, progress), "component": self.component}
+
+    def command(self, device: str) -> str:
+        """`edgevlm bench ...`."""
+        words = ["edgevlm", "bench", str(self.bundle.path), "--device", device, "--component", self.component]
+        return shlex.join(words)
+
+
+def subjects(bundles: Sequence[Bundle], components: Sequence[str]) -> tuple[BundledSubject, ...]:
+    """Every component of the bundles, or those of these names.
+
+    Raises:
+        InputError: no bundle has a component of that name.
+    """
+    found = tuple(_subjects(bundles, components))
+    known = {name for bundle in bundles for name in bundle.components}
+    for name in components:
+        if name not in known:
+            raise InputError(f"no bundle has a component {name!r}: expected one of {', '.join(sorted(known))}")
+    return found
+
+
+def describe(bundle: Bundle) -> Artefact:
+    """What results call a bundle."""
+    manifest = bundle.manifest
+    checks = manifest.parity.checks if manifest.parity else ()
+    cosines = [check.value for check in checks if check.measure == "centred_cosine"]
+    return Artefact(
+        name=bundle.path.name,
+        model=manifest.source.name,
+        target=manifest.target,
+        recipe=manifest.recipe.name,
+        sha256=hash_file(bundle.path / MANIFEST),
+        size_bytes=bundle.artefact_bytes,
+        accuracy=min(cosines, default=None),
+    )
+
+
+def open_all(paths: Sequence[Path]) -> tuple[Bundle, ...]:
+    """Opens and checks bundles, each once.
+
+    Raises:
+        BundleError: one is damaged or none.
+        InputError: two have the same name, so that a report could not tell them apart.
+    """
+    bundles = [Bundle.open(path.resolve()) for path in dict.fromkeys(paths)]
+    names = [bundle.path.name for bundle in bundles]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two bundles are called {name}", hint="convert one of them again with --name")
+    return tuple(bundles)
+
+
+def _subjects(bundles: Sequence[Bundle], components: Sequence[str]) -> Iterator[BundledSubject]:
+    for bundle in bundles:
+        artefact = describe(bundle)
+        for name in bundle.components:
+            if not components or name in components:
+                yield BundledSubject(bundle, artefact, name)

@@ -1,0 +1,137 @@
+"""`edgevlm bench`: every bundle on every device, into one folder that holds the results and the report on them.
+
+results.jsonl    a result a line, written as it comes; a later run replaces what it finds out again
+report.html      the report, one file that needs no network
+report.md        the same as text
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgevlm import interrupts
+from edgevlm.bench import fleet, results
+from edgevlm.bench.artefacts import open_all, subjects
+from edgevlm.bench.measure import Effort
+from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result
+from edgevlm.bench.worker import Assignment
+from edgevlm.devices.device import Device, resolve
+from edgevlm.devices.profile import Profile
+from edgevlm.errors import EdgeVLMError, InputError, OutputError
+from edgevlm.interfaces import Progress
+from edgevlm.progress import silent
+
+RESULTS, PAGE, MARKDOWN = "results.jsonl", "report.html", "report.md"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to benchmark, and where.
+
+    Attributes:
+        bundles: Paths.
+        devices: As a user names them; see `edgevlm.devices.device.resolve`.
+        profiles: By name.
+        out: The folder of the report.
+        components: Those of these names; all where empty.
+        effort: How long is measured.
+        peers: Whether other toolchains' files of the same models are measured as well.
+    """
+
+    bundles: tuple[Path, ...]
+    devices: tuple[str, ...]
+    profiles: Mapping[str, Profile]
+    out: Path
+    components: tuple[str, ...] = ()
+    effort: Effort = field(default_factory=Effort)
+    peers: bool = False
+
+
+def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
+    """Asks every device, and writes the report. A device that fails is among the results and stops no other.
+
+    Returns:
+        What this run found out. The report also has what earlier runs into the same folder did.
+
+    Raises:
+        EdgeVLMError: what is wrong with the request itself, before the long work starts.
+    """
+    bundles = open_all(request.bundles)
+    if not bundles:
+        raise InputError("expected at least one bundle", hint="edgevlm convert writes bundles")
+    subjects(bundles, request.components)
+    earlier = _earlier(request.out)
+    found: list[Result] = []
+    with interrupts.advice(f"the results so far are in {request.out / RESULTS}"):
+        for result in _examine(request, progress):
+            found.append(result)
+            results.append(request.out / RESULTS, result)
+        everything = merge(earlier, found)
+        with interrupts.put_off():
+            results.write(request.out / RESULTS, everything)
+        write_report(everything, request.out)
+    return tuple(found)
+
+
+def merge(earlier: Sequence[Result], later: Sequence[Result]) -> tuple[Result, ...]:
+    """All results, without those earlier ones that were found out again, and without failures that were mended."""
+    again = {_subject(each) for each in later}
+    tried = {_subject(each)[1:4] for each in later}
+    kept = [
+        each
+        for each in earlier
+        if _subject(each) not in again and not (isinstance(each, Failed) and _subject(each)[1:4] in tried)
+    ]
+    return (*kept, *later)
+
+
+def write_report(found: Sequence[Result], folder: Path) -> None:
+    """Writes the page and the text."""
+    from edgevlm.bench.markdown import write_markdown
+    from edgevlm.bench.page import write_page
+
+    write_page(tuple(found), folder / PAGE, title="How fast, how much memory, does it fit")
+    write_markdown(tuple(found), folder / MARKDOWN, title="How fast, how much memory, does it fit")
+
+
+def _examine(request: Request, progress: Progress) -> Iterator[Result]:
+    devices: list[Device] = []
+    for name in dict.fromkeys(request.devices):
+        try:
+            devices.append(resolve(name, request.profiles))
+        except EdgeVLMError as error:
+            yield Failed(name, None, error.message, error.hint)
+    paths = tuple(str(path.resolve()) for path in request.bundles)
+    yield from fleet.examine(
+        [Assignment(device, paths, request.components, request.effort, request.peers) for device in devices], progress
+    )
+
+
+def _earlier(out: Path) -> tuple[Result, ...]:
+    """What is in the folder already.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        InputError: what is in it is not readable.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / RESULTS).touch()
+    except OSError as error:
+        raise OutputError(f"cannot write {out}: {error.strerror or error}", hint="choose another --out") from error
+    earlier = results.read(out / RESULTS)
+    if not earlier:
+        with suppress(OSError):
+            (out / PAGE).unlink(missing_ok=True)
+    return earlier
+
+
+def _subject(result: Result) -> tuple[object, ...]:
+    """What a result is about: two of the same cannot stand beside each other."""
+    artefact = result.artefact.name if result.artefact else None
+    threads = result.threads if isinstance(result, Measured | Estimated) else None
+    counted = isinstance(result, Emulated) and result.counts is not None
+    return (results.evidence(result), result.device, artefact, result.component, threads, counted)

@@ -1,0 +1,173 @@
+"""What matters first about a device, in a sentence and a few figures: the fastest, the smallest, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgevlm.bench.figures import WORDS, Names, cosine, listed, megabytes, number, one_line, threads
+from edgevlm.bench.fronts import Point, points
+from edgevlm.bench.results import Artefact, Emulated, Evidence, Failed, Measured, Result, evidence
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A key figure.
+
+    Attributes:
+        name: What it is: `fastest encode_image`.
+        value: As text.
+        unit: Of the value; empty for words.
+        who: The artefact that it belongs to; empty where it belongs to none.
+        details: What else there is to know, each a short phrase.
+        evidence: How it came about; None for what needs none, such as a file's size.
+    """
+
+    name: str
+    value: str
+    unit: str
+    who: str
+    details: tuple[str, ...]
+    evidence: Evidence | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A device's key figures, and the same in words."""
+
+    words: str
+    figures: tuple[Figure, ...]
+
+
+def summarise(results: Sequence[Result], names: Names) -> Summary:
+    """The summary of one device's results."""
+    components = dict.fromkeys(each.component for each in results if each.component is not None)
+    found = [_fastest(results, component, names) or _fewest(results, component, names) for component in components]
+    figures = [each for each in found if each is not None]
+    if smallest := _smallest(results, names):
+        figures.append(smallest)
+    if any(not isinstance(each, Failed) for each in results):
+        figures.append(_fit(results, names))
+    failed = sum(isinstance(each, Failed) for each in results)
+    sentences = [_sentence(each) for each in figures]
+    if failed:
+        sentences.append(
+            f"{'Nothing worked: ' if failed == len(results) else ''}{failed} of {len(results)} results failed"
+        )
+    return Summary(". ".join(sentences) + ".", tuple(figures))
+
+
+def _sentence(figure: Figure) -> str:
+    if figure.name == "fits":
+        return (
+            f"{_capital(figure.details[0])} ({WORDS[figure.evidence]})"
+            if figure.evidence
+            else "Whether it fits was not tried"
+        )
+    value = f"{figure.value} {figure.unit}"
+    said = f"{_capital(figure.name)}: {figure.who}, {value}"
+    return f"{said} ({WORDS[figure.evidence]})" if figure.evidence else said
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _ours(artefacts: Sequence[Artefact]) -> list[Artefact]:
+    """Those that are not another toolchain's, where there are any."""
+    return [each for each in artefacts if not each.peer] or list(artefacts)
+
+
+def _fastest(results: Sequence[Result], component: str, names: Names) -> Figure | None:
+    """The least latency; among estimates only where nothing was measured."""
+    among = [each for each in points(results) if each.component == component]
+    among = [each for each in among if each.evidence == "measured"] or among
+    if not among:
+        return None
+    ours = set(_ours([each.artefact for each in among]))
+    ranked = sorted(among, key=lambda each: each.middle_ms)
+    best = next(each for each in ranked if each.artefact in ours)
+    details = [threads(best.threads)]
+    if best.artefact.accuracy is not None:
+        details.append(f"cosine {cosine(best.artefact.accuracy)}")
+    plain = next((each for each in ranked if _is_plain(each, best)), None)
+    if plain is not None and plain is not best:
+        details.append(f"{number(plain.middle_ms / best.middle_ms, 2)} times as fast as fp32")
+    if best.evidence == "estimated":
+        details.insert(0, f"between {number(best.low_ms)} and {number(best.high_ms)} ms")
+        rivals = [each for each in ranked if each is not best and each.low_ms <= best.high_ms]
+        if rivals:
+            details.append(f"not surely: the bands of {len(rivals)} more overlap with its own")
+    if ranked[0] is not best:
+        rival = ranked[0]
+        details.append(f"a peer is faster: {names.label(rival.artefact)}, {number(rival.middle_ms)} ms")
+    return Figure(
+        f"fastest {one_line(component)}",
+        number(best.middle_ms),
+        "ms",
+        names.label(best.artefact),
+        tuple(details),
+        best.evidence,
+    )
+
+
+def _is_plain(point: Point, best: Point) -> bool:
+    """Whether it is the same model on the same target as it was before compression."""
+    one, other = point.artefact, best.artefact
+    return (one.model, one.target, one.recipe) == (other.model, other.target, "fp32")
+
+
+def _fewest(results: Sequence[Result], component: str, names: Names) -> Figure | None:
+    """The fewest instructions, where nothing tells the time."""
+    found = [
+        (each.counts.instructions, index, each)
+        for index, each in enumerate(results)
+        if isinstance(each, Emulated) and each.component == component and each.counts is not None
+    ]
+    if not found:
+        return None
+    instructions, _, best = min(found)
+    return Figure(
+        f"fewest instructions of {one_line(component)}",
+        number(instructions / 1e6),
+        "million",
+        names.label(best.artefact),
+        ("no latency is known",),
+        "emulated",
+    )
+
+
+def _smallest(results: Sequence[Result], names: Names) -> Figure | None:
+    found = [each.artefact for each in results if not isinstance(each, Failed)]
+    if not found:
+        return None
+    best = min(_ours(found), key=lambda each: each.size_bytes)
+    details = () if best.accuracy is None else (f"cosine {cosine(best.accuracy)}",)
+    return Figure("smallest", megabytes(best.size_bytes), "MB", names.label(best), details, None)
+
+
+def _fit(results: Sequence[Result], names: Names) -> Figure:
+    """Whether everything ran in the device's memory: on an emulated machine that has as much, or on itself."""
+    tried = [each for each in results if isinstance(each, Emulated) and each.fits is not None]
+    if tried:
+        bad = list(dict.fromkeys(names.label(each.artefact) for each in tried if not each.fits))
+        of = len({each.artefact for each in tried})
+        limits = sorted({each.memory_limit_bytes for each in tried if each.memory_limit_bytes is not None})
+        where = f" in {listed([megabytes(each) for each in limits])} MB" if limits else ""
+        value = "yes" if not bad else "no" if len(bad) == of else f"{of - len(bad)} of {of}"
+        said = f"{listed(bad)} did not run{where}" if bad else f"{_all(of)} ran{where}"
+        return Figure("fits", value, "", "", (said, *_peak(tried)), evidence(tried[0]))
+    measured = [each for each in results if isinstance(each, Measured)]
+    if measured:
+        of = len({each.artefact for each in measured})
+        return Figure("fits", "yes", "", "", (f"{_all(of)} ran on the device itself", *_peak(measured)), "measured")
+    return Figure("fits", "not tried", "", "", (), None)
+
+
+def _all(several: int) -> str:
+    return "the one artefact" if several == 1 else f"all {several} artefacts"
+
+
+def _peak(results: Sequence[Measured | Emulated]) -> tuple[str, ...]:
+    peaks = [each.memory.anonymous_bytes for each in results if each.memory is not None]
+    return (f"at most {megabytes(max(peaks))} MB anonymous",) if peaks else ()

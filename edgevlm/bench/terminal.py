@@ -1,0 +1,69 @@
+"""What a run found out, as a table in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from edgevlm import report
+from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
+
+_COLOURS = {"measured": "green", "emulated": "cyan", "estimated": "yellow"}
+
+
+def print_table(found: Sequence[Result]) -> None:
+    """A row a result on stdout; failures and warnings in words on stderr."""
+    rows = [_row(each) for each in found if not isinstance(each, Failed)]
+    if rows:
+        heads = ("device", "artefact", "component", ">threads", "evidence", "latency", "memory", "")
+        report.table(None, heads, rows)
+    for each in found:
+        if isinstance(each, Failed):
+            what = ": ".join(
+                part for part in (each.device, each.artefact and each.artefact.name, each.component) if part
+            )
+            click.echo(f"{what}: {each.message}", err=True)
+            if each.hint:
+                click.echo(f"  try: {each.hint}", err=True)
+        elif isinstance(each, Emulated):
+            for warning in each.warnings:
+                click.echo(f"{each.device}: {each.artefact.name}: {each.component}: FAILED: {warning}", err=True)
+
+
+def _row(result: Measured | Emulated | Estimated) -> tuple[str, ...]:
+    from rich.markup import escape
+
+    kind = evidence(result)
+    threads = "1" if isinstance(result, Emulated) else str(result.threads)
+    names = tuple(map(escape, (result.device, result.artefact.name, result.component)))
+    return (*names, threads, f"[{_COLOURS[kind]}]{kind}[/]", *_figures(result))
+
+
+def _figures(result: Measured | Emulated | Estimated) -> tuple[str, str, str]:
+    """Latency, memory, and what else there is to say."""
+    if isinstance(result, Measured):
+        times, memory = result.times, result.memory
+        latency = f"{times.engine_ms.median:.3g} ms (p95 {times.engine_ms.p95:.3g})"
+        said = f"cold load {times.cold_load_ms:.3g} ms, first {times.first_ms:.3g} ms"
+        if result.sustained:
+            said += f", {result.sustained.slowdown:.2f}x at the end of the sustained run"
+        return latency, "" if memory is None else _memory(memory.anonymous_bytes, memory.file_mapped_bytes), said
+    if isinstance(result, Estimated):
+        return (
+            f"{result.middle_ms:.3g} ms ({result.low_ms:.3g} to {result.high_ms:.3g})",
+            "",
+            f"bound by {result.bound_by}",
+        )
+    memory = result.memory
+    peak = "" if memory is None else _memory(memory.anonymous_bytes, memory.file_mapped_bytes)
+    said = []
+    if result.counts:
+        said.append(f"{result.counts.instructions / 1e6:.4g} M instructions")
+    if result.fits is not None and result.memory_limit_bytes is not None:
+        said.append(f"{'fits' if result.fits else 'does NOT fit'} in {result.memory_limit_bytes / 2**20:.0f} MiB")
+    return "", peak, ", ".join(said)
+
+
+def _memory(anonymous_bytes: int, file_mapped_bytes: int) -> str:
+    return f"{anonymous_bytes / 1e6:.1f} MB + {file_mapped_bytes / 1e6:.1f} mapped"

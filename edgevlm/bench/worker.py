@@ -1,0 +1,154 @@
+"""One device in a process of its own: `python -m edgevlm.bench.worker`, with `edgevlm.onboard`'s protocol.
+
+It takes an `Assignment` in plain values, and says any number of results: the lines of `results.jsonl`. When whoever
+asked is gone it stops, and what it set up elsewhere is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from edgevlm import schema
+from edgevlm.bench.artefacts import BundledSubject, open_all, subjects
+from edgevlm.bench.measure import Effort, measure
+from edgevlm.bench.results import Failed, Result, to_json
+from edgevlm.bundle import Bundle
+from edgevlm.devices.device import Device
+from edgevlm.devices.machine import Machine
+from edgevlm.errors import DeviceError, EdgeVLMError
+from edgevlm.interfaces import Progress
+from edgevlm.onboard.protocol import Say, answer, telling
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one process does.
+
+    Attributes:
+        device: Which device.
+        bundles: Paths.
+        components: Those of these names; all where empty.
+        effort: How long is measured.
+        peers: Whether other toolchains' files of the same models are measured as well.
+    """
+
+    device: Device
+    bundles: tuple[str, ...]
+    components: tuple[str, ...]
+    effort: Effort
+    peers: bool
+
+
+def examine(assignment: Assignment, progress: Progress) -> Iterator[Result]:
+    """All that can be found out about the bundles on the device, as it comes.
+
+    Raises:
+        EdgeVLMError: nothing more comes; the device is not reached, or no longer.
+    """
+    device = assignment.device
+    bundles = open_all([Path(each) for each in assignment.bundles])
+    asked = []
+    for subject in subjects(bundles, assignment.components):
+        refusal = _refusal(device, subject)
+        if refusal:
+            yield refusal
+        else:
+            asked.append(subject)
+    if not asked:
+        return
+    if device.profile.reach == "qemu-user":
+        from edgevlm.bench.emulate import emulate
+
+        yield from emulate(device, asked, progress)
+    elif device.profile.reach == "none":
+        from edgevlm.bench.estimate import scaled
+
+        yield from scaled(device, asked)
+    elif device.profile.reach == "adb":
+        from edgevlm.bench.phone import measure_phone
+
+        yield from measure_phone(device, asked, assignment.effort, progress)
+    else:
+        with _machine(device, sorted({each.artefact.target for each in asked}), progress) as machine:
+            yield from measure(machine, device.name, asked, assignment.effort, progress)
+            if assignment.peers:
+                yield from _measure_peers(machine, assignment, bundles, progress)
+
+
+def _measure_peers(
+    machine: Machine, assignment: Assignment, bundles: Sequence[Bundle], progress: Progress
+) -> Iterator[Result]:
+    """Other toolchains' files of each model that the bundles were made of."""
+    from edgevlm.bench.peers import make_peers, offers
+    from edgevlm.blame.bundles import source_model
+
+    device = assignment.device.name
+    offered = offers(machine)
+    for bundle in {each.manifest.source.revision: each for each in bundles}.values():
+        try:
+            model = source_model(bundle, None)
+            wanted = [each for each in model.programs if not assignment.components or each in assignment.components]
+            made = list(make_peers(model, bundle, wanted, offered, progress))
+        except EdgeVLMError as error:
+            yield Failed(device, None, f"other toolchains' files of {bundle.path.name}: {error.message}", error.hint)
+            continue
+        if not made:
+            message = "neither ONNX Runtime nor OpenVINO nor trtexec is installed there, so there are no peers"
+            yield Failed(device, None, message, "pip install 'edgevlm[peers]'")
+        yield from measure(machine, device, made, assignment.effort, progress)
+
+
+def _refusal(device: Device, subject: BundledSubject) -> Failed | None:
+    targets = device.profile.targets
+    if subject.artefact.target in targets:
+        return None
+    return Failed(
+        device.name,
+        subject.artefact,
+        f"{device.profile.title} runs {', '.join(targets)}: this bundle is for {subject.artefact.target}",
+        f"edgevlm convert --target {targets[0]}",
+        subject.component,
+    )
+
+
+def _machine(device: Device, targets: Sequence[str], progress: Progress) -> Machine:
+    from edgevlm.devices.address import parse
+    from edgevlm.devices.local import Local
+    from edgevlm.devices.ssh import Ssh
+
+    profile = device.profile
+    if profile.reach == "local":
+        return Local()
+    return Ssh(parse(profile.address), python=profile.python, targets=targets, progress=progress)
+
+
+def main() -> None:
+    """One assignment."""
+
+    def work(asked: Mapping[str, Any], say: Say) -> None:
+        assignment = schema.read(Assignment, asked, where="assignment", error=DeviceError)
+        try:
+            for result in examine(assignment, telling(say)):
+                say({"result": to_json(result)})
+        except EdgeVLMError as error:
+            say({"result": to_json(Failed(assignment.device.name, None, error.message, error.hint))})
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)  # unlike the command line's own way, what `with` blocks opened is closed
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's goes to all; the command ends us by closing stdin
+    answer(work, orphaned=lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+if __name__ == "__main__":
+    main()
+    sys.stderr.flush()
+    os._exit(0)

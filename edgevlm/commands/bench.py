@@ -1,0 +1,206 @@
+"""`edgevlm bench` and `edgevlm devices`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgevlm.commands.options import PATH, Number, as_json
+from edgevlm.errors import CheckFailed, InputError
+
+if TYPE_CHECKING:
+    from edgevlm.bench.results import Result
+    from edgevlm.devices.profile import Profile
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, type=PATH)
+@click.option("--device", "devices", multiple=True, help="See edgevlm devices; ssh://USER@HOST; may repeat.")
+@click.option(
+    "--devices", "profiles", type=PATH, help="YAML file of devices of your own; without --device, all of them."
+)
+@click.option("--out", type=PATH, default="bench", show_default=True, help="Folder for the report.")
+@click.option("--component", "components", multiple=True, help="Only this one, e.g. encode_image; may repeat.")
+@click.option(
+    "--threads", type=click.IntRange(1, 256), multiple=True, help="CPU threads; may repeat; 1, 2, 4 ... if left out."
+)
+@click.option("--seconds", type=Number(0.05, 600), default=1.0, show_default=True, help="Of warm inference, each time.")
+@click.option(
+    "--sustained", type=Number(0, 3600), default=0.0, metavar="SECONDS", help="Run without a pause, for the heat."
+)
+@click.option(
+    "--peers", is_flag=True, help="Other toolchains' files of the same model as well: ONNX Runtime, OpenVINO."
+)
+@click.option("--compare", type=PATH, nargs=2, metavar="OLD NEW", help="Compare two results.jsonl instead.")
+@click.option("--limit", default="1%", show_default=True, help="With --compare: growth that is no regression.")
+@as_json
+def bench(
+    bundles: tuple[Path, ...],
+    devices: tuple[str, ...],
+    profiles: Path | None,
+    out: Path,
+    components: tuple[str, ...],
+    threads: tuple[int, ...],
+    seconds: float,
+    sustained: float,
+    peers: bool,
+    compare: tuple[Path, Path] | None,
+    limit: str,
+    as_json: bool,
+) -> None:
+    """How fast, how much memory, does it fit: BUNDLES on devices, with how each figure came about.
+
+    A device that is there is measured: this computer (host), or one reached by ssh or adb. One that is not is emulated:
+    what it would execute is counted, instruction by instruction, and its latency estimated from that, with a band.
+    DEVICE is a name that edgevlm devices lists, an address, or NAME=ADDRESS. Without --device it is host.
+
+    \b
+    Examples:
+      edgevlm bench dist/*.edgevlm
+      edgevlm bench dist/*.edgevlm --device host --device raspberry-pi-5 --device galaxy-s23
+      edgevlm bench dist/app-tflite-int8.edgevlm --device raspberry-pi-5=ssh://pi@192.168.1.20 --sustained 300
+      edgevlm bench dist/*.edgevlm --devices my-devices.yaml --out nightly
+      edgevlm bench --compare yesterday/results.jsonl bench/results.jsonl --limit 1%
+    """
+    if compare is not None:
+        if bundles or devices or profiles:
+            raise InputError("--compare takes two results.jsonl and --limit, no bundles and no devices")
+        _compare(*compare, limit, as_json)
+        return
+    from edgevlm import report
+    from edgevlm.bench import bench as run
+    from edgevlm.bench.measure import Effort
+
+    known, own = _profiles(profiles)
+    request = run.Request(
+        bundles=bundles,
+        devices=devices or own or ("host",),
+        profiles=known,
+        out=out,
+        components=components,
+        effort=Effort(seconds, tuple(dict.fromkeys(threads)) or None, sustained),
+        peers=peers,
+    )
+    with report.progress_bar(log_seconds=30) as progress:
+        found = run.bench(request, progress)
+    if as_json:
+        _print_json(found)
+    else:
+        from edgevlm.bench.terminal import print_table
+
+        print_table(found)
+        click.echo(f"report: {out / run.PAGE}")
+    _exit(found)
+
+
+def _profiles(path: Path | None) -> tuple[dict[str, Profile], tuple[str, ...]]:
+    """All profiles by name, and the names of a user's own."""
+    from edgevlm.devices import profile
+
+    own = profile.read(path) if path else {}
+    return {**profile.builtin(), **own}, tuple(own)
+
+
+def _print_json(found: tuple[Result, ...]) -> None:
+    from edgevlm import report
+    from edgevlm.bench.results import to_json
+
+    report.print_json({"results": [to_json(each) for each in found]})
+
+
+def _exit(found: tuple[Result, ...]) -> None:
+    from edgevlm.bench.results import Emulated, Failed
+
+    if any(isinstance(each, Failed) for each in found):
+        sys.exit(InputError.exit_code)
+    if any(isinstance(each, Emulated) and each.warnings for each in found):
+        sys.exit(CheckFailed.exit_code)
+
+
+def _compare(old: Path, new: Path, limit: str, as_json: bool) -> None:
+    from edgevlm import report
+    from edgevlm.bench import compare
+
+    found = compare.compare(old, new, compare.parse_limit(limit))
+    if as_json:
+        report.print_json(compare.to_json(found))
+    else:
+        compare.print_table(found)
+    if found.regressions:
+        sys.exit(CheckFailed.exit_code)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--devices", "profiles", type=PATH, help="YAML file of devices of your own, to list as well.")
+@click.option("--show", metavar="NAME", help="Print this device's profile, to copy and change.")
+@as_json
+@click.pass_context
+def devices(context: click.Context, profiles: Path | None, show: str | None, as_json: bool) -> None:
+    """List the devices that edgevlm bench knows, and how each is asked.
+
+    \b
+    Examples:
+      edgevlm devices
+      edgevlm devices --show raspberry-pi-5
+      edgevlm devices setup raspberry-pi-5
+    """
+    if context.invoked_subcommand:
+        return
+    from edgevlm import report, schema
+    from edgevlm.devices.profile import find
+
+    known, _ = _profiles(profiles)
+    if show is not None:
+        import yaml
+
+        profile = schema.write(find(show, known))
+        shown = {show: {key: value for key, value in profile.items() if value not in ("", 0, 0.0, [])}}
+        print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120), end="")
+    elif as_json:
+        report.print_json({"devices": schema.write(known)})
+    else:
+        rows = [_row(name, profile) for name, profile in known.items()]
+        report.table(None, ("device", "", "chip", "processor", ">memory", "asked by"), rows)
+
+
+def _row(name: str, profile: Profile) -> tuple[str, ...]:
+    from rich.markup import escape
+
+    processor = " + ".join(f"{each.cores} x {each.core} {each.clock_mhz / 1e3:.1f} GHz" for each in profile.cpu)
+    asked = {
+        "local": "running it here",
+        "qemu-user": "counting what it would execute",
+        "none": "estimates from published points",
+    }
+    memory = f"{profile.memory_mb / 1024:.0f} GB" if profile.memory_mb else ""
+    how = asked.get(profile.reach, profile.address or f"{profile.reach}: needs an address")
+    return tuple(map(escape, (name, profile.title, profile.chip, processor, memory, how)))
+
+
+@devices.command()
+@click.argument("names", nargs=-1, required=True)
+@click.option("--devices", "profiles", type=PATH, help="YAML file of devices of your own.")
+@as_json
+def setup(names: tuple[str, ...], profiles: Path | None, as_json: bool) -> None:
+    """Fetch and build what emulating the devices NAMES takes, once: from Debian's packages and the Python registry.
+
+    \b
+    Examples:
+      edgevlm devices setup raspberry-pi-5
+    """
+    from edgevlm import report
+    from edgevlm.devices.profile import find
+    from edgevlm.emulation import setup as emulation
+
+    known, _ = _profiles(profiles)
+    sizes: dict[str, Any] = {}
+    with report.progress_bar(log_seconds=10) as progress:
+        for name in names:
+            sizes |= emulation.setup(find(name, known), progress)
+    if as_json:
+        report.print_json({"parts": sizes})
+    else:
+        report.table(None, ("part", ">MB"), [(part, f"{size / 1e6:.1f}") for part, size in sizes.items()])
