@@ -41,7 +41,10 @@ def build(python: str, progress: Progress = silent) -> Part:
     headers = _torch_headers()
     requirement = site.pinned("executorch")
     wheel = site.site_packages((requirement,), python=python, architecture="aarch64", progress=progress)
-    sources = [files("edgevlm.emulation").joinpath(name).read_text(encoding="utf-8") for name in (*_SOURCES, "runner.py", "shim.py")]
+    sources = [
+        files("edgevlm.emulation").joinpath(name).read_text(encoding="utf-8")
+        for name in (*_SOURCES, "runner.py", "shim.py")
+    ]
     cpuinfo = (headers / "cpuinfo.h").read_text(encoding="utf-8")
     version = tools.run([compiler, "-dumpfullversion"], "ask the cross compiler for its version").strip()
     inputs = (requirement, str(wheel.name), version, cpuinfo, *sources)

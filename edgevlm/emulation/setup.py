@@ -63,7 +63,9 @@ def prepare(targets: Sequence[str], progress: Progress = silent) -> Setup:
     """
     for target in targets:
         if target not in TARGETS:
-            raise DeviceError(f"expected a bundle for {' or '.join(TARGETS)} to count on a device, got one for {target}")
+            raise DeviceError(
+                f"expected a bundle for {' or '.join(TARGETS)} to count on a device, got one for {target}"
+            )
     qemu = tools.qemu()
     counting = plugin.build(progress)
     system = root.prepare(progress)
