@@ -1,13 +1,13 @@
 """Counts what a bundle makes one core of a device execute, on an emulator of it.
 
-The instructions are the device's own, since backends choose kernels by what the emulated processor has and calls itself;
-the time that it takes says nothing of the device. One thread runs, without random addresses, so that counts agree from
-one time to the next: a `.pte` file's to a few instructions, a `.tflite` file's, which Python opens, to a few in a
-thousand.
+The instructions are the device's own: backends choose kernels by what the emulated processor has and calls itself. The
+time that it takes says nothing of the device. One thread runs, without random addresses, so that counts agree from one
+time to the next: a `.pte` file's to a few instructions, a `.tflite` file's, which Python opens, to a few in a thousand.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import time
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from edgevlm import interrupts
-from edgevlm.boundary import find_component, validate_inputs
 from edgevlm.bench.results import Counts
-from edgevlm.bundle import BundledComponent, Bundle
+from edgevlm.boundary import find_component, validate_inputs
+from edgevlm.bundle import Bundle, BundledComponent
 from edgevlm.devices.profile import Cluster
 from edgevlm.emulation import plugin, processor, root, runner, tools
 from edgevlm.emulation.plugin import between
@@ -102,7 +102,7 @@ def emulate(
         outputs = _answers(work, code) if bundle.manifest.target == "tflite" else _files(work, code, found)
         marks = plugin.read(work / "counts")
     after = [marks[FIRST_RUN + run] for run in range(1 + runs)]
-    later = tuple(between(*pair) for pair in zip(after, after[1:], strict=False))
+    later = tuple(between(*pair) for pair in itertools.pairwise(after))
     return Emulation(between(marks[BEFORE], after[0]), later, outputs)
 
 

@@ -63,9 +63,10 @@ def prefix(root: Part, cluster: Cluster) -> Path:
 
 def _cpuinfo(part: int, dot_product: bool) -> str:
     features = f"{_FEATURES} {_DOT_PRODUCT_FEATURES}" if dot_product else _FEATURES
+    variant = 2 if dot_product else 0  # earlier ones of Cortex-A55 and A75 have no dot products, which backends know
     return (
         f"processor\t: 0\nBogoMIPS\t: 100.00\nFeatures\t: {features}\nCPU implementer\t: {_ARM:#x}\n"
-        f"CPU architecture: 8\nCPU variant\t: 0x1\nCPU part\t: {part:#x}\nCPU revision\t: 0\n\n"
+        f"CPU architecture: 8\nCPU variant\t: {variant:#x}\nCPU part\t: {part:#x}\nCPU revision\t: 0\n\n"
     )
 
 

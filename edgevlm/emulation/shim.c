@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/auxv.h>
 
 /* Bits of AT_HWCAP and AT_HWCAP2 on arm64 Linux. */
@@ -35,16 +36,22 @@ static struct cpuinfo_core core;
 static struct cpuinfo_processor processor = {.core = &core};
 static struct cpuinfo_uarch_info kind = {.processor_count = 1, .core_count = 1};
 
-/* Arm's part number of the last processor that the kernel lists, the fastest where there are several kinds. */
-static unsigned part_number(void) {
-    unsigned part = 0;
-    char line[256];
+/* What the kernel says of the last processor that it lists, the fastest where there are several kinds. */
+static struct {
+    unsigned part;      /* Arm's number of the core */
+    bool dot_products;  /* which an emulator's stand-in for a core may have, and the core itself not */
+} listed;
+
+static void read_proc(void) {
+    char line[1024];
     FILE *file = fopen("/proc/cpuinfo", "r");
-    while (file && fgets(line, sizeof line, file))
-        sscanf(line, "CPU part : %x", &part);
+    while (file && fgets(line, sizeof line, file)) {
+        sscanf(line, "CPU part : %x", &listed.part);
+        if (!strncmp(line, "Features", 8))
+            listed.dot_products = strstr(line, " asimddp") != NULL;
+    }
     if (file)
         fclose(file);
-    return part;
 }
 
 static enum cpuinfo_uarch uarch(unsigned part) {
@@ -78,10 +85,11 @@ static enum cpuinfo_uarch uarch(unsigned part) {
 /* SVE and SME are left out: their kernels are not what is counted, nor what a Raspberry Pi or a Jetson Orin runs. */
 bool cpuinfo_initialize(void) {
     unsigned long has = getauxval(AT_HWCAP), has2 = getauxval(AT_HWCAP2);
+    read_proc();
     cpuinfo_isa.atomics = has >> ATOMICS & 1;
     cpuinfo_isa.rdm = has >> ASIMDRDM & 1;
     cpuinfo_isa.fp16arith = (has >> FPHP & 1) && (has >> ASIMDHP & 1);
-    cpuinfo_isa.dot = has >> ASIMDDP & 1;
+    cpuinfo_isa.dot = (has >> ASIMDDP & 1) && listed.dot_products;
     cpuinfo_isa.jscvt = has >> JSCVT & 1;
     cpuinfo_isa.fcma = has >> FCMA & 1;
     cpuinfo_isa.fhm = has >> ASIMDFHM & 1;
@@ -92,7 +100,7 @@ bool cpuinfo_initialize(void) {
     cpuinfo_isa.crc32 = has >> CRC32 & 1;
     cpuinfo_isa.i8mm = has2 >> I8MM & 1;
     cpuinfo_isa.bf16 = has2 >> BF16 & 1;
-    core.uarch = kind.uarch = uarch(part_number());
+    core.uarch = kind.uarch = uarch(listed.part);
     return true;
 }
 

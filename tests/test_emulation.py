@@ -1,0 +1,372 @@
+"""What is counted on emulated Arm processors: single instructions, exactly; then real bundles, with real libraries."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import shutil
+import stat
+import subprocess
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import arm_instructions as arm
+import compressions
+import numpy as np
+import pytest
+
+import edgevlm
+from edgevlm import interrupts, pipeline, registry
+from edgevlm.bench.results import Counts
+from edgevlm.bundle import Bundle
+from edgevlm.devices import site
+from edgevlm.devices.profile import Cluster, builtin
+from edgevlm.emulation import counting, parts, plugin, processor, root, runner, shim, tools
+from edgevlm.emulation.counting import Emulation, dispatch_warnings, emulate, steady
+from edgevlm.emulation.setup import Setup, prepare, setup
+from edgevlm.errors import DeviceError, EdgeVLMError
+from edgevlm.onboard.engines import sample_inputs
+from edgevlm.recipe import BUILTIN
+
+PI_4, PI_5 = (builtin()[name].cpu[0] for name in ("raspberry-pi-4", "raspberry-pi-5"))
+NEEDED = ("qemu-aarch64", "setarch", "gcc", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++", "apt-get", "dpkg")
+missing = [program for program in NEEDED if shutil.which(program) is None]
+emulates = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+@pytest.fixture(autouse=True)
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is fetched, 300 MB, is kept from one test run to the next."""
+    folder = request.config.cache.mkdir("devices")
+    monkeypatch.setattr(site, "folder", lambda: folder)
+    return folder
+
+
+@pytest.fixture
+def ready() -> Setup:
+    try:
+        return prepare(["tflite", "executorch"])
+    except DeviceError as error:
+        if "cannot fetch" in error.message or "cannot read the lists" in error.message:
+            pytest.skip(f"no network: {error.message}")
+        raise
+
+
+@pytest.fixture(scope="module", params=["tflite", "executorch"])
+def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The built-in student's image tower in int8."""
+    out = tmp_path_factory.mktemp("student")
+    return edgevlm.convert(target=request.param, recipe="int8", image_only=True, out=out)
+
+
+# The plugin
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Counts]:
+    """Counts at each mark of a program that holds every case of the table."""
+    folder = tmp_path_factory.mktemp("a, folder")
+    (folder / "cases.s").write_text(arm.program())
+    build = ["aarch64-linux-gnu-gcc", "-nostdlib", "-static", "-o", folder / "cases", folder / "cases.s"]
+    subprocess.run(build, check=True)
+    command = [tools.qemu().path, "-cpu", "max", *plugin.arguments(plugin.build(), folder / "counts")]
+    subprocess.run([*command, folder / "cases"], check=True)
+    return plugin.read(folder / "counts")
+
+
+@emulates
+@pytest.mark.parametrize(("index", "case"), enumerate(arm.cases()), ids=[each.instruction for each in arm.cases()])
+def test_an_instruction_counts_as_the_manual_says(counted: dict[int, Counts], index: int, case: arm.Case) -> None:
+    found = asdict(plugin.between(counted[2 * index], counted[2 * index + 1]))
+    expected = dict.fromkeys(found, 0) | {kind: number * arm.LOOPS for kind, number in case.counts.items()}
+    assert found == expected | {"instructions": arm.OVERHEAD + arm.IN_LOOP * arm.LOOPS}
+
+
+@emulates
+def test_the_plugin_refuses_what_it_cannot_count(tmp_path: Path) -> None:
+    library = plugin.build().path / "counts.so"
+    for argument, message in (("", "expected one argument"), (f",out={tmp_path}/none/counts", "No such file")):
+        command = [tools.qemu().path, "-plugin", f"{library}{argument}", "/bin/true"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert message in done.stderr
+    with pytest.raises(DeviceError, match="wrote no counts"):
+        plugin.read(tmp_path / "none")
+
+
+# What is missing
+
+
+def fake(folder: Path, name: str, script: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_a_missing_program_is_named_with_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for program, package in (
+        ("qemu-aarch64", "qemu-user"),
+        ("gcc", "gcc"),
+        ("aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu"),
+        ("dpkg", "Debian"),
+    ):
+        with pytest.raises(DeviceError, match="not installed") as raised:
+            tools.find(program)
+        assert program in raised.value.message
+        assert package in (raised.value.hint or "")
+    for work in (
+        lambda: setup(builtin()["raspberry-pi-5"]),
+        root.prepare,
+        plugin.build,
+        lambda: runner.build("3.11"),
+    ):
+        with pytest.raises(DeviceError, match=r"needs .*, which is not installed here"):
+            work()
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo qemu-aarch64 version 9.2.1", r"expected QEMU 7\.2 to 8\.2.*got 9\.2\.1"),
+        ("echo qemu-aarch64 version 5.2.0", r"expected QEMU 7\.2 to 8\.2.*got 5\.2\.0"),
+        ("echo qemu-aarch64 version 8.1.0", "built without plugins"),
+        ("echo something else", "expected a version of QEMU"),
+        ("echo error: broken >&2; exit 1", "error: broken"),
+    ],
+)
+def test_an_unsuitable_qemu_is_refused(
+    script: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(tmp_path, "qemu-aarch64", script)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DeviceError, match=message):
+        tools.qemu()
+
+
+@emulates
+def test_sources_without_arm64_packages_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(root, "_APT", tmp_path / "apt")
+    (tmp_path / "apt").mkdir()
+    with pytest.raises(DeviceError, match="no apt source of"):
+        root.prepare()
+    codename = root._codename()
+    (tmp_path / "apt" / "sources.list").write_text(f"deb [trusted=yes] file:{tmp_path}/none {codename} main\n")
+    with pytest.raises(DeviceError, match=r"cannot (read|find|fetch)") as raised:
+        root.prepare()
+    assert "sources that have arm64 packages" in (raised.value.hint or "")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_an_interrupted_part_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "folder", lambda: tmp_path)
+
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise DeviceError("no space")
+
+    with pytest.raises(DeviceError):
+        parts.keep("part", ["a"], fail)
+    assert list(tmp_path.iterdir()) == []
+    made = parts.keep("part", ["a"], lambda folder: (folder / "whole").write_bytes(bytes(3)) and None)
+    assert parts.keep("part", ["a"], fail) == made
+    assert parts.keep("part", ["b"], lambda folder: None) != made
+    assert parts.Part("part", made, "").size_bytes == 3
+
+
+def test_what_cannot_be_emulated_says_so() -> None:
+    with pytest.raises(DeviceError, match="iPhone 15 Pro: expected a cluster with qemu_cpu"):
+        setup(builtin()["iphone-15-pro"])
+    with pytest.raises(DeviceError, match="expected a bundle for tflite or executorch"):
+        prepare(["coreml"])
+
+
+# The shim
+
+
+@emulates
+@pytest.mark.parametrize(
+    ("name", "dims", "tiles", "ids"),
+    [
+        ("pthreadpool_parallelize_1d", 1, 0, 0),
+        ("pthreadpool_parallelize_1d_tile_1d_dynamic", 1, 1, 0),
+        ("pthreadpool_parallelize_2d_tile_1d_with_uarch", 2, 1, 1),
+        ("pthreadpool_parallelize_3d_tile_2d_dynamic_with_thread", 3, 2, 1),
+        ("pthreadpool_parallelize_3d_tile_1d_with_uarch_with_thread", 3, 1, 2),
+        ("pthreadpool_parallelize_4d_tile_2d", 4, 2, 0),
+    ],
+)
+def test_loops_visit_each_place_once_in_order(name: str, dims: int, tiles: int, ids: int, tmp_path: Path) -> None:
+    (tmp_path / "loops.c").write_text(shim.source([name]) + "void refuse(const char *name) { (void)name; }\n")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "loops.so", tmp_path / "loops.c"], check=True)
+    seen = []
+    task = ctypes.CFUNCTYPE(None, *[ctypes.c_size_t] * (1 + ids + dims + tiles))(lambda *words: seen.append(words))
+    ranges, sizes = (5, 3, 7, 4)[:dims], (2, 3)[:tiles]
+    uarchs = (0, 1) if "uarch" in name else ()
+    words = (*uarchs, *ranges, *sizes, 0)
+    ctypes.CDLL(str(tmp_path / "loops.so"))[name](None, task, ctypes.c_void_p(99), *map(ctypes.c_size_t, words))
+    steps = (1,) * (dims - tiles) + sizes
+    places = itertools.product(*(range(0, end, step) for end, step in zip(ranges, steps, strict=True)))
+    expected = []
+    for place in places:
+        counts = [min(ranges[dims - tiles + i] - place[dims - tiles + i], size) for i, size in enumerate(sizes)]
+        expected.append((99, *(0,) * ids, *place, *counts))
+    assert seen == expected
+
+
+_PACKING = """
+#include <stdio.h>
+#include <stdlib.h>
+void kai_run_lhs_quant_pack_qai8dxp_f32(size_t, size_t, size_t, size_t, size_t, size_t, const float *, size_t, void *);
+int main(int count, char **words) {
+    size_t rows = atoi(words[1]), width = atoi(words[2]), mr = atoi(words[3]), kr = atoi(words[4]), sr = atoi(words[5]);
+    float *values = malloc(4 * rows * width);
+    size_t size = (rows + mr - 1) / mr * mr * ((width + 31) / 32 * 32 + 8);
+    void *packed = calloc(1, size);
+    fread(values, 4, rows * width, stdin);
+    kai_run_lhs_quant_pack_qai8dxp_f32(rows, width, mr, kr, sr, 0, values, 4 * width, packed);
+    return fwrite(packed, 1, size, stdout) != size;
+}
+"""
+
+
+@emulates
+@pytest.mark.parametrize(("mr", "kr", "sr"), [(1, 8, 2), (4, 8, 2), (4, 16, 2), (1, 8, 1)])
+@pytest.mark.parametrize("width", [5, 37, 64])
+def test_activations_are_packed_as_kleidiais_kernels_read_them(
+    mr: int, kr: int, sr: int, width: int, tmp_path: Path
+) -> None:
+    rows, filled, piece = 6, (width + 31) // 32 * 32, kr // sr
+    values = np.random.default_rng(width).normal(1, 3, (rows, width)).astype(np.float32)
+    values[2] = 0
+    (tmp_path / "main.c").write_text(_PACKING)
+    source = Path(runner.__file__).with_name("packing.c")
+    build = ["aarch64-linux-gnu-gcc", "-O2", "-static", "-o", tmp_path / "main", tmp_path / "main.c", source, "-lm"]
+    subprocess.run(build, check=True)
+    command = [tools.qemu().path, tmp_path / "main", *map(str, (rows, width, mr, kr, sr))]
+    packed = subprocess.run(command, input=values.tobytes(), capture_output=True, check=True).stdout
+    blocks = np.frombuffer(packed, np.uint8).reshape(-1, mr * (filled + 8))
+    quantised = blocks[:, : mr * filled].view(np.int8).reshape(-1, filled // piece, mr, piece)
+    quantised = quantised.transpose(0, 2, 1, 3).reshape(-1, filled)[:rows, :width].astype(np.float64)
+    zeros = blocks[:, mr * filled : mr * (filled + 4)].copy().view(np.int32).reshape(-1, 1)[:rows]
+    scales = blocks[:, mr * (filled + 4) :].copy().view(np.float32).reshape(-1, 1)[:rows]
+    assert np.abs((quantised + zeros) * scales - values).max() <= scales.max() * 0.51 + 1e-6
+    spans = np.maximum(values.max(1), 0) - np.minimum(values.min(1), 0)
+    np.testing.assert_allclose(scales[:, 0], np.where(spans > 0, spans / 255, 1), rtol=1e-5)
+
+
+# Real bundles
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def assert_same_answer(found: Emulation, bundle: Bundle, component: str, inputs: dict[str, np.ndarray]) -> None:
+    with registry.runtime(bundle.manifest.target).open(bundle, threads=1) as session:
+        expected = session.run(component, inputs)
+    assert list(found.outputs) == list(expected)
+    for name, answer in expected.items():
+        assert cosine(found.outputs[name], answer) > 0.9999
+
+
+@emulates
+def test_a_bundle_runs_the_kernels_that_each_core_has(ready: Setup, student: Bundle) -> None:
+    inputs = sample_inputs(student, "encode_image")
+    said: list[tuple[str, float | None]] = []
+    a72 = emulate(student, "encode_image", inputs, PI_4, progress=lambda *words: said.append(words))
+    a76 = emulate(student, "encode_image", inputs, PI_5)
+    for found in (a72, a76):
+        assert_same_answer(found, student, "encode_image", inputs)
+        assert len(found.runs) == 3
+        assert found.load.instructions > 1.2 * steady(found.runs).instructions  # weights are packed
+    old, new = steady(a72.runs), steady(a76.runs)
+    assert (old.dot_products, old.matrix_products, new.matrix_products) == (0, 0, 0)
+    assert 4 * 4 * new.dot_products <= new.integer_multiply_adds < 4 * 4 * new.dot_products * 1.05
+    assert new.instructions < 0.8 * old.instructions
+    for each in ("float_multiply_adds", "integer_multiply_adds"):  # the same work, up to rows that are filled up
+        assert getattr(new, each) == pytest.approx(getattr(old, each), rel=0.1)
+    assert said[-1][0] == "counting encode_image on cortex-a72"
+    assert any(share for _, share in said)
+    assert (dispatch_warnings(student, old, PI_4), dispatch_warnings(student, new, PI_5)) == ((), ())
+    (warning,) = dispatch_warnings(student, old, PI_5)
+    assert "Cortex-A76 multiplies int8 with dot products, and none was executed" in warning
+    (warning,) = dispatch_warnings(student, new, replace(PI_5, core="Kryo", dot_product=False))
+    assert "stands in for Kryo" in warning
+
+
+@emulates
+def test_counting_again_gives_the_same(ready: Setup, student: Bundle) -> None:
+    (first, load), (second, again) = (counting.count(student, "encode_image", PI_5, runs=2) for _ in range(2))
+    tolerance = 1e-6 if student.manifest.target == "executorch" else 1e-3
+    assert first.instructions == pytest.approx(second.instructions, rel=tolerance)
+    assert load.instructions == pytest.approx(again.instructions, rel=10 * tolerance)
+    for each in ("float_multiply_adds", "integer_multiply_adds", "dot_products"):
+        assert getattr(first, each) == getattr(second, each)
+
+
+@emulates
+@pytest.mark.parametrize("target", ["tflite", "executorch"])
+def test_texts_are_looked_up_in_int8_tables(target: str, ready: Setup, tmp_path: Path) -> None:
+    request = pipeline.Request(compressions.checkpoint("clip"), (target,), BUILTIN["int8"], tmp_path)
+    (outcome,) = pipeline.convert(request)
+    assert outcome.bundle is not None
+    inputs = sample_inputs(outcome.bundle, "encode_text")
+    found = emulate(outcome.bundle, "encode_text", inputs, PI_5, runs=1)
+    assert_same_answer(found, outcome.bundle, "encode_text", inputs)
+
+
+@emulates
+def test_a_stand_ins_dot_products_are_not_used_where_the_core_has_none(ready: Setup, student: Bundle) -> None:
+    pixel = builtin()["pixel-3a"].cpu[0]
+    assert (pixel.qemu_cpu, pixel.dot_product) == ("cortex-a76", False)
+    found, _ = counting.count(student, "encode_image", pixel, runs=1)
+    assert found.dot_products == 0
+    assert dispatch_warnings(student, found, pixel) == ()
+
+
+@emulates
+def test_a_component_that_fails_there_says_why(ready: Setup, student: Bundle, tmp_path: Path) -> None:
+    (artefact,) = {each.file for each in student.components.values()}
+    shutil.copytree(student.path, tmp_path / "damaged")
+    content = (student.path / artefact).read_bytes()
+    (tmp_path / "damaged" / artefact).write_bytes(content[: len(content) // 2])
+    inputs = sample_inputs(student, "encode_image")
+    with pytest.raises(EdgeVLMError) as raised:
+        emulate(Bundle(tmp_path / "damaged", student.manifest), "encode_image", inputs, PI_5)
+    assert artefact in raised.value.message or "ExecuTorch's error" in raised.value.message
+    with pytest.raises(DeviceError, match="QEMU has no processor like it"):
+        emulate(student, "encode_image", inputs, Cluster("A14", 2, 3000))
+
+
+def test_runs_that_differ_are_refused() -> None:
+    even = Counts(1000, 0, 0, 0, 0, 0, 0)
+    assert steady([replace(even, instructions=each) for each in (1002, 1000, 1001)]).instructions == 1001
+    with pytest.raises(DeviceError, match="expected later runs to execute about as many instructions"):
+        steady([even, replace(even, instructions=1100)])
+
+
+@emulates
+def test_the_core_is_the_devices_own(ready: Setup) -> None:
+    for name, part in (("raspberry-pi-4", "0xd08"), ("jetson-orin-nano", "0xd42"), ("galaxy-s23", "0xd4e")):
+        prefix = processor.prefix(ready.system, builtin()[name].cpu[0])
+        text = (prefix / "proc" / "cpuinfo").read_text()
+        assert f"CPU part\t: {part}\n" in text
+        assert (" asimddp" in text) == builtin()[name].cpu[0].dot_product
+        with interrupts.temporary_folder() as folder:
+            (folder / "main.c").write_text('int puts(const char *); int main(void) { return puts("ran") < 0; }\n')
+            subprocess.run(["aarch64-linux-gnu-gcc", "-o", folder / "main", folder / "main.c"], check=True)
+            command = [ready.qemu.path, "-L", prefix, folder / "main"]
+            assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "ran\n"
+
+
+@emulates
+def test_each_part_is_made_once_and_has_a_size(ready: Setup) -> None:
+    again = prepare(["tflite", "executorch"], progress=lambda stage, share: pytest.fail(stage))
+    assert [part.path for part in again.parts] == [part.path for part in ready.parts]
+    sizes = {part.name: part.size_bytes for part in again.parts}
+    assert list(sizes) == ["arm64 system", "counting plugin", "packages", "EdgeVLM", "ExecuTorch runner"]
+    assert sizes["arm64 system"] > 30e6
+    assert sizes["ExecuTorch runner"] > 5e6
