@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shlex
 import subprocess
 import tempfile
@@ -15,7 +16,6 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-from edgevlm import interrupts
 from edgevlm.devices.address import Address
 from edgevlm.devices.answers import end_of, started
 from edgevlm.errors import DeviceError
@@ -71,7 +71,9 @@ class Connection:
         """
         self.close()
         stderr = self._held.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        self._socket = self._held.enter_context(interrupts.temporary_folder()) / "socket"
+        # In a folder with a short name, as systems allow no more; ssh makes it for its user alone, and removes it.
+        self._socket = Path("/tmp") / f"edgevlm-{secrets.token_hex(8)}"
+        self._held.callback(self._socket.unlink, missing_ok=True)
         # The far `cat` ends with our end of the pipe, and the connection with it, however this process ends.
         command = [*self._words("yes"), f"echo {_READY.decode()}; exec cat > /dev/null"]
         try:

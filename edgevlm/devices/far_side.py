@@ -69,7 +69,7 @@ def unpack(request: dict[str, Any]) -> dict[str, Any]:
 def leave(request: dict[str, Any]) -> dict[str, Any]:
     """Ends our processes and, where it is asked to, removes the folder."""
     end_processes(request["folder"])
-    if request["remove"]:
+    if request["remove"] and os.path.isdir(request["folder"]):
         shutil.rmtree(request["folder"])
     return {}
 

@@ -199,15 +199,20 @@ class Ssh:
 
         request = {"do": "unpack", "folder": self.folder, "to": there, "size_bytes": blocks * _BLOCK_BYTES}
         self._python.do(request, feed)
+        progress(said, 1.0)
 
     def _leave(self) -> None:
         """Removes the folder, if need be over a new connection; says so where that does not work."""
-        try:
-            if not self._connection.alive:
-                self._connection.open()
-            self._remove()
-        except DeviceError as error:
-            self._progress(f"{self.folder} stays on {self._connection.host}: {error.message}", None)
+        for again in (True, False):
+            try:
+                if not self._connection.alive:
+                    self._connection.open()
+                self._remove()
+                break
+            except DeviceError as error:
+                if not (again and isinstance(error, ConnectionLost)):
+                    self._progress(f"{self.folder} stays on {self._connection.host}: {error.message}", None)
+                    break
 
     def _remove(self) -> None:
         if self._connection.alive:
@@ -230,8 +235,8 @@ class _Counted(io.RawIOBase):
             self._broken = True
             raise
         self._done_bytes += len(data)
-        share = min(1.0, self._done_bytes / self._total_bytes)
-        if share >= self._told + 0.01:
+        share = self._done_bytes / self._total_bytes
+        if self._told + 0.01 <= share < 1:
             self._told = share
             self._progress(self._said, share)
         return len(data)

@@ -25,8 +25,12 @@ _EVERY_SECONDS = 0.2
 _HINT = "this needs a network, once, and apt sources that have arm64 packages, as Debian's have"
 
 
-def prepare(progress: Progress = silent) -> Part:
+def prepare(progress: Progress = silent, packages: Sequence[str] = PACKAGES) -> Part:
     """Fetches and unpacks the root file system, once for each release.
+
+    Args:
+        progress: Told how far it is.
+        packages: What is in it; what they depend on comes along.
 
     Raises:
         DeviceError: this is no Debian, its sources have no arm64 packages, or there is no network.
@@ -36,7 +40,7 @@ def prepare(progress: Progress = silent) -> Part:
     codename = _codename()
     sources = _sources(codename)
     texts = [path.read_text(encoding="utf-8") for path in sources]
-    made = parts.keep("root", (codename, *PACKAGES, *texts), partial(_fill, sources, progress))
+    made = parts.keep("root", (codename, *packages, *texts), partial(_fill, sources, packages, progress))
     return Part("arm64 system", made, codename)
 
 
@@ -75,7 +79,7 @@ def _sources(codename: str) -> list[Path]:
     return own
 
 
-def _fill(sources: Sequence[Path], progress: Progress, folder: Path) -> None:
+def _fill(sources: Sequence[Path], packages: Sequence[str], progress: Progress, folder: Path) -> None:
     apt = folder.parent / "apt"
     for each in ("lists/partial", "cache/archives/partial", "sources"):
         (apt / each).mkdir(parents=True)
@@ -85,9 +89,9 @@ def _fill(sources: Sequence[Path], progress: Progress, folder: Path) -> None:
     command = _apt_get(apt)
     tools.run([*command, "update"], "read the lists of arm64 packages", hint=_HINT)
     install = [*command, "--no-install-recommends", "--yes", "install"]
-    said = tools.run([*install, "--print-uris", *PACKAGES], f"find arm64 packages of {', '.join(PACKAGES)}", hint=_HINT)
+    said = tools.run([*install, "--print-uris", *packages], f"find arm64 packages of {', '.join(packages)}", hint=_HINT)
     total = sum(int(size) for size in re.findall(r"^'[^']+' \S+ (\d+)", said, re.MULTILINE))
-    _download([*install, "--download-only", *PACKAGES], apt / "cache" / "archives", total, progress)
+    _download([*install, "--download-only", *packages], apt / "cache" / "archives", total, progress)
     debs = sorted((apt / "cache" / "archives").glob("*.deb"))
     for index, deb in enumerate(debs):
         progress("unpacking arm64 packages", index / len(debs))

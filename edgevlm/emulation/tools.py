@@ -14,6 +14,9 @@ from edgevlm.errors import DeviceError
 QEMU, CROSS = "qemu-aarch64", "aarch64-linux-gnu-"
 _PACKAGES = {
     QEMU: "qemu-user",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "mke2fs": "e2fsprogs",
+    "ssh-keygen": "openssh-client",
     "setarch": "util-linux",
     "gcc": "gcc libc6-dev",
     f"{CROSS}gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",

@@ -1,0 +1,397 @@
+"""Jobs on another machine: a real sshd on loopback stands for it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sshd import SERVER, Sshd, descendants, running_in
+
+import edgevlm
+from edgevlm.bundle import Bundle
+from edgevlm.devices import ssh
+from edgevlm.devices.address import Address, parse
+from edgevlm.devices.local import Local
+from edgevlm.devices.machine import Machine
+from edgevlm.devices.ssh import Ssh
+from edgevlm.errors import ConnectionLost, DeviceError, OutOfMemory
+
+needs_sshd = pytest.mark.skipif(SERVER is None or shutil.which("ssh") is None, reason="needs OpenSSH's sshd and ssh")
+SYSTEM = {"job": "system"}
+
+
+@pytest.fixture
+def sshd(tmp_path: Path) -> Iterator[Sshd]:
+    server = Sshd(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return edgevlm.convert(target="tflite", recipe="int8", image_only=True, out=tmp_path_factory.mktemp("dist"))
+
+
+def reach(server: Sshd, python: str = sys.executable, **options: Any) -> Ssh:
+    return Ssh(server.address, python=python, config=server.config, **options)
+
+
+def result(machine: Machine, job: Mapping[str, Any], timeout_seconds: float = 60) -> Mapping[str, Any]:
+    *_, last = machine.ask(job, timeout_seconds=timeout_seconds)
+    answer: Mapping[str, Any] = last["result"]
+    return answer
+
+
+def timing(path: str, seconds: float = 0.2) -> Mapping[str, Any]:
+    return {"job": "time", "bundle": path, "component": "encode_image", "threads": 1, "seconds": seconds}
+
+
+def endless(path: str) -> Mapping[str, Any]:
+    return {**timing(path, 600), "job": "sustained"}
+
+
+def test_addresses() -> None:
+    assert parse("ssh://pi@raspberrypi.local:2222") == Address("ssh", "raspberrypi.local", "pi", 2222)
+    assert parse("ssh://pi") == Address("ssh", "pi")
+    assert parse("ssh://[fe80::1%eth0]:22") == Address("ssh", "fe80::1%eth0", port=22)
+    assert parse("adb://192.168.0.3:5555") == Address("adb", "192.168.0.3:5555")
+    for text in ("ssh://pi@raspberrypi.local:2222", "ssh://pi", "ssh://[fe80::1]:22", "adb://0123ABC"):
+        assert str(parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("pi@raspberrypi", "ssh://"),
+        ("ssh://", "ssh://"),
+        ("ssh://-oProxyCommand=true", "got 'ssh://-oProxyCommand"),
+        ("ssh://-l@host", "got"),
+        ("ssh://pi:secret@host", "ssh-copy-id"),
+        ("ssh://host:0", "1 to 65535"),
+        ("ssh://host:99999", "1 to 65535"),
+        ("ssh://fe80::1", "brackets"),
+        ("ssh://host/folder", "got"),
+        ("adb://", "adb devices"),
+        ("adb://-s", "got"),
+        ("usb://x", "got 'usb://x'"),
+    ],
+)
+def test_what_is_no_address(text: str, said: str) -> None:
+    with pytest.raises(DeviceError) as caught:
+        parse(text)
+    assert said in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_this_computer_answers(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "numpy.py").write_text("raise ImportError('a file of the user, not numpy')")
+    monkeypatch.chdir(tmp_path)
+    with Local() as machine:
+        assert result(machine, SYSTEM)["architecture"] == machine.architecture == platform.machine()
+        path = machine.put(bundle.path)
+        assert Path(path) == bundle.path.resolve()
+        assert result(machine, timing(path))["engine_ms"]["median"] > 0
+        with pytest.raises(DeviceError, match="expected a job"):
+            result(machine, {"job": "dance"})
+
+
+def test_this_computer_ends_what_is_not_awaited(bundle: Bundle) -> None:
+    job = endless(str(bundle.path))
+    for end in ("closed", "overdue", "killed", "crashed"):
+        jobs = Local().ask(job, timeout_seconds=5 if end == "overdue" else 60)
+        assert "progress" in next(iter(jobs))
+        (child,) = _children("edgevlm.onboard")
+        if end == "closed":
+            jobs.close()  # type: ignore[attr-defined]
+        else:
+            kind, said = DeviceError, "no answer within 5 s"
+            if end != "overdue":
+                os.kill(child, signal.SIGKILL if end == "killed" else signal.SIGSEGV)
+                kind, said = (OutOfMemory, "memory") if end == "killed" else (DeviceError, "SIGSEGV")
+            with pytest.raises(kind, match=said):
+                list(jobs)
+        assert _children("edgevlm.onboard") == []
+
+
+@needs_sshd
+def test_a_machine_answers_and_is_left_as_it_was(sshd: Sshd, bundle: Bundle) -> None:
+    told: list[tuple[str, float | None]] = []
+    with reach(sshd, progress=lambda stage, share: told.append((stage, share))) as machine:
+        assert machine.folder.startswith(str(sshd.there))
+        assert machine.architecture == platform.machine()
+        assert {"numpy", "PIL", "tokenizers", "ai_edge_litert"} <= machine.packages
+        path = machine.put(bundle.path, lambda stage, share: told.append((stage, share)))
+        assert machine.put(bundle.path) == path
+        assert Bundle.open(path).manifest.name == bundle.manifest.name
+        answers = list(machine.ask({**timing(path), "job": "sustained"}, timeout_seconds=60))
+        assert "progress" in answers[0]
+        assert len(answers[-1]["result"]["windows"]) >= 1
+        assert result(machine, timing(path))["engine_ms"]["median"] > 0
+        with pytest.raises(edgevlm.errors.BundleError, match="expected a bundle folder, found nothing"):
+            result(machine, timing(f"{machine.folder}/nothing"))
+    assert list(sshd.there.iterdir()) == []
+    assert running_in(machine.folder) == []
+    sent = [(stage, share) for stage, share in told if bundle.path.name in stage]
+    assert f"{bundle.size_bytes / 1e6:.1f} MB" in sent[0][0]
+    assert [share for _, share in sent] == sorted({share for _, share in sent})
+    assert sent[-1][1] == 1
+    assert sum("sending edgevlm-" in stage and share == 0 for stage, share in told) == 2  # our sources, and the bundle
+
+
+@needs_sshd
+def test_the_folder_goes_after_an_error_too(sshd: Sshd) -> None:
+    with pytest.raises(ZeroDivisionError), reach(sshd):
+        raise ZeroDivisionError
+    assert list(sshd.there.iterdir()) == []
+
+
+@needs_sshd
+def test_a_job_that_is_not_awaited_ends_over_there(sshd: Sshd, bundle: Bundle) -> None:
+    with reach(sshd) as machine:
+        job = endless(machine.put(bundle.path))
+        answers = machine.ask(job, timeout_seconds=60)
+        next(iter(answers))
+        (child,) = _onboard(machine.folder)
+        os.kill(child, signal.SIGSTOP)  # so that it notices nothing
+        answers.close()  # type: ignore[attr-defined]
+        _wait_until(lambda: running_in(machine.folder) == [])
+        with pytest.raises(DeviceError, match="no answer within 4 s"):
+            list(machine.ask(job, timeout_seconds=4))
+        _wait_until(lambda: running_in(machine.folder) == [])
+        answers = machine.ask(job, timeout_seconds=60)
+        next(iter(answers))
+        os.kill(_onboard(machine.folder)[0], signal.SIGKILL)
+        with pytest.raises(OutOfMemory):
+            list(answers)
+
+
+@needs_sshd
+def test_a_lost_connection_is_found_again(sshd: Sshd, bundle: Bundle) -> None:
+    told: list[str] = []
+    with reach(sshd) as machine:
+        folder, path = machine.folder, machine.put(bundle.path)
+        answers = machine.ask(endless(path), timeout_seconds=60)
+        next(iter(answers))
+        assert running_in(folder)
+        sshd.cut()
+        with pytest.raises(ConnectionLost, match="lost"):
+            list(answers)
+        _wait_until(lambda: running_in(folder) == [])  # by themselves: stdin ended
+        assert machine.put(bundle.path, lambda stage, _: told.append(stage)) == path
+        assert told == []
+        assert result(machine, timing(path))["engine_ms"]["median"] > 0
+        assert machine.folder == folder
+        assert len(list(sshd.there.iterdir())) == 1
+        sshd.cut()
+    assert list(sshd.there.iterdir()) == []
+
+
+@needs_sshd
+def test_what_a_lost_connection_left_running_is_ended(sshd: Sshd, bundle: Bundle) -> None:
+    with reach(sshd) as machine:
+        answers = machine.ask(endless(machine.put(bundle.path)), timeout_seconds=60)
+        next(iter(answers))
+        (stuck,) = _onboard(machine.folder)
+        os.kill(stuck, signal.SIGSTOP)
+        sshd.cut()
+        with pytest.raises(ConnectionLost):
+            list(answers)
+        assert _onboard(machine.folder) == [stuck]
+        assert result(machine, SYSTEM)["cores"] >= 1
+        _wait_until(lambda: running_in(machine.folder) == [])
+
+
+@needs_sshd
+def test_a_machine_that_was_started_anew_is_sent_all_again(
+    sshd: Sshd, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "PAUSES_SECONDS", (0.5,) * 10)
+    with reach(sshd) as machine:
+        path = machine.put(bundle.path)
+        sshd.stop()
+        shutil.rmtree(machine.folder)
+        later = threading.Timer(1.5, sshd.start)
+        later.start()
+        assert result(machine, timing(path))["engine_ms"]["median"] > 0
+        later.join()
+
+
+@needs_sshd
+def test_a_machine_that_is_gone_is_given_up(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "PAUSES_SECONDS", (0.1, 0.2))
+    told: list[str] = []
+    with reach(sshd, progress=lambda stage, _: told.append(stage)) as machine:
+        sshd.stop()
+        with suppress(DeviceError):  # that it is lost may be noticed only now
+            machine.put(Path(__file__))
+        with pytest.raises(DeviceError, match=r"3 tries to connect again failed: .* refused the connection") as caught:
+            machine.put(Path(__file__))
+        assert not isinstance(caught.value, ConnectionLost)
+    assert f"{machine.folder} stays on" in told[-1]
+
+
+@needs_sshd
+def test_a_stopped_command_leaves_nothing(sshd: Sshd, bundle: Bundle, tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from edgevlm import interrupts
+from edgevlm.devices.address import parse
+from edgevlm.devices.ssh import Ssh
+options = {{"python": "{sys.executable}", "config": Path("{sshd.config}")}}
+with interrupts.clean_exit(), Ssh(parse("{sshd.address}"), **options) as m:
+    path = m.put(Path("{bundle.path}"))
+    for _ in m.ask({endless("?")!r} | {{"bundle": path}}, timeout_seconds=60):
+        print("running", flush=True)
+"""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        command = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        assert command.stdout is not None
+        assert command.stdout.readline() == b"running\n"
+        (folder,) = sshd.there.iterdir()
+        assert running_in(folder)
+        os.killpg(command.pid, number)  # as a terminal does
+        assert command.wait(20) == (-number if number == signal.SIGKILL else 128 + number)
+        command.stdout.close()
+        _wait_until(lambda: not any(map(running_in, sshd.there.iterdir())) and _named(str(sshd.config)) == [])
+        assert (folder in sshd.there.iterdir()) == (number == signal.SIGKILL)
+
+
+@needs_sshd
+@pytest.mark.parametrize(
+    ("known", "said", "hint"),
+    [(None, "is not known here", "fingerprint"), ("other", "another host key", "ssh-keygen -R [127.0.0.1]:")],
+)
+def test_host_keys_are_checked(sshd: Sshd, known: str | None, said: str, hint: str) -> None:
+    sshd.know(known)
+    before = (sshd.folder / "known_hosts").read_text()
+    with pytest.raises(DeviceError, match=said) as caught, reach(sshd):
+        pass
+    assert hint in str(caught.value.hint)
+    assert (sshd.folder / "known_hosts").read_text() == before
+
+
+@needs_sshd
+def test_a_machine_that_is_not_reached(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    sshd.identify("stranger")
+    with pytest.raises(DeviceError, match="accepts none of your keys") as caught, reach(sshd):
+        pass
+    assert "ssh-copy-id -p" in str(caught.value.hint)
+    sshd.stop()
+    with pytest.raises(DeviceError, match="refused the connection"), reach(sshd):
+        pass
+    with pytest.raises(DeviceError, match=r"no host nobody\.invalid"), Ssh(parse("ssh://nobody.invalid")):
+        pass
+    monkeypatch.setenv("PATH", str(sshd.there))
+    with pytest.raises(DeviceError, match="no ssh client") as caught, reach(sshd):
+        pass
+    assert "openssh-client" in str(caught.value.hint)
+
+
+@needs_sshd
+def test_the_configuration_is_named_by_the_environment(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEVLM_SSH_CONFIG", str(sshd.config))
+    with Ssh(sshd.address, python=sys.executable) as machine:
+        assert result(machine, SYSTEM)["architecture"] == platform.machine()
+
+
+@needs_sshd
+def test_pythons_that_will_not_do(sshd: Sshd) -> None:
+    with pytest.raises(DeviceError, match=r"no Python /nowhere/bin/python3 on 127\.0\.0\.1"):
+        reach(sshd, "/nowhere/bin/python3").__enter__()
+    old = sshd.folder / "old python"
+    old.write_text("#!/bin/sh\necho edgevlm-python 3 9 /usr/bin/python3.9\n")
+    old.chmod(0o755)
+    with pytest.raises(DeviceError, match=r"Python 3\.11 or newer on .*, got /usr/bin/python3\.9 is 3\.9"):
+        reach(sshd, str(old)).__enter__()
+    assert list(sshd.there.iterdir()) == []
+
+
+@needs_sshd
+def test_no_space_is_said_before_sending(tmp_path: Path, bundle: Bundle) -> None:
+    sshd = Sshd(tmp_path)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(sshd.there)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs to mount a tmpfs: {mounted.stderr.decode()}")
+    try:
+        sshd.start()
+        big, told = tmp_path / "big", []
+        big.write_bytes(bytes(6_000_000))
+        with reach(sshd) as machine:
+            with pytest.raises(DeviceError, match=r"no space left on .* MB free, 6\.0 MB needed") as caught:
+                machine.put(big, lambda stage, share: told.append(share))
+            assert "TMPDIR" in str(caught.value.hint)
+            assert told == [0]
+            filler = sshd.there / "filler"
+            big.write_bytes(bytes(1_500_000))
+            with pytest.raises(DeviceError, match="No space left on device"):
+                machine.put(big, lambda stage, share: filler.write_bytes(bytes(1_500_000)) if share else None)
+            filler.unlink()
+            assert result(machine, {**SYSTEM, "file": machine.put(big)})["cores"] >= 1
+        assert list(sshd.there.iterdir()) == []
+    finally:
+        sshd.stop()
+        subprocess.run(["umount", "-l", str(sshd.there)], check=True)
+
+
+@needs_sshd
+def test_a_temporary_folder_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
+    sshd = Sshd(tmp_path)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro,size=4k", "tmpfs", str(sshd.there)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs to mount a tmpfs: {mounted.stderr.decode()}")
+    try:
+        sshd.start()
+        with reach(sshd) as machine:
+            assert not machine.folder.startswith(str(sshd.there))
+            assert result(machine, SYSTEM)["cores"] >= 1
+        assert not Path(machine.folder).exists()
+    finally:
+        sshd.stop()
+        subprocess.run(["umount", "-l", str(sshd.there)], check=True)
+
+
+def _named(word: str) -> list[int]:
+    """The processes with that word in their command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if word.encode() in (path / "cmdline").read_bytes() and int(path.name) != os.getpid():
+                found.append(int(path.name))
+    return found
+
+
+def _children(word: str) -> list[int]:
+    """Those of this process."""
+    return [each for each in _named(word) if each in descendants(os.getpid())]
+
+
+def _onboard(folder: str) -> list[int]:
+    names = {each: Path(f"/proc/{each}/cmdline").read_bytes() for each in running_in(folder)}
+    return [each for each, name in names.items() if b"edgevlm.onboard" in name]
+
+
+def _wait_until(true: Any, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
