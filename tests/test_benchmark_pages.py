@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgevlm.benchmarks.blame import page as blame
+from edgevlm.benchmarks.calibration import page as calibration
 from edgevlm.benchmarks.coremltools_tests import page as coremltools_tests
 from edgevlm.benchmarks.measuring import RESULTS
 
@@ -17,7 +18,11 @@ BENCHMARKS = RESULTS.parent
 
 @pytest.mark.parametrize(
     ("name", "folder", "page"),
-    [("blame", "blame", blame.page), ("coremltools-tests", "coremltools_tests", coremltools_tests.page)],
+    [
+        ("blame", "blame", blame.page),
+        ("calibration", "calibration", calibration.page),
+        ("coremltools-tests", "coremltools_tests", coremltools_tests.page),
+    ],
 )
 def test_a_page_is_that_of_its_results(name: str, folder: str, page: Callable[[Mapping[str, Any]], str]) -> None:
     results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
-"""The networks whose published latencies are counted: random weights, and each normalisation folded into its convolution.
+"""The networks whose published latencies are counted, with random weights.
 
-That is how a backend runs them, and what int8 is made from; what is executed does not depend on the weights.
+Each normalisation is folded into its convolution: that is how a backend runs them, and what int8 is made from. What is
+executed does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def mobilenet_v3_large() -> nn.Module:
         (3, 240, 80, False, nn.Hardswish, 2), (3, 200, 80, False, nn.Hardswish, 1),
         (3, 184, 80, False, nn.Hardswish, 1), (3, 184, 80, False, nn.Hardswish, 1),
         (3, 480, 112, True, nn.Hardswish, 1), (3, 672, 112, True, nn.Hardswish, 1),
-        (5, 672, 160, True, nn.Hardswish, 2), (5, 960, 160, True, nn.Hardswish, 1), (5, 960, 160, True, nn.Hardswish, 1),
+        (5, 672, 160, True, nn.Hardswish, 2), (5, 960, 160, True, nn.Hardswish, 1),
+        (5, 960, 160, True, nn.Hardswish, 1),
     )  # fmt: skip
     return _mobilenet_v3(rows, 960, 1280)
 

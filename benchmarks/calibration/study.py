@@ -27,7 +27,10 @@ def tables(known: Calibration) -> dict[str, Any]:
     shares = parallel_shares(known.cpu)
     return {
         "fit": {
-            "instructions_a_cycle": {str(width): round(rate, 3) for width, rate in found.instructions_a_cycle.items()},
+            "instructions_a_cycle": [
+                {"fma_lanes": width, "precision": "int8" if integer else "fp32", "rate": round(rate, 3)}
+                for (width, integer), rate in sorted(found.instructions_a_cycle.items())
+            ],
             "parallel_share": round(found.parallel_share, 3),
             "parallel_shares": [round(share, 3) for share in sorted(shares)],
         },

@@ -16,7 +16,7 @@ class CpuPoint:
     """A network on a CPU.
 
     Attributes:
-        network: Such as `MobileNetV2 fp32`.
+        network: Such as `MobileNetV2 fp32`; the last word is what it computes in, `fp32` or `int8`.
         library: What ran it there.
         device, core: Where.
         fma_lanes: float32 multiply-adds a cycle that the core can begin, of its maker's optimisation guide: cores of
@@ -37,6 +37,11 @@ class CpuPoint:
     instructions: int
     qemu_cpu: str
     source: str
+
+    @property
+    def integer(self) -> bool:
+        """Whether it computes in integers."""
+        return self.network.endswith(" int8")
 
     @property
     def figures(self) -> tuple[tuple[int, float], ...]:

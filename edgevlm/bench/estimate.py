@@ -37,6 +37,7 @@ def estimate(
                 threads=number,
                 artefact_bytes=subject.artefact.size_bytes,
                 bandwidth_gb_s=profile.bandwidth_gb_s,
+                integer=counts.integer_multiply_adds > counts.float_multiply_adds,
             )
         except EdgeVLMError as error:
             yield Failed(device.name, subject.artefact, error.message, error.hint, subject.component)

@@ -4,10 +4,12 @@ On a CPU, with I instructions of one thread, n threads and the clock f:
 
     t(n) = max(I / (IPC f) (1 - p + p / n), artefact bytes / memory bandwidth)
 
-IPC, instructions a cycle, is the geometric mean of the published points on cores of the same width; width is how many
-float32 multiply-adds a core can begin in a cycle. The parallel share p is the median of what pairs of latencies on one
-thread and on several say (Amdahl, https://doi.org/10.1145/1465482.1465560). The points are of convolutional networks in
-float32 and int8 with weights that are read many times; the second term is for networks that read theirs once.
+IPC, instructions a cycle, is the geometric mean of the published points on cores of the same width, those in float32
+and those in int8 apart: kernels in int8 execute about one and a half times as many. Width is how many float32
+multiply-adds a core can begin in a cycle; where there is no point of one width, IPC is that of the nearest times the
+square root of the widths' ratio, half way between no gain and the whole. The parallel share p is the median of what
+pairs of latencies on one thread and on several say (Amdahl, https://doi.org/10.1145/1465482.1465560). The points are
+of convolutional networks, whose weights are read many times; the second term is for networks that read theirs once.
 
 On an accelerator, with M multiply-adds:
 
@@ -53,11 +55,11 @@ class Fit:
     """What points say of CPUs.
 
     Attributes:
-        instructions_a_cycle: On one thread, by `fma_lanes`.
+        instructions_a_cycle: On one thread, by `fma_lanes` and whether it computes in integers.
         parallel_share: p above, 0 to 1.
     """
 
-    instructions_a_cycle: Mapping[int, float]
+    instructions_a_cycle: Mapping[tuple[int, bool], float]
     parallel_share: float
 
 
@@ -94,15 +96,16 @@ def predict(
     threads: int,
     artefact_bytes: int,
     bandwidth_gb_s: float,
+    integer: bool = False,
     known: Sequence[CpuPoint] | None = None,
 ) -> Prediction:
     """Latency on a CPU.
 
-    The band is as wide as the worst error among points on cores of that width and that number of threads when each was
-    left out. Where none has that number of threads, others of that width count, widened by what the parallel shares of
-    the pairs would make of the difference. Where no point is on cores of that width, the nearest width's IPC is taken
-    times the square root of the ratio, half way between no gain and the whole; the band then covers both of these and the
-    worst error of points that were predicted without any of their own width.
+    The band is as wide as the worst error among points on cores of that width and that number of threads, in float32
+    and int8, when each was left out. Where none has that number of threads, others of that width count, widened by
+    what the parallel shares of the pairs would make of the difference. Where no point is on cores of that width, the
+    band covers no gain over the nearest width, and the whole, and the worst error of points that were predicted
+    without any of their own width.
 
     Args:
         instructions: Of one inference on one thread.
@@ -111,6 +114,7 @@ def predict(
         threads: On as many cores of that kind.
         artefact_bytes: What an inference reads from memory at least.
         bandwidth_gb_s: Of the memory, 10^9 bytes a second; 0 where it is not known, which leaves memory out.
+        integer: Whether most of its multiply-adds are of integers.
         known: The points; None for those of `calibration.yaml`.
 
     Raises:
@@ -123,8 +127,8 @@ def predict(
             hint="set fma_lanes in the device's profile: float32 multiply-adds a cycle, of its optimisation guide",
         )
     found = fit(known)
-    middle_ms = _compute_ms(found, instructions, fma_lanes, clock_mhz, threads)
-    if fma_lanes in found.instructions_a_cycle:
+    middle_ms = _compute_ms(found, instructions, (fma_lanes, integer), clock_mhz, threads)
+    if any(point.fma_lanes == fma_lanes for point in known):
         relevant = [point for point in known if point.fma_lanes == fma_lanes]
         rows, least, most = _same_width(known, fma_lanes, threads)
     else:
@@ -147,9 +151,9 @@ def predict(
 
 
 def fit(known: Sequence[CpuPoint], pairs: Sequence[CpuPoint] | None = None) -> Fit:
-    """IPC by width and the parallel share.
+    """IPC and the parallel share.
 
-    Points with a figure of one thread decide on the IPC of their width; where there is none, that of the fewest threads
+    Points with a figure of one thread decide on the IPC of their kind; where there is none, that of the fewest threads
     is taken back to one thread.
 
     Args:
@@ -163,10 +167,10 @@ def fit(known: Sequence[CpuPoint], pairs: Sequence[CpuPoint] | None = None) -> F
     if not shares:
         raise DeviceError("no published latency on one thread and on several, which estimates are fitted to")
     share = statistics.median(shares)
-    by_width: dict[int, list[CpuPoint]] = {}
+    kinds: dict[tuple[int, bool], list[CpuPoint]] = {}
     for point in known:
-        by_width.setdefault(point.fma_lanes, []).append(point)
-    return Fit({width: _instructions_a_cycle(group, share) for width, group in by_width.items()}, share)
+        kinds.setdefault((point.fma_lanes, point.integer), []).append(point)
+    return Fit({kind: _instructions_a_cycle(group, share) for kind, group in kinds.items()}, share)
 
 
 def parallel_shares(known: Iterable[CpuPoint]) -> tuple[float, ...]:
@@ -196,7 +200,8 @@ def left_out(known: Sequence[CpuPoint], *, whole_width: bool = False) -> tuple[L
             continue
         found = fit(fitted, others)
         for threads, latency_ms in point.figures:
-            expected_ms = _compute_ms(found, point.instructions, point.fma_lanes, point.clock_mhz, threads)
+            kind = (point.fma_lanes, point.integer)
+            expected_ms = _compute_ms(found, point.instructions, kind, point.clock_mhz, threads)
             rows.append(LeftOut(point.called, point.fma_lanes, threads, latency_ms, expected_ms))
     return tuple(rows)
 
@@ -204,9 +209,9 @@ def left_out(known: Sequence[CpuPoint], *, whole_width: bool = False) -> tuple[L
 def scale(multiply_adds_millions: float | None, known: Sequence[AcceleratorPoint]) -> Prediction:
     """Latency on an accelerator.
 
-    From three points on, the exponent is fitted and the band is as wide as the worst point that was left out. With fewer
-    the nearest point in size is scaled in proportion, and the band is `NPU_SPREAD` either way: the share of its peak
-    that an NPU reaches differs that much from network to network.
+    From three points on, the exponent is fitted and the band is as wide as the worst point that was left out. With
+    fewer the nearest point in size is scaled in proportion, and the band is `NPU_SPREAD` either way: the share of its
+    peak that an NPU reaches differs that much from network to network.
 
     Args:
         multiply_adds_millions: Of one inference, 10^6.
@@ -254,11 +259,18 @@ def accelerators_left_out(known: Sequence[AcceleratorPoint]) -> tuple[LeftOut, .
     return tuple(rows)
 
 
-def _compute_ms(found: Fit, instructions: int, fma_lanes: int, clock_mhz: int, threads: int) -> float:
-    widths = found.instructions_a_cycle
-    nearest = min(widths, key=lambda width: (abs(math.log(width / fma_lanes)), width))
-    instructions_a_cycle = widths[nearest] * math.sqrt(fma_lanes / nearest)
+def _compute_ms(found: Fit, instructions: int, kind: tuple[int, bool], clock_mhz: int, threads: int) -> float:
+    """The first term of the formula; kind is `fma_lanes`, and whether it computes in integers."""
+    fma_lanes, integer = kind
+    alike = {width: rate for (width, own), rate in found.instructions_a_cycle.items() if own == integer}
+    rates = alike or {width: rate for (width, _), rate in found.instructions_a_cycle.items()}
+    nearest = _nearest(rates, fma_lanes)
+    instructions_a_cycle = rates[nearest] * math.sqrt(fma_lanes / nearest)
     return instructions / (instructions_a_cycle * clock_mhz * 1e3) / speedup(found.parallel_share, threads)
+
+
+def _nearest(widths: Iterable[int], fma_lanes: int) -> int:
+    return min(widths, key=lambda width: (abs(math.log(width / fma_lanes)), width))
 
 
 def _instructions_a_cycle(group: Sequence[CpuPoint], share: float) -> float:
@@ -287,7 +299,7 @@ def _same_width(known: Sequence[CpuPoint], fma_lanes: int, threads: int) -> tupl
 def _other_width(known: Sequence[CpuPoint], fma_lanes: int) -> tuple[list[LeftOut], float, float]:
     """The same where no point is on cores of that width."""
     rows = list(left_out(known, whole_width=True)) or list(left_out(known))
-    nearest = min((point.fma_lanes for point in known), key=lambda width: (abs(math.log(width / fma_lanes)), width))
+    nearest = _nearest({point.fma_lanes for point in known}, fma_lanes)
     gain = math.sqrt(max(fma_lanes, nearest) / min(fma_lanes, nearest))
     factors = [1 / gain, gain, *(row.factor for row in rows)]
     return rows, min(factors), max(factors)
