@@ -1,7 +1,7 @@
 """Two runs beside each other: what has grown, and whether that is a regression.
 
-Counts and sizes are exact but for what Python does around a `.tflite` file, a few instructions in a thousand: one that has
-grown by more than the limit is a regression. Times never are; they are shown as ratios, with what the two runs' own
+Counts and sizes are exact but for what Python does around a `.tflite` file, a few instructions in a thousand: one that
+has grown by more than the limit is a regression. Times never are; they are shown as ratios, with what the two runs' own
 spreads make of them.
 """
 
@@ -44,6 +44,12 @@ class Change:
     high: float | None = None
 
     @property
+    def said(self) -> str:
+        """The change in words."""
+        where = f"{self.device}: {self.artefact}: {self.component}"
+        return f"{where}: {self.what} {self.old:,.0f} -> {self.new:,.0f} {self.unit}".rstrip()
+
+    @property
     def ratio(self) -> float | None:
         """New over old."""
         return None if self.old is None or self.new is None or not self.old else self.new / self.old
@@ -59,12 +65,7 @@ class Comparison:
     @property
     def regressions(self) -> tuple[str, ...]:
         """Everything that fails the gate, in words."""
-        grown = [
-            f"{each.device}: {each.artefact}: {each.component}: {each.what} {each.old:,.0f} -> {each.new:,.0f} {each.unit}"
-            for each in self.changes
-            if each.verdict == "regression"
-        ]
-        return (*grown, *self.problems)
+        return (*(each.said for each in self.changes if each.verdict == "regression"), *self.problems)
 
 
 def parse_limit(text: str) -> float:

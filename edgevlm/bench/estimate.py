@@ -55,7 +55,7 @@ def scaled(device: Device, subjects: Sequence[BundledSubject]) -> Iterator[Resul
         try:
             if work is None:
                 raise DeviceError(
-                    f"{subject.artefact.name} is of an older format, which does not say how many multiply-adds it takes",
+                    f"{subject.artefact.name} does not say how many multiply-adds it takes: it is of an older format",
                     hint="convert it again",
                 )
             yield _estimated(device, subject, 1, scale(work / 1e6, known))

@@ -53,13 +53,15 @@ def watch(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
         raise ended_without_a_word(ended)
     if "error" in said:
         raise from_json(said["error"])
-    before = said["result"]["before_bytes"]
-    plain: Mapping[str, Any] = schema.write(Memory(peaks["RssAnon:"], peaks["RssFile:"], peaks["VmHWM:"], before))
+    # A quick model may be done before it is seen; what it holds at its end is part of the peak.
+    last = said["result"]["status"]
+    anonymous, mapped, resident = (max(peaks[key], last[key]) for key in ("RssAnon:", "RssFile:", "VmHWM:"))
+    plain: Mapping[str, Any] = schema.write(Memory(anonymous, mapped, resident, said["result"]["before_bytes"]))
     return plain
 
 
 def run(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
-    """The job `run`: opens the artefact, runs it, and says what was resident before."""
+    """The job `run`: opens the artefact, runs it, and says what was resident before and after."""
     engine = make(job)
     gc.collect()
     forget_peak()
@@ -68,7 +70,8 @@ def run(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     engine.load()
     for _ in range(RUNS):
         answer = engine.run()
-    return {"before_bytes": before, "answer": [float(value) for value in answer.ravel()]}
+    after = status(Path("/proc/self/status"))
+    return {"before_bytes": before, "status": after, "answer": [float(value) for value in answer.ravel()]}
 
 
 def forget_peak() -> None:
