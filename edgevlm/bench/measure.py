@@ -84,7 +84,7 @@ def _measured(
 ) -> Iterator[Result]:
     counts = effort.threads or thread_counts(system.cores)
     memory = None
-    if subject.on_cpu and system.system.startswith("Linux"):
+    if subject.on_cpu and system.system.startswith(("Linux", "Android")):
         memory = _memory(machine, {**job, "threads": counts[0]}, progress)
     for threads in counts if subject.on_cpu else (1,):
         progress(f"timing with {threads} {'thread' if threads == 1 else 'threads'}", None)
