@@ -29,7 +29,8 @@ _CNXN, _OPEN, _OKAY, _WRTE, _CLSE, _AUTH = (
 )
 _VERSION, _MOST_BYTES = 0x01000001, 256 * 1024
 _TOKEN, _STDOUT, _EXIT = 1, 1, 3
-_TOYBOX = "cat chmod cut df echo grep head kill ls mkdir mktemp nproc ps rm sleep tail test uname uptime wc".split()
+_TOYBOX = ("cat", "chmod", "echo", "mkdir", "mktemp", "nproc", "rm", "sleep", "uname", "uptime", "wc")
+
 
 PROPERTIES: Mapping[str, str] = {
     "ro.product.manufacturer": "Stand-in",

@@ -21,7 +21,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,6 @@ _WINDOW_SECONDS = 5.0
 _PARTING_SECONDS = 10.0
 _SPARE_BYTES = 16_000_000
 _OUTPUT = "edgevlm-output"
-# A process that has ended and is yet to be waited for has no such lines.
 _STATUS = (
     "while read -r k v u; do case $k in VmHWM:|VmRSS:|RssAnon:|RssFile:) echo $k $v;; esac; done < /proc/$p/status"
 )
@@ -103,6 +102,7 @@ class PhoneSubject:
             "model": machine.put(bundle.path / bundle.components[self.component].file, progress),
             "component": self.component,
             "executable": machine.put(self.executable, progress),
+            "runner": self.runner.name,
         }
 
     def command(self, device: str) -> str:
@@ -178,26 +178,34 @@ class Phone:
             OutOfMemory: it was killed for want of memory.
             ConnectionLost: the phone is no longer reached; the same job can be asked again.
         """
+        self._reach()
         try:
-            self._reach()
-            if job["job"] == "system":
-                versions = {path.name: _fingerprint(path) for path in self._executables}
-                yield {"result": schema.write(android.describe(self._adb, versions))}
-                return
-            runner = next(kind for path, kind in self._executables.items() if self.put(path) == job["executable"])
-            work = Work(job["model"], job["component"], int(job["threads"]))
-            task = _Task(self._adb, self.folder, job["executable"], runner, work, timeout_seconds)
-            if job["job"] == "time":
-                yield {"result": schema.write(runner.time(task.run, work, float(job["seconds"])))}
-            elif job["job"] == "memory":
-                yield {"result": schema.write(task.memory())}
-            elif job["job"] == "sustained":
-                yield from task.sustained(float(job["seconds"]))
-            else:
-                raise DeviceError(f"a phone does not know the job {job['job']!r}")
+            yield from self._do(job, timeout_seconds)
         except ConnectionLost:
             self._lost = True
             raise
+        except BaseException:
+            with suppress(DeviceError):  # what took too long is still at it
+                self._adb.do(f"{_end_all(self.folder)}; true", seconds=_PARTING_SECONDS)
+            raise
+
+    def _do(self, job: Mapping[str, Any], timeout_seconds: float) -> Iterator[Mapping[str, Any]]:
+        kind = job["job"]
+        if kind == "system":
+            versions = {path.name: _fingerprint(path) for path in self._executables}
+            yield {"result": schema.write(android.describe(self._adb, versions))}
+            return
+        runner = next(each for each in self._executables.values() if each.name == job["runner"])
+        work = Work(job["model"], job["component"], int(job["threads"]))
+        task = _Task(self._adb, self.folder, job["executable"], runner, work, timeout_seconds)
+        if kind == "sustained":
+            yield from task.sustained(float(job["seconds"]))
+        elif kind == "memory":
+            yield {"result": schema.write(task.memory())}
+        elif kind == "time":
+            yield {"result": schema.write(runner.time(task.run, work, float(job["seconds"])))}
+        else:
+            raise DeviceError(f"a phone does not know the job {kind!r}")
 
     def _reach(self) -> None:
         """Connects again where the connection was lost, ends what still runs, and sends what is no longer there."""
@@ -249,7 +257,7 @@ class _Task:
 
     def run(self, arguments: Sequence[str]) -> str:
         """Runs it with these arguments, and gives all that it wrote and logged."""
-        return self._watch(arguments, ":", 1.0)[1]
+        return self._watch(arguments)[1]
 
     def memory(self) -> Memory:
         """Peaks of a process of a few inferences, looked at every hundredth of a second."""
@@ -290,20 +298,20 @@ class _Task:
             windows.append(Window(at, median_ms, android.temperature_c(heat), clock))
         yield {"result": schema.write(Sustained(tuple(windows), android.throttled(heat)))}
 
-    def _watch(self, arguments: Sequence[str], look: str, every_seconds: float) -> tuple[str, str]:
+    def _watch(self, arguments: Sequence[str], look: str = "", every_seconds: float = 1.0) -> tuple[str, str]:
         """Runs the executable, and beside it a look at `$p`, its process, again and again.
 
         Returns:
             What the looks wrote, and what the executable wrote and logged.
         """
         words = shlex.join([self.executable, *arguments])
-        beside = f'while kill -0 $p && [ -n "$(cat /proc/$p/cmdline)" ]; do {look}; sleep {every_seconds}; done'
+        beside = f"while kill -0 $p; do {look}; sleep {every_seconds}; done 2> /dev/null"
         line = "\n".join(
             (
                 f"cd {self.folder} && chmod 755 {self.executable} || exit",
                 f"{words} > output 2>&1 &",
                 "p=$!; echo $p > pid",
-                f"{{ {beside}; }} 2> /dev/null" if look != ":" else "",
+                beside if look else "",
                 "wait $p; code=$?; rm -f pid",
                 f"echo; echo {_OUTPUT}; cat output",
                 self.runner.log,

@@ -132,7 +132,7 @@ def throttled(said: str) -> str | None:
 
 
 def _facts(phone: Adb) -> Mapping[str, str]:
-    line = "\n".join(f"echo '{_MARK} {name}'; {command} 2> /dev/null" for name, command in _COMMANDS.items())
+    line = "\n".join(f"echo '{_MARK} {name}'; {{ {command}; }} 2> /dev/null" for name, command in _COMMANDS.items())
     code, text = phone.shell(line)
     parts = (part.partition("\n") for part in text.split(f"{_MARK} ")[1:])
     facts = {name: said.strip() for name, _, said in parts}
