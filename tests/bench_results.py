@@ -8,6 +8,8 @@ from edgevlm.onboard.figures import Memory, Spread, Sustained, System, Times, Wi
 COMPONENTS = ("encode_image", "encode_text")
 RECIPES = {"fp32": (1.0, 1.0), "fp16": (0.5, 0.999998), "int8": (0.26, 0.9962), "int8-static": (0.255, 0.9884)}
 RECIPES |= {"int4-weights": (0.15, 0.9521)}
+SPEED = {"fp32": 1.0, "fp16": 0.94, "int8": 0.41, "int8-static": 0.38, "int4-weights": 0.63}
+TARGETS = {"tflite": 1.0, "executorch": 1.21, "onnxruntime": 0.97, "openvino": 1.05}
 
 
 def artefact(recipe: str, target: str, *, model: str = "clip-vit-small", megabytes: float = 88.4) -> Artefact:
@@ -97,7 +99,7 @@ def realistic() -> tuple[Result, ...]:
         for index, what in enumerate(ours + peers):
             for component in COMPONENTS:
                 for threads in (1, 2, 4):
-                    base = (14 + what.size_bytes / 2.1e6 + index) * speed
+                    base = 31.7 * SPEED[what.recipe] * TARGETS[what.target] * speed
                     median = base / threads**0.8 / (1 if component == "encode_image" else 3.7)
                     long = (
                         sustained()
@@ -105,10 +107,10 @@ def realistic() -> tuple[Result, ...]:
                         else None
                     )
                     results.append(measured(device, what, component, threads, median, sustained=long))
-    for index, what in enumerate(ours):
+    for what in ours:
         for component in COMPONENTS:
             results.append(emulated("jetson-orin-nano", what, component, fits=what.recipe != "fp32"))
-            middle = 22 + what.size_bytes / 1.3e6 + index
+            middle = 64.9 * SPEED[what.recipe] * TARGETS[what.target]
             results.append(estimated("jetson-orin-nano", what, component, 1, middle))
     results += [
         estimated("galaxy-s23", ours[0], "encode_image", 4, 0.87),
@@ -129,7 +131,7 @@ def many() -> tuple[Result, ...]:
     for device in range(8):
         for index, each in enumerate(what):
             for component in COMPONENTS:
-                middle = (3 + index * 2.7 + each.size_bytes / 4e6) * 1.9**device
+                middle = (3 + index / 7) * SPEED[each.recipe] * TARGETS[each.target] * 1.9**device
                 if device % 2:
                     results.append(emulated(f"device-{device}", each, component))
                     results.append(estimated(f"device-{device}", each, component, 1, middle))
@@ -159,3 +161,13 @@ def hostile() -> tuple[Result, ...]:
         results.append(Estimated(text, what, text, 1, 1.0, 2.0, 3.0, "bandwidth", (text,), 0.1, text))
         results.append(Failed(text, what, text, text, text))
     return tuple(results)
+
+
+CASES: dict[str, tuple[Result, ...]] = {
+    "realistic": realistic(),
+    "many": many(),
+    "hostile": hostile(),
+    "none": (),
+    "failures": tuple(each for each in realistic() if isinstance(each, Failed)),
+    "one": realistic()[:1],
+}

@@ -89,10 +89,10 @@ class Peers:
         return {f"{AEQ} int8": Made("ours, tflite fp32", size, lambda pixels: run(pixels=pixels)["embedding"])}
 
     def _open_onnx_runtime(self) -> dict[str, Made]:
-        import onnx  # type: ignore[import-not-found]
-        import onnxruntime  # type: ignore[import-not-found]
+        import onnx
+        import onnxruntime
         import torch
-        from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-not-found]
+        from onnxruntime.quantization import QuantType, quantize_dynamic
 
         files = {kind: self._folder / f"{kind}.onnx" for kind in ("fp32", "int8")}
         if not files["int8"].is_file():
@@ -114,7 +114,7 @@ class Peers:
 
     def _open_openvino(self) -> dict[str, Made]:
         import nncf  # type: ignore[import-untyped]
-        import openvino  # type: ignore[import-not-found]
+        import openvino
 
         files = {kind: self._folder / f"openvino-{kind}.xml" for kind in ("fp32", "int8")}
         if not files["int8"].is_file():

@@ -18,10 +18,15 @@ from edgevlm.interfaces import Progress
 class Subject(Protocol):
     """One component of one artefact."""
 
-    artefact: Artefact
-    component: str
-    on_cpu: bool
-    """Whether the number of CPU threads and the process's memory say anything of it."""
+    @property
+    def artefact(self) -> Artefact: ...
+
+    @property
+    def component(self) -> str: ...
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the number of CPU threads and the process's memory say anything of it."""
 
     def job(self, machine: Machine, progress: Progress) -> Mapping[str, Any]:
         """Sends the artefact to a machine, and gives what a job there calls it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from edgevlm.bench.drawing import (
     WIDTH,
@@ -26,16 +27,17 @@ from edgevlm.bench.results import Artefact, Emulated, Evidence, Measured, eviden
 from edgevlm.onboard.figures import Memory
 
 _PITCH, _TOP, _LEFT, _RIGHT = 40, 6, 12, WIDTH - 12
-_PANEL_WIDTH, _PANEL_HEIGHT = 168, 132
+_PANEL_WIDTH, _PANEL_HEIGHT = 168, 112
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One artefact's line: its name at the left, its figure at the right, and below them what is drawn."""
+    """One artefact's line: its name and its figure, and below them what is drawn, given where its middle is."""
 
     name: str
     figure: str
     evidence: Evidence
+    draw: Callable[[float], list[str]]
 
 
 def latency_chart(points: Sequence[Point], what: str, names: Names) -> str:
@@ -48,15 +50,15 @@ def latency_chart(points: Sequence[Point], what: str, names: Names) -> str:
     """
     ranked = sorted(points, key=lambda each: each.middle_ms)
     along = scale([ms for each in ranked for ms in (each.low_ms, each.middle_ms, each.high_ms)], _LEFT, _RIGHT)
-    lines, drawn = [], []
-    for index, each in enumerate(ranked):
+    lines = []
+    for each in ranked:
         figure = f"{number(each.middle_ms)} ms"
         if each.evidence == "estimated":
             figure = f"{number(each.low_ms)} to {number(each.high_ms)} ms"
-        lines.append(_Line(_named(each.artefact, names), f"{figure}, {threads(each.threads)}", each.evidence))
-        drawn += _times(each, along, _middle(index))
+        figure += f", {threads(each.threads)}"
+        lines.append(_Line(named(each.artefact, names), figure, each.evidence, partial(_times, each, along)))
     kind = ", logarithmic" if along.logarithmic else ""
-    return _chart(f"Latency of {what}", f"milliseconds{kind}", lines, drawn, along)
+    return _chart(f"Latency of {what}", f"milliseconds{kind}", lines, along)
 
 
 def memory_chart(results: Sequence[Measured | Emulated], what: str, names: Names) -> str:
@@ -76,12 +78,11 @@ def memory_chart(results: Sequence[Measured | Emulated], what: str, names: Names
         return ""
     ends = [(each.anonymous_bytes + each.file_mapped_bytes) / 1e6 for each in most.values()]
     along = scale([0.0, *ends, *((each.before_bytes or 0) / 1e6 for each in most.values())], _LEFT, _RIGHT)
-    lines, drawn = [], []
-    for index, ((artefact, kind), memory) in enumerate(most.items()):
+    lines = []
+    for (artefact, kind), memory in most.items():
         figure = f"{megabytes(memory.anonymous_bytes)} + {megabytes(memory.file_mapped_bytes)} MB"
-        lines.append(_Line(_named(artefact, names), figure, kind))
-        drawn += _stack(memory, along, _middle(index))
-    return _chart(f"Peak memory of {what}", "megabytes", lines, drawn, along)
+        lines.append(_Line(named(artefact, names), figure, kind, partial(_stack, memory, along)))
+    return _chart(f"Peak memory of {what}", "megabytes", lines, along)
 
 
 def work_chart(results: Sequence[Emulated], what: str, names: Names) -> str:
@@ -94,19 +95,20 @@ def work_chart(results: Sequence[Emulated], what: str, names: Names) -> str:
         return ""
     along = scale([millions for millions, _, _ in ranked], _LEFT, _RIGHT)
     lines = [
-        _Line(_named(each.artefact, names), f"{number(millions)} million", "emulated") for millions, _, each in ranked
+        _Line(named(each.artefact, names), f"{number(millions)} million", "emulated", partial(_work, millions, along))
+        for millions, _, each in ranked
     ]
-    drawn = []
-    for index, (millions, _, _) in enumerate(ranked):
-        drawn += [line(_LEFT, _middle(index), along(millions), _middle(index), "whisker emulated")]
-        drawn += [mark("emulated", along(millions), _middle(index))]
     kind = ", logarithmic" if along.logarithmic else ""
-    return _chart(f"Instructions of {what}", f"million instructions{kind}", lines, drawn, along)
+    return _chart(f"Instructions of {what}", f"million instructions{kind}", lines, along)
 
 
-def throughput_panels(results: Sequence[Measured], what: str, names: Names) -> list[str]:
-    """A small plot of inferences a second against threads for each artefact that ran with several thread counts."""
-    panels = []
+def throughput_panels(results: Sequence[Measured], what: str, names: Names) -> dict[str, str]:
+    """A small plot of inferences a second against threads for each artefact that ran with several thread counts.
+
+    Returns:
+        The plots by the names to be written above them.
+    """
+    panels = {}
     for artefact in dict.fromkeys(each.artefact for each in results):
         rates = {
             each.threads: each.times.per_second
@@ -114,31 +116,37 @@ def throughput_panels(results: Sequence[Measured], what: str, names: Names) -> l
             if each.artefact == artefact and each.times.engine_ms.median > 0
         }
         if len(rates) > 1:
-            panels.append(_panel(_named(artefact, names), what, sorted(rates.items())))
+            name = named(artefact, names)
+            panels[name] = _panel(name, what, sorted(rates.items()))
     return panels
 
 
-def _named(artefact: Artefact, names: Names) -> str:
+def named(artefact: Artefact, names: Names) -> str:
+    """What a plot calls an artefact, which has no room for a mark of its own for peers."""
     return names.label(artefact) + (" (peer)" if artefact.peer else "")
 
 
-def _middle(index: int) -> float:
-    """Where the line of that number is drawn, below its words."""
-    return _TOP + _PITCH * index + 26
-
-
-def _chart(title: str, unit: str, lines: Sequence[_Line], drawn: Sequence[str], along: Scale) -> str:
-    bottom = _TOP + _PITCH * len(lines)
-    words = []
+def _chart(title: str, unit: str, lines: Sequence[_Line], along: Scale) -> str:
+    """Names and figures side by side, or one below the other where a pair of them is too long."""
+    room = WIDTH - 2 * _LEFT - 2 - 12
+    below = 15 if any(text_width(each.name, 12) + text_width(each.figure, 12) > room for each in lines) else 0
+    pitch = _PITCH + below
+    bottom = _TOP + pitch * len(lines)
+    words, drawn = [], []
     for index, each in enumerate(lines):
-        baseline = _TOP + _PITCH * index + 13
-        room = WIDTH - 2 * _LEFT - 16 - text_width(each.figure, 12) - 8
+        baseline = _TOP + pitch * index + 13
         words += [mark(each.evidence, _LEFT, baseline - 4, 4)]
         words += [text(_LEFT + 10, baseline, fitted(each.name, room, 12), "name")]
-        words += [text(_RIGHT + 8, baseline, each.figure, "figure", "end")]
+        at, anchor = (_LEFT + 10, "start") if below else (_RIGHT + 8, "end")
+        words += [text(at, baseline + below, each.figure, "figure", anchor)]
+        drawn += each.draw(baseline + below + 13)
     said = "; ".join(f"{each.name} {each.figure}, {WORDS[each.evidence]}" for each in lines)
     parts = (*across(along, _TOP, bottom, unit), *drawn, *words)
     return svg(WIDTH, bottom + 36, title, f"{title}. {said}", parts)
+
+
+def _work(millions: float, along: Scale, y: float) -> list[str]:
+    return [line(_LEFT, y, along(millions), y, "whisker emulated"), mark("emulated", along(millions), y)]
 
 
 def _times(point: Point, along: Scale, y: float) -> list[str]:
@@ -165,7 +173,7 @@ def _panel(name: str, what: str, rates: Sequence[tuple[int, float]]) -> str:
     least, most = rates[0][0], rates[-1][0]
     top = max(rate for _, rate in rates)
     along = Scale(0, most, 10, _PANEL_WIDTH - 18, False)
-    up = Scale(0, top * 1.2, _PANEL_HEIGHT - 22, 26, False)
+    up = Scale(0, top * 1.2, _PANEL_HEIGHT - 22, 6, False)
     first = rates[0][1] / least
     reach = min(most, up.high / first)
     places = [(along(count), up(rate)) for count, rate in rates]
@@ -176,6 +184,5 @@ def _panel(name: str, what: str, rates: Sequence[tuple[int, float]]) -> str:
         parts.append(text(x, _PANEL_HEIGHT - 8, tick_text(count), "tick", "middle"))
         if index in (0, len(rates) - 1):
             parts.append(text(min(x, _PANEL_WIDTH - 22), y + 16, number(rate), "figure", "middle"))
-    parts.append(text(2, 13, fitted(name, _PANEL_WIDTH - 4, 11.5), "name"))
     said = ", ".join(f"{threads(count)} {number(rate)} a second" for count, rate in rates)
     return svg(_PANEL_WIDTH, _PANEL_HEIGHT, f"Throughput of {name}", f"Throughput of {name}, {what}: {said}", parts)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from edgevlm.bench.drawing import WIDTH, Scale, across, line, mark, path, scale, svg, text, tick_text
 from edgevlm.bench.figures import UNKNOWN, Names, cosine, megabytes, number
 from edgevlm.bench.fronts import Point, Respect, front
 from edgevlm.onboard.figures import Sustained, Window
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, WIDTH - 14, 14, 236
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, WIDTH - 14, 30, 250
+_Place = tuple[float, float]
+_TRIED = [(radius, math.radians(angle)) for radius in (9, 13, 20, 28, 38, 50) for angle in range(-45, 315, 30)]
 _CLOSEST = 1e-6  # to one, that a cosine is drawn
 
 
@@ -37,22 +40,28 @@ def front_chart(points: Sequence[Point], against: Respect, what: str, names: Nam
         Nothing where fewer than two points can be drawn.
     """
     shown = [each for each in points if against == "size" or _closeness(each) is not None]
+    best = front(shown, ("latency", against))
+    shown.sort(key=lambda each: each in best)  # what is on the front is drawn over what is not
     if len(shown) < 2:
         return ""
     along = scale([ms for each in shown for ms in (each.low_ms, each.middle_ms, each.high_ms)], _LEFT, _RIGHT)
     upwards = _size_axis(shown) if against == "size" else _accuracy_axis(shown)
-    best = front(shown, ("latency", against))
     parts = [*_grid(along, upwards)]
+    stairs = []
     for model in dict.fromkeys(each.artefact.model for each in best):
         steps = [(along(each.middle_ms), upwards.place(each)) for each in best if each.artefact.model == model]
-        parts.append(path(list(_staircase(steps)), "front"))
+        stairs.append(list(_staircase(steps)))
+    parts += [path(each, "front") for each in stairs]
+    lines = [*stairs]
     places = [(along(each.middle_ms), upwards.place(each)) for each in shown]
     for each, (x, y) in zip(shown, places, strict=True):
         if each.evidence == "estimated":
-            parts.append(line(along(each.low_ms), y, along(each.high_ms), y, "reach"))
+            reach = [(along(each.low_ms), y), (along(each.high_ms), y)]
+            parts.append(path(reach, "reach"))
+            lines.append(reach)
         parts.append(mark(each.evidence, x, y, 5.5 if each in best else 4))
     labels = [str(names.number(each.artefact)) for each in shown]
-    parts += _labels(places, labels, [each in best for each in shown])
+    parts += _labels(places, labels, [each in best for each in shown], lines)
     title = f"Latency against {against} of {what}"
     said = "; ".join(
         f"{names.label(each.artefact)} {number(each.middle_ms)} ms, {megabytes(each.artefact.size_bytes)} MB, "
@@ -83,17 +92,19 @@ def fronts_chart(points: Sequence[Point], against: Respect, component: str, lett
     along = scale([each.middle_ms for each in shown], _LEFT + 8, _RIGHT - 4)
     upwards = _size_axis(shown) if against == "size" else _accuracy_axis(shown)
     parts = [*_grid(along, upwards)]
-    places: list[tuple[float, float]] = []
+    places: list[_Place] = []
     labels: list[str] = []
+    stairs: list[list[_Place]] = []
     for device, letter in letters.items():
         for model in dict.fromkeys(each.artefact.model for each in fronts[device]):
             own = [each for each in shown if (each.device, each.artefact.model) == (device, model)]
             here = [(along(each.middle_ms), upwards.place(each)) for each in own]
-            parts.append(path(list(_staircase(here)), "front"))
+            stairs.append(list(_staircase(here)))
+            parts += [path(stairs[-1], "front")]
             parts += [mark(each.evidence, x, y, 4.5) for each, (x, y) in zip(own, here, strict=True)]
             places += here
-            labels += [letter] * len(here)
-    parts += _labels(places, labels, [True] * len(labels))
+            labels += [letter, *[""] * (len(here) - 1)] if here else []  # one letter a front, at its fast end
+    parts += _labels(places, labels, [True] * len(labels), stairs)
     title = f"Fronts of latency against {against} of {component} on all devices"
     said = "; ".join(f"{letter}: {device}" for device, letter in letters.items())
     return svg(WIDTH, _BOTTOM + 36, title, f"{title}. {said}", parts)
@@ -102,7 +113,7 @@ def fronts_chart(points: Sequence[Point], against: Respect, component: str, lett
 def sustained_chart(sustained: Sustained, what: str) -> str:
     """Median time, temperature and clock over a sustained run, one above the other."""
     windows = sustained.windows
-    curves: list[tuple[str, bool, list[tuple[float, float]]]] = [
+    curves: list[tuple[str, bool, list[_Place]]] = [
         ("median, ms", True, [(each.at_seconds, each.median_ms) for each in windows]),
         ("temperature, °C", False, _known(windows, lambda each: each.temperature_c)),
         ("fastest core's clock, MHz", True, _known(windows, lambda each: each.clock_mhz)),
@@ -130,7 +141,7 @@ def sustained_chart(sustained: Sustained, what: str) -> str:
     return svg(WIDTH, top + 26, f"Sustained run of {what}", f"Sustained run of {what}: {said}{hottest}", parts)
 
 
-def _known(windows: Sequence[Window], of: Callable[[Window], float | None]) -> list[tuple[float, float]]:
+def _known(windows: Sequence[Window], of: Callable[[Window], float | None]) -> list[_Place]:
     found = [(each.at_seconds, of(each)) for each in windows]
     return [(at, value) for at, value in found if value is not None]
 
@@ -167,35 +178,42 @@ def _grid(along: Scale, upwards: _Upwards) -> list[str]:
     parts = across(along, _TOP, _BOTTOM, f"milliseconds{', logarithmic' if along.logarithmic else ''}")
     for y, said in upwards.ticks:
         parts += [line(_LEFT, y, _RIGHT, y, "grid"), text(_LEFT - 6, y + 4, said or UNKNOWN, "tick", "end")]
-    return [*parts, text(2, _BOTTOM + 29, upwards.unit, "tick")]
+    return [*parts, text(2, 12, upwards.unit, "tick")]
 
 
-def _staircase(places: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    """Along the front from fast to slow: whatever is slower than a point and no better in the other respect is beaten."""
+def _staircase(places: Sequence[_Place]) -> Iterator[_Place]:
+    """Along the front from fast to slow: what is slower than a point and no better in the other respect is beaten."""
     for index, (x, y) in enumerate(places):
         if index:
             yield x, places[index - 1][1]
         yield x, y
 
 
-def _labels(places: Sequence[tuple[float, float]], labels: Sequence[str], strong: Sequence[bool]) -> list[str]:
-    """Each point's label, where it hides no point and no other label; with a thin line where that is not close by."""
+def _labels(
+    places: Sequence[_Place], labels: Sequence[str], strong: Sequence[bool], lines: Sequence[Sequence[_Place]]
+) -> list[str]:
+    """Each point's label, where it hides no point, line or label; with a thin line where that is not close by."""
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+    for corners in lines:
+        for (x1, y1), (x2, y2) in pairwise(corners):
+            taken.append((min(x1, x2) - 1, min(y1, y2) - 1, max(x1, x2) + 1, max(y1, y2) + 1))
     parts = []
     for (x, y), label, bold in zip(places, labels, strong, strict=True):
-        width = 7.0 * len(label)
-        for radius, angle in ((r, a) for r in (13, 20, 28, 38, 50) for a in range(-45, 315, 30)):
-            cx, cy = x + radius * math.cos(math.radians(angle)), y + radius * math.sin(math.radians(angle))
-            spot = (cx - width / 2, cy - 6, cx + width / 2, cy + 6)
-            inside = spot[0] > _LEFT - 4 and spot[2] < WIDTH - 1 and spot[1] > 0 and spot[3] < _BOTTOM + 2
+        if not label:
+            continue
+        half = 3.6 * len(label)
+        for radius, angle in _TRIED:
+            cx, cy = x + (radius + half) * math.cos(angle), y + radius * math.sin(angle)
+            spot = (cx - half - 2, cy - 6, cx + half + 2, cy + 6)
+            inside = spot[0] > _LEFT - 4 and spot[2] < WIDTH - 1 and spot[1] > _TOP - 14 and spot[3] < _BOTTOM + 1
             if inside and not any(_overlap(spot, other) for other in taken):
                 break
         taken.append(spot)
-        if radius > 20:
+        if radius > 16:
             parts.append(line(x, y, cx, cy, "leader"))
         parts.append(text(cx, cy + 4, label, "label strong" if bold else "label", "middle"))
     return parts
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

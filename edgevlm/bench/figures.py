@@ -34,6 +34,7 @@ MEANINGS: dict[Evidence, str] = {
 }
 PEER_MEANING = "The same model made and run by another toolchain, for comparison."
 
+_LONGEST = 64  # characters of a label
 _DIRECTIONS = {"\u200e", "\u200f", "\u061c", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 
 
@@ -99,6 +100,14 @@ def one_line(text: str) -> str:
     return " ".join(clean(text).split())
 
 
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and end, in not more than so many characters."""
+    if len(text) <= most:
+        return text
+    kept = most - 1
+    return f"{text[: kept - kept // 3]}…{text[len(text) - kept // 3 :]}"
+
+
 @dataclass(frozen=True)
 class Names:
     """What a report calls its artefacts: by the fewest words that tell them apart.
@@ -130,6 +139,7 @@ class Names:
         if len(set(described)) < len(described):
             described = [(each.name, each.target) for each in self.artefacts]
         labels = [" · ".join(filter(None, map(one_line, words))) or "unnamed" for words in described]
+        labels = [shortened(each, _LONGEST) for each in labels]
         if len(set(labels)) < len(labels):
             labels = [f"{label} · {index}" for index, label in enumerate(labels, 1)]
         return dict(zip(self.artefacts, labels, strict=True))

@@ -29,23 +29,35 @@ def write_markdown(
 
 def markdown(content: Report) -> str:
     """The page's text."""
-    blocks = [f"# {_plain(content.title)}", _plain(content.date), _plain(content.lead)]
+    blocks = [f"# {_plain(content.title)}", _paragraph(content.date), _paragraph(content.lead)]
     blocks.append("\n".join(f"- **{_plain(each.title)}.** {_plain(each.summary.words)}" for each in content.devices))
     if content.devices:
         kinds = [f"- {_badge(kind)}: {_plain(meaning)}" for kind, meaning in MEANINGS.items()]
         if any(each.peer for each in content.names.artefacts):
             kinds.append(f"- (peer): {_plain(PEER_MEANING)}")
         blocks += ["## How sure a figure is", "\n".join(kinds)]
+        blocks += ["## Key figures", _key_figures(content)]
     if content.choices:
         blocks += ["## Which recipe on which device", *(block for each in content.choices for block in _table(each))]
     for device in content.devices:
         name = "" if device.title == device.name else _code(device.name)
-        blocks += [f"## {_plain(device.title)}", name]
+        blocks += [f"## {_plain(device.title)}", ": ".join(filter(None, (name, _plain(device.where))))]
         tables = (*device.tables, device.machine) if device.machine else device.tables
         blocks += [block for each in tables for block in _table(each)]
     if content.artefacts:
         blocks += ["## What ran", *_table(content.artefacts)]
     return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _key_figures(content: Report) -> str:
+    lines = ["| device | what | figure | artefact | evidence | besides |", "| --- | --- | ---: | --- | --- | --- |"]
+    for device in content.devices:
+        for each in device.summary.figures:
+            cells = [device.title, each.title, f"{each.value} {each.unit}".strip(), each.who]
+            besides = _plain("; ".join(each.details))
+            badge = _badge(each.evidence) if each.evidence else ""
+            lines.append(f"| {' | '.join([*map(_plain, cells), badge, besides])} |")
+    return "\n".join(lines)
 
 
 def _badge(kind: Evidence) -> str:
@@ -89,9 +101,13 @@ def _plain(text: str) -> str:
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*\[\]|~])", r"\\\1", text)
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # one inside a word is no emphasis
-    text = re.sub(r"^(\s*)([-+#=]|\d+[.)])", r"\1&#8203;\2", text)  # no list and no heading
     text = text.replace("://", ":&#8203;//").replace("www.", "www&#8203;.").replace("@", "&#64;")  # no link by itself
     return text.replace("\n", "<br>").replace("\t", " ")
+
+
+def _paragraph(text: str) -> str:
+    """The same, where a line begins: no list, no heading, no rule."""
+    return re.sub(r"^([-+#=>]|\d+[.)](?=\s|$))", r"&#8203;\1", _plain(text))
 
 
 def _code(text: str) -> str:

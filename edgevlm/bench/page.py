@@ -11,7 +11,7 @@ from pathlib import Path
 from edgevlm.bench import charts, curves
 from edgevlm.bench.drawing import mark
 from edgevlm.bench.figures import MEANINGS, PEER_MEANING, WORDS, Names, one_line, threads
-from edgevlm.bench.fronts import Point, best_known, points
+from edgevlm.bench.fronts import Point, Respect, best_known, points
 from edgevlm.bench.report import Device, Report, report
 from edgevlm.bench.results import Emulated, Evidence, Measured, Result
 from edgevlm.bench.summary import Figure
@@ -26,7 +26,9 @@ _MEMORY = (
     '<span class="swatch b"></span> what was there before the artefact was opened.'
 )
 _WORK = "What one thread executes for one inference, counted. It is not a time."
-_FRONT = "The line joins what nothing beats in both: {better}. Numbers are the artefacts'."
+_FRONT = "The line joins what nothing beats in both; better is further left, and down in size or up in accuracy."
+_AGAINST: tuple[Respect, ...] = ("size", "accuracy")
+_FOLDED_FROM = 16  # rows
 _THROUGHPUT = "Inferences a second against threads; dashed: in step with the threads. Each panel has its own scale."
 
 
@@ -60,7 +62,7 @@ def page(content: Report) -> str:
         f'<nav aria-label="Devices">{links}</nav>' if links else "",
         _choices(content),
         *(_device(index, device, content.names) for index, device in enumerate(content.devices, 1)),
-        f"<section><h2>What ran</h2>{_table(content.artefacts)}</section>" if content.artefacts else "",
+        f"<section><h2>What ran</h2>{_body(content.artefacts)}</section>" if content.artefacts else "",
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -104,7 +106,7 @@ def _figure(figure: Figure) -> str:
     who = f'<div class="who">{escape(figure.who)}</div>' if figure.who else ""
     details = f'<div class="details">{escape("; ".join(figure.details))}</div>' if figure.details else ""
     return (
-        f'<dt>{escape(figure.name)}</dt><dd><div class="value"><b>{escape(figure.value)}{unit}</b>{badge}</div>'
+        f'<dt>{escape(figure.title)}</dt><dd><div class="value"><b>{escape(figure.value)}{unit}</b>{badge}</div>'
         f"{who}{details}</dd>"
     )
 
@@ -120,16 +122,12 @@ def _choices(content: Report) -> str:
         own = [each for each in known if each.component == component]
         here = {name: letter for name, letter in letters.items() if any(each.device == name for each in own)}
         key = [(here[each.results[0].device], each.title) for each in content.devices if each.results[0].device in here]
+        fronts = [curves.fronts_chart(own, against, one_line(component), here) for against in _AGAINST]
         plots = [
-            _plot(
-                f"Fronts: latency against {against}",
-                curves.fronts_chart(own, against, one_line(component), here),
-                _FRONT.format(better=better).replace("Numbers are the artefacts'", "Letters are devices"),
-                key,
-            )
-            for against, better in (("size", "further left and down"), ("accuracy", "further left and up"))
+            _plot(f"Latency against {against}: the devices' fronts", drawn, _FRONT + " Letters are devices.", key)
+            for against, drawn in zip(_AGAINST, fronts, strict=True)
         ]
-        parts.append(_table(table) + _grid(plots))
+        parts.append(f"<h3>{escape(table.title)}</h3>{_body(table)}{_grid(plots)}")
     return f"<section><h2>Which recipe on which device</h2>{''.join(parts)}</section>"
 
 
@@ -138,16 +136,16 @@ def _letter(index: int) -> str:
 
 
 def _device(index: int, device: Device, names: Names) -> str:
-    name = "" if device.title == device.name else f'<p class="soft"><code>{escape(device.name)}</code></p>'
+    name = "" if device.title == device.name else f"<code>{escape(device.name)}</code>"
+    about = " · ".join(filter(None, (name, escape(device.where))))
+    about = f'<p class="soft about">{about}</p>' if about else ""
     known = best_known(points(device.results))
-    components = dict.fromkeys(
-        each.component for each in device.results if isinstance(each, Measured | Emulated) or each in device.results
-    )
-    plots = "".join(_component(each, device, known, names) for each in components if each is not None)
+    components = dict.fromkeys(each.component for each in device.results if each.component is not None)
+    plots = "".join(_component(each, device, known, names) for each in components)
     tables = "".join(_table(each) for each in device.tables)
     machine = _table(device.machine) if device.machine else ""
     return (
-        f'<section id="device-{index}"><h2>{escape(device.title)}</h2>{name}'
+        f'<section id="device-{index}"><h2>{escape(device.title)}</h2>{about}'
         f"<p>{escape(device.summary.words)}</p>{plots}{tables}{machine}</section>"
     )
 
@@ -160,26 +158,19 @@ def _component(component: str, device: Device, known: Sequence[Point], names: Na
     ran = [each for each in device.results if isinstance(each, Measured | Emulated) and each.component == component]
     emulated = [each for each in ran if isinstance(each, Emulated)]
     measured = [each for each in ran if isinstance(each, Measured)]
-    key = [(str(names.number(each.artefact)), _name(each.artefact, names)) for each in chosen]
+    key = [(str(names.number(each.artefact)), charts.named(each.artefact, names)) for each in chosen]
+    fronts = "".join(curves.front_chart(chosen, against, what, names) for against in _AGAINST)
     plots = [
         _plot("Latency", charts.latency_chart(own, what, names), _LATENCY) if own else "",
-        _plot(
-            "Latency against size",
-            curves.front_chart(chosen, "size", what, names),
-            _FRONT.format(better="further left and down"),
-            key,
-        ),
-        _plot(
-            "Latency against accuracy",
-            curves.front_chart(chosen, "accuracy", what, names),
-            _FRONT.format(better="further left and up"),
-            key,
-        ),
+        _plot("Latency against size and accuracy", fronts, _FRONT + " Numbers are the artefacts'.", key),
         _plot("Instructions", charts.work_chart(emulated, what, names), _WORK),
         _plot("Peak memory", charts.memory_chart(ran, what, names), _MEMORY),
         *(_sustained(each, what, names) for each in measured),
     ]
-    panels = "".join(charts.throughput_panels(measured, what, names))
+    panels = "".join(
+        f"<figure><figcaption>{escape(name)}</figcaption>{drawn}</figure>"
+        for name, drawn in charts.throughput_panels(measured, what, names).items()
+    )
     if panels:
         panels = f'<h4>Throughput</h4><p class="note">{_THROUGHPUT}</p><div class="panels">{panels}</div>'
     shown = _grid(plots) + panels
@@ -189,15 +180,10 @@ def _component(component: str, device: Device, known: Sequence[Point], names: Na
 def _sustained(result: Measured, what: str, names: Names) -> str:
     if result.sustained is None:
         return ""
-    caption = f"{_name(result.artefact, names)}, {threads(result.threads)}, without a pause."
+    caption = f"{charts.named(result.artefact, names)}, {threads(result.threads)}, without a pause."
     if result.sustained.throttled:
         caption += f" The system says: {one_line(result.sustained.throttled)}."
     return _plot("Sustained run", curves.sustained_chart(result.sustained, what), escape(caption))
-
-
-def _name(artefact: object, names: Names) -> str:
-    label = names.label(artefact)  # type: ignore[arg-type]
-    return label
 
 
 def _grid(plots: Iterable[str]) -> str:
@@ -214,16 +200,21 @@ def _plot(heading: str, drawn: str, caption: str, key: Sequence[tuple[str, str]]
 
 
 def _table(table: Table) -> str:
+    """A table to be folded, and folded already where it is long."""
+    several = f"{len(table.rows)} row{'' if len(table.rows) == 1 else 's'}"
+    summary = f'<summary>{escape(table.title)} <span class="soft">{several}</span></summary>'
+    opened = "" if table.folded or len(table.rows) > _FOLDED_FROM else " open"
+    return f"<details{opened}>{summary}{_body(table)}</details>"
+
+
+def _body(table: Table) -> str:
     heads = "".join(_heading(each) for each in table.columns)
     rows = "".join(_row(each, table.columns) for each in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    body = (
+    return (
         f'{note}<div class="wide" tabindex="0" role="region" aria-label="{escape(table.title)}"><table><thead><tr>'
         f'<th scope="col">{escape(table.subject)}</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
-    if table.folded:
-        return f"<details><summary>{escape(table.title)}</summary>{body}</details>"
-    return f"<h4>{escape(table.title)}</h4>{body}"
 
 
 def _heading(column: Column) -> str:
@@ -241,7 +232,7 @@ def _row(row: Row, columns: Sequence[Column]) -> str:
 
 
 def _cell(cell: Cell, column: Column) -> str:
-    kinds = [column.kind]
+    kinds: list[str] = [column.kind]
     if column.kind != "number":
         kinds.append("long" if len(cell.text) > 48 else "short" if len(cell.text) < 16 else "")
     if cell.best:

@@ -235,7 +235,7 @@ class Phone:
         """Removes the folder; says so where that does not work."""
         try:
             if self._lost:
-                self._adb.open()
+                self._adb.reopen()
             self._remove()
         except DeviceError as error:
             self._progress(f"{self.folder} stays on {self._adb.serial}: {error.message}", None)

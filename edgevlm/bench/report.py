@@ -20,7 +20,8 @@ class Device:
     Attributes:
         name: As it was asked for.
         title: What people call it; the name again where that is not known.
-        machine: What its figures come from.
+        where: What its figures come from, in a line; empty where nothing ran.
+        machine: The same in full.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Device:
     results: tuple[Result, ...]
     summary: Summary
     tables: tuple[Table, ...]
+    where: str
     machine: Table | None
 
 
@@ -71,6 +73,7 @@ def report(results: Sequence[Result], *, title: str, date: str = "", titles: Map
             own,
             summarise(own, names),
             (*_trade_offs(own, names), *device_tables(own, names)),
+            _where(own),
             _machine(own),
         )
         for name, own in by_device.items()
@@ -92,7 +95,11 @@ def _lead(results: Sequence[Result], devices: Sequence[Device], names: Names) ->
 
 def _choices(results: Sequence[Result], devices: Sequence[Device], names: Names) -> tuple[Table, ...]:
     known = best_known(points(results))
-    columns = (Column("size", "MB"), Column("cosine"), *(Column(each.title, "ms") for each in devices))
+    columns: tuple[Column, ...] = (
+        Column("size", "MB"),
+        Column("cosine"),
+        *(Column(each.title, "ms") for each in devices),
+    )
     tables = []
     for component in dict.fromkeys(each.component for each in known):
         own = [each for each in known if each.component == component]
@@ -124,10 +131,14 @@ def _latency_cell(among: Sequence[Point], device: str, artefact_index: int, name
         return Cell(UNKNOWN)
     fair = [each for each in there if each.evidence == "measured"] or there
     best = min(fair, key=lambda each: each.middle_ms)
-    text = number(found.middle_ms)
-    if found.evidence == "estimated":
-        text += f" ({number(found.low_ms)} to {number(found.high_ms)})"
-    return Cell(text, evidence=found.evidence, best=found is best)
+    return Cell(_told(found), evidence=found.evidence, best=found is best)
+
+
+def _told(point: Point) -> str:
+    """Its milliseconds; an estimate's never without the band."""
+    if point.evidence == "estimated":
+        return f"{number(point.middle_ms)} ({number(point.low_ms)} to {number(point.high_ms)})"
+    return number(point.middle_ms)
 
 
 _RESPECTS: Mapping[str, tuple[Respect, ...]] = {
@@ -142,7 +153,12 @@ def _trade_offs(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
     if len(known) < 2:
         return ()
     fronts = {said: front(known, respects) for said, respects in _RESPECTS.items()}
-    columns = (Column("no."), Column("component", kind="words"), Column("latency", "ms"), Column("size", "MB"))
+    columns: tuple[Column, ...] = (
+        Column("no."),
+        Column("component", kind="words"),
+        Column("latency", "ms"),
+        Column("size", "MB"),
+    )
     columns += (Column("cosine"), Column("unbeaten in", kind="words"))
     rows = tuple(
         row(
@@ -151,7 +167,7 @@ def _trade_offs(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
             names,
             str(names.number(each.artefact)),
             one_line(each.component),
-            number(each.middle_ms),
+            _told(each),
             megabytes(each.artefact.size_bytes),
             cosine(each.artefact.accuracy),
             ", ".join(said for said, kept in fronts.items() if each in kept) or UNKNOWN,
@@ -163,6 +179,22 @@ def _trade_offs(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
         "The numbers are those in the plots."
     )
     return (Table("Trade-offs", note, columns, rows),)
+
+
+def _where(results: Sequence[Result]) -> str:
+    """Each machine in a few words."""
+    systems = [each.system for each in results if isinstance(each, Measured | Emulated)]
+    said = dict.fromkeys(
+        ", ".join(
+            word
+            for word in map(
+                one_line, (each.model, each.processor, f"{each.cores} cores", each.system, each.emulator or "")
+            )
+            if word
+        )
+        for each in systems
+    )
+    return "; ".join(said)
 
 
 def _machine(results: Sequence[Result]) -> Table | None:

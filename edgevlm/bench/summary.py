@@ -1,11 +1,11 @@
-"""What matters first about a device, in a sentence and a few figures: the fastest, the smallest, and whether it fits."""
+"""What matters first about a device, in words and a few figures: the fastest, the smallest, and whether it fits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgevlm.bench.figures import WORDS, Names, cosine, listed, megabytes, number, one_line, threads
+from edgevlm.bench.figures import Names, cosine, listed, megabytes, number, one_line, shortened, threads
 from edgevlm.bench.fronts import Point, points
 from edgevlm.bench.results import Artefact, Emulated, Evidence, Failed, Measured, Result, evidence
 
@@ -15,12 +15,13 @@ class Figure:
     """A key figure.
 
     Attributes:
-        name: What it is: `fastest encode_image`.
+        name: What it is: `fastest`, `fewest instructions`, `smallest`, `fits`, `failed`.
         value: As text.
         unit: Of the value; empty for words.
         who: The artefact that it belongs to; empty where it belongs to none.
         details: What else there is to know, each a short phrase.
         evidence: How it came about; None for what needs none, such as a file's size.
+        component: What it is of; empty for all.
     """
 
     name: str
@@ -29,6 +30,14 @@ class Figure:
     who: str
     details: tuple[str, ...]
     evidence: Evidence | None
+    component: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its name, and of what it is."""
+        if not self.component:
+            return self.name
+        return f"{self.name} {'at' if self.name == 'fastest' else 'for'} {self.component}"
 
 
 @dataclass(frozen=True)
@@ -41,32 +50,59 @@ class Summary:
 
 def summarise(results: Sequence[Result], names: Names) -> Summary:
     """The summary of one device's results."""
-    components = dict.fromkeys(each.component for each in results if each.component is not None)
-    found = [_fastest(results, component, names) or _fewest(results, component, names) for component in components]
-    figures = [each for each in found if each is not None]
+    components = dict.fromkeys(each.component for each in results if not isinstance(each, Failed))
+    fastest = [each for one in components if (each := _fastest(results, one, names))]
+    fewest = [
+        each for one in components if not _fastest(results, one, names) and (each := _fewest(results, one, names))
+    ]
+    figures = [*fastest, *fewest]
     if smallest := _smallest(results, names):
-        figures.append(smallest)
-    if any(not isinstance(each, Failed) for each in results):
-        figures.append(_fit(results, names))
-    failed = sum(isinstance(each, Failed) for each in results)
-    sentences = [_sentence(each) for each in figures]
-    if failed:
-        sentences.append(
-            f"{'Nothing worked: ' if failed == len(results) else ''}{failed} of {len(results)} results failed"
-        )
-    return Summary(". ".join(sentences) + ".", tuple(figures))
+        figures += [smallest, _fit(results, names)]
+    if failed := _failed(results, names):
+        figures.append(failed)
+    return Summary(_words(figures, results, names), tuple(figures))
 
 
-def _sentence(figure: Figure) -> str:
-    if figure.name == "fits":
-        return (
-            f"{_capital(figure.details[0])} ({WORDS[figure.evidence]})"
-            if figure.evidence
-            else "Whether it fits was not tried"
-        )
-    value = f"{figure.value} {figure.unit}"
-    said = f"{_capital(figure.name)}: {figure.who}, {value}"
-    return f"{said} ({WORDS[figure.evidence]})" if figure.evidence else said
+def _words(figures: Sequence[Figure], results: Sequence[Result], names: Names) -> str:
+    """The figures without their numbers: who leads in what, what that costs, what does not work."""
+    sentences = []
+    for who in dict.fromkeys(each.who for each in figures if each.who):
+        own = [each for each in figures if each.who == who]
+        claims = _claims(own)
+        if who in _least_accurate(results, names):
+            claims.append("the least accurate")
+        sentences.append(f"{who} {listed(claims)}")
+    for each in figures:
+        if not each.who:
+            sentences.append(_capital(each.details[0]) if each.name == "fits" else f"{each.value} results failed")
+    return ". ".join(sentences) + "."
+
+
+def _claims(figures: Sequence[Figure]) -> list[str]:
+    """What one artefact leads in, to be listed after its name."""
+    claims = []
+    if fewest := [each.component for each in figures if each.name == "fewest instructions"]:
+        claims.append(f"executes the fewest instructions for {listed(fewest)} (no latency is known)")
+    fastest = [each for each in figures if each.name == "fastest"]
+    for kind in dict.fromkeys(each.evidence for each in fastest):
+        sure = "probably " if kind == "estimated" else ""
+        claims.append(f"{sure}the fastest at {listed([each.component for each in fastest if each.evidence == kind])}")
+    claims += ["the smallest" for each in figures if each.name == "smallest"]
+    first = next((index for index, each in enumerate(claims) if not each.startswith("executes")), None)
+    if first is not None:
+        claims[first] = f"is {claims[first]}"
+    return claims
+
+
+def _least_accurate(results: Sequence[Result], names: Names) -> set[str]:
+    """Who keeps least of a model's answers, of each model with several artefacts of known accuracy."""
+    found = {each.artefact for each in results if each.artefact is not None and each.artefact.accuracy is not None}
+    least = set()
+    for model in {each.model for each in found}:
+        known = {each: each.accuracy or 0.0 for each in found if each.model == model}
+        if len(set(known.values())) > 1:
+            least |= {names.label(each) for each, accuracy in known.items() if accuracy == min(known.values())}
+    return least
 
 
 def _capital(text: str) -> str:
@@ -102,12 +138,13 @@ def _fastest(results: Sequence[Result], component: str, names: Names) -> Figure 
         rival = ranked[0]
         details.append(f"a peer is faster: {names.label(rival.artefact)}, {number(rival.middle_ms)} ms")
     return Figure(
-        f"fastest {one_line(component)}",
+        "fastest",
         number(best.middle_ms),
         "ms",
         names.label(best.artefact),
         tuple(details),
         best.evidence,
+        one_line(component),
     )
 
 
@@ -128,12 +165,13 @@ def _fewest(results: Sequence[Result], component: str, names: Names) -> Figure |
         return None
     instructions, _, best = min(found)
     return Figure(
-        f"fewest instructions of {one_line(component)}",
+        "fewest instructions",
         number(instructions / 1e6),
         "million",
         names.label(best.artefact),
         ("no latency is known",),
         "emulated",
+        one_line(component),
     )
 
 
@@ -155,13 +193,28 @@ def _fit(results: Sequence[Result], names: Names) -> Figure:
         limits = sorted({each.memory_limit_bytes for each in tried if each.memory_limit_bytes is not None})
         where = f" in {listed([megabytes(each) for each in limits])} MB" if limits else ""
         value = "yes" if not bad else "no" if len(bad) == of else f"{of - len(bad)} of {of}"
-        said = f"{listed(bad)} did not run{where}" if bad else f"{_all(of)} ran{where}"
+        some = "the one artefact" if of == 1 else f"of {of} artefacts, {listed(bad)}"
+        said = f"{some} did not run{where}" if bad else f"{_all(of)} ran{where}"
         return Figure("fits", value, "", "", (said, *_peak(tried)), evidence(tried[0]))
     measured = [each for each in results if isinstance(each, Measured)]
     if measured:
         of = len({each.artefact for each in measured})
         return Figure("fits", "yes", "", "", (f"{_all(of)} ran on the device itself", *_peak(measured)), "measured")
-    return Figure("fits", "not tried", "", "", (), None)
+    return Figure("fits", "not known", "", "", ("not tried in the device's memory",), None)
+
+
+def _failed(results: Sequence[Result], names: Names) -> Figure | None:
+    failed = [each for each in results if isinstance(each, Failed)]
+    if not failed:
+        return None
+    first = failed[0]
+    who = "" if first.artefact is None else f"{names.label(first.artefact)}: "
+    hint = f" ({shortened(one_line(first.hint), 120)})" if first.hint else ""
+    details = [
+        f"{who}{shortened(one_line(first.message), 200)}{hint}",
+        *([f"and {len(failed) - 1} more"] if len(failed) > 1 else []),
+    ]
+    return Figure("failed", f"{len(failed)} of {len(results)}", "", "", tuple(details), "none")
 
 
 def _all(several: int) -> str:

@@ -98,7 +98,7 @@ def device_tables(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
 
 def artefact_table(names: Names) -> Table:
     """What ran: every artefact with its number in this report."""
-    columns = (Column("no."), *_words("file", "model", "target", "recipe"), Column("size", "MB"))
+    columns: tuple[Column, ...] = (Column("no."), *_words("file", "model", "target", "recipe"), Column("size", "MB"))
     columns += (Column("cosine, least"), Column("sha256", kind="code"))
     rows = tuple(
         row(
@@ -138,7 +138,7 @@ def _milliseconds(*headings: str) -> tuple[Column, ...]:
 
 
 def _latency(results: Sequence[Measured], names: Names) -> Table:
-    columns = (_COMPONENT, _THREADS)
+    columns: tuple[Column, ...] = (_COMPONENT, _THREADS)
     columns += _milliseconds("cold load", "first", "median", "p90", "p95", "min", "max")
     columns += (Column("a second"), Column("runs"), Column("in page cache", "%"))
     rows = []
@@ -156,7 +156,7 @@ def _latency(results: Sequence[Measured], names: Names) -> Table:
 
 
 def _estimates(results: Sequence[Estimated], names: Names) -> Table:
-    columns = (_COMPONENT, _THREADS, *_milliseconds("low", "middle", "high"), *_words("bound by"))
+    columns: tuple[Column, ...] = (_COMPONENT, _THREADS, *_milliseconds("low", "middle", "high"), *_words("bound by"))
     columns += (Column("left-one-out error", "%"), *_words("calibration points"))
     rows = []
     for each in results:
@@ -172,7 +172,7 @@ def _estimates(results: Sequence[Estimated], names: Names) -> Table:
 
 def _stages(results: Sequence[Measured], names: Names) -> Table:
     stages = ("preprocess", "tokenise", "engine", "postprocess")
-    columns = (_COMPONENT, _THREADS)
+    columns: tuple[Column, ...] = (_COMPONENT, _THREADS)
     columns += _milliseconds(*(f"{stage}, {what}" for stage in stages for what in ("median", "p90")), "all medians")
     rows = []
     for each in results:
@@ -196,7 +196,7 @@ def _stage(spread: Spread | None) -> tuple[Cell, Cell]:
 
 
 def _memory(results: Sequence[Measured | Emulated], names: Names) -> Table:
-    columns = (_COMPONENT, _THREADS)
+    columns: tuple[Column, ...] = (_COMPONENT, _THREADS)
     columns += tuple(Column(each, "MB") for each in ("anonymous", "file-mapped", "both", "before opening"))
     columns += (*_words("fits"), Column("of memory", "MB"))
     rows = []
@@ -207,7 +207,13 @@ def _memory(results: Sequence[Measured | Emulated], names: Names) -> Table:
             continue
         threads = str(each.threads) if isinstance(each, Measured) else "1"
         said = {True: "yes", False: "no", None: UNKNOWN}[fits]
-        cells = (one_line(each.component), threads, *_memory_cells(each.memory), said, megabytes(limit))
+        cells: tuple[Cell | str, ...] = (
+            one_line(each.component),
+            threads,
+            *_memory_cells(each.memory),
+            said,
+            megabytes(limit),
+        )
         rows.append(row(evidence(each), each.artefact, names, *cells))
     note = (
         "Peaks of a process with the one artefact. Anonymous memory cannot be dropped and counts against an app; "
@@ -224,7 +230,7 @@ def _memory_cells(memory: Memory | None) -> tuple[Cell, ...]:
 
 
 def _counts(results: Sequence[Emulated], names: Names) -> Table:
-    columns = (_COMPONENT, *_words("of", "CPU that was emulated"))
+    columns: tuple[Column, ...] = (_COMPONENT, *_words("of", "CPU that was emulated"))
     millions = ("instructions", "float multiply-adds", "integer multiply-adds", "dot products", "matrix products")
     columns += tuple(Column(each, "million") for each in millions)
     columns += (Column("loaded", "MB"), Column("stored", "MB"))
@@ -233,7 +239,7 @@ def _counts(results: Sequence[Emulated], names: Names) -> Table:
         cpu = one_line(each.cpu_model) + (f" for {one_line(each.stands_for)}" if each.stands_for else "")
         for what, counts in (("one inference", each.counts), ("opening and the first", each.load_counts)):
             if counts is not None:
-                cells = (one_line(each.component), what, cpu, *_count_cells(counts))
+                cells: tuple[Cell | str, ...] = (one_line(each.component), what, cpu, *_count_cells(counts))
                 rows.append(row("emulated", each.artefact, names, *cells))
     note = (
         "What one thread executes, exactly. A multiply-add is counted for each lane of a vector; integer ones include "
@@ -256,7 +262,12 @@ def _count_cells(counts: Counts) -> tuple[Cell, ...]:
 
 
 def _sustained(results: Sequence[Measured], names: Names) -> Table:
-    columns = (_COMPONENT, _THREADS, Column("lasted", "s"), *_milliseconds("median at first", "median at last"))
+    columns: tuple[Column, ...] = (
+        _COMPONENT,
+        _THREADS,
+        Column("lasted", "s"),
+        *_milliseconds("median at first", "median at last"),
+    )
     columns += (Column("slower by", "%"), Column("hottest", "°C"), Column("lowest clock", "MHz"), *_words("throttled"))
     rows = []
     for each in results:
@@ -296,7 +307,12 @@ def _hint(failed: Failed) -> str:
 
 
 def _commands(results: Iterable[Measured | Emulated | Estimated], names: Names) -> Table:
-    columns = (_COMPONENT, _THREADS, Column("bundle's sha256", kind="code"), Column("command", kind="code"))
+    columns: tuple[Column, ...] = (
+        _COMPONENT,
+        _THREADS,
+        Column("bundle's sha256", kind="code"),
+        Column("command", kind="code"),
+    )
     rows = []
     for each in results:
         threads = "1" if isinstance(each, Emulated) else str(each.threads)

@@ -57,12 +57,12 @@ def _figures(result: Measured | Emulated | Estimated) -> tuple[str, str, str]:
         )
     memory = result.memory
     peak = "" if memory is None else _memory(memory.anonymous_bytes, memory.file_mapped_bytes)
-    said = []
+    facts = []
     if result.counts:
-        said.append(f"{result.counts.instructions / 1e6:.4g} M instructions")
+        facts.append(f"{result.counts.instructions / 1e6:.4g} M instructions")
     if result.fits is not None and result.memory_limit_bytes is not None:
-        said.append(f"{'fits' if result.fits else 'does NOT fit'} in {result.memory_limit_bytes / 2**20:.0f} MiB")
-    return "", peak, ", ".join(said)
+        facts.append(f"{'fits' if result.fits else 'does NOT fit'} in {result.memory_limit_bytes / 2**20:.0f} MiB")
+    return "", peak, ", ".join(facts)
 
 
 def _memory(anonymous_bytes: int, file_mapped_bytes: int) -> str:

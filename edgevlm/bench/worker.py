@@ -87,22 +87,24 @@ def _measure_peers(
 ) -> Iterator[Result]:
     """Other toolchains' files of each model that the bundles were made of."""
     from edgevlm.bench.peers import make_peers, offers
-    from edgevlm.blame.bundles import source_model
 
     device = assignment.device.name
     offered = offers(machine)
+    if not any(offered.values()):
+        message = "neither ONNX Runtime nor OpenVINO nor trtexec is installed there, so it has no peers to run"
+        yield Failed(device, None, message, "pip install 'edgevlm[peers]'")
+        return
     for bundle in {each.manifest.source.revision: each for each in bundles}.values():
+        towers = [each for each in bundle.components if each != "classify"]
+        wanted = [each for each in towers if not assignment.components or each in assignment.components]
         try:
-            model = source_model(bundle, None)
-            wanted = [each for each in model.programs if not assignment.components or each in assignment.components]
-            made = list(make_peers(model, bundle, wanted, offered, progress))
+            made = list(make_peers(device, bundle, wanted, offered, progress))
         except EdgeVLMError as error:
             yield Failed(device, None, f"other toolchains' files of {bundle.path.name}: {error.message}", error.hint)
             continue
-        if not made:
-            message = "neither ONNX Runtime nor OpenVINO nor trtexec is installed there, so there are no peers"
-            yield Failed(device, None, message, "pip install 'edgevlm[peers]'")
-        yield from measure(machine, device, made, assignment.effort, progress)
+        yield from (each for each in made if isinstance(each, Failed))
+        runnable = [each for each in made if not isinstance(each, Failed)]
+        yield from measure(machine, device, runnable, assignment.effort, progress)
 
 
 def _refusal(device: Device, subject: BundledSubject) -> Failed | None:

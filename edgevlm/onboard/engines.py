@@ -64,10 +64,11 @@ def make(job: Mapping[str, Any]) -> Engine:
 def sample_picture() -> NDArray[np.uint8]:
     """uint8 of `PICTURE_SHAPE`: smooth, with some noise, the same everywhere."""
     height, width, _ = PICTURE_SHAPE
-    rows, columns = np.mgrid[0:height, 0:width]
-    smooth = np.stack([rows * 255 // height, columns * 255 // width, (rows + columns) * 255 // (height + width)], -1)
-    noise = np.random.default_rng(0).integers(-20, 20, PICTURE_SHAPE)
-    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    picture = np.random.default_rng(0).integers(0, 32, PICTURE_SHAPE, np.uint8)
+    picture[..., 0] += np.linspace(0, 220, height, dtype=np.uint8)[:, None]
+    picture[..., 1] += np.linspace(0, 220, width, dtype=np.uint8)
+    picture[..., 2] += np.linspace(220, 0, width, dtype=np.uint8)
+    return picture
 
 
 class BundleEngine:

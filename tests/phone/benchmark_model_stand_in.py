@@ -1,6 +1,4 @@
-"""What stands for TensorFlow Lite's benchmark_model in tests: it runs the model with LiteRT's Python, and tells of it in
-that tool's words.
-"""
+"""Stands for TensorFlow Lite's benchmark_model in tests: it runs the model with LiteRT's Python, in that tool's words."""
 
 import sys
 import time

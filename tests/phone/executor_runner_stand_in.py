@@ -1,6 +1,4 @@
-"""What stands for ExecuTorch's executor_runner in tests: it looks at the model, sleeps where that would run it, and logs
-what that would log, to the stand-in phone's log.
-"""
+"""Stands for ExecuTorch's executor_runner in tests: it sleeps where that would run the model, and logs what that would."""
 
 import sys
 import time

@@ -1,0 +1,303 @@
+"""Benchmark pages say everything that the results say, and only that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import bench_results
+import pytest
+
+from edgevlm.bench import curves
+from edgevlm.bench.drawing import scale
+from edgevlm.bench.figures import GLYPHS, MEANINGS, WORDS, Names, clean, cosine, megabytes, number
+from edgevlm.bench.fronts import front, points
+from edgevlm.bench.markdown import write_markdown
+from edgevlm.bench.page import write_page
+from edgevlm.bench.report import report
+from edgevlm.bench.results import Emulated, Estimated, Measured, Result, evidence
+
+CASES = bench_results.CASES
+
+
+class Parsed(HTMLParser):
+    """What an HTML page holds: its tags, its table rows with their evidence, its text and its text alternatives."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[tuple[str | None, list[str]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self._cell = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "line", "rect", "circle", "path", "polygon", "polyline"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append((dict(attrs).get("data-evidence"), []))
+        if tag in ("td", "th"):
+            self.rows[-1][1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            assert self.open.pop() == tag, f"</{tag}> closes something else"
+        if tag in ("td", "th"):
+            self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._cell:
+            self.rows[-1][1][-1] += data
+
+
+def html(results: Sequence[Result], folder: Path, **more: str) -> str:
+    write_page(results, folder / "page.html", title="Figures of devices", **more)
+    return (folder / "page.html").read_text(encoding="utf-8")
+
+
+def markdown(results: Sequence[Result], folder: Path) -> str:
+    write_markdown(results, folder / "page.md", title="Figures of devices")
+    return (folder / "page.md").read_text(encoding="utf-8")
+
+
+def figures(result: Result) -> list[str]:
+    """What a page must say of a result."""
+    if isinstance(result, Measured):
+        times, engine = result.times, result.times.engine_ms
+        shown = [times.cold_load_ms, times.first_ms, engine.median, engine.p90, engine.p95, engine.min, engine.max]
+        shown += [each.median for each in (times.preprocess_ms, times.tokenise_ms, times.postprocess_ms) if each]
+        said = [number(each) for each in (*shown, times.per_second)]
+    elif isinstance(result, Estimated):
+        said = [number(each) for each in (result.low_ms, result.middle_ms, result.high_ms)]
+        said += [result.bound_by, f"{result.error:.0%}"[:-1], *result.calibration]
+    elif isinstance(result, Emulated):
+        counts = [each for each in (result.counts, result.load_counts) if each]
+        said = [number(each.instructions / 1e6, 4) for each in counts]
+        said += [number(each.float_multiply_adds / 1e6, 4) for each in counts]
+        said += [megabytes(each.bytes_loaded) for each in counts] + [*result.warnings]
+        said.append(f"{result.cpu_model} for {result.stands_for}")
+    else:
+        return [result.message.split("\n")[0], *([result.hint] if result.hint else [])]
+    if not isinstance(result, Estimated) and result.memory:
+        memory = result.memory
+        said += [megabytes(each) for each in (memory.anonymous_bytes, memory.file_mapped_bytes, memory.before_bytes)]
+    return [*said, result.reproduce, result.artefact.sha256[:12]]
+
+
+def section(page: str, device: str) -> str:
+    """What the Markdown page says of one device."""
+    return next(each for each in page.split("\n## ") if each.startswith(f"{device}\n"))
+
+
+@pytest.mark.parametrize("case", ["realistic", "many"])
+def test_every_figure_of_every_result_is_in_both_pages(case: str, tmp_path: Path) -> None:
+    results = CASES[case]
+    names = Names.of(each.artefact for each in results if each.artefact)
+    _, *parts = re.split(r'<section id="device-\d+">', html(results, tmp_path))
+    words = markdown(results, tmp_path)
+    for device, part in zip(dict.fromkeys(each.device for each in results), parts, strict=True):
+        rows = Parsed(part).rows
+        lines = section(words, device).split("\n")
+        for result in (each for each in results if each.device == device):
+            name = names.label(result.artefact) if result.artefact else "the whole device"
+            word = WORDS[evidence(result)]
+            own = [cells for kind, cells in rows if kind == word and cells[0] in (name + word, f"{name} peer{word}")]
+            own = [cells for cells in own if result.component in (None, *cells)]
+            told = " | ".join(each for each in lines if each.startswith(f"| {name} ") and f" {word} |" in each)
+            shown = {line for cells in own for cell in cells for line in cell.split("\n")}
+            for said in figures(result):
+                assert said in shown, (result, said)
+                assert said in told, (result, said)
+
+
+def test_the_figures_of_one_result_stand_in_its_row(tmp_path: Path) -> None:
+    results = CASES["realistic"]
+    names = Names.of(each.artefact for each in results if each.artefact)
+    result = next(each for each in results if isinstance(each, Measured) and each.threads == 4)
+    engine = result.times.engine_ms
+    (row,) = (
+        cells
+        for kind, cells in Parsed(html(results, tmp_path)).rows
+        if kind == "measured" and {number(engine.p95), number(engine.p90), number(engine.max)} <= set(cells)
+    )
+    assert row[0] == names.label(result.artefact) + "measured"
+    assert row[1:6] == ["encode_image", "4", number(result.times.cold_load_ms), number(result.times.first_ms),
+                        number(engine.median)]  # fmt: skip
+
+
+def test_both_pages_have_the_same_tables(tmp_path: Path) -> None:
+    results = CASES["realistic"]
+    lines = [each for each in markdown(results, tmp_path).split("\n") if each.startswith("| ") and "---" not in each]
+    key_figures = 1 + sum(len(each.summary.figures) for each in report(results, title="").devices)
+    assert len(lines) - key_figures == len(Parsed(html(results, tmp_path)).rows)
+
+
+def test_each_row_has_its_badge_and_no_emulated_row_a_time(tmp_path: Path) -> None:
+    page = Parsed(html(CASES["realistic"], tmp_path))
+    marked = [(kind, cells) for kind, cells in page.rows if kind]
+    assert {kind for kind, _ in marked} == set(WORDS.values())
+    for kind, cells in marked:
+        assert cells[0].endswith(kind or "")
+        if kind == "emulated":
+            assert not re.search(r"\bms\b|millisecond", " ".join(cells))
+    # The headings above emulated rows count no time either.
+    columns: list[str] = []
+    for kind, cells in page.rows:
+        if cells[0] in ("artefact", "what"):
+            columns = cells
+        elif kind == "emulated":
+            assert not any(each.endswith(" ms") for each in columns)
+    assert all(meaning in page.text for meaning in MEANINGS.values())
+
+
+def test_markdown_rows_carry_their_badges(tmp_path: Path) -> None:
+    page = markdown(CASES["realistic"], tmp_path)
+    assert all(f"| {GLYPHS[kind]} {word} |" in page for kind, word in WORDS.items())
+    widths = [len(re.findall(r"(?<!\\)\|", each)) for each in page.split("\n")]
+    for before, after in pairwise(widths):
+        assert before == after or 0 in (before, after)  # a table's rows are equally long
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_page_needs_nothing_else_and_harms_nobody(case: str, tmp_path: Path) -> None:
+    text = html(CASES[case], tmp_path)
+    page = Parsed(text)
+    assert page.open == []
+    assert "<script" not in text
+    assert not {"script", "link", "iframe", "img", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") or name in ("src", "style") for name in attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    assert "url(" not in text
+    assert "@import" not in text
+    plots = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("role") == "img"]
+    assert all(each["aria-label"] for each in plots)
+    assert len(plots) == sum(tag == "title" for tag, _ in page.tags) - 1
+    assert len({attributes["id"] for _, attributes in page.tags if "id" in attributes}) == len(
+        {each.device for each in CASES[case]}
+    )
+
+
+def test_hostile_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    page = Parsed(html(CASES["hostile"], tmp_path))
+    for text in bench_results.HOSTILE:
+        assert " ".join(clean(text).split()) in page.text
+    assert "\\u202eright to left\\u0000\\u0007\\ud800" in page.text
+    words = markdown(CASES["hostile"], tmp_path)
+    outside = re.sub(r"(`+)(?!`).+?(?<!`)\1(?!`)", "", words)  # code is shown as it stands
+    assert "<script" not in outside
+    assert "<img" not in outside
+    assert "http://" not in outside
+    assert "[link]" not in outside.replace("\\[", "").replace("\\]", "")
+    assert "\n# head" not in words
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
+    assert html(bench_results.realistic(), tmp_path) == html(bench_results.realistic(), tmp_path)
+    assert markdown(bench_results.realistic(), tmp_path) == markdown(bench_results.realistic(), tmp_path)
+    assert "2024-05-06" in html((), tmp_path, date="2024-05-06")
+    assert not re.search(r"\b20\d\d-\d\d-\d\d\b", html(bench_results.realistic(), tmp_path))
+
+
+def test_empty_and_failed_results_say_so(tmp_path: Path) -> None:
+    assert "There are no results." in html((), tmp_path)
+    assert "There are no results." in markdown((), tmp_path)
+    page = Parsed(html(CASES["failures"], tmp_path))
+    assert "nothing can be estimated: no calibration point" in page.text
+    assert "1 of 1 results failed" in page.text
+    assert not any("role" in attributes and tag == "svg" for tag, attributes in page.tags)
+
+
+def test_the_summary_names_who_leads() -> None:
+    devices = {each.name: each.summary for each in report(CASES["realistic"], title="").devices}
+    pi = {each.title: each for each in devices["raspberry-pi-5"].figures}
+    times = [each for each in points(CASES["realistic"]) if each.device == "raspberry-pi-5"]
+    ours = [each for each in times if each.component == "encode_image" and not each.artefact.peer]
+    assert pi["fastest at encode_image"].value == number(min(each.middle_ms for each in ours))
+    assert pi["fastest at encode_image"].evidence == "measured"
+    assert pi["smallest"].value == megabytes(min(each.artefact.size_bytes for each in ours))
+    assert pi["failed"].value == "1 of 73"
+    jetson = {each.title: each for each in devices["jetson-orin-nano"].figures}
+    assert (jetson["fits"].value, jetson["fits"].evidence) == ("8 of 10", "emulated")
+    assert jetson["fastest at encode_image"].evidence == "estimated"
+    assert any("overlap" in each for each in jetson["fastest at encode_image"].details)
+    assert "probably the fastest" in devices["jetson-orin-nano"].words
+    pixel = {each.title: each for each in devices["pixel-3a"].figures}
+    assert pixel["fewest instructions for encode_image"].unit == "million"
+
+
+def test_estimates_never_win_over_what_was_measured() -> None:
+    what = bench_results.artefact("int8", "tflite")
+    other = bench_results.artefact("fp32", "tflite")
+    results = (
+        bench_results.measured("board", other, "encode_image", 1, 50.0),
+        bench_results.estimated("board", what, "encode_image", 1, 1.0),
+    )
+    (device,) = report(results, title="").devices
+    assert device.summary.figures[0].value == "50.0"
+
+
+def test_a_front_is_what_nothing_beats() -> None:
+    rows = {
+        "a": (10.0, 100, 0.9),
+        "b": (20.0, 50, 0.9),
+        "c": (20.0, 60, 0.99),
+        "d": (30.0, 50, 0.9),
+        "e": (5.0, 900, None),
+    }
+    results = [
+        bench_results.measured(
+            "board",
+            replace(bench_results.artefact("int8", "tflite"), name=name, size_bytes=size, accuracy=accuracy),
+            "encode_image",
+            1,
+            median,
+        )
+        for name, (median, size, accuracy) in rows.items()
+    ]
+    known = points(results)
+
+    def names(*respects: str) -> str:
+        return "".join(each.artefact.name for each in front(known, respects))  # type: ignore[arg-type]
+
+    assert names("latency", "size") == "eab"
+    assert names("latency", "accuracy") == "ac"
+    assert names("latency", "size", "accuracy") == "abc"
+    other = replace(results[0], artefact=replace(results[0].artefact, model="another", size_bytes=1, name="z"))
+    assert "b" in "".join(each.artefact.name for each in front(points([*results, other]), ("latency", "size")))
+
+
+@pytest.mark.parametrize("low", [1e-3, 0.2, 7.0, 512.0])
+@pytest.mark.parametrize("factor", [1.0, 1.4, 19.0, 21.0, 5e5])
+def test_axes_have_ticks_within(low: float, factor: float) -> None:
+    along = scale([low, low * factor], 10, 350)
+    assert along.logarithmic == (factor > 20)
+    assert 1 <= len(along.ticks()) <= 6
+    assert all(10 <= along(each) <= 350 for each in along.ticks())
+    assert 10 <= along(low) <= along(low * factor) <= 350
+
+
+def test_numbers_keep_their_significant_digits() -> None:
+    shown = [number(each) for each in (0.0, 0.01234, 0.9999, 9.999, 12.34, 999.6, 1234.5, float("nan"))]
+    assert shown == ["0", "0.0123", "1.00", "10.0", "12.3", "1,000", "1,234", "–"]
+    assert cosine(0.5) == "0.500000"
+
+
+def test_labels_of_points_do_not_cover_each_other(tmp_path: Path) -> None:
+    known = [each for each in points(CASES["realistic"]) if (each.device, each.component) == ("host", "encode_image")]
+    names = Names.of(each.artefact for each in known)
+    drawn = curves.front_chart(known, "size", "it", names)
+    labels = re.findall(r'class="label[^"]*" x="([\d.]+)" y="([\d.]+)" text-anchor="middle">(\d+)<', drawn)
+    assert len(labels) == len(known)
+    places = [(float(x), float(y), len(said) * 7.2) for x, y, said in labels]
+    for index, (x, y, width) in enumerate(places):
+        for x2, y2, width2 in places[:index]:
+            assert abs(x - x2) >= (width + width2) / 2 or abs(y - y2) >= 11
