@@ -35,6 +35,7 @@ from edgevlm.devices.connection import NotReached
 from edgevlm.devices.device import Device
 from edgevlm.devices.profile import Profile
 from edgevlm.errors import ConnectionLost, DeviceError, OutOfMemory
+from edgevlm.progress import silent
 
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="needs adb: apt install adb")
 HERE = Path(__file__).parent
@@ -88,15 +89,9 @@ def device(adbd: Adbd, runner: Path | str) -> Device:
     return Device("my-phone", profile)
 
 
-def figures(
-    adbd: Adbd, runner: Path | str, *bundles: Bundle, effort: Effort = QUICK, said: list[str] | None = None
-) -> list[Result]:
-    def progress(stage: str, share: float | None) -> None:
-        if said is not None:
-            said.append(stage)
-
+def figures(adbd: Adbd, runner: Path | str, *bundles: Bundle, effort: Effort = QUICK) -> list[Result]:
     wanted = subjects(bundles or [towers.bundle("executorch", "fp32")], ["encode_image"])
-    return list(measure_phone(device(adbd, runner), wanted, effort, progress))
+    return list(measure_phone(device(adbd, runner), wanted, effort, silent))
 
 
 def refused(results: Sequence[Result]) -> str:
@@ -256,12 +251,21 @@ def test_figures_of_both_runners(phone: Phone, tools: Path) -> None:
 def test_a_pulled_cable_is_put_in_again(phone: Phone, tools: Path) -> None:
     phone.cut_at, phone.cuts = "executor_runner --model_path", 2
     said: list[str] = []
+
+    def watch(stage: str, share: float | None) -> None:
+        said.append(stage)
+        if "trying again" in stage:  # meanwhile, somebody has tidied up
+            for model in phone.temporary.glob("*/*model.pte"):
+                model.unlink()
+
     with Adbd(phone) as adbd:
-        (found,) = figures(adbd, tools, said=said)
+        wanted = subjects([towers.bundle("executorch", "fp32")], ["encode_image"])
+        (found,) = measure_phone(device(adbd, tools), wanted, QUICK, watch)
         assert list(phone.temporary.iterdir()) == []
     assert isinstance(found, Measured)
     assert phone.cuts == 0
     assert f"connecting to {adbd.serial} again" in said
+    assert sum("sending model.pte" in each for each in said) == 3
 
 
 @needs_adb

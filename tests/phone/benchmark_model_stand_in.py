@@ -1,4 +1,4 @@
-"""Stands for TensorFlow Lite's benchmark_model in tests: it runs the model with LiteRT's Python, in that tool's words."""
+"""Stands for TensorFlow Lite's benchmark_model in tests: runs the model with LiteRT, and says what that tool says."""
 
 import sys
 import time

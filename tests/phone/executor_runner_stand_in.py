@@ -1,4 +1,4 @@
-"""Stands for ExecuTorch's executor_runner in tests: it sleeps where that would run the model, and logs what that would."""
+"""Stands for ExecuTorch's executor_runner in tests: it sleeps where that runs the model, and logs what that logs."""
 
 import sys
 import time
