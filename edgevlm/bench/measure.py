@@ -86,7 +86,7 @@ def _measured(
     if "runner" in job or not subject.on_cpu:
         counts = (1,)  # the runner has one thread; an accelerator has none of the CPU's
     memory = None
-    if subject.on_cpu and system.system.startswith("Linux"):
+    if subject.on_cpu and system.system.startswith(("Linux", "Android")):
         memory = _memory(machine, {**job, "threads": counts[0]}, progress)
     for threads in counts:
         progress(f"timing with {threads} {'thread' if threads == 1 else 'threads'}", None)
