@@ -53,7 +53,7 @@ class BundledSubject:
         """Sends the bundle, and a runner where it needs torch and the machine has none."""
         job = {"bundle": machine.put(self.bundle.path, progress), "component": self.component}
         if self.artefact.target == "executorch" and "torch" not in machine.packages:
-            job["runner"] = f"{machine.put(_runner(machine, progress), progress)}/{PROGRAM}"
+            job["native"] = f"{machine.put(_runner(machine, progress), progress)}/{PROGRAM}"
         return job
 
     def command(self, device: str) -> str:

@@ -120,6 +120,7 @@ class Phone:
     """
 
     emulator: str | None = None
+    packages: frozenset[str] = frozenset()
 
     def __init__(self, adb: Adb, executables: Mapping[Path, Runner], progress: Progress = silent) -> None:
         self.architecture = ""

@@ -196,11 +196,15 @@ def setup(names: tuple[str, ...], profiles: Path | None, as_json: bool) -> None:
     from edgevlm.emulation import setup as emulation
 
     known, _ = _profiles(profiles)
-    sizes: dict[str, Any] = {}
+    parts: dict[str, Part] = {}
     with report.progress_bar(log_seconds=10) as progress:
         for name in names:
-            sizes |= emulation.setup(find(name, known), progress)
+            profile = find(name, known)
+            ready = emulation.setup(profile, progress)
+            parts |= {part.name: part for part in (*ready.parts, *board_parts(profile, progress))}
     if as_json:
-        report.print_json({"parts": sizes})
-    else:
-        report.table(None, ("part", ">MB"), [(part, f"{size / 1e6:.1f}") for part, size in sizes.items()])
+        found = [{"part": part.name, "version": part.version, "size_bytes": part.size_bytes} for part in parts.values()]
+        report.print_json({"parts": found})
+        return
+    rows = [(part.name, part.version, f"{part.size_bytes / 1e6:.1f}") for part in parts.values()]
+    report.table(None, ("part", "version", ">MB"), rows)

@@ -2,7 +2,7 @@
 
     {"job": "memory", "bundle": PATH, "component": NAME, "threads": N}
 
-It runs in a child, the job `run`, which is watched from outside; with a `runner` in the job, in that one.
+It runs in a child, the job `run`, which is watched from outside; with `native` in the job, in that program.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def watch(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """
     if not Path("/proc/self/status").exists():
         raise DeviceError("the memory of a process is read from /proc, which only Linux has")
-    if "runner" in job:
+    if "native" in job:
         by_runner: Mapping[str, Any] = schema.write(native.watch(job, RUNS))
         return by_runner
     child = subprocess.Popen(
