@@ -47,12 +47,14 @@ $b cp /{KEYS}/host /disk/root/host && $b chmod 600 /disk/root/host
 $b mount --move /dev /disk/dev
 exec $b switch_root /disk /sbin/init
 """
+# Memory is never refused: a backend that is told so fails in words of its own, and one that is killed for it is known.
 _FILES = {
     "etc/inittab": "::sysinit:/bin/busybox sh /etc/start\n::respawn:/bin/busybox sh /etc/serve\n",
     "etc/start": f"""export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
 busybox --install -s /bin
+echo 1 > /proc/sys/vm/overcommit_memory
 chmod 1777 /tmp
 hostname board
 ifconfig lo 127.0.0.1 up
