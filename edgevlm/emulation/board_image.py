@@ -62,7 +62,9 @@ ifconfig eth0 {ADDRESS} netmask 255.255.255.0 up
 dropbearconvert openssh dropbear /root/host /root/host_key
 """,
     # Where memory runs out, it is not the sshd that is to be killed.
-    "etc/serve": "echo -1000 > /proc/self/oom_score_adj\nexec /usr/sbin/dropbear -F -E -s -j -k -r /root/host_key\n",
+    "etc/serve": """echo -1000 > /proc/self/oom_score_adj
+exec /usr/sbin/dropbear -F -E -s -j -k -W 1048576 -r /root/host_key
+""",
     "etc/session": '#!/bin/busybox sh\necho 0 > /proc/self/oom_score_adj\nexec /bin/busybox sh "$@"\n',
     "etc/shells": "/etc/session\n",
     "etc/passwd": "root:x:0:0:root:/root:/etc/session\n",
