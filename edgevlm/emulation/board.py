@@ -90,7 +90,18 @@ def _version(qemu: Path) -> str:
 def _keys(folder: Path, port: int) -> tuple[Path, bytes]:
     """New keys for this boot: ssh's configuration here, and an archive for the board."""
     for name in ("host", "client"):
-        command: list[str | Path] = [tools.find("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", folder / name]
+        command: list[str | Path] = [
+            tools.find("ssh-keygen"),
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-C",
+            name,
+            "-f",
+            folder / name,
+        ]
         tools.run(command, "make a key for the board")
     (folder / "known_hosts").write_text(f"[{_HOST}]:{port} {(folder / 'host.pub').read_text()}")
     config = folder / "ssh_config"

@@ -128,7 +128,19 @@ def _fill(system: Part, python: str, wheels: Path, progress: Progress, folder: P
     if python == f"{sys.version_info.major}.{sys.version_info.minor}":  # or the board compiles them, slowly
         progress("compiling the board's Python modules", None)
         compileall.compile_dir(stage / "usr" / "lib", maxlevels=20, quiet=2, stripdir=str(stage), workers=1)
-    command: list[str | Path] = [tools.find("mke2fs"), "-q", "-F", "-t", "ext4", "-d", stage, "-E", "root_owner=0:0", "-m", "0"]
+    command: list[str | Path] = [
+        tools.find("mke2fs"),
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-d",
+        stage,
+        "-E",
+        "root_owner=0:0",
+        "-m",
+        "0",
+    ]
     hint = "is there space on the disk?"
     tools.run([*command, folder / "disk", _DISK], "make the board's disk", hint=hint)
 

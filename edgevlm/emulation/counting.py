@@ -147,7 +147,7 @@ def _emulator(ready: Setup, cluster: Cluster, counts: Path) -> list[Path | str]:
 def _python(ready: Setup, cluster: Cluster) -> list[Path | str]:
     """QEMU's last arguments: `edgevlm.onboard` in the root file system's Python."""
     path = ":".join(str(part.path) for part in ready.packages)
-    variables = (f"PYTHONPATH={path}", "PYTHONHASHSEED=0", "PYTHONDONTWRITEBYTECODE=1")
+    variables = (f"PYTHONPATH={path}", "PYTHONHASHSEED=0")
     python = processor.prefix(ready.system, cluster) / "usr" / "bin" / f"python{root.python(ready.system)}"
     return [*(word for each in variables for word in ("-E", each)), python, "-m", "edgevlm.onboard"]
 
