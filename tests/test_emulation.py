@@ -324,6 +324,20 @@ def test_the_runners_own_kernel_looks_up_texts_in_int8_tables(ready: Setup, tmp_
 
 
 @emulates
+def test_a_core_without_float16_arithmetic_says_what_to_do(ready: Setup, tmp_path: Path) -> None:
+    request = pipeline.Request(
+        compressions.checkpoint("clip"), ("executorch",), BUILTIN["fp16"], tmp_path, image_only=True
+    )
+    (outcome,) = pipeline.convert(request)
+    assert outcome.bundle is not None
+    with pytest.raises(DeviceError, match=r"model\.pte: loading the method encode_image failed") as raised:
+        counting.count(outcome.bundle, "encode_image", PI_4)
+    assert "needs a processor with float16 arithmetic" in (raised.value.hint or "")
+    found, _ = counting.count(outcome.bundle, "encode_image", PI_5)
+    assert found.float_multiply_adds > 100_000
+
+
+@emulates
 def test_a_stand_ins_dot_products_are_not_used_where_the_core_has_none(ready: Setup, student: Bundle) -> None:
     pixel = builtin()["pixel-3a"].cpu[0]
     assert (pixel.qemu_cpu, pixel.dot_product) == ("cortex-a76", False)

@@ -85,10 +85,14 @@ def _make(compiler: Path, wheel: Path, headers: Path, progress: Progress, folder
         c10,
     )
     # All libraries are the program's own, since only those are looked for beside it.
-    libraries = ("-Wl,--no-as-needed", "-lstdc++", *(folder / name for name in (library.name, _SHIM, *_EMPTY)))
+    libraries: tuple[str | Path, ...] = (
+        "-Wl,--no-as-needed",
+        "-lstdc++",
+        *(folder / name for name in (library.name, _SHIM, *_EMPTY)),
+    )
     linking = ("-Wl,-rpath,$ORIGIN", "-Wl,--allow-shlib-undefined", f"-Wl,-rpath-link,{folder}")
-    command = [compiler, *options, "-o", folder / PROGRAM, work / "runner.cpp", *libraries, *linking]
-    tools.run(command, "build the runner")
+    command: list[str | Path] = [compiler, *options, "-o", folder / PROGRAM, work / "runner.cpp"]
+    tools.run([*command, *libraries, *linking], "build the runner")
 
 
 def _build_shim(compiler: Path, library: Path, headers: Path, work: Path, folder: Path) -> None:
