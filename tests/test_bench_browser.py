@@ -12,7 +12,7 @@ import bench_results
 import pytest
 from PIL import Image
 
-from edgevlm.bench.page import write_page
+from edgevlm.bench.report.page import write_page
 from edgevlm.bench.results import Result
 
 COLOURS = {"measured": (0x0B, 0x5C, 0xAD), "emulated": (0x00, 0x70, 0x4F), "estimated": (0x9A, 0x53, 0x00)}

@@ -12,13 +12,13 @@ from pathlib import Path
 import bench_results
 import pytest
 
-from edgevlm.bench import curves
-from edgevlm.bench.drawing import scale
-from edgevlm.bench.figures import GLYPHS, MEANINGS, WORDS, Names, clean, cosine, megabytes, number
-from edgevlm.bench.fronts import front, points
-from edgevlm.bench.markdown import write_markdown
-from edgevlm.bench.page import write_page
-from edgevlm.bench.report import report
+from edgevlm.bench.report import curves
+from edgevlm.bench.report.content import report
+from edgevlm.bench.report.drawing import scale
+from edgevlm.bench.report.fronts import front, points
+from edgevlm.bench.report.markdown import write_markdown
+from edgevlm.bench.report.page import write_page
+from edgevlm.bench.report.wording import GLYPHS, MEANINGS, WORDS, Names, clean, cosine, megabytes, number
 from edgevlm.bench.results import Emulated, Estimated, Measured, Result, evidence
 
 CASES = bench_results.CASES

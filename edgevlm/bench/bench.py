@@ -90,8 +90,8 @@ def merge(earlier: Sequence[Result], later: Sequence[Result]) -> tuple[Result, .
 
 def write_report(found: Sequence[Result], folder: Path) -> None:
     """Writes the page and the text."""
-    from edgevlm.bench.markdown import write_markdown
-    from edgevlm.bench.page import write_page
+    from edgevlm.bench.report.markdown import write_markdown
+    from edgevlm.bench.report.page import write_page
 
     write_page(tuple(found), folder / PAGE, title="How fast, how much memory, does it fit")
     write_markdown(tuple(found), folder / MARKDOWN, title="How fast, how much memory, does it fit")

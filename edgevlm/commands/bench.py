@@ -89,7 +89,7 @@ def bench(
     if as_json:
         _print_json(found)
     else:
-        from edgevlm.bench.terminal import print_table
+        from edgevlm.bench.report.terminal import print_table
 
         print_table(found)
         click.echo(f"report: {out / run.PAGE}")

@@ -30,6 +30,7 @@ class Cluster:
         qemu_cpu: QEMU's name of a CPU that has the same instructions.
         stands_in: Whether that one is another core than `core`.
         dot_product: Whether it has Armv8.2's dot products of int8, which XNNPACK's int8 kernels use.
+        fma_lanes: float32 multiply-adds a cycle that it can begin; see `edgevlm.bench.calibration`. 0 where unknown.
     """
 
     core: str
@@ -38,27 +39,7 @@ class Cluster:
     qemu_cpu: str = ""
     stands_in: bool = False
     dot_product: bool = False
-
-
-@dataclass(frozen=True)
-class CalibrationPoint:
-    """A latency that somebody measured on the device and published.
-
-    Attributes:
-        network: What ran, such as `MobileNetV2 fp32`.
-        unit: What it ran on.
-        threads: CPU threads; 0 where it was not the CPU.
-        latency_ms: What they measured.
-        source: Where they published it.
-        multiply_adds_millions: Of the network, where a figure of an NPU or GPU is to be scaled from it.
-    """
-
-    network: str
-    unit: Literal["cpu", "gpu", "npu"]
-    threads: int
-    latency_ms: float
-    source: str
-    multiply_adds_millions: float | None = None
+    fma_lanes: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,7 +58,6 @@ class Profile:
         address: `ssh://user@host[:port]` or `adb://serial`, in a user's own profile.
         python: The interpreter over there; found by itself where empty.
         runner: An executable over there, or to be pushed, that takes the place of Python: see `edgevlm.devices.adb`.
-        calibration: What was measured on it.
         sources: Where the figures above are from.
     """
 
@@ -91,7 +71,6 @@ class Profile:
     address: str = ""
     python: str = ""
     runner: str = ""
-    calibration: tuple[CalibrationPoint, ...] = ()
     sources: tuple[str, ...] = field(default=())
 
     @property

@@ -8,14 +8,14 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from edgevlm.bench import charts, curves
-from edgevlm.bench.drawing import mark
-from edgevlm.bench.figures import MEANINGS, PEER_MEANING, WORDS, Names, one_line, threads
-from edgevlm.bench.fronts import Point, Respect, best_known, points
-from edgevlm.bench.report import Device, Report, report
+from edgevlm.bench.report import charts, curves
+from edgevlm.bench.report.content import Device, Report, report
+from edgevlm.bench.report.drawing import mark
+from edgevlm.bench.report.fronts import Point, Respect, best_known, points
+from edgevlm.bench.report.summary import Figure
+from edgevlm.bench.report.tables import Cell, Column, Row, Table
+from edgevlm.bench.report.wording import MEANINGS, PEER_MEANING, WORDS, Names, one_line, threads
 from edgevlm.bench.results import Emulated, Evidence, Measured, Result
-from edgevlm.bench.summary import Figure
-from edgevlm.bench.tables import Cell, Column, Row, Table
 
 _LATENCY = (
     "Disc: the median, its line from the shortest time to the 90th percentile. Hollow diamond: the middle of an "
@@ -75,7 +75,7 @@ def page(content: Report) -> str:
 
 @cache
 def _style() -> str:
-    return (files("edgevlm.bench") / "page.css").read_text(encoding="utf-8")
+    return (files("edgevlm.bench.report") / "page.css").read_text(encoding="utf-8")
 
 
 def _icon(kind: Evidence) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgevlm.bench.figures import UNKNOWN, Names, clean, cosine, count, megabytes, number, one_line, share
+from edgevlm.bench.report.wording import UNKNOWN, Names, clean, cosine, count, megabytes, number, one_line, share
 from edgevlm.bench.results import Artefact, Counts, Emulated, Estimated, Evidence, Failed, Measured, Result, evidence
 from edgevlm.onboard.figures import Memory, Spread
 
@@ -99,7 +99,7 @@ def device_tables(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
 def artefact_table(names: Names) -> Table:
     """What ran: every artefact with its number in this report."""
     columns: tuple[Column, ...] = (Column("no."), *_words("file", "model", "target", "recipe"), Column("size", "MB"))
-    columns += (Column("cosine, least"), Column("sha256", kind="code"))
+    columns += (Column("centred cosine"), Column("sha256", kind="code"))
     rows = tuple(
         row(
             None,

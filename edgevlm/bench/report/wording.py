@@ -62,7 +62,7 @@ def megabytes(size_bytes: int | None) -> str:
 
 
 def cosine(accuracy: float | None) -> str:
-    """The least cosine with the float model; six decimals, for it is close to one."""
+    """The centred cosine with the float model; six decimals, for it is close to one."""
     return UNKNOWN if accuracy is None or not math.isfinite(accuracy) else f"{accuracy:.6f}"
 
 

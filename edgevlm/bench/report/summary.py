@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgevlm.bench.figures import Names, cosine, listed, megabytes, number, one_line, shortened, threads
-from edgevlm.bench.fronts import Point, points
+from edgevlm.bench.report.fronts import Point, points
+from edgevlm.bench.report.wording import Names, cosine, listed, megabytes, number, one_line, shortened, threads
 from edgevlm.bench.results import Artefact, Emulated, Evidence, Failed, Measured, Result, evidence
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from edgevlm.bench.drawing import (
+from edgevlm.bench.report.drawing import (
     WIDTH,
     Scale,
     across,
@@ -21,8 +21,8 @@ from edgevlm.bench.drawing import (
     text_width,
     tick_text,
 )
-from edgevlm.bench.figures import WORDS, Names, megabytes, number, threads
-from edgevlm.bench.fronts import Point
+from edgevlm.bench.report.fronts import Point
+from edgevlm.bench.report.wording import WORDS, Names, megabytes, number, threads
 from edgevlm.bench.results import Artefact, Emulated, Evidence, Measured, evidence
 from edgevlm.onboard.figures import Memory
 

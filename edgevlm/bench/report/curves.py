@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edgevlm.bench.drawing import WIDTH, Scale, across, line, mark, path, scale, svg, text, tick_text
-from edgevlm.bench.figures import UNKNOWN, Names, cosine, megabytes, number
-from edgevlm.bench.fronts import Point, Respect, front
+from edgevlm.bench.report.drawing import WIDTH, Scale, across, line, mark, path, scale, svg, text, tick_text
+from edgevlm.bench.report.fronts import Point, Respect, front
+from edgevlm.bench.report.wording import UNKNOWN, Names, cosine, megabytes, number
 from edgevlm.onboard.figures import Sustained, Window
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, WIDTH - 14, 30, 250
@@ -171,7 +171,7 @@ def _accuracy_axis(points: Sequence[Point]) -> _Upwards:
     ticks = [(up(each), said) for each, said in marks if up.low < each < up.high]
     if min(far) <= _CLOSEST:
         ticks.append((up(_CLOSEST), "1"))
-    return _Upwards("least cosine with the float model", lambda each: up(_closeness(each) or _CLOSEST), ticks)
+    return _Upwards("centred cosine with the float model", lambda each: up(_closeness(each) or _CLOSEST), ticks)
 
 
 def _grid(along: Scale, upwards: _Upwards) -> list[str]:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgevlm.bench.figures import GLYPHS, MEANINGS, PEER_MEANING, WORDS
-from edgevlm.bench.report import Report, report
+from edgevlm.bench.report.content import Report, report
+from edgevlm.bench.report.tables import Cell, Column, Row, Table
+from edgevlm.bench.report.wording import GLYPHS, MEANINGS, PEER_MEANING, WORDS
 from edgevlm.bench.results import Evidence, Result
-from edgevlm.bench.tables import Cell, Column, Row, Table
 
 
 def write_markdown(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgevlm.bench.figures import UNKNOWN, WORDS, Names, cosine, count, listed, megabytes, number, one_line
-from edgevlm.bench.fronts import Point, Respect, best_known, front, points
+from edgevlm.bench.report.fronts import Point, Respect, best_known, front, points
+from edgevlm.bench.report.summary import Summary, summarise
+from edgevlm.bench.report.tables import Cell, Column, Row, Table, artefact_table, device_tables, row
+from edgevlm.bench.report.wording import UNKNOWN, WORDS, Names, cosine, count, listed, megabytes, number, one_line
 from edgevlm.bench.results import Emulated, Measured, Result, evidence
-from edgevlm.bench.summary import Summary, summarise
-from edgevlm.bench.tables import Cell, Column, Row, Table, artefact_table, device_tables, row
 from edgevlm.onboard.figures import System
 
 
@@ -97,7 +97,7 @@ def _choices(results: Sequence[Result], devices: Sequence[Device], names: Names)
     known = best_known(points(results))
     columns: tuple[Column, ...] = (
         Column("size", "MB"),
-        Column("cosine"),
+        Column("centred cosine"),
         *(Column(each.title, "ms") for each in devices),
     )
     tables = []
@@ -159,7 +159,7 @@ def _trade_offs(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
         Column("latency", "ms"),
         Column("size", "MB"),
     )
-    columns += (Column("cosine"), Column("unbeaten in", kind="words"))
+    columns += (Column("centred cosine"), Column("unbeaten in", kind="words"))
     rows = tuple(
         row(
             each.evidence,
