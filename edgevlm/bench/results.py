@@ -64,7 +64,7 @@ class Counts:
         float_multiply_adds: Multiply-adds of vector float instructions, each lane counted.
         integer_multiply_adds: Multiply-adds of vector integer instructions, each lane counted, those of the next two
             included.
-        dot_products: `sdot` and `udot` instructions.
+        dot_products: `sdot`, `udot`, `usdot` and `sudot` instructions.
         matrix_products: `smmla`, `ummla` and `usmmla` instructions.
         bytes_loaded, bytes_stored: By load and store instructions, whichever cache they hit.
     """
