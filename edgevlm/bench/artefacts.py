@@ -11,8 +11,13 @@ from typing import Any, Protocol
 from edgevlm.bench.results import Artefact
 from edgevlm.bundle import MANIFEST, Bundle, hash_file
 from edgevlm.devices.machine import Machine
-from edgevlm.errors import InputError
+from edgevlm.emulation import runner
+from edgevlm.emulation.runner import PROGRAM
+from edgevlm.errors import DeviceError, InputError
 from edgevlm.interfaces import Progress
+
+_RUNNERS_ARCHITECTURE = "aarch64"
+_ANY_PYTHON = "3.11"  # the runner is made from a wheel, and holds nothing of its Python
 
 
 class Subject(Protocol):
@@ -45,8 +50,11 @@ class BundledSubject:
     on_cpu: bool = True
 
     def job(self, machine: Machine, progress: Progress) -> Mapping[str, Any]:
-        """Sends the bundle."""
-        return {"bundle": machine.put(self.bundle.path, progress), "component": self.component}
+        """Sends the bundle, and a runner where it needs torch and the machine has none."""
+        job = {"bundle": machine.put(self.bundle.path, progress), "component": self.component}
+        if self.artefact.target == "executorch" and "torch" not in machine.packages:
+            job["runner"] = f"{machine.put(_runner(machine, progress), progress)}/{PROGRAM}"
+        return job
 
     def command(self, device: str) -> str:
         """`edgevlm bench ...`."""
@@ -97,6 +105,21 @@ def open_all(paths: Sequence[Path]) -> tuple[Bundle, ...]:
         if names.count(name) > 1:
             raise InputError(f"two bundles are called {name}", hint="convert one of them again with --name")
     return tuple(bundles)
+
+
+def _runner(machine: Machine, progress: Progress) -> Path:
+    """The folder of the program that runs `.pte` files without torch.
+
+    Raises:
+        DeviceError: there is none for such a machine, or it cannot be built here.
+    """
+    if machine.architecture != _RUNNERS_ARCHITECTURE:
+        raise DeviceError(
+            f"an ExecuTorch bundle needs torch and executorch over there, or a processor of {_RUNNERS_ARCHITECTURE}, "
+            f"for which there is a runner; it has {machine.architecture}",
+            hint="pip install executorch, over there",
+        )
+    return runner.build(_ANY_PYTHON, progress).path
 
 
 def _subjects(bundles: Sequence[Bundle], components: Sequence[str]) -> Iterator[BundledSubject]:

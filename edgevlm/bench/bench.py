@@ -16,7 +16,7 @@ from edgevlm import interrupts
 from edgevlm.bench import fleet, results
 from edgevlm.bench.artefacts import open_all, subjects
 from edgevlm.bench.measure import Effort
-from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result
+from edgevlm.bench.results import Failed, Result
 from edgevlm.bench.worker import Assignment
 from edgevlm.devices.device import Device, resolve
 from edgevlm.devices.profile import Profile
@@ -78,12 +78,12 @@ def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
 
 def merge(earlier: Sequence[Result], later: Sequence[Result]) -> tuple[Result, ...]:
     """All results, without those earlier ones that were found out again, and without failures that were mended."""
-    again = {_subject(each) for each in later}
-    tried = {_subject(each)[1:4] for each in later}
+    again = {results.subject(each) for each in later}
+    tried = {results.subject(each)[1:4] for each in later}
     kept = [
         each
         for each in earlier
-        if _subject(each) not in again and not (isinstance(each, Failed) and _subject(each)[1:4] in tried)
+        if results.subject(each) not in again and not (isinstance(each, Failed) and results.subject(each)[1:4] in tried)
     ]
     return (*kept, *later)
 
@@ -127,11 +127,3 @@ def _earlier(out: Path) -> tuple[Result, ...]:
         with suppress(OSError):
             (out / PAGE).unlink(missing_ok=True)
     return earlier
-
-
-def _subject(result: Result) -> tuple[object, ...]:
-    """What a result is about: two of the same cannot stand beside each other."""
-    artefact = result.artefact.name if result.artefact else None
-    threads = result.threads if isinstance(result, Measured | Estimated) else None
-    counted = isinstance(result, Emulated) and result.counts is not None
-    return (results.evidence(result), result.device, artefact, result.component, threads, counted)

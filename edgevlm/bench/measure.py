@@ -83,14 +83,16 @@ def _measured(
     progress: Progress,
 ) -> Iterator[Result]:
     counts = effort.threads or thread_counts(system.cores)
+    if "runner" in job or not subject.on_cpu:
+        counts = (1,)  # the runner has one thread; an accelerator has none of the CPU's
     memory = None
-    if subject.on_cpu and system.system.startswith("Linux"):
+    if subject.on_cpu and system.system.startswith(("Linux", "Android")):
         memory = _memory(machine, {**job, "threads": counts[0]}, progress)
-    for threads in counts if subject.on_cpu else (1,):
+    for threads in counts:
         progress(f"timing with {threads} {'thread' if threads == 1 else 'threads'}", None)
         timed = _ask(machine, {"job": "time", **job, "threads": threads, "seconds": effort.seconds}, progress)
         sustained = None
-        if effort.sustained_seconds and threads == counts[-1]:
+        if effort.sustained_seconds and threads == counts[-1] and subject.on_cpu and "runner" not in job:
             sustained = _sustained(machine, {**job, "threads": threads}, effort.sustained_seconds, progress)
         yield Measured(
             device=device,

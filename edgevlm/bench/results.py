@@ -176,6 +176,14 @@ def evidence(result: Result) -> Evidence:
     raise TypeError(f"not a result: {result!r}")
 
 
+def subject(result: Result) -> tuple[object, ...]:
+    """What a result is about: two of the same cannot stand beside each other."""
+    artefact = result.artefact.name if result.artefact else None
+    threads = result.threads if isinstance(result, Measured | Estimated) else None
+    counted = isinstance(result, Emulated) and result.counts is not None
+    return (evidence(result), result.device, artefact, result.component, threads, counted)
+
+
 def to_json(result: Result) -> dict[str, Any]:
     """What a line of `results.jsonl` holds."""
     return {"schema_version": SCHEMA_VERSION, "evidence": evidence(result), **schema.write(result)}

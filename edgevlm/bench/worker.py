@@ -66,7 +66,7 @@ def examine(assignment: Assignment, progress: Progress) -> Iterator[Result]:
     if device.profile.reach == "qemu-user":
         from edgevlm.bench.emulate import emulate
 
-        yield from emulate(device, asked, progress)
+        yield from emulate(device, asked, assignment.effort, progress)
     elif device.profile.reach == "none":
         from edgevlm.bench.estimate import scaled
 

@@ -20,7 +20,7 @@ import tempfile
 from typing import Any
 
 MARK = "EDGEVLM_FOLDER"
-_PACKAGES = ("numpy", "PIL", "tokenizers", "ai_edge_litert", "torch", "executorch")
+PACKAGES = ("numpy", "PIL", "tokenizers", "ai_edge_litert", "torch", "executorch")
 
 
 def settle(request: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def settle(request: dict[str, Any]) -> dict[str, Any]:
         "architecture": machine,
         "system": platform.system(),
         "libc": list(platform.libc_ver()),
-        "packages": [name for name in _PACKAGES if importlib.util.find_spec(name)],
+        "packages": [name for name in PACKAGES if importlib.util.find_spec(name)],
     }
 
 

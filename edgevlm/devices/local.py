@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import edgevlm
 from edgevlm.devices.answers import answers
+from edgevlm.devices.far_side import PACKAGES
 from edgevlm.interfaces import Progress
 from edgevlm.progress import silent
 
@@ -22,6 +24,7 @@ class Local:
 
     def __init__(self) -> None:
         self.architecture = platform.machine()
+        self.packages = frozenset(name for name in PACKAGES if importlib.util.find_spec(name))
 
     def put(self, local: Path, progress: Progress = silent) -> str:
         """The file where it lies."""

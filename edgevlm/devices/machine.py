@@ -19,6 +19,9 @@ class Machine(Protocol):
     architecture: str
     """As `uname -m` has it: `x86_64`, `aarch64`."""
 
+    packages: frozenset[str]
+    """Those of the packages that bundles need which its Python can import, such as `torch`."""
+
     emulator: str | None
     """What plays the machine where it is not a real one, such as `QEMU 7.2`; None for a real one."""
 

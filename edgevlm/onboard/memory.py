@@ -2,8 +2,7 @@
 
     {"job": "memory", "bundle": PATH, "component": NAME, "threads": N}
 
-It runs in a child, the job `run`, whose `/proc/PID/status` is read every two milliseconds: the kernel keeps the peak of
-all that is resident, and of its anonymous part only what it is now.
+It runs in a child, the job `run`, which is watched from outside; with a `runner` in the job, in that one.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from typing import Any
 from edgevlm import schema
 from edgevlm.errors import DeviceError
 from edgevlm.interfaces import Progress
+from edgevlm.onboard import native
 from edgevlm.onboard.engines import make
 from edgevlm.onboard.failures import ended_without_a_word, from_json
 from edgevlm.onboard.figures import Memory
+from edgevlm.onboard.watching import MEMORY, poll, status
 
 RUNS = 3
-_EVERY_SECONDS = 0.002
 _READY = "opening the artefact"
-_MEMORY = {"RssAnon:", "RssFile:", "VmHWM:", "VmRSS:"}
 
 
 def watch(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
@@ -39,6 +38,9 @@ def watch(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """
     if not Path("/proc/self/status").exists():
         raise DeviceError("the memory of a process is read from /proc, which only Linux has")
+    if "runner" in job:
+        by_runner: Mapping[str, Any] = schema.write(native.watch(job, RUNS))
+        return by_runner
     child = subprocess.Popen(
         [sys.executable, "-m", "edgevlm.onboard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -51,13 +53,15 @@ def watch(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
         raise ended_without_a_word(ended)
     if "error" in said:
         raise from_json(said["error"])
-    before = said["result"]["before_bytes"]
-    plain: Mapping[str, Any] = schema.write(Memory(peaks["RssAnon:"], peaks["RssFile:"], peaks["VmHWM:"], before))
+    # A quick model may be done before it is seen; what it holds at its end is part of the peak.
+    last = said["result"]["status"]
+    anonymous, mapped, resident = (max(peaks[key], last[key]) for key in ("RssAnon:", "RssFile:", "VmHWM:"))
+    plain: Mapping[str, Any] = schema.write(Memory(anonymous, mapped, resident, said["result"]["before_bytes"]))
     return plain
 
 
 def run(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
-    """The job `run`: opens the artefact, runs it, and says what was resident before."""
+    """The job `run`: opens the artefact, runs it, and says what was resident before and after."""
     engine = make(job)
     gc.collect()
     forget_peak()
@@ -66,7 +70,8 @@ def run(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     engine.load()
     for _ in range(RUNS):
         answer = engine.run()
-    return {"before_bytes": before, "answer": [float(value) for value in answer.ravel()]}
+    after = status(Path("/proc/self/status"))
+    return {"before_bytes": before, "status": after, "answer": [float(value) for value in answer.ravel()]}
 
 
 def forget_peak() -> None:
@@ -75,23 +80,13 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def status(path: Path) -> dict[str, int]:
-    """The sizes in a `/proc/PID/status`, in bytes; empty once the process has ended."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    words = (line.split() for line in lines)
-    return {each[0]: int(each[1]) * 1024 for each in words if each and each[0] in _MEMORY and len(each) > 1}
-
-
 def _watch(child: subprocess.Popen[str], job: Mapping[str, Any]) -> tuple[dict[str, int], Mapping[str, Any] | None]:
     """The peaks in bytes until the child has said its result, and that; None where it ended without one."""
     if child.stdin is None or child.stdout is None:
         raise ValueError("expected a child with pipes")
-    peaks = dict.fromkeys(_MEMORY, 0)
+    peaks = dict.fromkeys(MEMORY, 0)
     done = threading.Event()
-    watcher = threading.Thread(target=_poll, args=(Path(f"/proc/{child.pid}/status"), peaks, done))
+    watcher = threading.Thread(target=poll, args=(Path(f"/proc/{child.pid}/status"), peaks, done))
     watcher.start()
     try:
         child.stdin.write(json.dumps(dict(job)) + "\n")
@@ -101,15 +96,8 @@ def _watch(child: subprocess.Popen[str], job: Mapping[str, Any]) -> tuple[dict[s
             if "progress" not in said:
                 return peaks, said
             if said["progress"]["stage"] == _READY:
-                peaks.update(dict.fromkeys(_MEMORY, 0))  # what making the sample took is not the artefact's
+                peaks.update(dict.fromkeys(MEMORY, 0))  # what making the sample took is not the artefact's
         return peaks, None
     finally:
         done.set()
         watcher.join()
-
-
-def _poll(path: Path, peaks: dict[str, int], done: threading.Event) -> None:
-    while not done.is_set():
-        for name, size in status(path).items():
-            peaks[name] = max(peaks[name], size)
-        done.wait(_EVERY_SECONDS)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from edgevlm import schema
+from edgevlm.bundle import Bundle
 from edgevlm.bundle_model import label_scores
 from edgevlm.interfaces import Progress
-from edgevlm.onboard.engines import TEXT, BundleEngine, make, sample_picture
+from edgevlm.onboard import native
+from edgevlm.onboard.engines import TEXT, Engine, make, sample_picture
 from edgevlm.onboard.figures import Spread, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
 from edgevlm.preprocessing import preprocess
@@ -30,15 +33,19 @@ _WARM_UP_SECONDS = 0.3
 
 def clock(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """Times one component in this process, which has not run it before; a `Times` in plain values."""
-    engine = make(job)
+    times = native.clock(job) if "runner" in job else _clock(make(job), float(job["seconds"]))
+    if "bundle" in job:
+        times = replace(times, **_stages(Bundle.open(job["bundle"]), job["component"]))
+    plain: Mapping[str, Any] = schema.write(times)
+    return plain
+
+
+def _clock(engine: Engine, seconds: float) -> Times:
     drop(engine.files)
     share = resident_share(engine.files)
     cold_load_ms = _once(engine.load)
     first_ms = _once(engine.run)
-    engine_ms = repeat(engine.run, float(job["seconds"]))
-    stages = _stages(engine) if isinstance(engine, BundleEngine) else {}
-    plain: Mapping[str, Any] = schema.write(Times(cold_load_ms, share, first_ms, engine_ms, **stages))
-    return plain
+    return Times(cold_load_ms, share, first_ms, repeat(engine.run, seconds))
 
 
 def repeat(run: Callable[[], object], seconds: float) -> Spread:
@@ -75,16 +82,16 @@ def _once(run: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - began) / 1e6
 
 
-def _stages(engine: BundleEngine) -> dict[str, Spread]:
-    manifest = engine.bundle.manifest
+def _stages(bundle: Bundle, component: str) -> dict[str, Spread]:
+    """What comes before and after the engine, by the field of `Times`."""
+    manifest = bundle.manifest
     quick = partial(repeat, seconds=0.2)
-    if engine.component == "encode_text" and manifest.text is not None:
-        tokenizer = Tokenizer(manifest.text, engine.bundle.path)
+    if component == "encode_text" and manifest.text is not None:
+        tokenizer = Tokenizer(manifest.text, bundle.path)
         return {"tokenise_ms": quick(lambda: tokenizer.encode([TEXT]))}
     picture = sample_picture()
     found = {"preprocess_ms": quick(lambda: preprocess(picture, manifest.image))}
-    if engine.component == "encode_image":
-        texts = np.ones((LABELS, manifest.embedding_dim), np.float32)
-        answer = engine.run()
-        found["postprocess_ms"] = quick(lambda: label_scores(answer, texts, manifest.logit_scale))
+    if component == "encode_image":
+        labels = np.full((LABELS, manifest.embedding_dim), manifest.embedding_dim**-0.5, np.float32)
+        found["postprocess_ms"] = quick(lambda: label_scores(labels[:1], labels, manifest.logit_scale))
     return found

@@ -1,0 +1,63 @@
+"""Figures of a device that is not there: counts on its core, memory on a board like it, an estimate of its latency."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from edgevlm.bench.artefacts import BundledSubject
+from edgevlm.bench.estimate import estimate
+from edgevlm.bench.measure import Effort, measure
+from edgevlm.bench.results import Counts, Emulated, Failed, Result
+from edgevlm.devices.device import Device
+from edgevlm.devices.profile import Cluster
+from edgevlm.emulation import board, counting, tools
+from edgevlm.errors import EdgeVLMError
+from edgevlm.interfaces import Progress
+from edgevlm.onboard import system
+
+
+def emulate(device: Device, subjects: Sequence[BundledSubject], effort: Effort, progress: Progress) -> Iterator[Result]:
+    """Counts and estimates each component, then asks a whole emulated board what memory they need.
+
+    Raises:
+        EdgeVLMError: the device cannot be emulated.
+    """
+    cluster = device.profile.fastest
+    if cluster is None:
+        return
+    for index, subject in enumerate(subjects):
+        said = f"{subject.artefact.name}, {subject.component}"
+
+        def tell(stage: str, share: float | None, said: str = said, begun: float = index) -> None:
+            progress(f"{said}: {stage}", (begun + (share or 0.0)) / (len(subjects) + 1))
+
+        try:
+            steady, load = counting.count(subject.bundle, subject.component, cluster, progress=tell)
+            yield _counted(device, subject, cluster, steady, load)
+            yield from estimate(device, subject, steady, effort.threads)
+        except EdgeVLMError as error:
+            yield Failed(device.name, subject.artefact, error.message, error.hint, subject.component)
+    try:
+        with board.board(device.profile, progress) as machine:
+            yield from measure(machine, device.name, subjects, effort, progress)
+    except EdgeVLMError as error:
+        yield Failed(device.name, None, f"memory on an emulated board: {error.message}", error.hint)
+
+
+def _counted(device: Device, subject: BundledSubject, cluster: Cluster, steady: Counts, load: Counts) -> Emulated:
+    return Emulated(
+        device=device.name,
+        artefact=subject.artefact,
+        component=subject.component,
+        cpu_model=cluster.qemu_cpu,
+        stands_for=cluster.core if cluster.stands_in else None,
+        counts=steady,
+        load_counts=load,
+        memory=None,
+        fits=None,
+        memory_limit_bytes=None,
+        system=replace(system.read(), emulator=f"QEMU {tools.qemu().version} (qemu-aarch64)"),
+        reproduce=subject.command(device.name),
+        warnings=counting.dispatch_warnings(subject.bundle, steady, cluster),
+    )
