@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,7 @@ from edgevlm.errors import CheckFailed, InputError
 if TYPE_CHECKING:
     from edgevlm.bench.results import Result
     from edgevlm.devices.profile import Profile
+    from edgevlm.emulation.parts import Part
 
 
 @click.command()
@@ -193,15 +194,15 @@ def setup(names: tuple[str, ...], profiles: Path | None, as_json: bool) -> None:
     """
     from edgevlm import report
     from edgevlm.devices.profile import find
+    from edgevlm.emulation import board_image
     from edgevlm.emulation import setup as emulation
 
     known, _ = _profiles(profiles)
     parts: dict[str, Part] = {}
     with report.progress_bar(log_seconds=10) as progress:
         for name in names:
-            profile = find(name, known)
-            ready = emulation.setup(profile, progress)
-            parts |= {part.name: part for part in (*ready.parts, *board_parts(profile, progress))}
+            ready = emulation.setup(find(name, known), progress)
+            parts |= {part.name: part for part in (*ready.parts, board_image.part(progress))}
     if as_json:
         found = [{"part": part.name, "version": part.version, "size_bytes": part.size_bytes} for part in parts.values()]
         report.print_json({"parts": found})

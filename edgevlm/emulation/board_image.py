@@ -101,6 +101,12 @@ def prepare(progress: Progress = silent) -> Image:
     return Image(made / "vmlinuz", made / "first", made / "disk")
 
 
+def part(progress: Progress = silent) -> Part:
+    """The same as a part of what emulation takes."""
+    image = prepare(progress)
+    return Part("emulated board", image.kernel.parent, f"Debian's kernel and Python, {_DISK} disk")
+
+
 def _fill(system: Part, python: str, wheels: Path, progress: Progress, folder: Path) -> None:
     progress("making a disk for the board", None)
     kernel = _only(system.path / "boot", "vmlinuz-*")
