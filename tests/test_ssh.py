@@ -102,7 +102,7 @@ def test_this_computer_answers(bundle: Bundle, tmp_path: Path, monkeypatch: pyte
         path = machine.put(bundle.path)
         assert Path(path) == bundle.path.resolve()
         assert result(machine, timing(path))["engine_ms"]["median"] > 0
-        with pytest.raises(DeviceError, match="expected a job"):
+        with pytest.raises(DeviceError, match="got 'dance'"):
             result(machine, {"job": "dance"})
 
 
