@@ -2,8 +2,8 @@
 
     python -m edgevlm.benchmarks.harness [--rounds 400] [--keep | --json FILE]
 
-The first is a call of `edgevlm.onboard`'s engine, its clock read around it, beside the bare interpreter's on the same
-file, in turns: the teacher's image encoder in float32 on one thread, which takes a few milliseconds. The others are wall
+The first is a call of `edgevlm.onboard`'s engine, its clock read around it, beside the bare interpreter's on the
+same file, in turns: the teacher's image encoder in float32 on one thread, a few milliseconds. The others are wall
 times of commands as a user gives them.
 """
 
