@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgevlm.bench.results import Artefact
-from edgevlm.bundle import MANIFEST, Bundle, hash_file
+from edgevlm.bundle import MANIFEST, SUFFIX, Bundle, hash_file
 from edgevlm.devices.machine import Machine
 from edgevlm.emulation import runner
 from edgevlm.emulation.runner import PROGRAM
@@ -82,7 +82,7 @@ def describe(bundle: Bundle) -> Artefact:
     checks = manifest.parity.checks if manifest.parity else ()
     cosines = [check.value for check in checks if check.measure == "centred_cosine"]
     return Artefact(
-        name=bundle.path.name,
+        name=bundle.path.name.removesuffix(SUFFIX),
         model=manifest.source.name,
         target=manifest.target,
         recipe=manifest.recipe.name,

@@ -31,11 +31,11 @@ class Artefact:
     """What ran: a bundle, or a peer's file of the same model.
 
     Attributes:
-        name: The bundle's folder, or what a peer's file is called.
+        name: The bundle's folder without its suffix, or what a peer's files are called.
         model: What it was made from.
         target: `coreml`, `executorch`, `tflite`; or a peer, `onnxruntime`, `openvino`, `tensorrt`.
         recipe: How it was compressed, such as `int8`.
-        sha256: Of the manifest, and so of all that it lists; of a peer, of its file.
+        sha256: Of the manifest, and so of all that it lists; of a peer, of its files' own.
         size_bytes: Of the files that a runtime loads.
         accuracy: What it keeps of the float model's answers, where parity was measured: the mean cosine of its
             embeddings with the float reference's once the reference's mean is taken from both, the worst component's.
