@@ -28,7 +28,7 @@ from edgevlm.bench.measure import thread_counts
 from edgevlm.bench.results import Counts, Emulated, Estimated, Failed, Measured
 from edgevlm.bundle import Bundle
 from edgevlm.cli import main
-from edgevlm.devices import device, profile
+from edgevlm.devices import device, profile, site
 from edgevlm.errors import DeviceError, InputError
 from edgevlm.onboard import tensorrt
 from edgevlm.onboard.figures import Spread, System, Times, spread
@@ -205,6 +205,29 @@ def test_core_ml_is_not_timed_where_it_is_evaluated(tmp_path: Path) -> None:
     (failed,) = found_in(tmp_path / "out")
     assert isinstance(failed, Failed)
     assert "says nothing about a device's time" in failed.message
+
+
+def test_other_toolchains_files_run_beside_ours(bundle: Bundle, tmp_path: Path) -> None:
+    done = bench(bundle.path, "--out", tmp_path, "--peers", *QUICK)
+    assert done.exit_code == 0, done.output
+    ours, *peers = found_in(tmp_path)
+    assert isinstance(ours, Measured)
+    assert not ours.artefact.peer
+    said = {}
+    for each in peers:
+        assert isinstance(each, Measured)
+        assert each.artefact.peer
+        said[each.artefact.target, each.artefact.recipe] = each.artefact
+    assert set(said) == {(target, recipe) for target in ("onnxruntime", "openvino") for recipe in ("fp32", "int8")}
+    for (_, recipe), artefact in said.items():
+        assert artefact.accuracy is not None
+        assert artefact.accuracy > (0.99 if recipe == "int8" else 0.999999)
+        assert artefact.model == ours.artefact.model
+    assert said["onnxruntime", "int8"].size_bytes < 0.5 * said["onnxruntime", "fp32"].size_bytes
+    made = sorted(site.folder().glob("peer-*"))
+    times = [each.stat().st_mtime_ns for each in made]
+    assert bench(bundle.path, "--out", tmp_path, "--peers", *QUICK).exit_code == 0
+    assert [each.stat().st_mtime_ns for each in made] == times
 
 
 def test_devices_of_ones_own(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
         everything = merge(earlier, found)
         with interrupts.put_off():
             results.write(request.out / RESULTS, everything)
-        write_report(everything, request.out)
+        write_report(everything, request.out, {name: each.title for name, each in request.profiles.items()})
     return tuple(found)
 
 
@@ -88,13 +88,20 @@ def merge(earlier: Sequence[Result], later: Sequence[Result]) -> tuple[Result, .
     return (*kept, *later)
 
 
-def write_report(found: Sequence[Result], folder: Path) -> None:
-    """Writes the page and the text."""
+def write_report(found: Sequence[Result], folder: Path, titles: Mapping[str, str]) -> None:
+    """Writes the page and the text.
+
+    Args:
+        found: What they are about.
+        folder: Where.
+        titles: What people call the devices, by name.
+    """
     from edgevlm.bench.report.markdown import write_markdown
     from edgevlm.bench.report.page import write_page
 
-    write_page(tuple(found), folder / PAGE, title="How fast, how much memory, does it fit")
-    write_markdown(tuple(found), folder / MARKDOWN, title="How fast, how much memory, does it fit")
+    title = "How fast, how much memory, does it fit"
+    write_page(tuple(found), folder / PAGE, title=title, titles=titles)
+    write_markdown(tuple(found), folder / MARKDOWN, title=title, titles=titles)
 
 
 def _examine(request: Request, progress: Progress) -> Iterator[Result]:

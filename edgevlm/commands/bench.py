@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     "--sustained", type=Number(0, 3600), default=0.0, metavar="SECONDS", help="Run without a pause, for the heat."
 )
 @click.option(
-    "--peers", is_flag=True, help="Other toolchains' files of the same model as well: ONNX Runtime, OpenVINO."
+    "--peers",
+    is_flag=True,
+    help="Other toolchains' files of the same model as well: ONNX Runtime, OpenVINO; on a Jetson, CUDA and TensorRT.",
 )
 @click.option("--compare", type=PATH, nargs=2, metavar="OLD NEW", help="Compare two results.jsonl instead.")
 @click.option("--limit", default="1%", show_default=True, help="With --compare: growth that is no regression.")
