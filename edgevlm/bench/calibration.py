@@ -22,7 +22,7 @@ class CpuPoint:
         fma_lanes: float32 multiply-adds a cycle that the core can begin, of its maker's optimisation guide: cores of
             different widths execute the same instructions at different rates.
         clock_mhz: Of the core.
-        latency_ms: By number of threads; one thread's first.
+        latency_ms: By number of threads, the fewest first.
         instructions: Of one inference on one thread, counted on `qemu_cpu`.
         source: Who published it.
     """
@@ -39,18 +39,15 @@ class CpuPoint:
     source: str
 
     @property
-    def one_thread_ms(self) -> float:
-        return self.latency_ms["1"]
-
-    @property
-    def ipc(self) -> float:
-        """Instructions a cycle, on one thread."""
-        return self.instructions / (self.one_thread_ms * self.clock_mhz * 1e3)
+    def figures(self) -> tuple[tuple[int, float], ...]:
+        """Threads and milliseconds, the fewest threads first."""
+        return tuple(sorted((int(threads), latency_ms) for threads, latency_ms in self.latency_ms.items()))
 
     @property
     def called(self) -> str:
         """In a few words, with the source."""
-        return f"{self.network} on {self.device} ({self.core}): {self.one_thread_ms:g} ms; {self.source}"
+        figures = ", ".join(f"{ms:g} ms on {number} thread{'s'[: number - 1]}" for number, ms in self.figures)
+        return f"{self.network} on {self.device} ({self.core}): {figures}; {self.source}"
 
 
 @dataclass(frozen=True)
