@@ -199,7 +199,7 @@ def test_wrong_use_is_refused_before_the_work(bundle: Bundle, tmp_path: Path) ->
 
 
 def test_core_ml_is_not_timed_where_it_is_evaluated(tmp_path: Path) -> None:
-    package = edgevlm.convert(target="coreml", recipe="fp32", image_only=True, out=tmp_path)
+    package = edgevlm.convert(target="coreml", out=tmp_path)
     done = bench(package.path, "--out", tmp_path / "out", *QUICK)
     assert done.exit_code == 2
     (failed,) = found_in(tmp_path / "out")

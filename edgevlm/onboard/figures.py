@@ -57,7 +57,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peaks of a process that opens the artefact and runs one component three times, in bytes.
+    """Peaks of a process that opens the artefact and runs one component a few times, in bytes.
 
     Attributes:
         anonymous_bytes: Memory of its own, which cannot be dropped: what counts against an app.

@@ -1,6 +1,6 @@
-"""The job `memory`: the peaks of a process that opens an artefact and runs one component three times.
+"""The job `memory`: the peaks of a process that opens an artefact and runs one component a few times.
 
-    {"job": "memory", "bundle": PATH, "component": NAME, "threads": N}
+    {"job": "memory", "bundle": PATH, "component": NAME, "threads": N, "runs": R}
 
 It runs in a child, the job `run`, which is watched from outside; with `native` in the job, in that program.
 """
@@ -26,7 +26,6 @@ from edgevlm.onboard.failures import ended_without_a_word, from_json
 from edgevlm.onboard.figures import Memory
 from edgevlm.onboard.watching import MEMORY, poll, status
 
-RUNS = 3
 _READY = "opening the artefact"
 
 
@@ -39,7 +38,7 @@ def watch(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     if not Path("/proc/self/status").exists():
         raise DeviceError("the memory of a process is read from /proc, which only Linux has")
     if "native" in job:
-        by_runner: Mapping[str, Any] = schema.write(native.watch(job, RUNS))
+        by_runner: Mapping[str, Any] = schema.write(native.watch(job))
         return by_runner
     child = subprocess.Popen(
         [sys.executable, "-m", "edgevlm.onboard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -68,7 +67,7 @@ def run(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     before = status(Path("/proc/self/status"))["VmRSS:"]
     progress(_READY, None)
     engine.load()
-    for _ in range(RUNS):
+    for _ in range(job["runs"]):
         answer = engine.run()
     after = status(Path("/proc/self/status"))
     return {"before_bytes": before, "status": after, "answer": [float(value) for value in answer.ravel()]}

@@ -38,9 +38,9 @@ def clock(job: Mapping[str, Any]) -> Times:
     return Times(cold["load_ms"], share, cold["first_ms"], spread(warm["runs_ms"]))
 
 
-def watch(job: Mapping[str, Any], runs: int) -> Memory:
+def watch(job: Mapping[str, Any]) -> Memory:
     """The peaks of the runner's process, which has nothing in memory before it opens the artefact but itself."""
-    _, peaks = _run(job, Bundle.open(job["bundle"]), runs)
+    _, peaks = _run(job, Bundle.open(job["bundle"]), job["runs"])
     return Memory(peaks["RssAnon:"], peaks["RssFile:"], peaks["VmHWM:"], 0)
 
 
