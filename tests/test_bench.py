@@ -152,6 +152,10 @@ def test_a_later_run_replaces_what_it_finds_out_again(bundle: Bundle, tmp_path: 
         arguments = (bundle.path, "--out", tmp_path, "--seconds", "0.05", "--threads", threads)
         assert bench(*arguments, "--component", "encode_image").exit_code == 0
     assert [each.threads for each in found_in(tmp_path) if isinstance(each, Measured)] == [2, 1]
+    (tmp_path / "report.html").unlink()
+    assert bench("--out", tmp_path).exit_code == 0
+    assert (tmp_path / "report.html").exists()
+    assert len(found_in(tmp_path)) == 2
 
 
 def test_json_is_what_the_file_holds(bundle: Bundle, tmp_path: Path) -> None:
@@ -310,6 +314,8 @@ def test_a_stopped_run_keeps_its_results_and_leaves_nothing_running(bundle: Bund
     _, stderr = command.communicate(timeout=30)
     assert command.returncode == 130
     assert f"the results so far are in {out / 'results.jsonl'}" in stderr
+    assert f"edgevlm bench --out {out} writes the report" in stderr
+    assert sorted(each.name for each in out.iterdir()) == ["results.jsonl"]
     assert all(isinstance(each, Measured) for each in found_in(out))
     assert found_in(out)
     wait_until(lambda: not _running_for(tmp_path))
@@ -399,6 +405,7 @@ def test_results_survive_a_file(bundle: Bundle, tmp_path: Path) -> None:
     assert results.read(tmp_path / "r") == several
     assert merge(several, (replace(estimated, middle_ms=3.0),))[-1] == replace(estimated, middle_ms=3.0)
     assert len(merge(several, (estimated,))) == 4
+    assert Failed("x", None, "why", "what to do") not in merge(several, (replace(base, device="x"),))
     assert "_ms" not in json.dumps(results.to_json(base))
     with pytest.raises(InputError, match="evidence: expected one of"):
         results.from_json({"schema_version": 1, "evidence": "guessed"}, where="line 1")

@@ -8,7 +8,6 @@ report.md        the same as text
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from edgevlm.devices.device import Device, resolve
 from edgevlm.devices.profile import Profile
 from edgevlm.errors import EdgeVLMError, InputError, OutputError
 from edgevlm.interfaces import Progress
+from edgevlm.locking import locked
 from edgevlm.progress import silent
 
 RESULTS, PAGE, MARKDOWN = "results.jsonl", "report.html", "report.md"
@@ -32,7 +32,7 @@ class Request:
     """What to benchmark, and where.
 
     Attributes:
-        bundles: Paths.
+        bundles: Paths; none, to write the report on what is in `out` again.
         devices: As a user names them; see `edgevlm.devices.device.resolve`.
         profiles: By name.
         out: The folder of the report.
@@ -59,19 +59,21 @@ def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
     Raises:
         EdgeVLMError: what is wrong with the request itself, before the long work starts.
     """
-    bundles = open_all(request.bundles)
-    if not bundles:
+    if not request.bundles and not (request.out / RESULTS).is_file():
         raise InputError("expected at least one bundle", hint="edgevlm convert writes bundles")
-    subjects(bundles, request.components)
-    earlier = _earlier(request.out)
+    subjects(open_all(request.bundles), request.components)
+    _make_folder(request.out)
+    kept = request.out / RESULTS
+    advice = f"the results so far are in {kept}; edgevlm bench --out {request.out} writes the report on them"
     found: list[Result] = []
-    with interrupts.advice(f"the results so far are in {request.out / RESULTS}"):
-        for result in _examine(request, progress):
+    with locked(request.out / ".lock", f"another edgevlm bench writes into {request.out}"), interrupts.advice(advice):
+        earlier = results.read(kept)
+        for result in _examine(request, progress) if request.bundles else ():
             found.append(result)
-            results.append(request.out / RESULTS, result)
+            results.append(kept, result)
         everything = merge(earlier, found)
         with interrupts.put_off():
-            results.write(request.out / RESULTS, everything)
+            results.write(kept, everything)
         write_report(everything, request.out, {name: each.title for name, each in request.profiles.items()})
     return tuple(found)
 
@@ -80,12 +82,14 @@ def merge(earlier: Sequence[Result], later: Sequence[Result]) -> tuple[Result, .
     """All results, without those earlier ones that were found out again, and without failures that were mended."""
     again = {results.subject(each) for each in later}
     tried = {results.subject(each)[1:4] for each in later}
-    kept = [
-        each
-        for each in earlier
-        if results.subject(each) not in again and not (isinstance(each, Failed) and results.subject(each)[1:4] in tried)
-    ]
-    return (*kept, *later)
+    reached = {each.device for each in later}
+
+    def mended(each: Result) -> bool:
+        if not isinstance(each, Failed):
+            return False
+        return each.device in reached if each.artefact is None else results.subject(each)[1:4] in tried
+
+    return (*(each for each in earlier if results.subject(each) not in again and not mended(each)), *later)
 
 
 def write_report(found: Sequence[Result], folder: Path, titles: Mapping[str, str]) -> None:
@@ -117,20 +121,10 @@ def _examine(request: Request, progress: Progress) -> Iterator[Result]:
     )
 
 
-def _earlier(out: Path) -> tuple[Result, ...]:
-    """What is in the folder already.
-
-    Raises:
-        OutputError: the folder cannot be written.
-        InputError: what is in it is not readable.
-    """
+def _make_folder(out: Path) -> None:
+    """Raises OutputError where the folder cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / RESULTS).touch()
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}", hint="choose another --out") from error
-    earlier = results.read(out / RESULTS)
-    if not earlier:
-        with suppress(OSError):
-            (out / PAGE).unlink(missing_ok=True)
-    return earlier

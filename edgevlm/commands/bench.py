@@ -58,7 +58,8 @@ def bench(
 
     A device that is there is measured: this computer (host), or one reached by ssh or adb. One that is not is emulated:
     what it would execute is counted, instruction by instruction, and its latency estimated from that, with a band.
-    DEVICE is a name that edgevlm devices lists, an address, or NAME=ADDRESS. Without --device it is host.
+    DEVICE is a name that edgevlm devices lists, an address, or NAME=ADDRESS. Without --device it is host. What earlier
+    runs into the same folder found out stays in the report; without BUNDLES it is written again.
 
     \b
     Examples:
