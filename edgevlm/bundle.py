@@ -29,7 +29,7 @@ from edgevlm.recipe import Recipe
 from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TextPreprocessing
 from edgevlm.stored import WeightProof
 
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"
 
@@ -132,6 +132,7 @@ class Manifest:
         compressed_size_bytes: What the artefact's files come to in a compressed download (deflate); since 1.1.
         calibration: What ranges were measured on; None where none were; since 1.1.
         weights: Proof for each component whose weights are integers; since 1.1.
+        multiply_adds: Of each component's convolutions, matrix products and attention; since 1.2.
     """
 
     format_version: str
@@ -154,6 +155,7 @@ class Manifest:
     compressed_size_bytes: int | None = None
     calibration: CalibrationRecord | None = None
     weights: tuple[WeightProof, ...] = ()
+    multiply_adds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

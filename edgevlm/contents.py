@@ -16,6 +16,7 @@ from edgevlm.bundle import FORMAT_VERSION, BundledComponent, Manifest
 from edgevlm.interfaces import BundleFile
 from edgevlm.prepared import Prepared, softmax
 from edgevlm.recipe import Recipe
+from edgevlm.work import multiply_adds
 
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData
@@ -91,6 +92,7 @@ def make_manifest(
         tool_versions=cache.tool_versions(),
         compressed_size_bytes=sum(_deflated_bytes(path) for path in _artefact_files(folder, files)),
         calibration=calibration.record if calibration else None,
+        multiply_adds={name: multiply_adds(program) for name, program in source.programs.items()},
     )
 
 

@@ -122,6 +122,16 @@ def running_in(folder: Path | str) -> list[int]:
     return found
 
 
+def named(word: str) -> list[int]:
+    """The processes with that word in their command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if word.encode() in (path / "cmdline").read_bytes() and int(path.name) != os.getpid():
+                found.append(int(path.name))
+    return found
+
+
 def _status(process: int) -> dict[str, str]:
     with suppress(OSError):
         lines = Path(f"/proc/{process}/status").read_text().splitlines()

@@ -24,6 +24,7 @@ LAYERS = (
         "tokenizing",
         "labels",
         "memory",
+        "work",
         "progress",
         "codes",
     },

@@ -13,6 +13,7 @@ import bench_results
 import pytest
 
 from edgevlm.bench.report import curves
+from edgevlm.bench.report.charts import memory_chart
 from edgevlm.bench.report.content import report
 from edgevlm.bench.report.drawing import scale
 from edgevlm.bench.report.fronts import front, points
@@ -88,7 +89,8 @@ def figures(result: Result) -> list[str]:
         return [result.message.split("\n")[0], *([result.hint] if result.hint else [])]
     if not isinstance(result, Estimated) and result.memory:
         memory = result.memory
-        said += [megabytes(each) for each in (memory.anonymous_bytes, memory.file_mapped_bytes, memory.before_bytes)]
+        sizes = (memory.anonymous_bytes, memory.file_mapped_bytes, memory.before_bytes)
+        said += [megabytes(each) for each in sizes if each is not None]
     return [*said, result.reproduce, result.artefact.sha256[:12]]
 
 
@@ -301,3 +303,15 @@ def test_labels_of_points_do_not_cover_each_other(tmp_path: Path) -> None:
     for index, (x, y, width) in enumerate(places):
         for x2, y2, width2 in places[:index]:
             assert abs(x - x2) >= (width + width2) / 2 or abs(y - y2) >= 11
+
+
+def test_memory_of_which_nobody_looked_before() -> None:
+    """A phone's runner opens the artefact as soon as it runs."""
+    known = bench_results.measured("phone", bench_results.artefact("int8", "tflite"), "encode_image", 1, 9.0)
+    assert known.memory is not None
+    unknown = replace(known, memory=replace(known.memory, before_bytes=None))
+    names = Names.of([known.artefact])
+    assert 'class="before"' in memory_chart([known], "a phone", names)
+    drawn = memory_chart([unknown], "a phone", names)
+    assert 'class="anonymous"' in drawn
+    assert "before" not in drawn

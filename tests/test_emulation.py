@@ -231,20 +231,26 @@ int main(int count, char **words) {
 """
 
 
+@pytest.fixture(scope="module")
+def packing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packing")
+    (folder / "main.c").write_text(_PACKING)
+    source = Path(runner.__file__).with_name("packing.c")
+    build = ["aarch64-linux-gnu-gcc", "-O2", "-static", "-o", folder / "main", folder / "main.c", source, "-lm"]
+    subprocess.run(build, check=True)
+    return folder / "main"
+
+
 @emulates
 @pytest.mark.parametrize(("mr", "kr", "sr"), [(1, 8, 2), (4, 8, 2), (4, 16, 2), (1, 8, 1)])
 @pytest.mark.parametrize("width", [5, 37, 64])
 def test_activations_are_packed_as_kleidiais_kernels_read_them(
-    mr: int, kr: int, sr: int, width: int, tmp_path: Path
+    mr: int, kr: int, sr: int, width: int, packing: Path
 ) -> None:
     rows, filled, piece = 6, (width + 31) // 32 * 32, kr // sr
     values = np.random.default_rng(width).normal(1, 3, (rows, width)).astype(np.float32)
     values[2] = 0
-    (tmp_path / "main.c").write_text(_PACKING)
-    source = Path(runner.__file__).with_name("packing.c")
-    build = ["aarch64-linux-gnu-gcc", "-O2", "-static", "-o", tmp_path / "main", tmp_path / "main.c", source, "-lm"]
-    subprocess.run(build, check=True)
-    command = [tools.qemu().path, tmp_path / "main", *map(str, (rows, width, mr, kr, sr))]
+    command = [tools.qemu().path, packing, *map(str, (rows, width, mr, kr, sr))]
     packed = subprocess.run(command, input=values.tobytes(), capture_output=True, check=True).stdout
     blocks = np.frombuffer(packed, np.uint8).reshape(-1, mr * (filled + 8))
     quantised = blocks[:, : mr * filled].view(np.int8).reshape(-1, filled // piece, mr, piece)
@@ -308,14 +314,27 @@ def test_counting_again_gives_the_same(ready: Setup, student: Bundle) -> None:
 
 
 @emulates
-@pytest.mark.parametrize("target", ["tflite", "executorch"])
-def test_texts_are_looked_up_in_int8_tables(target: str, ready: Setup, tmp_path: Path) -> None:
-    request = pipeline.Request(compressions.checkpoint("clip"), (target,), BUILTIN["int8"], tmp_path)
+def test_the_runners_own_kernel_looks_up_texts_in_int8_tables(ready: Setup, tmp_path: Path) -> None:
+    request = pipeline.Request(compressions.checkpoint("clip"), ("executorch",), BUILTIN["int8"], tmp_path)
     (outcome,) = pipeline.convert(request)
     assert outcome.bundle is not None
     inputs = sample_inputs(outcome.bundle, "encode_text")
     found = emulate(outcome.bundle, "encode_text", inputs, PI_5, runs=1)
     assert_same_answer(found, outcome.bundle, "encode_text", inputs)
+
+
+@emulates
+def test_a_core_without_float16_arithmetic_says_what_to_do(ready: Setup, tmp_path: Path) -> None:
+    request = pipeline.Request(
+        compressions.checkpoint("clip"), ("executorch",), BUILTIN["fp16"], tmp_path, image_only=True
+    )
+    (outcome,) = pipeline.convert(request)
+    assert outcome.bundle is not None
+    with pytest.raises(DeviceError, match=r"model\.pte: loading the method encode_image failed") as raised:
+        counting.count(outcome.bundle, "encode_image", PI_4)
+    assert "needs a processor with float16 arithmetic" in (raised.value.hint or "")
+    found, _ = counting.count(outcome.bundle, "encode_image", PI_5)
+    assert found.float_multiply_adds > 100_000
 
 
 @emulates

@@ -290,7 +290,7 @@ def test_the_manifest_is_plain_json_with_every_promise(tmp_path: Path) -> None:
     (outcome,) = pipeline.convert(pipeline.Request(builtin.STUDENT, ("coreml",), BUILTIN["fp16"], tmp_path))
     assert outcome.bundle is not None
     manifest = json.loads((outcome.bundle.path / "manifest.json").read_text())
-    assert manifest["format_version"] == "1.1"
+    assert manifest["format_version"] == "1.2"
     assert manifest["source"]["licence"] == "Apache-2.0"
     assert manifest["requires"] == {"iOS": "15", "macOS": "12"}
     assert manifest["image"]["mean"] == [0.5, 0.5, 0.5]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sshd import SERVER, Sshd, descendants, running_in
+from sshd import SERVER, Sshd, descendants, named, running_in
 
 import edgevlm
 from edgevlm.bundle import Bundle
@@ -102,7 +102,7 @@ def test_this_computer_answers(bundle: Bundle, tmp_path: Path, monkeypatch: pyte
         path = machine.put(bundle.path)
         assert Path(path) == bundle.path.resolve()
         assert result(machine, timing(path))["engine_ms"]["median"] > 0
-        with pytest.raises(DeviceError, match="expected a job"):
+        with pytest.raises(DeviceError, match="got 'dance'"):
             result(machine, {"job": "dance"})
 
 
@@ -268,7 +268,7 @@ with interrupts.clean_exit(), Ssh(parse("{sshd.address}"), **options) as m:
         os.killpg(command.pid, number)  # as a terminal does
         assert command.wait(20) == (-number if number == signal.SIGKILL else 128 + number)
         command.stdout.close()
-        _wait_until(lambda: not any(map(running_in, sshd.there.iterdir())) and _named(str(sshd.config)) == [])
+        _wait_until(lambda: not any(map(running_in, sshd.there.iterdir())) and named(str(sshd.config)) == [])
         assert (folder in sshd.there.iterdir()) == (number == signal.SIGKILL)
 
 
@@ -370,19 +370,9 @@ def test_a_temporary_folder_that_cannot_be_written_is_passed_over(tmp_path: Path
         subprocess.run(["umount", "-l", str(sshd.there)], check=True)
 
 
-def _named(word: str) -> list[int]:
-    """The processes with that word in their command."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if word.encode() in (path / "cmdline").read_bytes() and int(path.name) != os.getpid():
-                found.append(int(path.name))
-    return found
-
-
 def _children(word: str) -> list[int]:
     """Those of this process."""
-    return [each for each in _named(word) if each in descendants(os.getpid())]
+    return [each for each in named(word) if each in descendants(os.getpid())]
 
 
 def _onboard(folder: str) -> list[int]:

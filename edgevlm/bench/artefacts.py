@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgevlm.bench.results import Artefact
-from edgevlm.bundle import MANIFEST, Bundle, hash_file
+from edgevlm.bundle import MANIFEST, SUFFIX, Bundle, hash_file
 from edgevlm.devices.machine import Machine
 from edgevlm.emulation import runner
 from edgevlm.emulation.runner import PROGRAM
@@ -53,7 +53,7 @@ class BundledSubject:
         """Sends the bundle, and a runner where it needs torch and the machine has none."""
         job = {"bundle": machine.put(self.bundle.path, progress), "component": self.component}
         if self.artefact.target == "executorch" and "torch" not in machine.packages:
-            job["runner"] = f"{machine.put(_runner(machine, progress), progress)}/{PROGRAM}"
+            job["native"] = f"{machine.put(_runner(machine, progress), progress)}/{PROGRAM}"
         return job
 
     def command(self, device: str) -> str:
@@ -82,7 +82,7 @@ def describe(bundle: Bundle) -> Artefact:
     checks = manifest.parity.checks if manifest.parity else ()
     cosines = [check.value for check in checks if check.measure == "centred_cosine"]
     return Artefact(
-        name=bundle.path.name,
+        name=bundle.path.name.removesuffix(SUFFIX),
         model=manifest.source.name,
         target=manifest.target,
         recipe=manifest.recipe.name,

@@ -8,7 +8,6 @@ report.md        the same as text
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,12 +15,13 @@ from edgevlm import interrupts
 from edgevlm.bench import fleet, results
 from edgevlm.bench.artefacts import open_all, subjects
 from edgevlm.bench.measure import Effort
-from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result
+from edgevlm.bench.results import Failed, Result
 from edgevlm.bench.worker import Assignment
 from edgevlm.devices.device import Device, resolve
 from edgevlm.devices.profile import Profile
 from edgevlm.errors import EdgeVLMError, InputError, OutputError
 from edgevlm.interfaces import Progress
+from edgevlm.locking import locked
 from edgevlm.progress import silent
 
 RESULTS, PAGE, MARKDOWN = "results.jsonl", "report.html", "report.md"
@@ -32,7 +32,7 @@ class Request:
     """What to benchmark, and where.
 
     Attributes:
-        bundles: Paths.
+        bundles: Paths; none, to write the report on what is in `out` again.
         devices: As a user names them; see `edgevlm.devices.device.resolve`.
         profiles: By name.
         out: The folder of the report.
@@ -59,42 +59,53 @@ def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
     Raises:
         EdgeVLMError: what is wrong with the request itself, before the long work starts.
     """
-    bundles = open_all(request.bundles)
-    if not bundles:
+    if not request.bundles and not (request.out / RESULTS).is_file():
         raise InputError("expected at least one bundle", hint="edgevlm convert writes bundles")
-    subjects(bundles, request.components)
-    earlier = _earlier(request.out)
+    subjects(open_all(request.bundles), request.components)
+    _make_folder(request.out)
+    kept = request.out / RESULTS
+    advice = f"the results so far are in {kept}; edgevlm bench --out {request.out} writes the report on them"
     found: list[Result] = []
-    with interrupts.advice(f"the results so far are in {request.out / RESULTS}"):
-        for result in _examine(request, progress):
+    with locked(request.out / ".lock", f"another edgevlm bench writes into {request.out}"), interrupts.advice(advice):
+        earlier = results.read(kept)
+        for result in _examine(request, progress) if request.bundles else ():
             found.append(result)
-            results.append(request.out / RESULTS, result)
+            results.append(kept, result)
         everything = merge(earlier, found)
         with interrupts.put_off():
-            results.write(request.out / RESULTS, everything)
-        write_report(everything, request.out)
+            results.write(kept, everything)
+        write_report(everything, request.out, {name: each.title for name, each in request.profiles.items()})
     return tuple(found)
 
 
 def merge(earlier: Sequence[Result], later: Sequence[Result]) -> tuple[Result, ...]:
     """All results, without those earlier ones that were found out again, and without failures that were mended."""
-    again = {_subject(each) for each in later}
-    tried = {_subject(each)[1:4] for each in later}
-    kept = [
-        each
-        for each in earlier
-        if _subject(each) not in again and not (isinstance(each, Failed) and _subject(each)[1:4] in tried)
-    ]
-    return (*kept, *later)
+    again = {results.subject(each) for each in later}
+    tried = {results.subject(each)[1:4] for each in later}
+    reached = {each.device for each in later}
+
+    def mended(each: Result) -> bool:
+        if not isinstance(each, Failed):
+            return False
+        return each.device in reached if each.artefact is None else results.subject(each)[1:4] in tried
+
+    return (*(each for each in earlier if results.subject(each) not in again and not mended(each)), *later)
 
 
-def write_report(found: Sequence[Result], folder: Path) -> None:
-    """Writes the page and the text."""
+def write_report(found: Sequence[Result], folder: Path, titles: Mapping[str, str]) -> None:
+    """Writes the page and the text.
+
+    Args:
+        found: What they are about.
+        folder: Where.
+        titles: What people call the devices, by name.
+    """
     from edgevlm.bench.report.markdown import write_markdown
     from edgevlm.bench.report.page import write_page
 
-    write_page(tuple(found), folder / PAGE, title="How fast, how much memory, does it fit")
-    write_markdown(tuple(found), folder / MARKDOWN, title="How fast, how much memory, does it fit")
+    title = "How fast, how much memory, does it fit"
+    write_page(tuple(found), folder / PAGE, title=title, titles=titles)
+    write_markdown(tuple(found), folder / MARKDOWN, title=title, titles=titles)
 
 
 def _examine(request: Request, progress: Progress) -> Iterator[Result]:
@@ -110,28 +121,10 @@ def _examine(request: Request, progress: Progress) -> Iterator[Result]:
     )
 
 
-def _earlier(out: Path) -> tuple[Result, ...]:
-    """What is in the folder already.
-
-    Raises:
-        OutputError: the folder cannot be written.
-        InputError: what is in it is not readable.
-    """
+def _make_folder(out: Path) -> None:
+    """Raises OutputError where the folder cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / RESULTS).touch()
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}", hint="choose another --out") from error
-    earlier = results.read(out / RESULTS)
-    if not earlier:
-        with suppress(OSError):
-            (out / PAGE).unlink(missing_ok=True)
-    return earlier
-
-
-def _subject(result: Result) -> tuple[object, ...]:
-    """What a result is about: two of the same cannot stand beside each other."""
-    artefact = result.artefact.name if result.artefact else None
-    threads = result.threads if isinstance(result, Measured | Estimated) else None
-    counted = isinstance(result, Emulated) and result.counts is not None
-    return (results.evidence(result), result.device, artefact, result.component, threads, counted)

@@ -1,4 +1,4 @@
-"""Figures of a device that is not there: counts on its core, memory on a board like it, and an estimate of its latency."""
+"""Figures of a device that is not there: counts on its core, memory on a board like it, an estimate of its latency."""
 
 from __future__ import annotations
 

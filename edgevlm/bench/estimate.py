@@ -9,7 +9,7 @@ from edgevlm.bench.calibration import points
 from edgevlm.bench.latency_model import Prediction, predict, scale
 from edgevlm.bench.results import Counts, Estimated, Failed, Result
 from edgevlm.devices.device import Device
-from edgevlm.errors import EdgeVLMError
+from edgevlm.errors import DeviceError, EdgeVLMError
 
 
 def estimate(
@@ -52,9 +52,14 @@ def scaled(device: Device, subjects: Sequence[BundledSubject]) -> Iterator[Resul
     """
     known = [each for each in points().accelerators if each.device == device.name]
     for subject in subjects:
-        millions = subject.bundle.manifest.multiply_adds_millions.get(subject.component)
+        work = subject.bundle.manifest.multiply_adds.get(subject.component)
         try:
-            yield _estimated(device, subject, 1, scale(millions, known))
+            if work is None:
+                raise DeviceError(
+                    f"{subject.artefact.name} does not say how many multiply-adds it takes: it is of an older format",
+                    hint="convert it again",
+                )
+            yield _estimated(device, subject, 1, scale(work / 1e6, known))
         except EdgeVLMError as error:
             yield Failed(device.name, subject.artefact, error.message, error.hint, subject.component)
 

@@ -85,8 +85,9 @@ class _Worker:
             start_new_session=True,
         )
         self._stderr: list[str] = []
-        threading.Thread(target=self._drain, daemon=True).start()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._drain, self._read)]
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -97,6 +98,11 @@ class _Worker:
             self._process.wait(_TO_END_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
+        for thread in self._threads:
+            thread.join()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
 
     def _read(self) -> None:
         stdin, stdout = self._process.stdin, self._process.stdout

@@ -16,6 +16,7 @@ from edgevlm.onboard.figures import Memory, Sustained, System, Times
 
 _START_SECONDS = 120.0  # for a slow board to import torch
 _TRIES = 3
+_RUNS = 3  # while memory is watched; an emulator is slow, and the first run has the peak already
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,16 @@ def _measured(
     progress: Progress,
 ) -> Iterator[Result]:
     counts = effort.threads or thread_counts(system.cores)
-    if "runner" in job or not subject.on_cpu:
+    if "native" in job or not subject.on_cpu:
         counts = (1,)  # the runner has one thread; an accelerator has none of the CPU's
     memory = None
-    if subject.on_cpu and system.system.startswith("Linux"):
-        memory = _memory(machine, {**job, "threads": counts[0]}, progress)
+    if subject.on_cpu and system.system.startswith(("Linux", "Android")):
+        memory = _memory(machine, {**job, "threads": counts[0]}, _RUNS, progress)
     for threads in counts:
         progress(f"timing with {threads} {'thread' if threads == 1 else 'threads'}", None)
         timed = _ask(machine, {"job": "time", **job, "threads": threads, "seconds": effort.seconds}, progress)
         sustained = None
-        if effort.sustained_seconds and threads == counts[-1] and subject.on_cpu and "runner" not in job:
+        if effort.sustained_seconds and threads == counts[-1] and subject.on_cpu and "native" not in job:
             sustained = _sustained(machine, {**job, "threads": threads}, effort.sustained_seconds, progress)
         yield Measured(
             device=device,
@@ -112,7 +113,7 @@ def _emulated(
 ) -> Emulated:
     memory, fits = None, True
     try:
-        memory = _memory(machine, {**job, "threads": 1}, progress)
+        memory = _memory(machine, {**job, "threads": 1}, 1, progress)
     except OutOfMemory:
         fits = False
     return Emulated(
@@ -131,9 +132,10 @@ def _emulated(
     )
 
 
-def _memory(machine: Machine, job: Mapping[str, Any], progress: Progress) -> Memory:
+def _memory(machine: Machine, job: Mapping[str, Any], runs: int, progress: Progress) -> Memory:
     progress("watching its memory", None)
-    return schema.read(Memory, _ask(machine, {**job, "job": "memory"}, progress), where="memory", error=DeviceError)
+    found = _ask(machine, {**job, "job": "memory", "runs": runs}, progress)
+    return schema.read(Memory, found, where="memory", error=DeviceError)
 
 
 def _sustained(machine: Machine, job: Mapping[str, Any], seconds: float, progress: Progress) -> Sustained:

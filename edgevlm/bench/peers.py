@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,36 +93,54 @@ def make_peers(
         if one["folder"] is None:
             what = f"{one['kind']} {one['recipe']} could not be made: {one['message']}"
             yield Failed(device, None, what, one["hint"], one["component"])
-        else:
-            yield from _subjects(bundle, one, offered)
+    folders: dict[tuple[Kind, str], dict[str, Path]] = {}
+    for one in made:
+        if one["folder"] is not None:
+            folders.setdefault((one["kind"], one["recipe"]), {})[one["component"]] = Path(one["folder"])
+    for (kind, recipe), by_component in folders.items():
+        for way in _ways(kind, recipe, offered):
+            artefact = _artefact(bundle, way, by_component)
+            for component, folder in by_component.items():
+                tensor = bundle.components[component].spec.inputs[0]
+                yield PeerSubject(artefact, component, way.on_cpu, folder, kind, way.provider, tensor, bundle.path)
 
 
-def _subjects(bundle: Bundle, one: Mapping[str, Any], offered: Mapping[str, Any]) -> Iterator[PeerSubject]:
-    """All the ways in which a device can run a file."""
-    recipe, kind = one["recipe"], one["kind"]
-    ways: list[tuple[str, str, str, str]] = []  # target, recipe, what people call it, provider
+@dataclass(frozen=True)
+class _Way:
+    """How a device can run a file: what results call it, and ONNX Runtime's provider."""
+
+    target: str
+    recipe: str
+    title: str
+    provider: str = ""
+    on_cpu: bool = True
+
+
+def _ways(kind: Kind, recipe: str, offered: Mapping[str, Any]) -> Iterator[_Way]:
     if kind == "openvino":
-        ways.append(("openvino", recipe, f"OpenVINO {recipe}", ""))
-    elif ON_CPU in offered["onnxruntime"]:
-        ways.append(("onnxruntime", recipe, f"ONNX Runtime {recipe}", ON_CPU))
-    if kind == "onnx" and recipe == "fp32":  # dynamic quantisation is the CPU's
-        for provider, name in _ACCELERATED.items():
-            if provider in offered["onnxruntime"]:
-                ways.append(("onnxruntime", f"fp32 on {name}", f"ONNX Runtime on {name}", provider))
-        if offered["trtexec"]:
-            ways.append(("tensorrt", "fp16", "TensorRT fp16", ""))
-    folder, model = Path(one["folder"]), bundle.manifest.source.name
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    for target, called, title, provider in ways:
-        on_cpu = called == recipe and target != "tensorrt"
-        artefact = Artefact(
-            name=f"{model}, {title}",
-            model=model,
-            target=target,
-            recipe=called,
-            sha256=facts["sha256"],
-            size_bytes=facts["size_bytes"],
-            accuracy=facts["accuracy"] if on_cpu else None,
-        )
-        tensor = bundle.components[one["component"]].spec.inputs[0]
-        yield PeerSubject(artefact, one["component"], on_cpu, folder, kind, provider, tensor, bundle.path)
+        yield _Way("openvino", recipe, f"OpenVINO {recipe}")
+        return
+    if ON_CPU in offered["onnxruntime"]:
+        yield _Way("onnxruntime", recipe, f"ONNX Runtime {recipe}", ON_CPU)
+    if recipe != "fp32":
+        return  # dynamic quantisation is the CPU's
+    for provider, name in _ACCELERATED.items():
+        if provider in offered["onnxruntime"]:
+            yield _Way("onnxruntime", f"fp32 on {name}", f"ONNX Runtime on {name}", provider, on_cpu=False)
+    if offered["trtexec"]:
+        yield _Way("tensorrt", "fp16", "TensorRT fp16", on_cpu=False)
+
+
+def _artefact(bundle: Bundle, way: _Way, folders: Mapping[str, Path]) -> Artefact:
+    """The files of all components as one artefact, as a bundle is one."""
+    facts = [json.loads((folder / FACTS).read_text(encoding="utf-8")) for folder in folders.values()]
+    model = bundle.manifest.source.name
+    return Artefact(
+        name=f"{model}, {way.title}",
+        model=model,
+        target=way.target,
+        recipe=way.recipe,
+        sha256=hashlib.sha256("".join(each["sha256"] for each in facts).encode()).hexdigest(),
+        size_bytes=sum(each["size_bytes"] for each in facts),
+        accuracy=min(each["accuracy"] for each in facts) if way.on_cpu else None,
+    )

@@ -31,11 +31,11 @@ class Artefact:
     """What ran: a bundle, or a peer's file of the same model.
 
     Attributes:
-        name: The bundle's folder, or what a peer's file is called.
+        name: The bundle's folder without its suffix, or what a peer's files are called.
         model: What it was made from.
         target: `coreml`, `executorch`, `tflite`; or a peer, `onnxruntime`, `openvino`, `tensorrt`.
         recipe: How it was compressed, such as `int8`.
-        sha256: Of the manifest, and so of all that it lists; of a peer, of its file.
+        sha256: Of the manifest, and so of all that it lists; of a peer, of its files' own.
         size_bytes: Of the files that a runtime loads.
         accuracy: What it keeps of the float model's answers, where parity was measured: the mean cosine of its
             embeddings with the float reference's once the reference's mean is taken from both, the worst component's.
@@ -64,7 +64,7 @@ class Counts:
         float_multiply_adds: Multiply-adds of vector float instructions, each lane counted.
         integer_multiply_adds: Multiply-adds of vector integer instructions, each lane counted, those of the next two
             included.
-        dot_products: `sdot` and `udot` instructions.
+        dot_products: `sdot`, `udot`, `usdot` and `sudot` instructions.
         matrix_products: `smmla`, `ummla` and `usmmla` instructions.
         bytes_loaded, bytes_stored: By load and store instructions, whichever cache they hit.
     """
@@ -174,6 +174,14 @@ def evidence(result: Result) -> Evidence:
         if isinstance(result, kind):
             return name  # type: ignore[return-value]
     raise TypeError(f"not a result: {result!r}")
+
+
+def subject(result: Result) -> tuple[object, ...]:
+    """What a result is about: two of the same cannot stand beside each other."""
+    artefact = result.artefact.name if result.artefact else None
+    threads = result.threads if isinstance(result, Measured | Estimated) else None
+    counted = isinstance(result, Emulated) and result.counts is not None
+    return (evidence(result), result.device, artefact, result.component, threads, counted)
 
 
 def to_json(result: Result) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,7 @@ from edgevlm.errors import CheckFailed, InputError
 if TYPE_CHECKING:
     from edgevlm.bench.results import Result
     from edgevlm.devices.profile import Profile
+    from edgevlm.emulation.parts import Part
 
 
 @click.command()
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     "--sustained", type=Number(0, 3600), default=0.0, metavar="SECONDS", help="Run without a pause, for the heat."
 )
 @click.option(
-    "--peers", is_flag=True, help="Other toolchains' files of the same model as well: ONNX Runtime, OpenVINO."
+    "--peers",
+    is_flag=True,
+    help="Other toolchains' files of the same model as well: ONNX Runtime, OpenVINO; on a Jetson, CUDA and TensorRT.",
 )
 @click.option("--compare", type=PATH, nargs=2, metavar="OLD NEW", help="Compare two results.jsonl instead.")
 @click.option("--limit", default="1%", show_default=True, help="With --compare: growth that is no regression.")
@@ -55,7 +58,8 @@ def bench(
 
     A device that is there is measured: this computer (host), or one reached by ssh or adb. One that is not is emulated:
     what it would execute is counted, instruction by instruction, and its latency estimated from that, with a band.
-    DEVICE is a name that edgevlm devices lists, an address, or NAME=ADDRESS. Without --device it is host.
+    DEVICE is a name that edgevlm devices lists, an address, or NAME=ADDRESS. Without --device it is host. What earlier
+    runs into the same folder found out stays in the report; without BUNDLES it is written again.
 
     \b
     Examples:
@@ -193,14 +197,18 @@ def setup(names: tuple[str, ...], profiles: Path | None, as_json: bool) -> None:
     """
     from edgevlm import report
     from edgevlm.devices.profile import find
+    from edgevlm.emulation import board_image
     from edgevlm.emulation import setup as emulation
 
     known, _ = _profiles(profiles)
-    sizes: dict[str, Any] = {}
+    parts: dict[str, Part] = {}
     with report.progress_bar(log_seconds=10) as progress:
         for name in names:
-            sizes |= emulation.setup(find(name, known), progress)
+            ready = emulation.setup(find(name, known), progress)
+            parts |= {part.name: part for part in (*ready.parts, board_image.part(progress))}
     if as_json:
-        report.print_json({"parts": sizes})
-    else:
-        report.table(None, ("part", ">MB"), [(part, f"{size / 1e6:.1f}") for part, size in sizes.items()])
+        found = [{"part": part.name, "version": part.version, "size_bytes": part.size_bytes} for part in parts.values()]
+        report.print_json({"parts": found})
+        return
+    rows = [(part.name, part.version, f"{part.size_bytes / 1e6:.1f}") for part in parts.values()]
+    report.table(None, ("part", "version", ">MB"), rows)

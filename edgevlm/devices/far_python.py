@@ -88,7 +88,8 @@ class FarPython:
         source = Path(far_side.__file__).read_bytes()
         marks = {far_side.MARK: request["folder"]} if feed else {}
         code = shlex.quote(f"import sys; exec(sys.stdin.buffer.read({len(source)}))")
-        command = self.connection.command(self.line(f"-c {code}", **marks))
+        site = "" if request["do"] == "settle" else "-S "  # only to look for packages; it takes a small board long
+        command = self.connection.command(self.line(f"{site}-c {code}", **marks))
         with tempfile.TemporaryFile() as stderr, started(command, stderr) as process:
             limit = threading.Timer(seconds, process.kill)
             limit.daemon = True

@@ -57,7 +57,8 @@ class Profile:
         targets: Those that it can run.
         address: `ssh://user@host[:port]` or `adb://serial`, in a user's own profile.
         python: The interpreter over there; found by itself where empty.
-        runner: An executable over there, or to be pushed, that takes the place of Python: see `edgevlm.devices.adb`.
+        runner: What takes the place of Python on a phone: an executable here, or a folder of them. See
+            `edgevlm.bench.runners`.
         sources: Where the figures above are from.
     """
 

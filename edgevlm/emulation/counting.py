@@ -34,6 +34,7 @@ from edgevlm.onboard.failures import ended_without_a_word, from_json
 from edgevlm.progress import silent
 
 _EVERY_SECONDS = 0.1
+_RUNNER_SAYS = "error: "
 _LARGEST_DIFFERENCE = 0.01
 """Of the instructions of two later runs, relative: Python adapts its own code for the first dozen of runs."""
 
@@ -147,7 +148,7 @@ def _emulator(ready: Setup, cluster: Cluster, counts: Path) -> list[Path | str]:
 def _python(ready: Setup, cluster: Cluster) -> list[Path | str]:
     """QEMU's last arguments: `edgevlm.onboard` in the root file system's Python."""
     path = ":".join(str(part.path) for part in ready.packages)
-    variables = (f"PYTHONPATH={path}", "PYTHONHASHSEED=0", "PYTHONDONTWRITEBYTECODE=1")
+    variables = (f"PYTHONPATH={path}", "PYTHONHASHSEED=0")
     python = processor.prefix(ready.system, cluster) / "usr" / "bin" / f"python{root.python(ready.system)}"
     return [*(word for each in variables for word in ("-E", each)), python, "-m", "edgevlm.onboard"]
 
@@ -210,9 +211,20 @@ def _answers(work: Path, code: int) -> dict[str, F32]:
 def _files(work: Path, code: int, component: BundledComponent) -> dict[str, F32]:
     """What the runner wrote of outputs."""
     if code:
-        raise ended_without_a_word(code, _complaint(work))
+        said = _complaint(work)
+        if said.startswith(_RUNNER_SAYS):
+            raise DeviceError(f"{component.file}: {said.removeprefix(_RUNNER_SAYS)}", hint=_hint(said))
+        raise ended_without_a_word(code, said)
     names = [tensor.name for tensor in component.spec.outputs]
     return {name: np.fromfile(work / "outputs" / str(index), np.float32) for index, name in enumerate(names)}
+
+
+def _hint(said: str) -> str | None:
+    if "loading the method" in said:
+        return "a float16 bundle needs a processor with float16 arithmetic; convert with --recipe fp32 for others"
+    if "called kai_" in said:
+        return "the runner packs int8 for dot products, not int4; convert with --recipe int8"
+    return None
 
 
 def _complaint(work: Path) -> str:

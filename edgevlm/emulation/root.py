@@ -83,6 +83,7 @@ def _fill(sources: Sequence[Path], packages: Sequence[str], progress: Progress, 
     apt = folder.parent / "apt"
     for each in ("lists/partial", "cache/archives/partial", "sources"):
         (apt / each).mkdir(parents=True)
+    (apt / "status").touch()
     for path in sources:
         shutil.copyfile(path, apt / "sources" / path.name)
     progress("reading arm64 package lists", None)
@@ -105,7 +106,7 @@ def _apt_get(apt: Path) -> list[str | Path]:
         "APT::Sandbox::User": "root",  # another user could not read a private cache
         "Acquire::Languages": "none",
         "Dir::State::Lists": apt / "lists",
-        "Dir::State::status": "/dev/null",
+        "Dir::State::status": apt / "status",  # empty: nothing is installed; apt's lock lies beside it
         "Dir::Cache": apt / "cache",
         "Dir::Etc::sourcelist": "/dev/null",
         "Dir::Etc::sourceparts": apt / "sources",

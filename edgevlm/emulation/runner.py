@@ -70,35 +70,53 @@ def _make(compiler: Path, wheel: Path, headers: Path, progress: Progress, folder
     work = folder.parent / "build"
     work.mkdir()
     for name in _SOURCES:
-        (work / name).write_text(files("edgevlm.emulation").joinpath(name).read_text(encoding="utf-8"))
-    ours = (work / "shim.c").read_text() + (work / "packing.c").read_text()
-    (work / "missing.c").write_text(shim.source(_missing(compiler, library, ours)))
-    (work / "empty.c").write_text("")
-    shared = [tools.find(f"{tools.CROSS}gcc"), "-O2", "-fPIC", "-shared", "-fno-builtin", "-w"]
-    for name in _EMPTY:
-        tools.run([*shared, f"-Wl,-soname,{name}", "-o", folder / name, work / "empty.c"], f"build {name}")
-    shim_sources = ("-I", headers, work / "shim.c", work / "packing.c", work / "missing.c", "-lm")
-    tools.run([*shared, f"-Wl,-soname,{_SHIM}", "-o", folder / _SHIM, *shim_sources], "build the runner's shim")
+        text = files("edgevlm.emulation").joinpath(name).read_text(encoding="utf-8")
+        (work / name).write_text(text, encoding="utf-8")
+    _build_shim(compiler, folder / library.name, headers, work, folder)
     include = wheel / "executorch" / "include"
     c10 = include / "executorch" / "runtime" / "core" / "portable_type" / "c10"
-    options = ("-O2", "-std=c++17", "-DC10_USING_CUSTOM_GENERATED_MACROS", "-I", include, "-I", c10)
-    words = [compiler, *options, "-o", folder / PROGRAM, work / "runner.cpp"]
-    # All of them are the program's own, since only those are looked for beside it.
-    libraries = ("-Wl,--no-as-needed", "-lstdc++", *(folder / name for name in (library.name, _SHIM, *_EMPTY)))
+    options: tuple[str | Path, ...] = (
+        "-O2",
+        "-std=c++17",
+        "-DC10_USING_CUSTOM_GENERATED_MACROS",
+        "-I",
+        include,
+        "-I",
+        c10,
+    )
+    # All libraries are the program's own, since only those are looked for beside it.
+    libraries: tuple[str | Path, ...] = (
+        "-Wl,--no-as-needed",
+        "-lstdc++",
+        *(folder / name for name in (library.name, _SHIM, *_EMPTY)),
+    )
     linking = ("-Wl,-rpath,$ORIGIN", "-Wl,--allow-shlib-undefined", f"-Wl,-rpath-link,{folder}")
-    tools.run([*words, *libraries, *linking], "build the runner")
+    command: list[str | Path] = [compiler, *options, "-o", folder / PROGRAM, work / "runner.cpp"]
+    tools.run([*command, *libraries, *linking], "build the runner")
 
 
-def _missing(compiler: Path, library: Path, defined_in_c: str) -> set[str]:
-    """What a library needs and neither the system nor the shim has."""
+def _build_shim(compiler: Path, library: Path, headers: Path, work: Path, folder: Path) -> None:
+    """What takes the place of torch's libraries: one with all that is needed of them, and empty ones of their names."""
+    gcc = tools.find(f"{tools.CROSS}gcc")
+    options = ("-O2", "-fPIC", "-shared", "-fno-builtin", "-w", "-I", headers)
+    own: tuple[str | Path, ...] = (work / "shim.c", work / "packing.c", "-lm")
+    tools.run([gcc, *options, "-o", work / "own.so", *own], "build the runner's shim")
+    (work / "missing.c").write_text(shim.source(_missing(compiler, library, work / "own.so")), encoding="utf-8")
+    (work / "empty.c").write_text("", encoding="utf-8")
+    sources: dict[str, tuple[str | Path, ...]] = {_SHIM: (work / "missing.c", *own)}
+    sources |= dict.fromkeys(_EMPTY, (work / "empty.c",))
+    for name, words in sources.items():
+        tools.run([gcc, *options, f"-Wl,-soname,{name}", "-o", folder / name, *words], f"build the runner's {name}")
+
+
+def _missing(compiler: Path, library: Path, own: Path) -> set[str]:
+    """What a library needs, and neither the system nor we have."""
+    said = [tools.run([compiler, f"-print-file-name={name}"], f"find {name} for arm64") for name in _SYSTEM]
+    there = (_symbols(path, "--defined-only") for path in (own, *(Path(each.strip()) for each in said)))
+    return _symbols(library, "--undefined-only", " U ").difference(*there)
+
+
+def _symbols(library: Path, which: str, kind: str = " ") -> set[str]:
     nm = tools.find(f"{tools.CROSS}nm")
-    needed = _symbols(nm, library, "--undefined-only", " U ")
-    for name in _SYSTEM:
-        path = tools.run([compiler, f"-print-file-name={name}"], f"find {name} for arm64").strip()
-        needed -= _symbols(nm, Path(path), "--defined-only", " ")
-    return {name for name in needed if f"{name}(" not in defined_in_c and f" {name};" not in defined_in_c}
-
-
-def _symbols(nm: Path, library: Path, which: str, kind: str) -> set[str]:
     lines = tools.run([nm, "--dynamic", which, library], f"read {library.name}").splitlines()
     return {line.split()[-1].split("@")[0] for line in lines if kind in line}

@@ -57,19 +57,20 @@ class Times:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peaks of a process that opens the artefact and runs one component three times, in bytes.
+    """Peaks of a process that opens the artefact and runs one component a few times, in bytes.
 
     Attributes:
         anonymous_bytes: Memory of its own, which cannot be dropped: what counts against an app.
         file_mapped_bytes: Pages of mapped files, which the system may drop and read again.
         resident_bytes: Both together.
-        before_bytes: What was resident of both before the artefact was opened: the interpreter and its libraries.
+        before_bytes: What was resident of both before the artefact was opened: the interpreter and its libraries. None
+            where nobody looked.
     """
 
     anonymous_bytes: int
     file_mapped_bytes: int
     resident_bytes: int
-    before_bytes: int
+    before_bytes: int | None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""The job `memory`: the peaks of a process that opens an artefact and runs one component three times.
+"""The job `memory`: the peaks of a process that opens an artefact and runs one component a few times.
 
-    {"job": "memory", "bundle": PATH, "component": NAME, "threads": N}
+    {"job": "memory", "bundle": PATH, "component": NAME, "threads": N, "runs": R}
 
-It runs in a child, the job `run`, which is watched from outside; with a `runner` in the job, in that one.
+It runs in a child, the job `run`, which is watched from outside; with `native` in the job, in that program.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from edgevlm.onboard.failures import ended_without_a_word, from_json
 from edgevlm.onboard.figures import Memory
 from edgevlm.onboard.watching import MEMORY, poll, status
 
-RUNS = 3
 _READY = "opening the artefact"
 
 
@@ -38,8 +37,8 @@ def watch(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """
     if not Path("/proc/self/status").exists():
         raise DeviceError("the memory of a process is read from /proc, which only Linux has")
-    if "runner" in job:
-        by_runner: Mapping[str, Any] = schema.write(native.watch(job, RUNS))
+    if "native" in job:
+        by_runner: Mapping[str, Any] = schema.write(native.watch(job))
         return by_runner
     child = subprocess.Popen(
         [sys.executable, "-m", "edgevlm.onboard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -53,22 +52,25 @@ def watch(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
         raise ended_without_a_word(ended)
     if "error" in said:
         raise from_json(said["error"])
-    before = said["result"]["before_bytes"]
-    plain: Mapping[str, Any] = schema.write(Memory(peaks["RssAnon:"], peaks["RssFile:"], peaks["VmHWM:"], before))
+    # A quick model may be done before it is seen; what it holds at its end is part of the peak.
+    last = said["result"]["status"]
+    anonymous, mapped, resident = (max(peaks[key], last[key]) for key in ("RssAnon:", "RssFile:", "VmHWM:"))
+    plain: Mapping[str, Any] = schema.write(Memory(anonymous, mapped, resident, said["result"]["before_bytes"]))
     return plain
 
 
 def run(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
-    """The job `run`: opens the artefact, runs it, and says what was resident before."""
+    """The job `run`: opens the artefact, runs it, and says what was resident before and after."""
     engine = make(job)
     gc.collect()
     forget_peak()
     before = status(Path("/proc/self/status"))["VmRSS:"]
     progress(_READY, None)
     engine.load()
-    for _ in range(RUNS):
+    for _ in range(job["runs"]):
         answer = engine.run()
-    return {"before_bytes": before, "answer": [float(value) for value in answer.ravel()]}
+    after = status(Path("/proc/self/status"))
+    return {"before_bytes": before, "status": after, "answer": [float(value) for value in answer.ravel()]}
 
 
 def forget_peak() -> None:

@@ -1,6 +1,6 @@
 """`.pte` files on a board without torch: the jobs `time` and `memory` by the runner that is sent along.
 
-    {"job": "time", "bundle": PATH, "component": NAME, "seconds": S, "runner": PROGRAM}
+    {"job": "time", "bundle": PATH, "component": NAME, "seconds": S, "native": PROGRAM}
 
 The runner (`edgevlm/emulation/runner.cpp`) has one thread.
 """
@@ -38,9 +38,9 @@ def clock(job: Mapping[str, Any]) -> Times:
     return Times(cold["load_ms"], share, cold["first_ms"], spread(warm["runs_ms"]))
 
 
-def watch(job: Mapping[str, Any], runs: int) -> Memory:
+def watch(job: Mapping[str, Any]) -> Memory:
     """The peaks of the runner's process, which has nothing in memory before it opens the artefact but itself."""
-    _, peaks = _run(job, Bundle.open(job["bundle"]), runs)
+    _, peaks = _run(job, Bundle.open(job["bundle"]), job["runs"])
     return Memory(peaks["RssAnon:"], peaks["RssFile:"], peaks["VmHWM:"], 0)
 
 
@@ -57,7 +57,7 @@ def _run(job: Mapping[str, Any], bundle: Bundle, runs: int) -> tuple[dict[str, A
         for index, array in enumerate(sample_inputs(bundle, job["component"]).values()):
             paths.append(Path(folder) / f"input-{index}")
             array.tofile(paths[-1])
-        command: Sequence[str | Path] = [job["runner"], bundle.path / component.file, component.spec.name, str(runs)]
+        command: Sequence[str | Path] = [job["native"], bundle.path / component.file, component.spec.name, str(runs)]
         process = subprocess.Popen(
             [*command, folder, *paths], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

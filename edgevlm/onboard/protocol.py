@@ -6,10 +6,11 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from edgevlm.errors import DeviceError, EdgeVLMError, named_failures
+from edgevlm.errors import DeviceError, EdgeVLMError, OutOfMemory, named_failures
 from edgevlm.interfaces import Progress
 from edgevlm.onboard.failures import to_json
 
@@ -41,7 +42,7 @@ def answer(work: Work, orphaned: Callable[[], None]) -> None:
     threading.Thread(target=wait_for_end, daemon=True).start()
     try:
         asked = json.loads(line)
-        with named_failures("the job"):
+        with named_failures("the job"), _memory_errors():
             work(asked, say)
     except EdgeVLMError as error:
         say({"error": to_json(error)})
@@ -49,6 +50,18 @@ def answer(work: Work, orphaned: Callable[[], None]) -> None:
         say({"error": to_json(DeviceError(f"expected a job as one line of JSON, got {line.strip()[:200]!r}: {error}"))})
     except OSError as error:
         say({"error": to_json(DeviceError(str(error)))})
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """An allocation that the system refuses means what a process that it kills means."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(
+            f"there is too little memory for it: {error or 'an allocation was refused'}",
+            hint="a smaller recipe, or a device with more memory",
+        ) from error
 
 
 def telling(say: Say) -> Progress:

@@ -33,7 +33,7 @@ _WARM_UP_SECONDS = 0.3
 
 def clock(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """Times one component in this process, which has not run it before; a `Times` in plain values."""
-    times = native.clock(job) if "runner" in job else _clock(make(job), float(job["seconds"]))
+    times = native.clock(job) if "native" in job else _clock(make(job), float(job["seconds"]))
     if "bundle" in job:
         times = replace(times, **_stages(Bundle.open(job["bundle"]), job["component"]))
     plain: Mapping[str, Any] = schema.write(times)

@@ -77,7 +77,7 @@ def memory_chart(results: Sequence[Measured | Emulated], what: str, names: Names
     if not most:
         return ""
     ends = [(each.anonymous_bytes + each.file_mapped_bytes) / 1e6 for each in most.values()]
-    along = scale([0.0, *ends, *(each.before_bytes / 1e6 for each in most.values())], _LEFT, _RIGHT)
+    along = scale([0.0, *ends, *((each.before_bytes or 0) / 1e6 for each in most.values())], _LEFT, _RIGHT)
     lines = []
     for (artefact, kind), memory in most.items():
         figure = f"{megabytes(memory.anonymous_bytes)} + {megabytes(memory.file_mapped_bytes)} MB"
@@ -161,13 +161,11 @@ def _stack(memory: Memory, along: Scale, y: float) -> list[str]:
     start = along(0)
     middle = along(memory.anonymous_bytes / 1e6)
     end = along((memory.anonymous_bytes + memory.file_mapped_bytes) / 1e6)
+    bars = [box(start, y - 6, middle - start, 12, "anonymous"), box(middle, y - 5.5, end - middle, 11, "mapped")]
+    if memory.before_bytes is None:
+        return bars
     before = along(memory.before_bytes / 1e6)
-    return [
-        box(start, y - 6, middle - start, 12, "anonymous"),
-        box(middle, y - 5.5, end - middle, 11, "mapped"),
-        line(before, y - 8, before, y + 8, "before-halo"),
-        line(before, y - 8, before, y + 8, "before"),
-    ]
+    return [*bars, *(line(before, y - 8, before, y + 8, kind) for kind in ("before-halo", "before"))]
 
 
 def _panel(name: str, what: str, rates: Sequence[tuple[int, float]]) -> str:

@@ -226,7 +226,7 @@ def _memory_cells(memory: Memory | None) -> tuple[Cell, ...]:
     if memory is None:
         return (Cell(UNKNOWN),) * 4
     sizes = (memory.anonymous_bytes, memory.file_mapped_bytes, memory.resident_bytes, memory.before_bytes)
-    return tuple(Cell(megabytes(each), f"{count(each)} bytes") for each in sizes)
+    return tuple(Cell(UNKNOWN) if each is None else Cell(megabytes(each), f"{count(each)} bytes") for each in sizes)
 
 
 def _counts(results: Sequence[Emulated], names: Names) -> Table:

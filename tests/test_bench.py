@@ -1,0 +1,420 @@
+"""`edgevlm bench` on this computer and on machines that are not as they should be; and the gate between two runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from sshd import SERVER, Sshd
+
+import edgevlm
+from edgevlm import schema
+from edgevlm.bench import compare, results
+from edgevlm.bench.artefacts import describe
+from edgevlm.bench.bench import merge
+from edgevlm.bench.measure import thread_counts
+from edgevlm.bench.results import Counts, Emulated, Estimated, Failed, Measured
+from edgevlm.bundle import Bundle
+from edgevlm.cli import main
+from edgevlm.devices import device, profile, site
+from edgevlm.errors import DeviceError, InputError
+from edgevlm.onboard import tensorrt
+from edgevlm.onboard.figures import Spread, System, Times, spread
+from edgevlm.onboard.pages import drop, resident_share
+
+needs_sshd = pytest.mark.skipif(SERVER is None or shutil.which("ssh") is None, reason="needs OpenSSH's sshd and ssh")
+QUICK = ("--seconds", "0.1", "--threads", "1", "--component", "encode_image")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return edgevlm.convert(target="tflite", recipe="int8", image_only=True, out=tmp_path_factory.mktemp("dist"))
+
+
+def bench(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+
+
+def found_in(folder: Path) -> tuple[results.Result, ...]:
+    return results.read(folder / "results.jsonl")
+
+
+def ask(asked: dict[str, Any] | str) -> list[dict[str, Any]]:
+    """What `python -m edgevlm.onboard` says to a job, line by line."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgevlm.onboard"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process, process.stdin:
+        process.stdin.write((asked if isinstance(asked, str) else json.dumps(asked)) + "\n")
+        process.stdin.flush()
+        said = [json.loads(line) for line in process.stdout]
+        assert process.wait(60) == 0
+    return said
+
+
+def test_a_device_describes_itself() -> None:
+    (line,) = ask({"job": "system"})
+    found = schema.read(System, line["result"], where="system", error=DeviceError)
+    assert found.architecture == os.uname().machine
+    assert found.cores == len(os.sched_getaffinity(0))
+    assert found.versions["numpy"] == np.__version__
+    assert found.emulator is None
+
+
+def test_what_is_no_job_is_refused() -> None:
+    for asked in ({"job": "dance"}, {"job": None}, [], "nonsense", ""):
+        (line,) = ask(asked if isinstance(asked, str) else json.dumps(asked))
+        assert "expected" in line["error"]["message"]
+    (line,) = ask({"job": "time", "bundle": "/nowhere", "component": "encode_image", "threads": 1, "seconds": 1})
+    assert line["error"]["kind"] == "BundleError"
+
+
+def test_a_job_ends_when_nobody_waits_for_it(bundle: Bundle) -> None:
+    asked = {"job": "sustained", "bundle": str(bundle.path), "component": "encode_image", "threads": 1, "seconds": 600}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgevlm.onboard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
+        assert "without a pause" in process.stdout.readline()
+        process.stdin.close()
+        assert process.wait(20) == 3
+
+
+def test_pages_are_dropped_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(1 << 20))
+    path.read_bytes()
+    assert resident_share([path]) == 1.0
+    drop([path])
+    share = resident_share([path])
+    assert share is not None
+    assert share < 0.5
+
+
+def test_a_spread_has_numpys_percentiles() -> None:
+    times_ms = [float(each) for each in np.random.default_rng(0).permutation(101)]
+    assert spread(times_ms) == Spread(50.0, 90.0, 95.0, 0.0, 100.0, 101)
+
+
+def test_thread_counts() -> None:
+    found = [thread_counts(cores) for cores in (1, 2, 4, 6, 12)]
+    assert found == [(1,), (1, 2), (1, 2, 4), (1, 2, 4, 6), (1, 2, 4, 8, 12)]
+
+
+def test_this_computer_is_measured(bundle: Bundle, tmp_path: Path) -> None:
+    done = bench(bundle.path, "--out", tmp_path, "--sustained", "1", *QUICK)
+    assert done.exit_code == 0, done.output
+    (found,) = found_in(tmp_path)
+    assert isinstance(found, Measured)
+    assert found.artefact == describe(bundle)
+    times, memory = found.times, found.memory
+    assert times.engine_ms.runs >= 5
+    assert 0 < times.engine_ms.min <= times.engine_ms.median <= times.engine_ms.p90 <= times.engine_ms.p95
+    assert times.first_ms > times.engine_ms.min
+    assert times.preprocess_ms is not None
+    assert times.postprocess_ms is not None
+    assert times.tokenise_ms is None
+    assert memory is not None
+    assert 0 < memory.anonymous_bytes < memory.resident_bytes
+    assert memory.resident_bytes > memory.before_bytes
+    assert found.sustained is not None
+    assert found.sustained.slowdown > 0
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert found.artefact.sha256[:12] in text
+        assert "measured" in text
+
+
+def test_a_later_run_replaces_what_it_finds_out_again(bundle: Bundle, tmp_path: Path) -> None:
+    for threads in ("1", "2", "1"):
+        arguments = (bundle.path, "--out", tmp_path, "--seconds", "0.05", "--threads", threads)
+        assert bench(*arguments, "--component", "encode_image").exit_code == 0
+    assert [each.threads for each in found_in(tmp_path) if isinstance(each, Measured)] == [2, 1]
+    (tmp_path / "report.html").unlink()
+    assert bench("--out", tmp_path).exit_code == 0
+    assert (tmp_path / "report.html").exists()
+    assert len(found_in(tmp_path)) == 2
+
+
+def test_json_is_what_the_file_holds(bundle: Bundle, tmp_path: Path) -> None:
+    done = bench(bundle.path, "--out", tmp_path, "--json", *QUICK)
+    lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(done.stdout)["results"] == [json.loads(line) for line in lines]
+
+
+def test_a_bad_device_stops_no_other(bundle: Bundle, tmp_path: Path) -> None:
+    devices = ("rasberry-pi-5", "host", "ssh://-oProxyCommand=x", "iphone-15-pro")
+    done = bench(bundle.path, "--out", tmp_path, *QUICK, *(word for each in devices for word in ("--device", each)))
+    assert done.exit_code == 2
+    unknown, address, measured, phone = found_in(tmp_path)
+    assert isinstance(measured, Measured)
+    assert isinstance(unknown, Failed)
+    assert "raspberry-pi-5" in str(unknown.hint)
+    assert isinstance(address, Failed)
+    assert "ssh://" in address.message
+    assert isinstance(phone, Failed)
+    assert "runs coreml" in phone.message
+    assert "Traceback" not in done.output
+
+
+def test_wrong_use_is_refused_before_the_work(bundle: Bundle, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere" / bundle.path.name
+    shutil.copytree(bundle.path, copy)
+    (tmp_path / "file").touch()
+    for arguments, said in (
+        ((), "at least one bundle"),
+        ((tmp_path / "nothing",), "expected a bundle folder"),
+        ((bundle.path, copy), "two bundles are called"),
+        ((bundle.path, "--component", "encode_smell"), "no bundle has a component"),
+        ((bundle.path, "--seconds", "nan"), "finite number"),
+        ((bundle.path, "--threads", "0"), "0 is not in the range"),
+        ((bundle.path, "--devices", tmp_path / "none.yaml"), "not readable"),
+        ((bundle.path, "--compare", "a", "b"), "--compare takes"),
+    ):
+        done = bench(*arguments, "--out", tmp_path / "out")
+        assert done.exit_code == 2, arguments
+        assert said in done.output
+        assert "Traceback" not in done.output
+    done = bench(bundle.path, "--out", tmp_path / "file" / "below")
+    assert done.exit_code == 2
+    assert "cannot write" in done.output
+
+
+def test_core_ml_is_not_timed_where_it_is_evaluated(tmp_path: Path) -> None:
+    package = edgevlm.convert(target="coreml", out=tmp_path)
+    done = bench(package.path, "--out", tmp_path / "out", *QUICK)
+    assert done.exit_code == 2
+    (failed,) = found_in(tmp_path / "out")
+    assert isinstance(failed, Failed)
+    assert "says nothing about a device's time" in failed.message
+
+
+def test_other_toolchains_files_run_beside_ours(bundle: Bundle, tmp_path: Path) -> None:
+    done = bench(bundle.path, "--out", tmp_path, "--peers", *QUICK)
+    assert done.exit_code == 0, done.output
+    ours, *peers = found_in(tmp_path)
+    assert isinstance(ours, Measured)
+    assert not ours.artefact.peer
+    said = {}
+    for each in peers:
+        assert isinstance(each, Measured)
+        assert each.artefact.peer
+        said[each.artefact.target, each.artefact.recipe] = each.artefact
+    assert set(said) == {(target, recipe) for target in ("onnxruntime", "openvino") for recipe in ("fp32", "int8")}
+    for (_, recipe), artefact in said.items():
+        assert artefact.accuracy is not None
+        assert artefact.accuracy > (0.99 if recipe == "int8" else 0.999999)
+        assert artefact.model == ours.artefact.model
+    assert said["onnxruntime", "int8"].size_bytes < 0.5 * said["onnxruntime", "fp32"].size_bytes
+    made = sorted(site.folder().glob("peer-*"))
+    times = [each.stat().st_mtime_ns for each in made]
+    assert bench(bundle.path, "--out", tmp_path, "--peers", *QUICK).exit_code == 0
+    assert [each.stat().st_mtime_ns for each in made] == times
+
+
+def test_devices_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "devices.yaml"
+    path.write_text(
+        "my-pi:\n  like: raspberry-pi-5\n  address: ssh://pi@192.168.1.20\n"
+        "cluster:\n  title: Ours\n  reach: ssh\n  chip: X\n  targets: [tflite]\n"
+    )
+    known = {**profile.builtin(), **profile.read(path)}
+    mine = device.resolve("my-pi", known)
+    assert mine.profile.reach == "ssh"
+    assert mine.profile.cpu == profile.builtin()["raspberry-pi-5"].cpu
+    assert device.resolve("raspberry-pi-4=adb://SERIAL", known).profile.reach == "adb"
+    assert device.resolve("ssh://pi@10.0.0.2:2222", known).profile.address == "ssh://pi@10.0.0.2:2222"
+    with pytest.raises(DeviceError, match="has no address"):
+        device.resolve("cluster", known)
+    for text, said in (
+        ("a:\n  like: nothing\n", "no device 'nothing'"),
+        ("a:\n  like: host\n  colour: red\n", "unknown key 'colour'"),
+        ("a: 3\n", "expected a mapping"),
+        ("[", "not a readable YAML file"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DeviceError, match=said):
+            profile.read(path)
+
+
+def test_devices_are_listed_and_shown(tmp_path: Path) -> None:
+    listed = CliRunner().invoke(main, ["devices"])
+    assert all(name in listed.output for name in profile.builtin())
+    shown = CliRunner().invoke(main, ["devices", "--show", "jetson-orin-nano"])
+    path = tmp_path / "mine.yaml"
+    path.write_text(shown.output)
+    assert profile.read(path)["jetson-orin-nano"] == profile.builtin()["jetson-orin-nano"]
+
+
+@needs_sshd
+def test_a_slow_device_delays_nobody(bundle: Bundle, tmp_path: Path) -> None:
+    server = Sshd(tmp_path)
+    server.start()
+    slow = tmp_path / "slow-python"
+    slow.write_text(f'#!/bin/sh\nsleep 50\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    fleet = tmp_path / "fleet.yaml"
+    address = f"like: raspberry-pi-5\n  address: {server.address}"
+    fleet.write_text(f"slow:\n  {address}\n  python: {slow}\nquick:\n  {address}\n  python: {sys.executable}\n")
+    out = tmp_path / "out"
+    words = ["bench", str(bundle.path), "--devices", str(fleet), "--out", str(out), *QUICK]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "edgevlm", *words],
+        stderr=subprocess.DEVNULL, start_new_session=True, env={**os.environ, "EDGEVLM_SSH_CONFIG": str(server.config)},
+    )  # fmt: skip
+    try:
+        wait_until(lambda: (out / "results.jsonl").exists() and bool(found_in(out)))
+        (quick,) = found_in(out)
+        os.killpg(command.pid, signal.SIGTERM)
+        assert command.wait(30) == 128 + signal.SIGTERM
+    finally:
+        server.stop()
+    assert isinstance(quick, Measured)
+    assert quick.device == "quick"
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not holds():
+        time.sleep(0.1)
+    assert holds()
+
+
+def test_a_stopped_run_keeps_its_results_and_leaves_nothing_running(bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["bench", str(bundle.path), "--out", str(out), *QUICK, "--threads", "2", "--sustained", "600"]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "edgevlm", *words, "--threads", "1"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    wait_until(lambda: (out / "results.jsonl").exists() and bool(found_in(out)))
+    os.killpg(command.pid, signal.SIGINT)
+    _, stderr = command.communicate(timeout=30)
+    assert command.returncode == 130
+    assert f"the results so far are in {out / 'results.jsonl'}" in stderr
+    assert f"edgevlm bench --out {out} writes the report" in stderr
+    assert sorted(each.name for each in out.iterdir()) == ["results.jsonl"]
+    assert all(isinstance(each, Measured) for each in found_in(out))
+    assert found_in(out)
+    wait_until(lambda: not _running_for(tmp_path))
+
+
+def _running_for(folder: Path) -> list[int]:
+    """Processes whose TMPDIR is this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"TMPDIR={folder}".encode() in (path / "environ").read_bytes() and _state(path) != b"Z":
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+def _state(path: Path) -> bytes:
+    return (path / "stat").read_bytes().rpartition(b") ")[2][:1]
+
+
+COUNTS = Counts(1_000_000, 300_000, 0, 0, 0, 4_000_000, 1_000_000)
+
+
+def emulated(bundle: Bundle, **changes: Any) -> Emulated:
+    system = schema.read(System, ask({"job": "system"})[0]["result"], where="system", error=DeviceError)
+    names = ("raspberry-pi-5", describe(bundle), "encode_image", "cortex-a76")
+    return replace(Emulated(*names, None, COUNTS, COUNTS, None, None, None, system, ""), **changes)
+
+
+def measured(like: Emulated, median_ms: float) -> Measured:
+    times = Times(1.0, None, 2.0, spread([median_ms * share for share in (0.95, 1.0, 1.0, 1.0, 1.05)]))
+    return Measured("host", like.artefact, "encode_image", 1, times, None, like.system, "")
+
+
+def test_the_gate(bundle: Bundle, tmp_path: Path) -> None:
+    base = emulated(bundle)
+    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    results.write(old, [base, measured(base, 10.0)])
+
+    def regressions(*later: results.Result, limit: str = "1%") -> tuple[int, list[str]]:
+        results.write(new, later)
+        done = bench("--compare", old, new, "--limit", limit, "--json")
+        return done.exit_code, json.loads(done.stdout)["regressions"]
+
+    assert regressions(base, measured(base, 10.0)) == (0, [])
+    assert regressions(replace(base, counts=replace(COUNTS, instructions=1_009_999))) == (0, [])
+    code, said = regressions(replace(base, counts=replace(COUNTS, instructions=1_010_001)))
+    assert code == 1
+    assert "instructions 1,000,000 -> 1,010,001" in said[0]
+    assert regressions(replace(base, counts=replace(COUNTS, instructions=1_100_000)), limit="0.2") == (0, [])
+    grown = replace(base.artefact, size_bytes=2 * base.artefact.size_bytes)
+    assert regressions(replace(base, artefact=grown))[0] == 1
+    assert regressions(replace(base, warnings=("no dot products",)))[0] == 1
+    assert regressions(base, Failed("host", None, "gone"))[0] == 1
+    assert regressions(replace(base, counts=None, fits=False), base)[0] == 1
+    assert regressions(base, measured(base, 30.0)) == (0, [])  # a time never fails it
+    found = {each.what: each for each in compare.compare(old, new, 0.01).changes}
+    slower = found["median, 1 thread"]
+    assert slower.verdict == "slower"
+    assert slower.ratio == pytest.approx(3.0)
+    assert slower.low is not None
+    assert slower.low < 3 < (slower.high or 0)
+
+
+def test_what_cannot_be_compared(bundle: Bundle, tmp_path: Path) -> None:
+    one, other, broken = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    results.write(one, [emulated(bundle)])
+    results.write(other, [replace(emulated(bundle), device="raspberry-pi-4")])
+    broken.write_text('{"schema_version": 9}\n')
+    for arguments, said in (
+        ((one, other), "have no device, bundle and component in common"),
+        ((one, broken), "expected a result with schema_version 1"),
+        ((one, tmp_path / "missing"), "not readable"),
+        ((one, one, "--limit", "many"), "--limit: expected a share"),
+    ):
+        done = bench("--compare", *arguments)
+        assert done.exit_code == 2
+        assert said in done.output
+
+
+def test_results_survive_a_file(bundle: Bundle, tmp_path: Path) -> None:
+    base = emulated(bundle)
+    estimated = Estimated("d", base.artefact, "encode_image", 1, 1.0, 2.0, 4.0, "instructions", ("a",), 0.1, "")
+    several = (base, measured(base, 3.0), estimated, Failed("x", None, "why", "what to do"))
+    results.write(tmp_path / "r", several)
+    assert results.read(tmp_path / "r") == several
+    assert merge(several, (replace(estimated, middle_ms=3.0),))[-1] == replace(estimated, middle_ms=3.0)
+    assert len(merge(several, (estimated,))) == 4
+    assert Failed("x", None, "why", "what to do") not in merge(several, (replace(base, device="x"),))
+    assert "_ms" not in json.dumps(results.to_json(base))
+    with pytest.raises(InputError, match="evidence: expected one of"):
+        results.from_json({"schema_version": 1, "evidence": "guessed"}, where="line 1")
+
+
+def test_trtexecs_times(tmp_path: Path) -> None:
+    path = tmp_path / "times.json"
+    path.write_text('[{"startComputeMs": 1.5, "latencyMs": 0.5}, {"latencyMs": 0.75}]')
+    assert tensorrt.read_latencies(path) == [0.5, 0.75]
+    path.write_text('[{"latency": 0.5}]')
+    with pytest.raises(DeviceError, match="not as documented"):
+        tensorrt.read_latencies(path)
