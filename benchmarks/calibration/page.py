@@ -31,7 +31,7 @@ between {least} and {most}.
 The *rate* is instructions a cycle and core, the parallel share taken into account. An error above zero is a
 prediction that is too slow.
 
-- On one thread every figure is predicted to {worst_single}: four networks, three generations of cores.
+- On one thread every figure is predicted to {worst_single}: four networks, three kinds of cores.
 - On four threads the Raspberry Pi 4 takes up to {pi_4} times as long in float32 as its cores alone explain: they
   share 1 MiB of cache and a memory that reads 5.5 GB/s, of which Amdahl's law knows nothing. Estimates for four
   threads of such cores have a band that goes as far.
@@ -60,8 +60,8 @@ another: networks reach 4 % to 30 % of what an NPU could do.
 
 {accelerators}
 
-On Snapdragons the points are few and of very different kinds: a transformer takes up to three times as long as a
-convolution with as many multiply-adds, and float16 about twice as long as int8. On the iPhone most are of one family.
+On Snapdragons the points are few and of very different kinds: a transformer takes about twice as long as a convolution
+with as many multiply-adds, and float16 nearly twice as long as int8. On the iPhone most are of one family.
 
 ## Where the figures are from
 
@@ -136,6 +136,7 @@ def _band_table(results: Mapping[str, Any]) -> str:
     rows = [
         [
             row["cores"],
+            row["precision"],
             str(row["fma_lanes"]),
             str(row["threads"]),
             f"{row['low']:.2f}",
@@ -144,7 +145,7 @@ def _band_table(results: Mapping[str, Any]) -> str:
         ]
         for row in results["bands"]
     ]
-    return table(("cores", "lanes", "threads", "low", "high", "worst error"), rows)
+    return table(("cores", "precision", "lanes", "threads", "low", "high", "worst error"), rows, words=2)
 
 
 def _accelerator_table(results: Mapping[str, Any], sources: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from edgevlm.bench.calibration import Calibration, CpuPoint
@@ -82,7 +83,7 @@ def _bands(known: Calibration) -> list[dict[str, Any]]:
     """How wide an estimate is, for each width of cores and number of threads that devices have."""
     rows = []
     for lanes, width in ((4, "A72, A73, A75"), (8, "A76, A77, A78"), (16, "X1 to X4")):
-        for threads in (1, 4):
+        for precision, threads in product(("fp32", "int8"), (1, 4)):
             found = predict(
                 10**8,
                 fma_lanes=lanes,
@@ -90,12 +91,14 @@ def _bands(known: Calibration) -> list[dict[str, Any]]:
                 threads=threads,
                 artefact_bytes=0,
                 bandwidth_gb_s=0,
+                integer=precision == "int8",
                 known=known.cpu,
             )
             rows.append(
                 {
                     "cores": width,
                     "fma_lanes": lanes,
+                    "precision": precision,
                     "threads": threads,
                     "low": round(found.low_ms / found.middle_ms, 2),
                     "high": round(found.high_ms / found.middle_ms, 2),

@@ -68,11 +68,12 @@ class LeftOut:
     """A published latency, and what is predicted of it from other points.
 
     Attributes:
-        fma_lanes, threads: Of the published one; 0 lanes and one thread where it is an accelerator's.
+        fma_lanes, integer, threads: Of the published one; 0 lanes and one thread where it is an accelerator's.
     """
 
     called: str
     fma_lanes: int
+    integer: bool
     threads: int
     published_ms: float
     predicted_ms: float
@@ -101,11 +102,11 @@ def predict(
 ) -> Prediction:
     """Latency on a CPU.
 
-    The band is as wide as the worst error among points on cores of that width and that number of threads, in float32
-    and int8, when each was left out. Where none has that number of threads, others of that width count, widened by
-    what the parallel shares of the pairs would make of the difference. Where no point is on cores of that width, the
-    band covers no gain over the nearest width, and the whole, and the worst error of points that were predicted
-    without any of their own width.
+    The band is as wide as the worst error among points on cores of that width and that number of threads when each was
+    left out, in float32 and int8 alike, so that one or two points of a kind claim no more than all. Where none of that
+    kind has that number of threads, all of that width count, widened by what the parallel shares of the pairs would
+    make of the difference. Where no point is on cores of that width, the band covers no gain over the nearest width,
+    and the whole, and the worst error of points that were predicted without any of their own width.
 
     Args:
         instructions: Of one inference on one thread.
@@ -130,7 +131,7 @@ def predict(
     middle_ms = _compute_ms(found, instructions, (fma_lanes, integer), clock_mhz, threads)
     if any(point.fma_lanes == fma_lanes for point in known):
         relevant = [point for point in known if point.fma_lanes == fma_lanes]
-        rows, least, most = _same_width(known, fma_lanes, threads)
+        rows, least, most = _same_width(known, (fma_lanes, integer), threads)
     else:
         relevant = list(known)
         rows, least, most = _other_width(known, fma_lanes)
@@ -202,11 +203,11 @@ def left_out(known: Sequence[CpuPoint], *, whole_width: bool = False) -> tuple[L
         for threads, latency_ms in point.figures:
             kind = (point.fma_lanes, point.integer)
             expected_ms = _compute_ms(found, point.instructions, kind, point.clock_mhz, threads)
-            rows.append(LeftOut(point.called, point.fma_lanes, threads, latency_ms, expected_ms))
+            rows.append(LeftOut(point.called, *kind, threads, latency_ms, expected_ms))
     return tuple(rows)
 
 
-def scale(multiply_adds_millions: float | None, known: Sequence[AcceleratorPoint]) -> Prediction:
+def scale(multiply_adds_millions: float, known: Sequence[AcceleratorPoint]) -> Prediction:
     """Latency on an accelerator.
 
     From three points on, the exponent is fitted and the band is as wide as the worst point that was left out. With
@@ -218,7 +219,7 @@ def scale(multiply_adds_millions: float | None, known: Sequence[AcceleratorPoint
         known: Points of that device and unit.
 
     Raises:
-        DeviceError: there is no point, or the multiply-adds are not known.
+        DeviceError: there is no point, or no work to scale.
     """
     if not known:
         raise DeviceError(
@@ -226,11 +227,8 @@ def scale(multiply_adds_millions: float | None, known: Sequence[AcceleratorPoint
             "and 30 % of its peak",
             hint="measure one on the device: edgevlm devices says how it is reached",
         )
-    if not multiply_adds_millions:
-        raise DeviceError(
-            "the bundle does not say how many multiply-adds it takes, from which an accelerator's latency is estimated",
-            hint="convert the model again with this edgevlm",
-        )
+    if multiply_adds_millions <= 0:
+        raise DeviceError(f"expected multiply-adds, got {multiply_adds_millions:g} million")
     if len({(point.device, point.unit) for point in known}) > 1:
         raise ValueError("expected points of one device and unit")
     middle_ms = _scaled_ms(multiply_adds_millions, known)
@@ -255,7 +253,7 @@ def accelerators_left_out(known: Sequence[AcceleratorPoint]) -> tuple[LeftOut, .
     for point in known:
         others = [each for each in known if each is not point]
         expected_ms = _scaled_ms(point.multiply_adds_millions, others)
-        rows.append(LeftOut(point.called, 0, 1, point.latency_ms, expected_ms))
+        rows.append(LeftOut(point.called, 0, False, 1, point.latency_ms, expected_ms))
     return tuple(rows)
 
 
@@ -282,10 +280,11 @@ def _instructions_a_cycle(group: Sequence[CpuPoint], share: float) -> float:
     return statistics.geometric_mean(rates)
 
 
-def _same_width(known: Sequence[CpuPoint], fma_lanes: int, threads: int) -> tuple[list[LeftOut], float, float]:
+def _same_width(known: Sequence[CpuPoint], kind: tuple[int, bool], threads: int) -> tuple[list[LeftOut], float, float]:
     """The points left out that say how wide the band is; the least and the greatest factor."""
-    rows = [row for row in left_out(known) if row.fma_lanes == fma_lanes]
-    rows = [row for row in rows if row.threads == threads] or rows
+    rows = [row for row in left_out(known) if row.fma_lanes == kind[0]]
+    alike = [row for row in rows if row.threads == threads]
+    rows = alike if any(row.integer == kind[1] for row in alike) else rows
     shares = parallel_shares(known)
     middle = statistics.median(shares)
     factors = [1.0]
