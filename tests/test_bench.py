@@ -28,7 +28,7 @@ from edgevlm.bench.measure import thread_counts
 from edgevlm.bench.results import Counts, Emulated, Estimated, Failed, Measured
 from edgevlm.bundle import Bundle
 from edgevlm.cli import main
-from edgevlm.devices import device, profile, site
+from edgevlm.devices import device, profile, store
 from edgevlm.errors import DeviceError, InputError
 from edgevlm.onboard import tensorrt
 from edgevlm.onboard.figures import Spread, System, Times, spread
@@ -228,7 +228,7 @@ def test_other_toolchains_files_run_beside_ours(bundle: Bundle, tmp_path: Path) 
         assert artefact.accuracy > (0.99 if recipe == "int8" else 0.999999)
         assert artefact.model == ours.artefact.model
     assert said["onnxruntime", "int8"].size_bytes < 0.5 * said["onnxruntime", "fp32"].size_bytes
-    made = sorted(site.folder().glob("peer-*"))
+    made = sorted(store.folder().glob("peer-*"))
     times = [each.stat().st_mtime_ns for each in made]
     assert bench(bundle.path, "--out", tmp_path, "--peers", *QUICK).exit_code == 0
     assert [each.stat().st_mtime_ns for each in made] == times

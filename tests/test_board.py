@@ -22,7 +22,7 @@ from torch.nn import functional
 import edgevlm
 from edgevlm import registry
 from edgevlm.bundle import Bundle, BundledComponent, seal
-from edgevlm.devices import site
+from edgevlm.devices import store
 from edgevlm.devices.local import Local
 from edgevlm.devices.machine import Machine
 from edgevlm.devices.profile import Profile, builtin
@@ -43,7 +43,7 @@ boots = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(mis
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is fetched, 150 MB, is kept from one test run to the next."""
     folder = request.config.cache.mkdir("devices")
-    monkeypatch.setattr(site, "folder", lambda: folder)
+    monkeypatch.setattr(store, "folder", lambda: folder)
     return folder
 
 
@@ -109,7 +109,7 @@ def test_a_board_runs_what_fits_and_kills_what_does_not(tmp_path: Path) -> None:
     assert len(result(Local(), running(str(too_large.path)))["answer"]) == 64  # this computer has the memory
     assert any(f"booting a board with {LITTLE_MB} MiB" in stage for stage in told)
     assert not any("fetching" in stage or "site-" in stage for stage in told)  # the disk has the packages
-    assert named(str(site.folder())) == []  # no QEMU is left
+    assert named(str(store.folder())) == []  # no QEMU is left
 
 
 @boots
@@ -122,10 +122,10 @@ def test_a_stopped_command_leaves_no_board(number: int, kept: Path, tmp_path: Pa
 import pathlib, time
 from dataclasses import replace
 from edgevlm import interrupts
-from edgevlm.devices import site
+from edgevlm.devices import store
 from edgevlm.devices.profile import builtin
 from edgevlm.emulation import board
-site.folder = lambda: pathlib.Path("{kept}")
+store.folder = lambda: pathlib.Path("{kept}")
 def wait(*_):
     print("running", flush=True)
     time.sleep(60)

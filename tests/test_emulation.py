@@ -19,10 +19,11 @@ import edgevlm
 from edgevlm import interrupts, pipeline, registry
 from edgevlm.bench.results import Counts
 from edgevlm.bundle import Bundle
-from edgevlm.devices import site
+from edgevlm.devices import store
 from edgevlm.devices.profile import Cluster, builtin
-from edgevlm.emulation import counting, parts, plugin, processor, root, runner, shim, tools
+from edgevlm.emulation import counting, plugin, processor, root, runner, shim, tools
 from edgevlm.emulation.counting import Emulation, dispatch_warnings, emulate, steady
+from edgevlm.emulation.parts import Part
 from edgevlm.emulation.setup import Setup, prepare, setup
 from edgevlm.errors import DeviceError, EdgeVLMError
 from edgevlm.onboard.engines import sample_inputs
@@ -38,7 +39,7 @@ emulates = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is fetched, 300 MB, is kept from one test run to the next."""
     folder = request.config.cache.mkdir("devices")
-    monkeypatch.setattr(site, "folder", lambda: folder)
+    monkeypatch.setattr(store, "folder", lambda: folder)
     return folder
 
 
@@ -146,7 +147,7 @@ def test_an_unsuitable_qemu_is_refused(
 
 @emulates
 def test_sources_without_arm64_packages_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(store, "folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(root, "_APT", tmp_path / "apt")
     (tmp_path / "apt").mkdir()
     with pytest.raises(DeviceError, match="no apt source of"):
@@ -160,19 +161,19 @@ def test_sources_without_arm64_packages_are_said_to_be(tmp_path: Path, monkeypat
 
 
 def test_an_interrupted_part_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "folder", lambda: tmp_path)
+    monkeypatch.setattr(store, "folder", lambda: tmp_path)
 
     def fail(folder: Path) -> None:
         (folder / "half").write_text("half")
         raise DeviceError("no space")
 
     with pytest.raises(DeviceError):
-        parts.keep("part", ["a"], fail)
+        store.keep("part", ["a"], fail)
     assert list(tmp_path.iterdir()) == []
-    made = parts.keep("part", ["a"], lambda folder: (folder / "whole").write_bytes(bytes(3)) and None)
-    assert parts.keep("part", ["a"], fail) == made
-    assert parts.keep("part", ["b"], lambda folder: None) != made
-    assert parts.Part("part", made, "").size_bytes == 3
+    made = store.keep("part", ["a"], lambda folder: (folder / "whole").write_bytes(bytes(3)) and None)
+    assert store.keep("part", ["a"], fail) == made
+    assert store.keep("part", ["b"], lambda folder: None) != made
+    assert Part("part", made, "").size_bytes == (made / "whole").stat().st_blocks * 512 > 0
 
 
 def test_what_cannot_be_emulated_says_so() -> None:

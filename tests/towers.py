@@ -6,7 +6,9 @@ that a structural fault shows; `classify` shares the vision tower, as a baked la
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import tempfile
 from pathlib import Path
 from types import MappingProxyType
@@ -135,9 +137,18 @@ def lower_all(folder: Path) -> None:
 
 @functools.cache
 def bundle(target: str, precision: str) -> bundles.Bundle:
-    """A sealed bundle, made once a process."""
-    folder = Path(_scratch.name, f"{target}-{precision}")
-    folder.mkdir()
+    """A sealed bundle, made once a test run and shared by its workers."""
+    home = Path(os.environ.get("EDGEVLM_CACHE_DIR", _scratch.name), "towers")
+    kept = home / f"{target}-{precision}"
+    if not kept.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        made = _make(target, precision, Path(tempfile.mkdtemp(dir=home)))
+        with contextlib.suppress(OSError):  # another worker was quicker
+            made.path.rename(kept)
+    return bundles.Bundle.open(kept)
+
+
+def _make(target: str, precision: str, folder: Path) -> bundles.Bundle:
     files = registry.converter(target).lower(programs(), BUILTIN[precision], folder)
     components = {
         name: bundles.BundledComponent(programs()[name].spec, file.path) for file in files for name in file.components

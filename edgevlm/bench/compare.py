@@ -158,7 +158,8 @@ def _exact(old: float, new: float, limit: float, *, gated: bool = True) -> Verdi
 
 def _problems(result: Result) -> Iterator[str]:
     if isinstance(result, Failed):
-        where = ": ".join(filter(None, (result.device, result.artefact and result.artefact.name, result.component)))
+        names = (result.device, result.artefact.name if result.artefact else None, result.component)
+        where = ": ".join(name for name in names if name)
         yield f"{where}: failed: {result.message}"
     elif isinstance(result, Emulated):
         where = f"{result.device}: {result.artefact.name}: {result.component}"

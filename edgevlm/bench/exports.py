@@ -10,8 +10,6 @@ start another.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 import sys
@@ -26,7 +24,7 @@ import numpy as np
 from edgevlm import interrupts, parity
 from edgevlm.bundle import Bundle, hash_file
 from edgevlm.capture import plain_attention, quiet
-from edgevlm.devices import site
+from edgevlm.devices.store import keep
 from edgevlm.errors import EdgeVLMError, MissingDependency, named_failures
 from edgevlm.interfaces import Program, Progress
 from edgevlm.onboard.protocol import Say, answer, telling
@@ -84,29 +82,22 @@ def make(model: Model, component: str, kind: Kind, quantised: bool, progress: Pr
         if find_spec(package) is None:
             raise MissingDependency(package, extra="peers")
     versions = [f"{each} {version(each)}" for each in _PACKAGES[kind]]
-    inputs = json.dumps([model.source.revision, component, kind, quantised, versions])
-    kept = site.folder() / f"peer-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}"
-    if (kept / FACTS).is_file():
-        return kept
-    progress(f"making {kind} {'int8' if quantised else 'fp32'} of {component}", None)
-    program = model.programs[component]
-    site.folder().mkdir(parents=True, exist_ok=True)
-    with interrupts.temporary_folder(site.folder(), ".peer-") as stage, quiet():
-        folder = stage / kept.name
-        folder.mkdir()
-        if kind == "onnx":
-            _write_onnx(program, folder / FILES[kind], quantised)
-        else:
-            _write_openvino(model, component, folder / FILES[kind], quantised)
-        facts = {
-            "sha256": hash_file(folder / FILES[kind]),
-            "size_bytes": sum(each.stat().st_size for each in folder.iterdir()),
-            "accuracy": _accuracy(model, component, kind, folder / FILES[kind]),
-        }
+    name = f"{kind} {'int8' if quantised else 'fp32'} of {component}"
+    inputs = (model.source.revision, component, kind, str(quantised), *versions)
+
+    def write(folder: Path) -> None:
+        progress(f"making {name}", None)
+        file = folder / FILES[kind]
+        with quiet():
+            if kind == "onnx":
+                _write_onnx(model.programs[component], file, quantised)
+            else:
+                _write_openvino(model, component, file, quantised)
+            size = sum(each.stat().st_size for each in folder.iterdir())
+            facts = {"sha256": hash_file(file), "size_bytes": size, "accuracy": _accuracy(model, component, kind, file)}
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
-        with interrupts.put_off(), contextlib.suppress(OSError):  # another process may have been quicker
-            folder.rename(kept)
-    return kept
+
+    return keep("peer", inputs, write)
 
 
 def _write_onnx(program: Program, path: Path, quantised: bool) -> None:

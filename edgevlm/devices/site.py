@@ -1,21 +1,18 @@
-"""What a device needs to run a bundle, gathered here: wheels for its Python and processor, and EdgeVLM's own sources.
-
-The folders are kept in EdgeVLM's cache, below `devices`; they may be removed at any time.
-"""
+"""What a device needs to run a bundle, gathered here: wheels for its Python and processor, and EdgeVLM's own code."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edgevlm import cache, interrupts
+from edgevlm.bundle import hash_file
+from edgevlm.devices.store import keep
 from edgevlm.errors import DeviceError
 from edgevlm.interfaces import Progress
 from edgevlm.progress import silent
@@ -28,11 +25,6 @@ BACKENDS = {"tflite": "ai-edge-litert"}
 _GLIBC = {"x86_64": ("2_28", "2_27", "2_17"), "aarch64": ("2_28", "2_27", "2_17")}
 _LEGACY = "manylinux2014"  # what 2_17 was called
 _OWN = (".py", ".json", ".yaml")
-
-
-def folder() -> Path:
-    """Where all that is fetched or built for devices is kept."""
-    return cache.folder() / "devices"
 
 
 def pinned(package: str) -> str:
@@ -66,53 +58,44 @@ def site_packages(requirements: Sequence[str], *, python: str, architecture: str
         )
     platforms = [f"manylinux_{glibc}_{architecture}" for glibc in _GLIBC[architecture]]
     platforms.append(f"{_LEGACY}_{architecture}")
-    inputs = json.dumps([sorted(requirements), python, architecture])
-    kept = folder() / f"site-{hashlib.sha256(inputs.encode()).hexdigest()[:16]}"
-    if kept.is_dir():
-        return kept
-    progress(f"fetching {', '.join(requirements)} for {architecture}, Python {python}", None)
-    folder().mkdir(parents=True, exist_ok=True)
-    with interrupts.temporary_folder(folder(), ".site-") as stage:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary=:all:", "--no-compile", "--implementation", "cp", "--python-version", python]
-        command += [word for each in platforms for word in ("--platform", each)]
-        done = subprocess.run(
-            [*command, "--target", str(stage / "site"), *requirements], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
-            raise DeviceError(
-                f"cannot fetch {', '.join(requirements)} for {architecture} and Python {python}: {said[-1]}",
-                hint="this needs pip and a network, once; a device that has the packages needs neither",
-            )
-        with interrupts.put_off():
-            (stage / "site").rename(kept)
-    return kept
+    inputs = (*sorted(requirements), python, architecture)
+    return keep("site", inputs, partial(_install, requirements, python, platforms, progress))
 
 
 def own_sources() -> Path:
     """A folder with EdgeVLM's own modules, for a `PYTHONPATH`: no weights, no converters, no benchmarks."""
     parts = {"": Path(__file__).parent.parent, "runtimes": _package("edgevlm.runtimes")}
     sources = {
-        (Path("edgevlm") / name / path.relative_to(root)): path
+        Path("edgevlm") / name / path.relative_to(root): path
         for name, root in parts.items()
         for path in sorted(root.rglob("*"))
         if path.suffix in _OWN and "builtin" not in path.parts and "__pycache__" not in path.parts
     }
-    digest = hashlib.sha256()
-    for target, path in sources.items():
-        digest.update(target.as_posix().encode() + path.read_bytes())
-    kept = folder() / f"edgevlm-{digest.hexdigest()[:16]}"
-    if kept.is_dir():
-        return kept
-    folder().mkdir(parents=True, exist_ok=True)
-    with interrupts.temporary_folder(folder(), ".edgevlm-") as stage:
+
+    def copy(folder: Path) -> None:
         for target, path in sources.items():
-            (stage / "site" / target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, stage / "site" / target)
-        with interrupts.put_off():
-            (stage / "site").rename(kept)
-    return kept
+            (folder / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, folder / target)
+
+    return keep("edgevlm", [f"{target} {hash_file(path)}" for target, path in sources.items()], copy)
+
+
+def _install(
+    requirements: Sequence[str], python: str, platforms: Sequence[str], progress: Progress, folder: Path
+) -> None:
+    progress(f"fetching {', '.join(requirements)} for {platforms[-1]}, Python {python}", None)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary=:all:", "--no-compile", "--implementation", "cp", "--python-version", python]
+    command += [word for each in platforms for word in ("--platform", each)]
+    done = subprocess.run(
+        [*command, "--target", str(folder), "--upgrade", *requirements], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
+        raise DeviceError(
+            f"cannot fetch {', '.join(requirements)} for {platforms[-1]} and Python {python}: {said[-1]}",
+            hint="this needs pip and a network, once; a device that has the packages needs neither",
+        )
 
 
 def _package(name: str) -> Path:

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from edgevlm.devices import site
-from edgevlm.emulation import cpio, parts, root, tools
+from edgevlm.devices.store import keep
+from edgevlm.emulation import cpio, root, tools
 from edgevlm.emulation.parts import Part
 from edgevlm.errors import DeviceError
 from edgevlm.interfaces import Progress
@@ -97,7 +98,7 @@ def prepare(progress: Progress = silent) -> Image:
     requirements = [site.pinned(name) for name in (*site.PACKAGES, *site.BACKENDS.values())]
     wheels = site.site_packages(requirements, python=python, architecture="aarch64", progress=progress)
     inputs = (str(system.path), str(wheels), _FIRST, _DISK, *_LEFT_OUT, *_DRIVERS, *(f"{_FILES}",))
-    made = parts.keep("board", inputs, partial(_fill, system, python, wheels, progress))
+    made = keep("board", inputs, partial(_fill, system, python, wheels, progress))
     return Image(made / "vmlinuz", made / "first", made / "disk")
 
 

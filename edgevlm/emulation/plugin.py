@@ -9,7 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgevlm.bench.results import Counts
-from edgevlm.emulation import parts, tools
+from edgevlm.devices.store import keep
+from edgevlm.emulation import tools
 from edgevlm.emulation.parts import Part
 from edgevlm.errors import DeviceError
 from edgevlm.interfaces import Progress
@@ -29,7 +30,7 @@ def build(progress: Progress = silent) -> Part:
     compiler = tools.find("gcc")
     version = tools.run([compiler, "-dumpfullversion"], "ask gcc for its version").strip()
     source = files("edgevlm.emulation").joinpath(_SOURCE).read_text(encoding="utf-8")
-    made = parts.keep("counts", (source, version), partial(_compile, compiler, source, progress))
+    made = keep("counts", (source, version), partial(_compile, compiler, source, progress))
     return Part("counting plugin", made, f"gcc {version}")
 
 

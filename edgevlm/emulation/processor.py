@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from edgevlm.devices.profile import Cluster
-from edgevlm.emulation import parts
+from edgevlm.devices.store import keep
 from edgevlm.emulation.parts import Part
 
 _ARM = 0x41
@@ -58,7 +58,7 @@ def prefix(root: Part, cluster: Cluster) -> Path:
         "sys/devices/system/cpu/present": "0\n",
     }
     inputs = (str(root.path), *(word for each in files.items() for word in each))
-    return parts.keep("core", inputs, partial(_fill, root.path, files))
+    return keep("core", inputs, partial(_fill, root.path, files))
 
 
 def _cpuinfo(part: int, dot_product: bool) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from edgevlm.emulation import parts, tools
+from edgevlm.devices.store import keep
+from edgevlm.emulation import tools
 from edgevlm.emulation.parts import Part
 from edgevlm.errors import DeviceError
 from edgevlm.interfaces import Progress
@@ -40,7 +41,7 @@ def prepare(progress: Progress = silent, packages: Sequence[str] = PACKAGES) -> 
     codename = _codename()
     sources = _sources(codename)
     texts = [path.read_text(encoding="utf-8") for path in sources]
-    made = parts.keep("root", (codename, *packages, *texts), partial(_fill, sources, packages, progress))
+    made = keep("root", (codename, *packages, *texts), partial(_fill, sources, packages, progress))
     return Part("arm64 system", made, codename)
 
 

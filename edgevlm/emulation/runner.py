@@ -12,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgevlm.devices import site
-from edgevlm.emulation import parts, shim, tools
+from edgevlm.devices.store import keep
+from edgevlm.emulation import shim, tools
 from edgevlm.emulation.parts import Part
 from edgevlm.errors import DeviceError
 from edgevlm.interfaces import Progress
@@ -48,7 +49,7 @@ def build(python: str, progress: Progress = silent) -> Part:
     cpuinfo = (headers / "cpuinfo.h").read_text(encoding="utf-8")
     version = tools.run([compiler, "-dumpfullversion"], "ask the cross compiler for its version").strip()
     inputs = (requirement, str(wheel.name), version, cpuinfo, *sources)
-    made = parts.keep("runner", inputs, partial(_make, compiler, wheel, headers, progress))
+    made = keep("runner", inputs, partial(_make, compiler, wheel, headers, progress))
     return Part("ExecuTorch runner", made, f"{requirement.replace('==', ' ')}, gcc {version}")
 
 

@@ -35,7 +35,11 @@ def clock(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """Times one component in this process, which has not run it before; a `Times` in plain values."""
     times = native.clock(job) if "native" in job else _clock(make(job), float(job["seconds"]))
     if "bundle" in job:
-        times = replace(times, **_stages(Bundle.open(job["bundle"]), job["component"]))
+        before, after = _stages(Bundle.open(job["bundle"]), job["component"])
+        words = job["component"] == "encode_text"
+        times = replace(
+            times, preprocess_ms=None if words else before, tokenise_ms=before if words else None, postprocess_ms=after
+        )
     plain: Mapping[str, Any] = schema.write(times)
     return plain
 
@@ -82,16 +86,16 @@ def _once(run: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - began) / 1e6
 
 
-def _stages(bundle: Bundle, component: str) -> dict[str, Spread]:
-    """What comes before and after the engine, by the field of `Times`."""
+def _stages(bundle: Bundle, component: str) -> tuple[Spread, Spread | None]:
+    """What comes before the engine, and what comes after it."""
     manifest = bundle.manifest
     quick = partial(repeat, seconds=0.2)
     if component == "encode_text" and manifest.text is not None:
         tokenizer = Tokenizer(manifest.text, bundle.path)
-        return {"tokenise_ms": quick(lambda: tokenizer.encode([TEXT]))}
+        return quick(lambda: tokenizer.encode([TEXT])), None
     picture = sample_picture()
-    found = {"preprocess_ms": quick(lambda: preprocess(picture, manifest.image))}
-    if component == "encode_image":
-        labels = np.full((LABELS, manifest.embedding_dim), manifest.embedding_dim**-0.5, np.float32)
-        found["postprocess_ms"] = quick(lambda: label_scores(labels[:1], labels, manifest.logit_scale))
-    return found
+    before = quick(lambda: preprocess(picture, manifest.image))
+    if component != "encode_image":
+        return before, None
+    labels = np.full((LABELS, manifest.embedding_dim), manifest.embedding_dim**-0.5, np.float32)
+    return before, quick(lambda: label_scores(labels[:1], labels, manifest.logit_scale))
