@@ -99,7 +99,7 @@ def open_all(paths: Sequence[Path]) -> tuple[Bundle, ...]:
         BundleError: one is damaged or none.
         InputError: two have the same name, so that a report could not tell them apart.
     """
-    bundles = [Bundle.open(path.resolve()) for path in dict.fromkeys(paths)]
+    bundles = [Bundle.open(path) for path in {path.resolve(): path for path in paths}.values()]
     names = [bundle.path.name for bundle in bundles]
     for name in names:
         if names.count(name) > 1:

@@ -115,7 +115,7 @@ def _examine(request: Request, progress: Progress) -> Iterator[Result]:
             devices.append(resolve(name, request.profiles))
         except EdgeVLMError as error:
             yield Failed(name, None, error.message, error.hint)
-    paths = tuple(str(path.resolve()) for path in request.bundles)
+    paths = tuple(map(str, request.bundles))  # as they were given, so that a result's command can be given again
     yield from fleet.examine(
         [Assignment(device, paths, request.components, request.effort, request.peers) for device in devices], progress
     )
