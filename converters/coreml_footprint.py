@@ -30,16 +30,15 @@ def footprint(outlines: Mapping[str, Outline], recipe: Recipe, requires: Mapping
         stored = sum(_stored_bytes(each, width) + _BYTES_A_BLOB for each in outline.constants)
         layers = sum(each.dtype == "int8" for each in outline.constants) if static else 0
         sizes.append(stored + outline.calls * _BYTES_A_CALL + layers * _BYTES_A_STATIC_LAYER)
-        compressed = any(each.dtype != "float" or each.sparsity for each in outline.constants)
-        widened = width * sum(each.count for each in outline.constants) if compressed else 0
-        peaks.append((widened + outline.activation_bytes * width // 4, stored))
+        laid_out = width * sum(each.count for each in outline.constants)
+        peaks.append((laid_out + outline.activation_bytes * width // 4, stored))
     anonymous, mapped = max(peaks, key=sum)
     return Footprint(
         size_bytes=sum(sizes),
         anonymous_bytes=anonymous,
         mapped_bytes=mapped,
         requires=requires,
-        basis="weights as stored, again where they are widened on loading, and activations; measured on no device",
+        basis="weights as stored, again in full as an engine lays them out, and activations; checked on no device",
     )
 
 

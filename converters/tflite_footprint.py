@@ -9,7 +9,8 @@ from edgevlm.recipe import Recipe
 
 # Measured by `python -m edgevlm.benchmarks.forecast`: ops, tensors and the places that they come from, in words; pages
 # of the runtime's library; its allocator's and XNNPACK's own bookkeeping.
-_BYTES_A_CALL, _LIBRARY_BYTES, _ENGINE_BYTES = 640, 2_600_000, 1_300_000
+_BYTES_A_CALL, _BYTES_A_QUANTISED_CALL, _BYTES_A_STATIC_LAYER = 640, 460, 1000
+_LIBRARY_BYTES, _ENGINE_BYTES = 2_600_000, 1_300_000
 
 
 INTEGER_RUNTIMES = {
@@ -38,7 +39,9 @@ def footprint(outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
     constants = distinct(outlines.values())
     static, halved = recipe.activations.ranges == "static", recipe.precision == "fp16" and not recipe.quantises
     stored = {each: _stored_bytes(each, 2 if halved else 4, static) for each in constants}
-    size_bytes = sum(stored.values()) + sum(outline.calls for outline in outlines.values()) * _BYTES_A_CALL
+    size_bytes = sum(stored.values()) + sum(outline.calls for outline in outlines.values()) * (
+        _BYTES_A_QUANTISED_CALL if recipe.quantises else _BYTES_A_CALL
+    )
     tables = [each for each in constants if each.kind == "embedding"]
     packed = sum(_packed_bytes(each, recipe) for each in constants if each.kind != "embedding")
     activation_bytes = max(outline.activation_bytes for outline in outlines.values())
@@ -70,8 +73,9 @@ def _least_runtime(outlines: Mapping[str, Outline], constants: tuple[Constant, .
 
 def _stored_bytes(constant: Constant, width: int, static: bool) -> int:
     """Bytes of one constant where a layer's weights have `width` bytes a float, and everything else has four."""
-    if constant.dtype == "int8":  # a float32 scale and an int64 zero point a row; with static ranges, its bias's too
-        return constant.count + 12 * constant.rows * (2 if static else 1)
+    if constant.dtype == "int8":  # a float32 scale and an int64 zero point a row
+        ranges = 4 * constant.rows + _BYTES_A_STATIC_LAYER if static else 0
+        return constant.count + 12 * constant.rows + ranges
     if constant.dtype == "int4":
         return constant.count // 2 + 2 * constant.scales
     return constant.count * (4 if constant.kind == "other" else width)

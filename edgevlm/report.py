@@ -270,7 +270,7 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("with fixtures", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
         (
             "peak memory",
-            f"about {manifest.estimated_peak_memory_bytes / 1e6:.0f} MB (estimated: float32 weights and activations)",
+            f"about {manifest.estimated_peak_memory_bytes / 1e6:.0f} MB (estimated: weights, activations, engine)",
         ),
         ("picture", f"{image.height} x {image.width}, {image.resize.replace('_', ' ')}, {image.resample}"),
         ("embedding", f"{manifest.embedding_dim} numbers, space {manifest.embedding_space_id[:19]}…"),

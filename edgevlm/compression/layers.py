@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -76,7 +77,13 @@ def refuse_unknown_layers(programs: Programs, recipe: Recipe) -> None:
     """Raises RecipeError for a `float_layers` pattern that names nothing, before the long work starts."""
     if not recipe.weights.float_layers:
         return
-    names = [f"{component}/{name}" for component, program in programs.items() for name in layer_names(program)]
+    refuse_unknown_patterns(
+        [f"{component}/{name}" for component, program in programs.items() for name in layer_names(program)], recipe
+    )
+
+
+def refuse_unknown_patterns(names: Sequence[str], recipe: Recipe) -> None:
+    """The same for names such as `encode_image/blocks.3.mlp.fc1` that are known already."""
     for pattern in recipe.weights.float_layers:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise RecipeError(
