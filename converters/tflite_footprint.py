@@ -1,4 +1,4 @@
-"""What a .tflite is expected to take, before it is made: what each weight is stored as, and what XNNPACK makes of it."""
+"""What a .tflite is expected to take, before it is made: what it stores of each weight, and what XNNPACK keeps."""
 
 from __future__ import annotations
 

@@ -166,9 +166,12 @@ def forecasts(found: Sequence[Forecast]) -> None:
             )
         )
     table(None, ("target", "recipe", ">for the app", ">peak memory", ">of it mapped", "needs"), rows)
-    click.echo("Estimated, nothing was converted. Size: each weight in the type that it would be stored in.")
+    click.echo(
+        "Estimated; nothing was converted. Size: each weight in the type that it would be stored in. Peak memory:"
+    )
+    click.echo("what the engine adds while it opens the artefact and runs the component that needs most, namely")
     for target, basis in {each.target: each.footprint.basis for each in found if each.footprint}.items():
-        click.echo(f"Peak memory of {target}: {basis}.")
+        click.echo(f"  {target}: {basis}")
 
 
 def forecast_json(forecast: Forecast) -> dict[str, Any]:
@@ -316,10 +319,7 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("needs", _platforms(manifest.requires)),
         ("for the app", f"{bundle.artefact_bytes / 1e6:.2f} MB{_download(manifest)}"),
         ("with fixtures", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
-        (
-            "peak memory",
-            f"about {manifest.estimated_peak_memory_bytes / 1e6:.0f} MB (estimated: weights, activations, the engine's own)",
-        ),
+        ("peak memory", f"about {_megabytes(manifest.estimated_peak_memory_bytes)} of the engine's own (estimated)"),
         ("picture", f"{image.height} x {image.width}, {image.resize.replace('_', ' ')}, {image.resample}"),
         ("embedding", f"{manifest.embedding_dim} numbers, space {manifest.embedding_space_id[:19]}…"),
     ]
