@@ -18,12 +18,15 @@ from edgevlm.recipe import Recipe
 from edgevlm.spec import TensorSpec
 
 from . import coreml_patches
+from .coreml_footprint import footprint
 from .coreml_weights import compress_with_coremltools, integer_weights_pass, require_compressed
 from .requirements import require
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
+
+    from edgevlm.footprint import Footprint, Outline
 
 # https://apple.github.io/coremltools/mlmodel/Format/Model.html: the first systems to read a specification version.
 _SYSTEMS = {
@@ -68,6 +71,11 @@ class CoreMLConverter:
         require("coremltools", extra=self.target)
         return tuple(_lower(program, recipe, out_dir) for program in programs.values())
 
+    def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
+        """What the packages are expected to take, and the least systems."""
+        version = {None: 6, "iOS16": 7, "iOS17": 8, "iOS18": 9}[_least_system(recipe)]
+        return footprint(outlines, recipe, _SYSTEMS[version])
+
 
 def _lower(program: Program, recipe: Recipe, out_dir: Path) -> BundleFile:
     name = program.spec.name
@@ -98,6 +106,7 @@ def _convert(program: Program, recipe: Recipe) -> Any:
         program, weights = baked(program)
         passes.append_pass(integer_weights_pass(weights))
     exported = _capture(program)
+    least = _least_system(recipe)
     precision = (
         ct.precision.FLOAT32
         if recipe.precision == "fp32"
@@ -111,7 +120,7 @@ def _convert(program: Program, recipe: Recipe) -> Any:
             # Without a dtype, a float16 program returns float16 where the system allows it.
             outputs=[ct.TensorType(name=tensor.name, dtype=_dtype(tensor)) for tensor in program.spec.outputs],
             compute_precision=precision,
-            minimum_deployment_target=_least_system(recipe),
+            minimum_deployment_target=getattr(ct.target, least) if least else None,
             pass_pipeline=passes,
             skip_model_load=True,
         )
@@ -120,16 +129,14 @@ def _convert(program: Program, recipe: Recipe) -> Any:
         raise UnsupportedError(f"{program.spec.name}: coremltools cannot convert it: {first_line}") from error
 
 
-def _least_system(recipe: Recipe) -> Any:
+def _least_system(recipe: Recipe) -> str | None:
     """The first system whose ops hold what the recipe asks for; None leaves the choice to coremltools."""
-    import coremltools as ct
-
     if recipe.weights.dtype == "int4" or (recipe.quantises and recipe.weights.sparsity):
-        return ct.target.iOS18  # constexpr_blockwise_shift_scale, constexpr_sparse_blockwise_shift_scale
+        return "iOS18"  # constexpr_blockwise_shift_scale, constexpr_sparse_blockwise_shift_scale
     if recipe.activations.ranges == "static":
-        return ct.target.iOS17  # quantize, dequantize
+        return "iOS17"  # quantize, dequantize
     if recipe.weights.dtype != "float" or recipe.weights.sparsity:
-        return ct.target.iOS16  # constexpr_affine_dequantize, constexpr_lut_to_dense, constexpr_sparse_to_dense
+        return "iOS16"  # constexpr_affine_dequantize, constexpr_lut_to_dense, constexpr_sparse_to_dense
     return None
 
 

@@ -19,14 +19,13 @@ from edgevlm.errors import UnsupportedError
 from edgevlm.interfaces import Program
 from edgevlm.recipe import Recipe
 
+from .coreml_footprint import LEAST_SIZE, WORTH_A_MASK
+
 if TYPE_CHECKING:
     from .integers import IntegerWeight
 
 PASS = "edgevlm::integer_weights"
 
-_WORTH_A_MASK = 0.3
-# coremltools' own default: what is smaller costs more in ops than it saves.
-_LEAST_SIZE = 2048
 _COMPRESSIBLE = ("linear", "conv", "gather")
 
 _Key = tuple[str, tuple[int, ...], int]
@@ -98,7 +97,7 @@ def _per_channel(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> Any:
 
 def _is_sparse(weight: IntegerWeight) -> bool:
     """Whether a bit for each value, and the values that are not zero, are less than all of them."""
-    return weight.bits == 8 and float((weight.integers == 0).mean()) > _WORTH_A_MASK
+    return weight.bits == 8 and float((weight.integers == 0).mean()) > WORTH_A_MASK
 
 
 def _sparse(op: Any, weight: IntegerWeight, dtype: np.dtype[Any]) -> Any:
@@ -170,10 +169,10 @@ def _config(program: Program, recipe: Recipe) -> Any:
 
     if _pass_of(recipe) == _PALETTES:
         bits = int(recipe.weights.dtype.removeprefix("palette-"))
-        settings = optimize.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=_LEAST_SIZE)
+        settings = optimize.OpPalettizerConfig(mode="kmeans", nbits=bits, weight_threshold=LEAST_SIZE)
     else:
         settings = optimize.OpThresholdPrunerConfig(
-            threshold=1e-12, minimum_sparsity_percentile=_WORTH_A_MASK, weight_threshold=_LEAST_SIZE
+            threshold=1e-12, minimum_sparsity_percentile=WORTH_A_MASK, weight_threshold=LEAST_SIZE
         )
     component, patterns = program.spec.name, recipe.weights.float_layers
     layers = [name.removesuffix(".weight") for name, _ in program.module.named_parameters()]

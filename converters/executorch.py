@@ -14,6 +14,7 @@ from edgevlm.interfaces import Array, BundleFile, OpRange, Program, Programs, Pr
 from edgevlm.recipe import Recipe
 
 from . import executorch_patches
+from .executorch_footprint import footprint
 from .requirements import require
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from torch.export import ExportedProgram
+
+    from edgevlm.footprint import Footprint, Outline
 
 FILE = "model.pte"
 _GROUP = 32
@@ -79,10 +82,23 @@ class ExecuTorchConverter:
             lowered = _lower({name: _prepare(program, recipe) for name, program in programs.items()})
         with (out_dir / FILE).open("wb") as file:
             lowered.write_to_file(file)  # in pieces: `lowered.buffer` would be a second copy of the weights
-        requires = {"executorch": _version()}
-        if _computes_in_fp16(recipe):
-            requires["cpu"] = "Armv8.2-A FP16 or x86-64 F16C"
-        return (BundleFile(path=FILE, components=tuple(programs), requires=requires),)
+        return (BundleFile(path=FILE, components=tuple(programs), requires=_requires(recipe)),)
+
+    def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
+        """What the file is expected to take, and the least runtime: that of the executorch that is installed.
+
+        Raises:
+            MissingDependency: none is.
+        """
+        require("executorch", extra=self.target)
+        return footprint(outlines, recipe, _requires(recipe))
+
+
+def _requires(recipe: Recipe) -> dict[str, str]:
+    requires = {"executorch": _version()}
+    if _computes_in_fp16(recipe):
+        requires["cpu"] = "Armv8.2-A FP16 or x86-64 F16C"
+    return requires
 
 
 def _computes_in_fp16(recipe: Recipe) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgevlm.capture import examples, named, plain_attention, quiet
 from edgevlm.errors import UnsupportedError
@@ -16,6 +16,10 @@ from edgevlm.interfaces import Array, BundleFile, OpRange, Programs, Progress, U
 from edgevlm.recipe import Recipe
 
 from .requirements import require
+from .tflite_footprint import footprint
+
+if TYPE_CHECKING:
+    from edgevlm.footprint import Footprint, Outline
 
 FILE = "model.tflite"
 _GROUPS = (32, 64, 128, 256)
@@ -63,6 +67,10 @@ class TFLiteConverter:
             data = _lower(programs, recipe)
         (out_dir / FILE).write_bytes(data)
         return (BundleFile(path=FILE, components=tuple(programs), requires=_required_runtimes(data)),)
+
+    def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
+        """What the file is expected to take, and the least runtime."""
+        return footprint(outlines, recipe)
 
 
 def _lower(programs: Programs, recipe: Recipe) -> bytes:

@@ -21,6 +21,7 @@ from ai_edge_litert.tools import flatbuffer_utils  # type: ignore[import-untyped
 from numpy.typing import NDArray
 
 from .integers import IntegerWeight
+from .tflite_footprint import INTEGER_RUNTIMES
 
 _Op = schema.BuiltinOperator
 _Type = schema.TensorType
@@ -40,13 +41,13 @@ class _Kernel:
 
 
 _WIDENING_KERNELS = {
-    _Op.FULLY_CONNECTED: _Kernel(12, "2.17.0"),
-    _Op.CONV_2D: _Kernel(5, "2.4.0"),
-    _Op.DEPTHWISE_CONV_2D: _Kernel(6, "2.3.0"),
-    _Op.EMBEDDING_LOOKUP: _Kernel(4, "2.18.0"),
+    _Op.FULLY_CONNECTED: _Kernel(12, INTEGER_RUNTIMES["linear"]),
+    _Op.CONV_2D: _Kernel(5, INTEGER_RUNTIMES["conv2d"]),
+    _Op.DEPTHWISE_CONV_2D: _Kernel(6, INTEGER_RUNTIMES["depthwise"]),
+    _Op.EMBEDDING_LOOKUP: _Kernel(4, INTEGER_RUNTIMES["embedding"]),
 }
-_INT4 = _Kernel(13, "2.18.0")  # FULLY_CONNECTED
-_DEQUANTIZE = _Kernel(5, "2.17.0")
+_INT4 = _Kernel(13, INTEGER_RUNTIMES["int4"])  # FULLY_CONNECTED
+_DEQUANTIZE = _Kernel(5, INTEGER_RUNTIMES["widening"])
 
 
 @dataclass(frozen=True)

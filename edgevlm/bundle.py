@@ -129,6 +129,9 @@ class Manifest:
     """What `manifest.json` holds. Field order is the file's.
 
     Attributes:
+        estimated_peak_memory_bytes: What the target's engine adds to a process at most while it opens the artefact and
+            runs the component that needs most: weights as it keeps them, activations, the mapped file and its own
+            library. A target that does not say: weights in float32 and activations.
         compressed_size_bytes: What the artefact's files come to in a compressed download (deflate); since 1.1.
         calibration: What ranges were measured on; None where none were; since 1.1.
         weights: Proof for each component whose weights are integers; since 1.1.

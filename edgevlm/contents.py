@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevlm import cache, golden, schema
+from edgevlm import cache, forecast, golden, registry, schema
 from edgevlm.bundle import FORMAT_VERSION, BundledComponent, Manifest
 from edgevlm.interfaces import BundleFile
 from edgevlm.prepared import Prepared, softmax
@@ -69,6 +69,7 @@ def make_manifest(
         folder: Where it wrote them.
     """
     model, calibration = source.model, _calibration(source, recipe)
+    expected = forecast.footprint(registry.converter(target), source.outlines, recipe)
     answered_by = {component: file.path for file in files for component in file.components}
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -87,7 +88,7 @@ def make_manifest(
         recipe=recipe,
         source=model.source,
         requires={platform: least for file in files for platform, least in file.requires.items()},
-        estimated_peak_memory_bytes=source.peak_bytes,
+        estimated_peak_memory_bytes=expected.peak_memory_bytes if expected else source.peak_bytes,
         parity=None,
         tool_versions=cache.tool_versions(),
         compressed_size_bytes=sum(_deflated_bytes(path) for path in _artefact_files(folder, files)),

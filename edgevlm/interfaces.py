@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from edgevlm.bundle import Bundle
+    from edgevlm.footprint import Footprint, Outline
 
 F32 = NDArray[np.float32]
 Array = F32 | NDArray[np.int32]
@@ -265,6 +266,19 @@ class Converter(Protocol):
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
         """Writes the artefact below `out_dir`. The same programs give the same bytes."""
+
+
+@runtime_checkable
+class Forecaster(Protocol):
+    """A converter that can also say beforehand what its artefact will take; a target of one's own need not."""
+
+    def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
+        """What is expected of an artefact; asked before anything is converted, its own packages perhaps not installed.
+
+        Args:
+            outlines: By component, with what the recipe makes of each constant.
+            recipe: One that the target does not refuse.
+        """
 
 
 class Session(Protocol):

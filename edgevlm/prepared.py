@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from edgevlm import golden, labels, memory, parity
 from edgevlm.bundle import Labels
 from edgevlm.errors import UnsupportedError, named_failures
+from edgevlm.footprint import Outline, outline
 from edgevlm.interfaces import F32, Array, Programs, Progress
 from edgevlm.recipe import Recipe
 from edgevlm.tokenizing import Tokenizer
@@ -46,23 +48,10 @@ class Prepared:
         self._compressed: Compressed | None = None
         self.labels = wanted or model.labels
         self.label_embeddings = model.label_embeddings
-        self.tokenizer: Tokenizer | None = None
-        if model.text is not None and model.tokenizer_json is not None:
-            self.tokenizer = Tokenizer.from_bytes(model.text, model.tokenizer_json)
+        self.tokenizer = open_tokenizer(model)
         if wanted is not None:
             self.label_embeddings = self._embed_labels(wanted)
-        programs = dict(model.programs)
-        if self.label_embeddings is not None:
-            from edgevlm.models.classifier import classifier_program
-
-            programs["classify"] = classifier_program(
-                programs["encode_image"], self.label_embeddings, model.logit_scale
-            )
-        if image_only:
-            programs.pop("encode_text", None)
-            if "classify" in programs:
-                del programs["encode_image"]
-        self.programs: Programs = programs
+        self.programs = choose_programs(model, self.label_embeddings, image_only=image_only)
 
     def audit_rows(self, progress: Progress) -> dict[str, Array]:
         """What ranges in float16 are audited on, by the name of the input: calibration data, else parity's samples."""
@@ -92,16 +81,8 @@ class Prepared:
 
         from edgevlm.models.classifier import embed_labels
 
+        texts = check_labels(self.model, self.tokenizer, wanted)
         tokenizer = self.tokenizer
-        if tokenizer is None:
-            known = self.model.labels.names if self.model.labels else ()
-            raise UnsupportedError(
-                f"{self.model.source.name} has no text tower, so no other labels can be baked than its own: "
-                f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}",
-                hint="leave --labels out to bake those, or train a student that keeps a text tower",
-            )
-        texts = labels.texts_of(wanted)
-        labels.check_lengths(wanted.names, texts, tokenizer)
         return embed_labels(
             self.model.reference["encode_text"],
             lambda several: torch.from_numpy(tokenizer.encode(several)),
@@ -122,10 +103,18 @@ class Prepared:
             scores=self.classify(image) if "classify" in self.programs else None,
         )
 
-    @cached_property
+    @property
     def peak_bytes(self) -> int:
         """Estimate for the largest component: its weights in float32 and its activations."""
-        return max(memory.activation_peak_bytes(p) + memory.weight_bytes(p) for p in self.programs.values())
+        return max(
+            self.outlines[name].activation_bytes + memory.weight_bytes(program)
+            for name, program in self.programs.items()
+        )
+
+    @cached_property
+    def outlines(self) -> dict[str, Outline]:
+        """Every component, seen without running it."""
+        return {name: outline(program) for name, program in self.programs.items()}
 
     def embed(self, component: str, rows: F32 | NDArray[np.int32]) -> F32:
         """The reference's embeddings, float32 [N, D]."""
@@ -140,6 +129,52 @@ class Prepared:
         if self.label_embeddings is None:
             raise ValueError("no labels were baked")
         return softmax(self.model.logit_scale * image_embeddings @ self.label_embeddings.numpy().T)
+
+
+def open_tokenizer(model: Model) -> Tokenizer | None:
+    """The model's own; None where it has no text tower."""
+    if model.text is None or model.tokenizer_json is None:
+        return None
+    return Tokenizer.from_bytes(model.text, model.tokenizer_json)
+
+
+def choose_programs(model: Model, label_embeddings: torch.Tensor | None, *, image_only: bool) -> Programs:
+    """The components that a bundle gets.
+
+    Args:
+        model: Whose image and text towers they are.
+        label_embeddings: float32 [L, D] that make a `classify` component; None makes none.
+        image_only: Whether the text tower is left out; with labels, `classify` is all there is.
+    """
+    programs = dict(model.programs)
+    if label_embeddings is not None:
+        from edgevlm.models.classifier import classifier_program
+
+        programs["classify"] = classifier_program(programs["encode_image"], label_embeddings, model.logit_scale)
+    if image_only:
+        programs.pop("encode_text", None)
+        if "classify" in programs:
+            del programs["encode_image"]
+    return programs
+
+
+def check_labels(model: Model, tokenizer: Tokenizer | None, wanted: Labels) -> Sequence[Sequence[str]]:
+    """The texts of each label.
+
+    Raises:
+        UnsupportedError: there is no text tower to embed them.
+        LabelError: one does not fit the model's context.
+    """
+    if tokenizer is None:
+        known = model.labels.names if model.labels else ()
+        raise UnsupportedError(
+            f"{model.source.name} has no text tower, so no other labels can be baked than its own: "
+            f"{', '.join(known[:10])}{', ...' if len(known) > 10 else ''}",
+            hint="leave --labels out to bake those, or train a student that keeps a text tower",
+        )
+    texts = labels.texts_of(wanted)
+    labels.check_lengths(wanted.names, texts, tokenizer)
+    return texts
 
 
 def softmax(logits: NDArray[np.floating]) -> F32:

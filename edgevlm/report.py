@@ -20,6 +20,7 @@ from edgevlm import schema
 from edgevlm.bundle import Bundle, Manifest, ParityReport
 
 if TYPE_CHECKING:
+    from edgevlm.forecast import Forecast
     from edgevlm.interfaces import Advice, OpCount, OpRange, Package, PackageValue, Progress
     from edgevlm.pipeline import Outcome
 
@@ -145,6 +146,55 @@ def outcomes(found: Sequence[Outcome]) -> None:
                 click.echo(f"  try: {outcome.error.hint}", err=True)
 
 
+def forecasts(found: Sequence[Forecast]) -> None:
+    """What to expect of each target and recipe: a table, and how the figures came about."""
+    rows = []
+    for each in found:
+        footprint = each.footprint
+        if footprint is None:
+            said = "; ".join(problem.what for problem in each.refused)
+            rows.append((each.target, each.recipe, "", "", "", f"[red]refused[/]: {said}" if said else "not known"))
+            continue
+        rows.append(
+            (
+                each.target,
+                each.recipe,
+                _megabytes(footprint.size_bytes),
+                _megabytes(footprint.peak_memory_bytes),
+                _megabytes(footprint.mapped_bytes),
+                _platforms(footprint.requires),
+            )
+        )
+    table(None, ("target", "recipe", ">for the app", ">peak memory", ">of it mapped", "needs"), rows)
+    click.echo(
+        "Estimated; nothing was converted. Size: each weight in the type that it would be stored in. Peak memory:"
+    )
+    click.echo("what the engine adds while it opens the artefact and runs the component that needs most, namely")
+    for target, basis in {each.target: each.footprint.basis for each in found if each.footprint}.items():
+        click.echo(f"  {target}: {basis}")
+
+
+def forecast_json(forecast: Forecast) -> dict[str, Any]:
+    """The same in plain values; what is not known is null."""
+    footprint = forecast.footprint
+    return {
+        "target": forecast.target,
+        "recipe": forecast.recipe,
+        "evidence": "estimated",
+        "size_bytes": footprint.size_bytes if footprint else None,
+        "peak_memory_bytes": footprint.peak_memory_bytes if footprint else None,
+        "anonymous_bytes": footprint.anonymous_bytes if footprint else None,
+        "mapped_bytes": footprint.mapped_bytes if footprint else None,
+        "memory_basis": footprint.basis if footprint else None,
+        "requires": dict(footprint.requires) if footprint else None,
+        "refused": [schema.write(problem) for problem in forecast.refused],
+    }
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
 def _way_out(bundle: Bundle) -> str:
     """What to do about answers that a recipe has moved too far."""
     recipe, record = bundle.manifest.recipe, bundle.manifest.calibration
@@ -253,6 +303,7 @@ def _sizes(value: PackageValue) -> str:
 
 
 def _platforms(requires: Mapping[str, str]) -> str:
+    """What something needs, in words, such as `iOS 16, macOS 13`."""
     return ", ".join(f"{platform} {least}" for platform, least in requires.items())
 
 
@@ -268,10 +319,7 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("needs", _platforms(manifest.requires)),
         ("for the app", f"{bundle.artefact_bytes / 1e6:.2f} MB{_download(manifest)}"),
         ("with fixtures", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
-        (
-            "peak memory",
-            f"about {manifest.estimated_peak_memory_bytes / 1e6:.0f} MB (estimated: float32 weights and activations)",
-        ),
+        ("peak memory", f"about {_megabytes(manifest.estimated_peak_memory_bytes)} of the engine's own (estimated)"),
         ("picture", f"{image.height} x {image.width}, {image.resize.replace('_', ' ')}, {image.resample}"),
         ("embedding", f"{manifest.embedding_dim} numbers, space {manifest.embedding_space_id[:19]}…"),
     ]

@@ -23,6 +23,7 @@ LAYERS = (
         "preprocessing",
         "tokenizing",
         "labels",
+        "footprint",
         "memory",
         "work",
         "progress",
@@ -30,7 +31,7 @@ LAYERS = (
     },
     {"registry", "bundle_model", "parity"},
     {"models", "data", "distillation", "enrichment", "evaluation", "compression"},
-    {"golden", "audit", "prepared", "contents", "pipeline", "api", "report", "tuning", "blame"},
+    {"golden", "audit", "prepared", "contents", "forecast", "pipeline", "api", "report", "tuning", "blame"},
     {"onboard", "devices", "emulation", "bench"},
     {"commands", "cli", "__main__"},
 )

@@ -10,17 +10,26 @@ from typing import TYPE_CHECKING
 import click
 
 from edgevlm.commands.options import PATH, as_json
-from edgevlm.errors import CheckFailed, InputError
+from edgevlm.errors import CheckFailed, InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from edgevlm.bundle import Labels
     from edgevlm.compression.calibration import CalibrationSource
+    from edgevlm.pipeline import Request
+    from edgevlm.recipe import Recipe
 
 
 @click.command()
 @click.argument("model", required=False, default="edgevlm-student")
 @click.option("--target", required=True, help="coreml, executorch, tflite, or all.")
-@click.option("--recipe", default="fp16", show_default=True, help="Name of a built-in recipe, or a YAML file.")
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    default=("fp16",),
+    show_default="fp16",
+    help="Name of a built-in recipe, or a YAML file. With --dry-run it may repeat, or be all.",
+)
 @click.option("--labels", type=PATH, help="Label file, one per line: bakes a classify component.")
 @click.option(
     "--template", "templates", multiple=True, help='Prompt around each label, e.g. "a photo of a {}"; may repeat.'
@@ -39,11 +48,12 @@ if TYPE_CHECKING:
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--force", is_flag=True, help="Replace existing bundles.")
 @click.option("--no-cache", is_flag=True, help="Convert again even if nothing has changed.")
+@click.option("--dry-run", is_flag=True, help="Say what would come of it, in seconds; convert and write nothing.")
 @as_json
 def convert(
     model: str,
     target: str,
-    recipe: str,
+    recipes: tuple[str, ...],
     labels: Path | None,
     templates: tuple[str, ...],
     descriptions: Path | None,
@@ -56,6 +66,7 @@ def convert(
     revision: str | None,
     force: bool,
     no_cache: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Convert MODEL to bundles, and prove that they compute what it computes.
@@ -70,18 +81,22 @@ def convert(
       edgevlm convert --target coreml --labels birds.txt --descriptions birds.descriptions.json
       edgevlm convert --target all --recipe int8
       edgevlm convert --target tflite --recipe int8-static --calibration photos/ --calibration-texts queries.txt
+      edgevlm convert ./my-clip --target all --recipe all --dry-run
+
+    --dry-run estimates the size of what an app would ship, what its engine adds to a process's memory at most, and says
+    the least system: before the long work, and without calibration data. It reads no options about the output.
     """
     from edgevlm import pipeline, registry, report
-    from edgevlm.recipe import resolve
 
     known = registry.targets()
     if target != "all" and target not in known:
         raise InputError(f"no target {target!r}: expected all or one of {', '.join(known)}")
+    chosen = _resolve(recipes, several=dry_run)
     request = pipeline.Request(
         model=model,
         revision=revision,
         targets=known if target == "all" else (target,),
-        recipe=resolve(recipe),
+        recipe=chosen[0],
         out=out,
         labels=_read_labels(labels, templates, descriptions),
         image_only=image_only,
@@ -90,6 +105,9 @@ def convert(
         use_cache=not no_cache,
         calibration=_calibration(calibration, calibration_texts, images),
     )
+    if dry_run:
+        _forecast(request, chosen, as_json=as_json)
+        return
     with report.progress_bar() as progress:
         outcomes = pipeline.convert(request, progress)
     if as_json:
@@ -101,6 +119,46 @@ def convert(
         sys.exit(max(error.exit_code for error in errors))
     if any(outcome.status != "passed" for outcome in outcomes):
         sys.exit(CheckFailed.exit_code)
+
+
+def _resolve(names: tuple[str, ...], *, several: bool) -> tuple[Recipe, ...]:
+    """The recipes of these names, each once.
+
+    Raises:
+        RecipeError: there is no such recipe.
+        InputError: there are several, and one is expected; or two of one name.
+    """
+    from edgevlm.recipe import BUILTIN, resolve
+
+    if not several and (len(names) > 1 or "all" in names):
+        raise InputError(
+            f"--recipe: expected one, got {', '.join(names)}", hint="--dry-run compares several, and converts nothing"
+        )
+    wanted = dict.fromkeys(each for name in names for each in (BUILTIN if name == "all" else (name,)))
+    found = tuple(resolve(name) for name in wanted)
+    for recipe in found:
+        if sum(other.name == recipe.name for other in found) > 1:
+            raise InputError(f"--recipe: two are called {recipe.name}", hint="give them different names")
+    return found
+
+
+def _forecast(request: Request, recipes: tuple[Recipe, ...], *, as_json: bool) -> None:
+    from edgevlm import report
+    from edgevlm.forecast import forecast, read_programs
+
+    with report.progress_bar() as progress:
+        progress("reading the model", None)
+        programs = read_programs(
+            request.model, revision=request.revision, labels=request.labels, image_only=request.image_only
+        )
+        progress("looking at its layers", None)
+        found = forecast(programs, request.targets, recipes)
+    if as_json:
+        report.print_json({"forecasts": [report.forecast_json(each) for each in found]})
+    else:
+        report.forecasts(found)
+    if all(each.refused for each in found):
+        sys.exit(UnsupportedError.exit_code)
 
 
 def _calibration(data: str | None, texts: Path | None, images: Path | None) -> CalibrationSource | None:

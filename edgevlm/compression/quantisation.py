@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 import nncf  # type: ignore[import-untyped]
 import torch
@@ -26,7 +25,7 @@ from edgevlm.compression.allocation import mapped_activations
 from edgevlm.compression.annotation import Annotator
 from edgevlm.compression.folding import fold_layer_norms, fold_output_scales, parameter
 from edgevlm.compression.groups import decide_int4, store_groups
-from edgevlm.compression.layers import Layer, find_layers, weight_of
+from edgevlm.compression.layers import Layer, becomes_integers, find_layers, weight_of
 from edgevlm.errors import RecipeError
 from edgevlm.interfaces import Program
 from edgevlm.recipe import Recipe
@@ -77,22 +76,8 @@ def _whole_range() -> Iterator[None]:
 
 
 def _choose(graph: GraphModule, component: str, recipe: Recipe) -> tuple[Layer, ...]:
-    """What becomes integers.
-
-    XNNPACK has no depthwise convolution whose input is quantised as it comes, and these weights are few: they stay as
-    they are unless their inputs' ranges are fixed, or stay in float. Scores of labels lie so close that 8 bits in a
-    fixed range do not tell them apart (top-1 agreement of the built-in student 0.895; 0.995 with the label table in
-    float): with static ranges it stays as it is.
-    """
-    ranges, patterns = recipe.activations.ranges, recipe.weights.float_layers
-    kept = {"dynamic": ("depthwise",), "static": ("labels",), "float": ()}[ranges]
-    return tuple(
-        layer
-        for layer in find_layers(graph)
-        if not any(fnmatchcase(f"{component}/{layer.name}", pattern) for pattern in patterns)
-        and layer.kind not in kept
-        and not (component == "classify" and layer.name in kept)
-    )
+    """What becomes integers."""
+    return tuple(layer for layer in find_layers(graph) if becomes_integers(layer.name, layer.kind, component, recipe))
 
 
 def _quantise_graph(

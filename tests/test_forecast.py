@@ -1,0 +1,243 @@
+"""What `edgevlm convert --dry-run` says, beside what conversions come to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import compressions
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from edgevlm import forecast, pipeline, registry
+from edgevlm.bundle import Labels
+from edgevlm.capture import unlifted
+from edgevlm.cli import main
+from edgevlm.compression.layers import find_layers
+from edgevlm.devices.local import Local
+from edgevlm.errors import LabelError, RecipeError, UnsupportedError
+from edgevlm.footprint import Constant, distinct, outline
+from edgevlm.models import builtin
+from edgevlm.recipe import BUILTIN, Recipe
+
+TARGETS = tuple(registry.CONVERTERS)
+REFUSED = {
+    *(("executorch", recipe) for recipe in ("int8-weights", "palette-6", "palette-4")),
+    *(("tflite", recipe) for recipe in ("palette-6", "palette-4")),
+}
+TAKEN = [(target, recipe) for target in TARGETS for recipe in BUILTIN if (target, recipe) not in REFUSED]
+
+
+def dry_run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["convert", *arguments, "--dry-run"])
+
+
+@pytest.fixture(scope="module")
+def foreseen() -> dict[tuple[str, str], forecast.Forecast]:
+    lowered = {name: compressions.programs()[name] for name in compressions.LOWERED}
+    return {(each.target, each.recipe): each for each in forecast.forecast(lowered, TARGETS, tuple(BUILTIN.values()))}
+
+
+@pytest.fixture(scope="module")
+def students() -> dict[tuple[str, str], forecast.Forecast]:
+    found = forecast.forecast(forecast.read_programs(builtin.STUDENT), TARGETS, tuple(BUILTIN.values()))
+    return {(each.target, each.recipe): each for each in found}
+
+
+def test_what_is_refused_is_refused_for_the_converters_own_reason(
+    foreseen: dict[tuple[str, str], forecast.Forecast],
+) -> None:
+    assert {key for key, each in foreseen.items() if each.refused} == REFUSED
+    for (target, recipe), each in foreseen.items():
+        assert each.refused == registry.converter(target).unsupported({}, BUILTIN[recipe])
+        assert (each.footprint is None) == bool(each.refused)
+
+
+@pytest.mark.parametrize(("target", "recipe"), TAKEN)
+def test_the_least_system_is_the_one_that_the_artefact_needs(
+    target: str, recipe: str, foreseen: dict[tuple[str, str], forecast.Forecast]
+) -> None:
+    made, expected = compressions.bundle(target, recipe), foreseen[target, recipe].footprint
+    assert expected is not None
+    assert dict(expected.requires) == dict(made.manifest.requires)
+    assert abs(expected.size_bytes - made.artefact_bytes) < 100_000
+
+
+@pytest.mark.parametrize(("target", "recipe"), [("coreml", "fp16"), ("coreml", "int8"), ("tflite", "int8")])
+def test_a_real_conversion_has_the_size_that_was_foreseen(
+    target: str, recipe: str, students: dict[tuple[str, str], forecast.Forecast], tmp_path: Path
+) -> None:
+    (outcome,) = pipeline.convert(pipeline.Request(builtin.STUDENT, (target,), BUILTIN[recipe], tmp_path))
+    expected = students[target, recipe].footprint
+    assert outcome.bundle is not None
+    assert expected is not None
+    assert expected.size_bytes == pytest.approx(outcome.bundle.artefact_bytes, rel=0.01)
+    assert dict(expected.requires) == dict(outcome.bundle.manifest.requires)
+    assert outcome.bundle.manifest.estimated_peak_memory_bytes == expected.peak_memory_bytes
+    if target == "tflite" and sys.platform == "linux":
+        job = {"job": "memory", "bundle": str(outcome.bundle.path), "component": "encode_text", "threads": 1}
+        *_, said = Local().ask(job, timeout_seconds=300)
+        measured = said["result"]["resident_bytes"] - said["result"]["before_bytes"]
+        assert expected.peak_memory_bytes == pytest.approx(measured, rel=0.3)
+
+
+@pytest.mark.parametrize("component", compressions.STUDENTS | {"clip_text": 0, "clip_image": 0, "siglip_image": 0})
+def test_an_outline_has_the_layers_of_the_captured_graph(component: str) -> None:
+    program = compressions.programs()[component]
+    seen = outline(program)
+    layers = find_layers(unlifted(program.module, program.example))
+    assert {(each.layer, each.kind, each.shape) for each in seen.constants if each.kind != "other"} == {
+        (layer.name, layer.kind, layer.shape) for layer in layers
+    }
+    tensors = dict(program.module.named_parameters()) | dict(program.module.named_buffers())
+    assert sum(each.count for each in seen.constants) == sum(tensor.numel() for tensor in tensors.values())
+
+
+def test_a_tower_that_two_components_share_is_stored_once_where_they_share_a_file() -> None:
+    labels = Labels(("one", "two"), ("a {}",))
+    both = forecast.read_programs(builtin.STUDENT, labels=labels)
+    assert set(both) == {"encode_image", "encode_text", "classify"}
+    outlines = {name: outline(program) for name, program in both.items()}
+    held = sum(each.count for each in distinct(outlines.values()))
+    alone = sum(each.count for name in ("encode_image", "encode_text") for each in outlines[name].constants)
+    dim = next(iter(both.values())).spec.outputs[0].shape[1]
+    assert held == alone + 2 * dim
+    coreml, tflite = (
+        each.footprint.size_bytes
+        for each in forecast.forecast(both, ("coreml", "tflite"), (BUILTIN["fp32"],))
+        if each.footprint
+    )
+    image = 4 * sum(each.count for each in outlines["encode_image"].constants)
+    assert coreml - tflite == pytest.approx(image, rel=0.1)
+
+
+def test_image_only_with_labels_is_the_classifier_alone() -> None:
+    assert list(forecast.read_programs(builtin.STUDENT, labels=Labels(("one",), ("{}",)), image_only=True)) == [
+        "classify"
+    ]
+    with pytest.raises(LabelError):
+        forecast.read_programs(builtin.STUDENT, labels=Labels(("so many words " * 50,), ("{}",)))
+
+
+@pytest.mark.parametrize("change", ["float_layers", "int4_share", "group_size"])
+def test_a_recipe_of_ones_own_counts(change: str) -> None:
+    lowered = {"clip_text": compressions.programs()["clip_text"]}
+    all_int4 = BUILTIN["int4-weights"]
+    weights = {
+        "float_layers": replace(all_int4.weights, float_layers=("clip_text/blocks.*",)),
+        "int4_share": replace(all_int4.weights, int4_share=0.3),
+        "group_size": replace(all_int4.weights, group_size=64),
+    }[change]
+    changed = replace(all_int4, name="mine", weights=weights)
+    sizes = [each.footprint.size_bytes for each in _both(lowered, all_int4, changed) if each.footprint]
+    made = compressions.lower(
+        "coreml",
+        changed,
+        compressions.compress(lowered, changed, {}, lambda *_: None).programs,
+        Path(compressions._scratch.name, f"forecast-{change}"),
+    )
+    assert abs(sizes[1] - made.artefact_bytes) < 0.05 * made.artefact_bytes
+    assert sizes[0] != sizes[1]
+
+
+def _both(lowered: dict[str, forecast.Program], *recipes: Recipe) -> tuple[forecast.Forecast, ...]:
+    return forecast.forecast(lowered, ("coreml",), recipes)
+
+
+def test_a_pattern_that_names_nothing_is_refused() -> None:
+    lowered = {"clip_text": compressions.programs()["clip_text"]}
+    wrong = replace(BUILTIN["int8"], weights=replace(BUILTIN["int8"].weights, float_layers=("clip_text/stem*",)))
+    with pytest.raises(RecipeError, match=r"stem\*.*names no layer"):
+        forecast.forecast(lowered, ("coreml",), (wrong,))
+
+
+def test_a_target_that_does_not_say_is_listed_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        target = "silent"
+
+        def unsupported(self, programs: object, recipe: object) -> tuple[()]:
+            return ()
+
+    monkeypatch.setattr(registry, "converter", lambda target: Silent())
+    (found,) = forecast.forecast({"hybrid": compressions.programs()["hybrid"]}, ("silent",), (BUILTIN["fp32"],))
+    assert found.footprint is None
+    assert found.refused == ()
+
+
+def test_a_target_that_is_not_installed_is_listed_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgevlm.converters.requirements.importlib.util.find_spec", lambda name: None)
+    lowered = {"hybrid": compressions.programs()["hybrid"]}
+    (found,) = forecast.forecast(lowered, ("executorch",), (BUILTIN["fp32"],))
+    assert "executorch" in found.refused[0].what
+    assert "pip install" in found.refused[0].instead
+
+
+def test_the_table_compares_every_recipe_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "convert", lambda *_: pytest.fail("converted"))
+    result = dry_run("--target", "all", "--recipe", "all", "--out", str(tmp_path / "dist"))
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines() if line.split()[:1] and line.split()[0] in TARGETS]
+    assert [(line[0], line[1]) for line in lines] == [(target, recipe) for target in TARGETS for recipe in BUILTIN]
+    assert "refused: XNNPACK has no palettes" in result.stdout
+    assert "iOS 18, macOS 15" in result.stdout
+    assert "Estimated" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_says_that_it_is_estimated(students: dict[tuple[str, str], forecast.Forecast]) -> None:
+    arguments = ("--target", "executorch", "--recipe", "int8", "--recipe", "palette-6", "--recipe", "int8", "--json")
+    result = dry_run(*arguments)
+    assert result.exit_code == 0, result.output
+    taken, refused = json.loads(result.stdout)["forecasts"]
+    expected = students["executorch", "int8"].footprint
+    assert expected is not None
+    assert (taken["recipe"], taken["evidence"], taken["refused"]) == ("int8", "estimated", [])
+    assert taken["size_bytes"] == expected.size_bytes
+    assert taken["peak_memory_bytes"] == taken["anonymous_bytes"] + taken["mapped_bytes"] == expected.peak_memory_bytes
+    assert taken["requires"] == dict(expected.requires)
+    assert refused["size_bytes"] is None
+    assert refused["refused"] == [{"what": "XNNPACK has no palettes", "instead": "--recipe int4-weights"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--target", "onnx"), "no target 'onnx'"),
+        (("--target", "tflite", "--recipe", "int7"), "no recipe 'int7'"),
+        (("/no/such/model", "--target", "tflite"), "expected a built-in model"),
+        (("--target", "tflite", "--template", "a {}"), "--template needs --labels"),
+    ],
+)
+def test_bad_input_is_refused_as_elsewhere(arguments: tuple[str, ...], said: str) -> None:
+    result = dry_run(*arguments)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_nothing_but_refusals_is_a_failure() -> None:
+    result = dry_run("--target", "tflite", "--recipe", "palette-4")
+    assert result.exit_code == UnsupportedError.exit_code
+    assert "refused: TFLite has no palettes" in result.output
+
+
+@pytest.mark.parametrize("recipes", [("--recipe", "int8", "--recipe", "fp16"), ("--recipe", "all")])
+def test_several_recipes_go_with_a_dry_run_only(recipes: tuple[str, ...], tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["convert", "--target", "tflite", *recipes, "--out", str(tmp_path / "dist")])
+    assert result.exit_code == 2
+    assert "--recipe: expected one" in result.output
+    assert not (tmp_path / "dist").exists()
+
+
+def test_weights_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = compressions.programs()["clip_text"]
+    meant = {name: tensor.clone() for name, tensor in program.module.state_dict().items()}
+    seen = outline(program)
+    with torch.no_grad():
+        assert all(torch.equal(tensor, meant[name]) for name, tensor in program.module.state_dict().items())
+    table = next(each for each in seen.constants if each.kind == "embedding")
+    assert table == Constant("token_embedding.weight", "embedding", table.shape, table.address)
