@@ -172,25 +172,3 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
     """Every change with its ratio, and the regressions in words."""
     changes = [{**schema.write(each), "ratio": each.ratio} for each in comparison.changes]
     return {"changes": changes, "regressions": list(comparison.regressions)}
-
-
-def print_table(comparison: Comparison) -> None:
-    """The changes as a table on stdout, the regressions on stderr."""
-    import click
-    from rich.markup import escape
-
-    from edgevlm import report
-
-    colours = {"regression": "red", "slower": "yellow", "better": "green", "faster": "green"}
-    rows = []
-    for each in comparison.changes:
-        ratio = "" if each.ratio is None else f"{each.ratio:.3f}x"
-        if each.low is not None and each.high is not None:
-            ratio += f" ({each.low:.2f} to {each.high:.2f})"
-        figures = ["" if value is None else f"{value:,.4g} {each.unit}".strip() for value in (each.old, each.new)]
-        verdict = f"[{colours[each.verdict]}]{each.verdict}[/]" if each.verdict in colours else each.verdict
-        names = map(escape, (each.device, each.artefact, each.component, each.what))
-        rows.append((*names, *figures, ratio, verdict))
-    report.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
-    for regression in comparison.regressions:
-        click.echo(f"REGRESSION: {regression}", err=True)

@@ -132,7 +132,9 @@ def _compare(old: Path, new: Path, limit: str, as_json: bool) -> None:
     if as_json:
         report.print_json(compare.to_json(found))
     else:
-        compare.print_table(found)
+        from edgevlm.bench.report.terminal import print_comparison
+
+        print_comparison(found)
     if found.regressions:
         sys.exit(CheckFailed.exit_code)
 

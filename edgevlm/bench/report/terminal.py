@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from edgevlm import report
+from edgevlm.bench.compare import Comparison
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
 
 _COLOURS = {"measured": "green", "emulated": "cyan", "estimated": "yellow"}
@@ -29,6 +30,25 @@ def print_table(found: Sequence[Result]) -> None:
         elif isinstance(each, Emulated):
             for warning in each.warnings:
                 click.echo(f"{each.device}: {each.artefact.name}: {each.component}: FAILED: {warning}", err=True)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """The changes as a table on stdout, the regressions on stderr."""
+    from rich.markup import escape
+
+    colours = {"regression": "red", "slower": "yellow", "better": "green", "faster": "green"}
+    rows = []
+    for each in comparison.changes:
+        ratio = "" if each.ratio is None else f"{each.ratio:.3f}x"
+        if each.low is not None and each.high is not None:
+            ratio += f" ({each.low:.2f} to {each.high:.2f})"
+        figures = ["" if value is None else f"{value:,.4g} {each.unit}".strip() for value in (each.old, each.new)]
+        verdict = f"[{colours[each.verdict]}]{each.verdict}[/]" if each.verdict in colours else each.verdict
+        names = map(escape, (each.device, each.artefact, each.component, each.what))
+        rows.append((*names, *figures, ratio, verdict))
+    report.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
+    for regression in comparison.regressions:
+        click.echo(f"REGRESSION: {regression}", err=True)
 
 
 def _row(result: Measured | Emulated | Estimated) -> tuple[str, ...]:
