@@ -4,7 +4,7 @@
 
 AI Edge Quantizer reads our fp32 .tflite and quantises it dynamically. ONNX Runtime quantises dynamically, too, what
 torch exports. OpenVINO gets NNCF's static quantisation, calibrated with the pictures that our own static recipes get.
-Each is made by its own documented call, kept in the work folder, and compared with its own fp32.
+Each is made by its own documented call (`edgevlm/bench/exports.py`), kept, and compared with its own fp32.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgevlm import golden, parity, registry, schema
+from edgevlm.bench.exports import FACTS, FILES, ON_CPU, Kind, make
 from edgevlm.benchmarks.compression import conversions
 from edgevlm.benchmarks.compression.results import Contender
 from edgevlm.benchmarks.compression.speed import inputs
 from edgevlm.benchmarks.measuring import clock_turns
 from edgevlm.bundle import Bundle
-from edgevlm.capture import plain_attention, quiet
+from edgevlm.capture import quiet
 from edgevlm.interfaces import F32, Session
 from edgevlm.models import catalogue
-from edgevlm.recipe import BUILTIN, ParityLimits
+from edgevlm.onboard.engines import OnnxEngine, OpenVINOEngine
+from edgevlm.progress import silent
+from edgevlm.recipe import ParityLimits
 
 if TYPE_CHECKING:
     from edgevlm.models.model import Model
@@ -67,7 +70,7 @@ class Peers:
 
     def __init__(self, model: Model, fp32: Bundle, folder: Path) -> None:
         self._model, self._fp32, self._folder = model, fp32, folder
-        self._program = model.programs["encode_image"]
+        self._tensor = model.programs["encode_image"].spec.inputs[0]
         folder.mkdir(parents=True, exist_ok=True)
 
     def open(self, peer: str) -> dict[str, Made]:
@@ -89,66 +92,22 @@ class Peers:
         return {f"{AEQ} int8": Made("ours, tflite fp32", size, lambda pixels: run(pixels=pixels)["embedding"])}
 
     def _open_onnx_runtime(self) -> dict[str, Made]:
-        import onnx
-        import onnxruntime
-        import torch
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        files = {kind: self._folder / f"{kind}.onnx" for kind in ("fp32", "int8")}
-        if not files["int8"].is_file():
-            with plain_attention():
-                program: Any = torch.onnx.export(self._program.module, self._program.example, dynamo=True)
-            exported = program.model_proto
-            del exported.graph.value_info[:]  # shapes as before the exporter's folding, which the quantiser refuses
-            onnx.save(exported, files["fp32"])
-            quantize_dynamic(files["fp32"], files["int8"], weight_type=QuantType.QInt8, per_channel=True)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        found = {}
-        for kind, path in files.items():
-            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            found[f"{ONNX_RUNTIME} {kind}"] = Made(
-                f"{ONNX_RUNTIME} fp32", path.stat().st_size, _onnx_encoder(session, session.get_inputs()[0].name)
-            )
-        return found
+        return self._open_exported("onnx", ONNX_RUNTIME, lambda path: OnnxEngine(path, ON_CPU, 1, self._tensor))
 
     def _open_openvino(self) -> dict[str, Made]:
-        import nncf  # type: ignore[import-untyped]
-        import openvino
+        return self._open_exported("openvino", OPENVINO, lambda path: OpenVINOEngine(path, 1, self._tensor))
 
-        files = {kind: self._folder / f"openvino-{kind}.xml" for kind in ("fp32", "int8")}
-        if not files["int8"].is_file():
-            with plain_attention():
-                captured = openvino.convert_model(self._program.module, example_input=self._program.example[0])
-            captured.reshape({0: list(self._program.example[0].shape)})
-            openvino.save_model(captured, files["fp32"], compress_to_fp16=False)
-            quantised = nncf.quantize(
-                captured, nncf.Dataset(self._calibration()), model_type=nncf.ModelType.TRANSFORMER
-            )
-            openvino.save_model(quantised, files["int8"], compress_to_fp16=False)
-        exact = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16 where the CPU has it
+    def _open_exported(
+        self, kind: Kind, peer: str, engine: Callable[[Path], OnnxEngine | OpenVINOEngine]
+    ) -> dict[str, Made]:
         found = {}
-        for kind, path in files.items():
-            compiled = openvino.Core().compile_model(path, "CPU", exact)
-            size = path.stat().st_size + path.with_suffix(".bin").stat().st_size
-            found[f"{OPENVINO} {kind}"] = Made(f"{OPENVINO} fp32", size, _openvino_encoder(compiled))
+        for recipe in ("fp32", "int8"):
+            folder = make(self._model, "encode_image", kind, recipe == "int8", silent)
+            opened = engine(folder / FILES[kind])
+            opened.load()
+            size = json.loads((folder / FACTS).read_text(encoding="utf-8"))["size_bytes"]
+            found[f"{peer} {recipe}"] = Made(f"{peer} fp32", size, opened.answer)
         return found
-
-    def _calibration(self) -> list[Any]:
-        from edgevlm.compression.calibration import CalibrationData
-
-        data = CalibrationData(conversions.CALIBRATION, BUILTIN["int8-static"].calibration)
-        only = {"encode_image": self._program}
-        return [each.numpy() for each in data.inputs(only, self._model.image, None, lambda *_: None)["encode_image"]]
-
-
-def _onnx_encoder(session: Any, name: str) -> Encode:
-    return lambda pixels: session.run(None, {name: pixels})[0]
-
-
-def _openvino_encoder(compiled: Any) -> Encode:
-    request = compiled.create_infer_request()
-    return lambda pixels: request.infer([pixels], share_inputs=True)[0]
 
 
 def measure(
