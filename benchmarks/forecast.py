@@ -105,7 +105,7 @@ def compare(name: str, work: Path) -> Iterator[Row]:
 
 def measure_memory(bundle: Bundle) -> int:
     """What an engine adds at most to a fresh process that opens the bundle and runs the component that needs most."""
-    peaks = []
+    peaks: list[int] = []
     with Local() as machine:
         for component in bundle.components:
             job = {"job": "memory", "bundle": str(bundle.path), "component": component, "threads": 1}

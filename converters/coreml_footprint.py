@@ -48,7 +48,7 @@ def _stored_bytes(constant: Constant, width: int) -> int:
     large = constant.kind != "other" and count > LEAST_SIZE
     if constant.dtype.startswith("palette") and large:
         bits = int(constant.dtype.removeprefix("palette-"))
-        return count * bits // 8 + width * 2**bits
+        return count * bits // 8 + (width << bits)
     if constant.dtype == "int4":
         return count // 2 + scales
     each = 1 if constant.dtype == "int8" else width

@@ -81,8 +81,7 @@ class Prepared:
 
         from edgevlm.models.classifier import embed_labels
 
-        texts = check_labels(self.model, self.tokenizer, wanted)
-        tokenizer = self.tokenizer
+        tokenizer, texts = check_labels(self.model, self.tokenizer, wanted)
         return embed_labels(
             self.model.reference["encode_text"],
             lambda several: torch.from_numpy(tokenizer.encode(several)),
@@ -158,8 +157,10 @@ def choose_programs(model: Model, label_embeddings: torch.Tensor | None, *, imag
     return programs
 
 
-def check_labels(model: Model, tokenizer: Tokenizer | None, wanted: Labels) -> Sequence[Sequence[str]]:
-    """The texts of each label.
+def check_labels(
+    model: Model, tokenizer: Tokenizer | None, wanted: Labels
+) -> tuple[Tokenizer, Sequence[Sequence[str]]]:
+    """The tokenizer, and the texts of each label.
 
     Raises:
         UnsupportedError: there is no text tower to embed them.
@@ -174,7 +175,7 @@ def check_labels(model: Model, tokenizer: Tokenizer | None, wanted: Labels) -> S
         )
     texts = labels.texts_of(wanted)
     labels.check_lengths(wanted.names, texts, tokenizer)
-    return texts
+    return tokenizer, texts
 
 
 def softmax(logits: NDArray[np.floating]) -> F32:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -9,18 +10,20 @@ from pathlib import Path
 
 import compressions
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from edgevlm import forecast, pipeline, registry
-from edgevlm.bundle import Labels
+from edgevlm.bundle import Bundle, Labels
 from edgevlm.capture import unlifted
 from edgevlm.cli import main
+from edgevlm.compression.compression import compress
 from edgevlm.compression.layers import find_layers
 from edgevlm.devices.local import Local
 from edgevlm.errors import LabelError, RecipeError, UnsupportedError
-from edgevlm.footprint import Constant, distinct, outline
+from edgevlm.footprint import distinct, outline
+from edgevlm.interfaces import Programs
 from edgevlm.models import builtin
+from edgevlm.progress import silent
 from edgevlm.recipe import BUILTIN, Recipe
 
 TARGETS = tuple(registry.CONVERTERS)
@@ -37,8 +40,9 @@ def dry_run(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def foreseen() -> dict[tuple[str, str], forecast.Forecast]:
-    lowered = {name: compressions.programs()[name] for name in compressions.LOWERED}
-    return {(each.target, each.recipe): each for each in forecast.forecast(lowered, TARGETS, tuple(BUILTIN.values()))}
+    """Of a small CLIP's text tower, which has products, an embedding and attention."""
+    text = {"clip_text": compressions.programs()["clip_text"]}
+    return {(each.target, each.recipe): each for each in forecast.forecast(text, TARGETS, tuple(BUILTIN.values()))}
 
 
 @pytest.fixture(scope="module")
@@ -58,30 +62,36 @@ def test_what_is_refused_is_refused_for_the_converters_own_reason(
 
 @pytest.mark.parametrize(("target", "recipe"), TAKEN)
 def test_the_least_system_is_the_one_that_the_artefact_needs(
-    target: str, recipe: str, foreseen: dict[tuple[str, str], forecast.Forecast]
+    target: str, recipe: str, foreseen: dict[tuple[str, str], forecast.Forecast], tmp_path: Path
 ) -> None:
-    made, expected = compressions.bundle(target, recipe), foreseen[target, recipe].footprint
+    expected = foreseen[target, recipe].footprint
     assert expected is not None
+    lowered = compressions.compressed(recipe, ("clip_text",)).programs
+    made = compressions.lower(target, BUILTIN[recipe], lowered, tmp_path / "bundle")
     assert dict(expected.requires) == dict(made.manifest.requires)
     assert abs(expected.size_bytes - made.artefact_bytes) < 100_000
 
 
-@pytest.mark.parametrize(("target", "recipe"), [("coreml", "fp16"), ("coreml", "int8"), ("tflite", "int8")])
-def test_a_real_conversion_has_the_size_that_was_foreseen(
-    target: str, recipe: str, students: dict[tuple[str, str], forecast.Forecast], tmp_path: Path
+def test_real_conversions_are_what_was_foreseen(
+    students: dict[tuple[str, str], forecast.Forecast], tmp_path: Path
 ) -> None:
-    (outcome,) = pipeline.convert(pipeline.Request(builtin.STUDENT, (target,), BUILTIN[recipe], tmp_path))
-    expected = students[target, recipe].footprint
-    assert outcome.bundle is not None
-    assert expected is not None
-    assert expected.size_bytes == pytest.approx(outcome.bundle.artefact_bytes, rel=0.01)
-    assert dict(expected.requires) == dict(outcome.bundle.manifest.requires)
-    assert outcome.bundle.manifest.estimated_peak_memory_bytes == expected.peak_memory_bytes
-    if target == "tflite" and sys.platform == "linux":
-        job = {"job": "memory", "bundle": str(outcome.bundle.path), "component": "encode_text", "threads": 1}
-        *_, said = Local().ask(job, timeout_seconds=300)
-        measured = said["result"]["resident_bytes"] - said["result"]["before_bytes"]
-        assert expected.peak_memory_bytes == pytest.approx(measured, rel=0.3)
+    request = pipeline.Request(builtin.STUDENT, ("coreml", "tflite"), BUILTIN["int8"], tmp_path)
+    for outcome in pipeline.convert(request):
+        expected = students[outcome.target, "int8"].footprint
+        assert outcome.bundle is not None
+        assert expected is not None
+        assert expected.size_bytes == pytest.approx(outcome.bundle.artefact_bytes, rel=0.01)
+        assert dict(expected.requires) == dict(outcome.bundle.manifest.requires)
+        assert outcome.bundle.manifest.estimated_peak_memory_bytes == expected.peak_memory_bytes
+        if outcome.target == "tflite" and sys.platform == "linux":
+            assert expected.peak_memory_bytes == pytest.approx(_measured_bytes(outcome.bundle), rel=0.3)
+
+
+def _measured_bytes(bundle: Bundle) -> int:
+    """What the engine adds to a process that opens a bundle and runs its text tower."""
+    job = {"job": "memory", "bundle": str(bundle.path), "component": "encode_text", "threads": 1}
+    *_, said = Local().ask(job, timeout_seconds=300)
+    return int(said["result"]["resident_bytes"] - said["result"]["before_bytes"])
 
 
 @pytest.mark.parametrize("component", compressions.STUDENTS | {"clip_text": 0, "clip_image": 0, "siglip_image": 0})
@@ -123,7 +133,7 @@ def test_image_only_with_labels_is_the_classifier_alone() -> None:
 
 
 @pytest.mark.parametrize("change", ["float_layers", "int4_share", "group_size"])
-def test_a_recipe_of_ones_own_counts(change: str) -> None:
+def test_a_recipe_of_ones_own_counts(change: str, tmp_path: Path) -> None:
     lowered = {"clip_text": compressions.programs()["clip_text"]}
     all_int4 = BUILTIN["int4-weights"]
     weights = {
@@ -136,14 +146,14 @@ def test_a_recipe_of_ones_own_counts(change: str) -> None:
     made = compressions.lower(
         "coreml",
         changed,
-        compressions.compress(lowered, changed, {}, lambda *_: None).programs,
-        Path(compressions._scratch.name, f"forecast-{change}"),
+        compress(lowered, changed, {}, silent).programs,
+        tmp_path / "bundle",
     )
     assert abs(sizes[1] - made.artefact_bytes) < 0.05 * made.artefact_bytes
     assert sizes[0] != sizes[1]
 
 
-def _both(lowered: dict[str, forecast.Program], *recipes: Recipe) -> tuple[forecast.Forecast, ...]:
+def _both(lowered: Programs, *recipes: Recipe) -> tuple[forecast.Forecast, ...]:
     return forecast.forecast(lowered, ("coreml",), recipes)
 
 
@@ -168,8 +178,8 @@ def test_a_target_that_does_not_say_is_listed_as_unknown(monkeypatch: pytest.Mon
 
 
 def test_a_target_that_is_not_installed_is_listed_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgevlm.converters.requirements.importlib.util.find_spec", lambda name: None)
-    lowered = {"hybrid": compressions.programs()["hybrid"]}
+    lowered, find = {"hybrid": compressions.programs()["hybrid"]}, importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "executorch" else find(name))
     (found,) = forecast.forecast(lowered, ("executorch",), (BUILTIN["fp32"],))
     assert "executorch" in found.refused[0].what
     assert "pip install" in found.refused[0].instead
@@ -208,7 +218,7 @@ def test_json_says_that_it_is_estimated(students: dict[tuple[str, str], forecast
     [
         (("--target", "onnx"), "no target 'onnx'"),
         (("--target", "tflite", "--recipe", "int7"), "no recipe 'int7'"),
-        (("/no/such/model", "--target", "tflite"), "expected a built-in model"),
+        (("/no/such/model", "--target", "tflite"), "expected a checkpoint's folder or a hub id"),
         (("--target", "tflite", "--template", "a {}"), "--template needs --labels"),
     ],
 )
@@ -231,13 +241,3 @@ def test_several_recipes_go_with_a_dry_run_only(recipes: tuple[str, ...], tmp_pa
     assert result.exit_code == 2
     assert "--recipe: expected one" in result.output
     assert not (tmp_path / "dist").exists()
-
-
-def test_weights_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = compressions.programs()["clip_text"]
-    meant = {name: tensor.clone() for name, tensor in program.module.state_dict().items()}
-    seen = outline(program)
-    with torch.no_grad():
-        assert all(torch.equal(tensor, meant[name]) for name, tensor in program.module.state_dict().items())
-    table = next(each for each in seen.constants if each.kind == "embedding")
-    assert table == Constant("token_embedding.weight", "embedding", table.shape, table.address)
