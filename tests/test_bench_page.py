@@ -78,7 +78,7 @@ def figures(result: Result) -> list[str]:
         said = [number(each) for each in (*shown, times.per_second)]
     elif isinstance(result, Estimated):
         said = [number(each) for each in (result.low_ms, result.middle_ms, result.high_ms)]
-        said += [result.bound_by, f"{result.error:.0%}"[:-1], *result.calibration]
+        said += [result.bound_by, f"{result.error:.0%}"[:-1]]
     elif isinstance(result, Emulated):
         counts = [each for each in (result.counts, result.load_counts) if each]
         said = [number(each.instructions / 1e6, 4) for each in counts]
@@ -118,6 +118,9 @@ def test_every_figure_of_every_result_is_in_both_pages(case: str, tmp_path: Path
             for said in figures(result):
                 assert said in shown, (result, said)
                 assert said in told, (result, said)
+            for point in result.calibration if isinstance(result, Estimated) else ():
+                assert [cells for _, cells in rows if cells[-1] == point and cells[0].startswith("the whole device")]
+                assert any(point in each for each in lines)
 
 
 def test_the_figures_of_one_result_stand_in_its_row(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class BundledSubject:
     artefact: Artefact
     component: str
     on_cpu: bool = True
+    options: tuple[str, ...] = ()
 
     def job(self, machine: Machine, progress: Progress) -> Mapping[str, Any]:
         """Sends the bundle, and a runner where it needs torch and the machine has none."""
@@ -59,16 +60,23 @@ class BundledSubject:
     def command(self, device: str) -> str:
         """`edgevlm bench ...`."""
         words = ["edgevlm", "bench", str(self.bundle.path), "--device", device, "--component", self.component]
-        return shlex.join(words)
+        return shlex.join([*words, *self.options])
 
 
-def subjects(bundles: Sequence[Bundle], components: Sequence[str]) -> tuple[BundledSubject, ...]:
+def subjects(
+    bundles: Sequence[Bundle], components: Sequence[str], options: tuple[str, ...] = ()
+) -> tuple[BundledSubject, ...]:
     """Every component of the bundles, or those of these names.
+
+    Args:
+        bundles: Of which.
+        components: Their names; all where empty.
+        options: For the command that repeats a figure.
 
     Raises:
         InputError: no bundle has a component of that name.
     """
-    found = tuple(_subjects(bundles, components))
+    found = tuple(_subjects(bundles, components, options))
     known = {name for bundle in bundles for name in bundle.components}
     for name in components:
         if name not in known:
@@ -122,9 +130,11 @@ def _runner(machine: Machine, progress: Progress) -> Path:
     return runner.build(_ANY_PYTHON, progress).path
 
 
-def _subjects(bundles: Sequence[Bundle], components: Sequence[str]) -> Iterator[BundledSubject]:
+def _subjects(
+    bundles: Sequence[Bundle], components: Sequence[str], options: tuple[str, ...]
+) -> Iterator[BundledSubject]:
     for bundle in bundles:
         artefact = describe(bundle)
         for name in bundle.components:
             if not components or name in components:
-                yield BundledSubject(bundle, artefact, name)
+                yield BundledSubject(bundle, artefact, name, options=options)

@@ -39,6 +39,7 @@ class Request:
         components: Those of these names; all where empty.
         effort: How long is measured.
         peers: Whether other toolchains' files of the same models are measured as well.
+        options: What else a user gave that a figure depends on, for the command that repeats it.
     """
 
     bundles: tuple[Path, ...]
@@ -48,6 +49,7 @@ class Request:
     components: tuple[str, ...] = ()
     effort: Effort = field(default_factory=Effort)
     peers: bool = False
+    options: tuple[str, ...] = ()
 
 
 def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
@@ -68,14 +70,15 @@ def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
     found: list[Result] = []
     with locked(request.out / ".lock", f"another edgevlm bench writes into {request.out}"), interrupts.advice(advice):
         earlier = results.read(kept)
-        for result in _examine(request, progress) if request.bundles else ():
+        devices, unknown = _resolve(request)
+        for result in _examine(request, devices, progress) if request.bundles else ():
             found.append(result)
             results.append(kept, result)
         everything = merge(earlier, found)
         with interrupts.put_off():
             results.write(kept, everything)
         write_report(everything, request.out, {name: each.title for name, each in request.profiles.items()})
-    return tuple(found)
+    return (*unknown, *found)
 
 
 def merge(earlier: Sequence[Result], later: Sequence[Result]) -> tuple[Result, ...]:
@@ -108,17 +111,23 @@ def write_report(found: Sequence[Result], folder: Path, titles: Mapping[str, str
     write_markdown(tuple(found), folder / MARKDOWN, title=title, titles=titles)
 
 
-def _examine(request: Request, progress: Progress) -> Iterator[Result]:
-    devices: list[Device] = []
+def _resolve(request: Request) -> tuple[list[Device], list[Failed]]:
+    """The devices that are meant, and the names that mean none: no report keeps these."""
+    devices, unknown = [], []
     for name in dict.fromkeys(request.devices):
         try:
             devices.append(resolve(name, request.profiles))
         except EdgeVLMError as error:
-            yield Failed(name, None, error.message, error.hint)
+            unknown.append(Failed(name, None, error.message, error.hint))
+    return devices, unknown
+
+
+def _examine(request: Request, devices: Sequence[Device], progress: Progress) -> Iterator[Result]:
     paths = tuple(map(str, request.bundles))  # as they were given, so that a result's command can be given again
-    yield from fleet.examine(
-        [Assignment(device, paths, request.components, request.effort, request.peers) for device in devices], progress
-    )
+    asked = [
+        Assignment(each, paths, request.components, request.effort, request.peers, request.options) for each in devices
+    ]
+    return fleet.examine(asked, progress)
 
 
 def _make_folder(out: Path) -> None:

@@ -1,8 +1,10 @@
 """Two runs beside each other: what has grown, and whether that is a regression.
 
-Counts and sizes are exact but for what Python does around a `.tflite` file, a few instructions in a thousand: one that
-has grown by more than the limit is a regression. Times never are; they are shown as ratios, with what the two runs' own
-spreads make of them.
+Regressions, which fail the gate: an instruction count or a size that has grown by more than the limit, both exact but
+for what Python does around a `.tflite` file, a few instructions in a thousand; peak memory that has grown by more than
+the limit and by `MEMORY_SHARE` and `MEMORY_BYTES` besides, since it is sampled; accuracy that has dropped by more than
+`ACCURACY_DROP`; a result that is gone; a failure, a warning or a "does not fit" that was not there before. Times never
+are: they are shown as ratios, with what the two runs' own spreads make of them. Estimates follow from counts.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from typing import Any, Literal
 
 from edgevlm import schema
 from edgevlm.bench import results
-from edgevlm.bench.results import Emulated, Failed, Measured, Result
+from edgevlm.bench.results import Emulated, Failed, Measured, Result, evidence
 from edgevlm.errors import InputError
 
-Verdict = Literal["same", "better", "regression", "within the spread", "slower", "faster", "gone", "new"]
+Verdict = Literal["same", "better", "regression", "within the spread", "slower", "faster", "new"]
+MEMORY_SHARE, MEMORY_BYTES = 0.05, 1_000_000
+ACCURACY_DROP = 0.001
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Change:
     def said(self) -> str:
         """The change in words."""
         where = f"{self.device}: {self.artefact}: {self.component}"
-        return f"{where}: {self.what} {self.old:,.0f} -> {self.new:,.0f} {self.unit}".rstrip()
+        figures = (f"{each:,.0f}" if each and each > 1 else f"{each:.6f}" for each in (self.old, self.new))
+        return f"{where}: {self.what} {' -> '.join(figures)} {self.unit}".rstrip()
 
     @property
     def ratio(self) -> float | None:
@@ -93,25 +98,24 @@ def compare(old: Path, new: Path, limit: float) -> Comparison:
     Raises:
         InputError: one is not readable, or they have nothing in common.
     """
-    before, after = _by_subject(results.read(old)), _by_subject(results.read(new))
+    earlier, later = results.read(old), results.read(new)
+    before, after = _by_subject(earlier), _by_subject(later)
     if not set(before) & set(after):
         raise InputError(
             f"{old} and {new} have no device, bundle and component in common",
             hint="compare two runs of the same edgevlm bench command",
         )
-    changes: list[Change] = []
-    problems: list[str] = []
-    for key in dict.fromkeys((*before, *after)):
-        earlier, later = before.get(key), after.get(key)
-        if earlier is None or later is None:
-            present = earlier or later
-            if present is not None:
-                changes.append(_lone(present, "gone" if later is None else "new"))
+    changes = [*_artefacts(before, after, limit)]
+    known = {problem for result in earlier for problem in _problems(result)}
+    problems = [problem for result in later for problem in _problems(result) if problem not in known]
+    for key, was in before.items():
+        now = after.get(key)
+        if now is None:
+            problems.append(f"{was.device}: {was.artefact.name}: {was.component}: {evidence(was)} before, and gone")
         else:
-            changes += _changes(earlier, later, limit)
-    for result in results.read(new):
-        problems += _problems(result)
-    return Comparison(tuple(_sizes(before, after, limit)) + tuple(changes), tuple(problems))
+            changes += _changes(was, now, limit)
+    changes += [_new(now) for key, now in after.items() if key not in before]
+    return Comparison(tuple(changes), tuple(problems))
 
 
 def _by_subject(found: Sequence[Result]) -> dict[tuple[object, ...], Measured | Emulated]:
@@ -119,20 +123,27 @@ def _by_subject(found: Sequence[Result]) -> dict[tuple[object, ...], Measured | 
     return {results.subject(each): each for each in found if isinstance(each, Measured | Emulated)}
 
 
-def _lone(result: Measured | Emulated, verdict: Verdict) -> Change:
-    return Change(result.device, result.artefact.name, result.component, "all", None, None, "", verdict)
+def _new(result: Measured | Emulated) -> Change:
+    return Change(result.device, result.artefact.name, result.component, "all", None, None, "", "new")
 
 
-def _sizes(
+def _artefacts(
     before: Mapping[tuple[object, ...], Measured | Emulated],
     after: Mapping[tuple[object, ...], Measured | Emulated],
     limit: float,
 ) -> Iterator[Change]:
-    """Each artefact once."""
-    old = {each.artefact.name: each.artefact.size_bytes for each in before.values()}
-    for name, size in {each.artefact.name: each.artefact.size_bytes for each in after.values()}.items():
-        if name in old:
-            yield Change("any", name, "all", "size", old[name], size, "bytes", _exact(old[name], size, limit))
+    """Size and accuracy of each artefact, once a device."""
+    old = {(each.device, each.artefact.name): each.artefact for each in before.values()}
+    for (device, name), now in {(each.device, each.artefact.name): each.artefact for each in after.values()}.items():
+        was = old.get((device, name))
+        if was is None:
+            continue
+        verdict = _exact(was.size_bytes, now.size_bytes, limit)
+        yield Change(device, name, "all", "size", was.size_bytes, now.size_bytes, "bytes", verdict)
+        if was.accuracy is not None and now.accuracy is not None:
+            drop = was.accuracy - now.accuracy
+            verdict = "regression" if drop > ACCURACY_DROP else "better" if drop < -ACCURACY_DROP else "same"
+            yield Change(device, name, "all", "centred cosine", was.accuracy, now.accuracy, "", verdict)
 
 
 def _changes(old: Measured | Emulated, new: Measured | Emulated, limit: float) -> Iterator[Change]:
@@ -143,7 +154,13 @@ def _changes(old: Measured | Emulated, new: Measured | Emulated, limit: float) -
         verdict: Verdict = "slower" if low > 1 else "faster" if high < 1 else "within the spread"
         threads = f"{new.threads} {'thread' if new.threads == 1 else 'threads'}"
         yield Change(*names, f"median, {threads}", was.median, now.median, "ms", verdict, low, high)
-    elif isinstance(old, Emulated) and isinstance(new, Emulated) and old.counts and new.counts:
+    if old.memory is not None and new.memory is not None:
+        was_bytes, now_bytes = old.memory.anonymous_bytes, new.memory.anonymous_bytes
+        share = max(limit, MEMORY_SHARE)
+        grown = now_bytes > was_bytes * (1 + share) and now_bytes - was_bytes > MEMORY_BYTES
+        verdict = "regression" if grown else _exact(was_bytes, now_bytes, share, gated=False)
+        yield Change(*names, "anonymous memory", was_bytes, now_bytes, "bytes", verdict)
+    if isinstance(old, Emulated) and isinstance(new, Emulated) and old.counts and new.counts:
         for field, was_count in schema.write(old.counts).items():
             now_count = schema.write(new.counts)[field]
             gated = field == "instructions"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from edgevlm.bench.artefacts import BundledSubject
 from edgevlm.bench.calibration import points
@@ -28,6 +29,8 @@ def estimate(
         return
     for number in threads or dict.fromkeys((1, cluster.cores)):
         if number > cluster.cores:
+            message = f"no latency is estimated for {number} threads on {cluster.cores} {cluster.core}"
+            yield Failed(device.name, subject.artefact, message, None, subject.component)
             continue
         try:
             prediction = predict(
@@ -59,7 +62,8 @@ def scaled(device: Device, subjects: Sequence[BundledSubject]) -> Iterator[Resul
                     f"{subject.artefact.name} does not say how many multiply-adds it takes: it is of an older format",
                     hint="convert it again",
                 )
-            yield _estimated(device, subject, 1, scale(work / 1e6, known))
+            prediction = scale(work / 1e6, known)
+            yield replace(_estimated(device, subject, 0, prediction), unit=known[0].unit)
         except EdgeVLMError as error:
             yield Failed(device.name, subject.artefact, error.message, error.hint, subject.component)
 

@@ -106,7 +106,8 @@ def predict(
     left out, in float32 and int8 alike, so that one or two points of a kind claim no more than all. Where none of that
     kind has that number of threads, all of that width count, widened by what the parallel shares of the pairs would
     make of the difference. Where no point is on cores of that width, the band covers no gain over the nearest width,
-    and the whole, and the worst error of points that were predicted without any of their own width.
+    and the whole, and the worst error of points that were predicted without any of their own width. Several threads on
+    less work than any point's may gain nothing: the band then covers that too.
 
     Args:
         instructions: Of one inference on one thread.
@@ -138,6 +139,9 @@ def predict(
     if not rows:
         raise DeviceError("too few published latencies to say how far an estimate is off")
     low_ms, high_ms = middle_ms * least, middle_ms * most
+    if threads > 1 and instructions < min(point.instructions for point in known):
+        # Threads cost small work more than it gains: nothing says that it gains at all.
+        high_ms = max(high_ms, _compute_ms(found, instructions, (fma_lanes, integer), clock_mhz, 1) * most)
     memory_ms = artefact_bytes / (bandwidth_gb_s * 1e6) if bandwidth_gb_s else 0.0
     return Prediction(
         low_ms=max(low_ms, memory_ms),
@@ -225,7 +229,7 @@ def scale(multiply_adds_millions: float, known: Sequence[AcceleratorPoint]) -> P
         raise DeviceError(
             "nobody published a latency on this device's accelerator, and without one it could be anything between 4 % "
             "and 30 % of its peak",
-            hint="measure one on the device: edgevlm devices says how it is reached",
+            hint="Xcode's Core ML performance report of the .mlpackage, with the phone attached, measures it",
         )
     if multiply_adds_millions <= 0:
         raise DeviceError(f"expected multiply-adds, got {multiply_adds_millions:g} million")
@@ -235,10 +239,16 @@ def scale(multiply_adds_millions: float, known: Sequence[AcceleratorPoint]) -> P
     rows = accelerators_left_out(known)
     least = min(1.0, *(row.factor for row in rows)) if rows else 1 / NPU_SPREAD
     most = max(1.0, *(row.factor for row in rows)) if rows else NPU_SPREAD
+    low_ms, high_ms = middle_ms * least, middle_ms * most
+    smallest = min(known, key=lambda point: point.multiply_adds_millions)
+    if multiply_adds_millions < smallest.multiply_adds_millions:
+        # What a call costs whatever it computes is not known: it may take as long as the smallest that was measured.
+        high_ms = max(high_ms, smallest.latency_ms)
+        middle_ms = math.sqrt(low_ms * high_ms)
     return Prediction(
-        low_ms=middle_ms * least,
+        low_ms=low_ms,
         middle_ms=middle_ms,
-        high_ms=middle_ms * most,
+        high_ms=high_ms,
         bound_by="calibration point",
         calibration=tuple(point.called for point in known),
         error=max(abs(row.error) for row in rows) if rows else NPU_SPREAD - 1,

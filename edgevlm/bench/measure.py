@@ -99,7 +99,7 @@ def _measured(
             device=device,
             artefact=subject.artefact,
             component=subject.component,
-            threads=threads,
+            threads=threads if subject.on_cpu else 0,
             times=schema.read(Times, timed, where="times", error=DeviceError),
             memory=memory if threads == counts[0] else None,
             system=system,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,14 +63,13 @@ def offers(machine: Machine) -> Mapping[str, Any]:
 
 
 def make_peers(
-    device: str, bundle: Bundle, components: Sequence[str], offered: Mapping[str, Any], progress: Progress
+    device: str, bundle: Bundle, offered: Mapping[str, Any], progress: Progress
 ) -> Iterator[PeerSubject | Failed]:
     """The peers of a bundle that a device can run, and those that could not be made.
 
     Args:
         device: Its name.
         bundle: Whose model they are made of.
-        components: Of the model.
         offered: What `offers` said of the device.
         progress: Told how far it is.
 
@@ -80,7 +79,7 @@ def make_peers(
     wanted = {"onnx": offered["onnxruntime"] or offered["trtexec"], "openvino": offered["openvino"]}
     job = {
         "bundle": str(bundle.path),
-        "components": list(components),
+        "components": [each for each in bundle.components if each != "classify"],
         "kinds": [kind for kind in wanted if wanted[kind]],
     }
     made: list[Mapping[str, Any]] = []

@@ -129,6 +129,8 @@ class Estimated:
     """Latency computed from counts.
 
     Attributes:
+        threads: Of the CPU; 0 on an accelerator.
+        unit: What it would run on.
         low_ms, middle_ms, high_ms: The band, and its middle.
         bound_by: Which of the two takes longer: executing instructions, or reading weights from memory.
         calibration: The published or measured points that the model was fitted to, each with its source.
@@ -146,6 +148,7 @@ class Estimated:
     calibration: tuple[str, ...]
     error: float
     reproduce: str
+    unit: Literal["cpu", "npu", "gpu"] = "cpu"
 
 
 @dataclass(frozen=True)
@@ -238,5 +241,5 @@ def _read(path: Path) -> Iterator[Result]:
         try:
             data = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{where}: not JSON: {error}", hint="edgevlm bench writes results.jsonl") from error
+            raise InputError(f"{where}: not JSON: {error}", hint="remove the line, or choose another --out") from error
         yield from_json(data, where=where)

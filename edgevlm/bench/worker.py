@@ -26,6 +26,8 @@ from edgevlm.errors import DeviceError, EdgeVLMError
 from edgevlm.interfaces import Progress
 from edgevlm.onboard.protocol import Say, answer, telling
 
+_ARM = "aarch64"
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -37,6 +39,7 @@ class Assignment:
         components: Those of these names; all where empty.
         effort: How long is measured.
         peers: Whether other toolchains' files of the same models are measured as well.
+        options: See `edgevlm.bench.bench.Request`.
     """
 
     device: Device
@@ -44,6 +47,7 @@ class Assignment:
     components: tuple[str, ...]
     effort: Effort
     peers: bool
+    options: tuple[str, ...] = ()
 
 
 def examine(assignment: Assignment, progress: Progress) -> Iterator[Result]:
@@ -55,7 +59,7 @@ def examine(assignment: Assignment, progress: Progress) -> Iterator[Result]:
     device = assignment.device
     bundles = open_all([Path(each) for each in assignment.bundles])
     asked = []
-    for subject in subjects(bundles, assignment.components):
+    for subject in subjects(bundles, assignment.components, assignment.options):
         refusal = _refusal(device, subject)
         if refusal:
             yield refusal
@@ -77,9 +81,21 @@ def examine(assignment: Assignment, progress: Progress) -> Iterator[Result]:
         yield from measure_phone(device, asked, assignment.effort, progress)
     else:
         with _machine(device, sorted({each.artefact.target for each in asked}), progress) as machine:
+            _check_processor(device, machine)
             yield from measure(machine, device.name, asked, assignment.effort, progress)
             if assignment.peers:
                 yield from _measure_peers(machine, assignment, bundles, progress)
+
+
+def _check_processor(device: Device, machine: Machine) -> None:
+    """Raises DeviceError where a machine is reached that the device cannot be."""
+    emulated = any(cluster.qemu_cpu for cluster in device.profile.cpu)  # QEMU's CPUs here are all of this kind
+    if emulated and machine.architecture != _ARM:
+        raise DeviceError(
+            f"{device.profile.title} has a processor of {_ARM}, and the machine that was reached one of "
+            f"{machine.architecture}",
+            hint="give the address alone, without the device's name, for another machine",
+        )
 
 
 def _measure_peers(
@@ -95,15 +111,14 @@ def _measure_peers(
         yield Failed(device, None, message, "pip install 'edgevlm[peers]'")
         return
     for bundle in {each.manifest.source.revision: each for each in bundles}.values():
-        towers = [each for each in bundle.components if each != "classify"]
-        wanted = [each for each in towers if not assignment.components or each in assignment.components]
-        try:
-            made = list(make_peers(device, bundle, wanted, offered, progress))
+        try:  # of all its towers, so that a peer's size is of what the bundle's is
+            made = list(make_peers(device, bundle, offered, progress))
         except EdgeVLMError as error:
             yield Failed(device, None, f"other toolchains' files of {bundle.path.name}: {error.message}", error.hint)
             continue
         yield from (each for each in made if isinstance(each, Failed))
-        runnable = [each for each in made if not isinstance(each, Failed)]
+        wanted = assignment.components or tuple(bundle.components)
+        runnable = [each for each in made if not isinstance(each, Failed) and each.component in wanted]
         yield from measure(machine, device, runnable, assignment.effort, progress)
 
 

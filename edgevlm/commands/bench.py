@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from edgevlm.devices.profile import Profile
     from edgevlm.emulation.parts import Part
 
+_SECONDS = 1.0
+
 
 @click.command()
 @click.argument("bundles", nargs=-1, type=PATH)
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(1, 256), multiple=True, help="CPU threads; may repeat; 1, 2, 4 ... if left out."
 )
-@click.option("--seconds", type=Number(0.05, 600), default=1.0, show_default=True, help="Of warm inference, each time.")
+@click.option(
+    "--seconds", type=Number(0.05, 600), default=_SECONDS, show_default=True, help="Of warm inference, each time."
+)
 @click.option(
     "--sustained", type=Number(0, 3600), default=0.0, metavar="SECONDS", help="Run without a pause, for the heat."
 )
@@ -68,6 +72,10 @@ def bench(
       edgevlm bench dist/app-tflite-int8.edgevlm --device raspberry-pi-5=ssh://pi@192.168.1.20 --sustained 300
       edgevlm bench dist/*.edgevlm --devices my-devices.yaml --out nightly
       edgevlm bench --compare yesterday/results.jsonl bench/results.jsonl --limit 1%
+
+    --compare fails (exit code 1) for instructions or sizes that have grown by more than the limit, memory by 5 % and
+    1 MB, accuracy that has dropped by 0.001, results that are gone, and failures that are new. Times never fail it:
+    they are shown as ratios with the spread of both runs.
     """
     if compare is not None:
         if bundles or devices or profiles:
@@ -87,7 +95,10 @@ def bench(
         components=components,
         effort=Effort(seconds, tuple(dict.fromkeys(threads)) or None, sustained),
         peers=peers,
+        options=_options(seconds, sustained, profiles),
     )
+    if peers and not any(_measured(name, known) for name in request.devices):
+        raise InputError("--peers are measured, and none of the devices is", hint="add --device host, or one's address")
     with report.progress_bar(log_seconds=30) as progress:
         found = run.bench(request, progress)
     if as_json:
@@ -98,6 +109,18 @@ def bench(
         print_table(found)
         click.echo(f"report: {out / run.PAGE}")
     _exit(found)
+
+
+def _options(seconds: float, sustained: float, profiles: Path | None) -> tuple[str, ...]:
+    """What figures depend on, but for what each of them names itself."""
+    given = [] if seconds == _SECONDS else ["--seconds", f"{seconds:g}"]
+    given += ["--sustained", f"{sustained:g}"] if sustained else []
+    return (*given, *(("--devices", str(profiles)) if profiles else ()))
+
+
+def _measured(name: str, known: dict[str, Profile]) -> bool:
+    """Whether a device is one that is there; an unknown one may be meant to be."""
+    return "://" in name or name not in known or known[name].reach in ("local", "ssh")
 
 
 def _profiles(path: Path | None) -> tuple[dict[str, Profile], tuple[str, ...]]:
@@ -175,14 +198,18 @@ def devices(context: click.Context, profiles: Path | None, show: str | None, as_
 def _row(name: str, profile: Profile) -> tuple[str, ...]:
     from rich.markup import escape
 
+    from edgevlm.bench.calibration import points
+
     processor = " + ".join(f"{each.cores} x {each.core} {each.clock_mhz / 1e3:.1f} GHz" for each in profile.cpu)
     asked = {
         "local": "running it here",
         "qemu-user": "counting what it would execute",
-        "none": "estimates from published points",
+        "none": "estimating from published latencies"
+        if any(point.device == name for point in points().accelerators)
+        else "nobody has published a latency",
     }
     memory = f"{profile.memory_mb / 1024:.0f} GB" if profile.memory_mb else ""
-    how = asked.get(profile.reach, profile.address or f"{profile.reach}: needs an address")
+    how = profile.address or asked.get(profile.reach, f"{profile.reach}: needs an address")
     return tuple(map(escape, (name, profile.title, profile.chip, processor, memory, how)))
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 from edgevlm import schema
+from edgevlm.devices.address import parse
 from edgevlm.errors import DeviceError
 
 Reach = Literal["local", "ssh", "adb", "qemu-user", "none"]
@@ -126,8 +127,17 @@ def _parse(text: str, where: str) -> Mapping[str, Profile]:
 
 def _read(value: object, where: str) -> Profile:
     """One profile; with `like: NAME` it is that built-in one but for what it says itself."""
-    if not isinstance(value, Mapping) or "like" not in value:
-        return schema.read(Profile, value, where=where, error=DeviceError)
-    pattern = schema.write(find(str(value["like"]), builtin()))
-    own = {key: item for key, item in value.items() if key != "like"}
-    return schema.read(Profile, {**pattern, **own}, where=where, error=DeviceError)
+    if isinstance(value, Mapping) and "like" in value:
+        name = str(value["like"])
+        if name not in builtin():
+            raise DeviceError(f"{where}: like: no built-in device {name!r}", hint="edgevlm devices lists them")
+        own = {key: item for key, item in value.items() if key != "like"}
+        value = {**schema.write(builtin()[name]), **own}
+    profile = schema.read(Profile, value, where=where, error=DeviceError)
+    numbers = {"memory_mb": profile.memory_mb, "bandwidth_gb_s": profile.bandwidth_gb_s}
+    for cluster in profile.cpu:
+        numbers |= {"cores": cluster.cores - 1, "clock_mhz": cluster.clock_mhz - 1, "fma_lanes": cluster.fma_lanes}
+        for key, number in numbers.items():
+            if number < 0:
+                raise DeviceError(f"{where}: {key}: expected a positive number")
+    return replace(profile, reach=parse(profile.address).scheme) if profile.address else profile

@@ -134,6 +134,8 @@ def _fastest(results: Sequence[Result], component: str, names: Names) -> Figure 
         rivals = [each for each in ranked if each is not best and each.low_ms <= best.high_ms]
         if rivals:
             details.append(f"not surely: the bands of {len(rivals)} more overlap with its own")
+    elif any(each is not best and each.low_ms <= best.middle_ms for each in ranked):
+        details.append("not surely: another was as fast at times")
     if ranked[0] is not best:
         rival = ranked[0]
         details.append(f"a peer is faster: {names.label(rival.artefact)}, {number(rival.middle_ms)} ms")
@@ -180,8 +182,11 @@ def _smallest(results: Sequence[Result], names: Names) -> Figure | None:
     if not found:
         return None
     best = min(_ours(found), key=lambda each: each.size_bytes)
-    details = () if best.accuracy is None else (f"cosine {cosine(best.accuracy)}",)
-    return Figure("smallest", megabytes(best.size_bytes), "MB", names.label(best), details, None)
+    details = [] if best.accuracy is None else [f"cosine {cosine(best.accuracy)}"]
+    rival = min(found, key=lambda each: each.size_bytes)
+    if rival.size_bytes < best.size_bytes:
+        details.append(f"a peer is smaller: {names.label(rival)}, {megabytes(rival.size_bytes)} MB")
+    return Figure("smallest", megabytes(best.size_bytes), "MB", names.label(best), tuple(details), None)
 
 
 def _fit(results: Sequence[Result], names: Names) -> Figure:
@@ -194,6 +199,7 @@ def _fit(results: Sequence[Result], names: Names) -> Figure:
         where = f" in {listed([megabytes(each) for each in limits])} MB" if limits else ""
         value = "yes" if not bad else "no" if len(bad) == of else f"{of - len(bad)} of {of}"
         some = "the one artefact" if of == 1 else f"of {of} artefacts, {listed(bad)}"
+        where += " of an emulated Linux board"
         said = f"{some} did not run{where}" if bad else f"{_all(of)} ran{where}"
         return Figure("fits", value, "", "", (said, *_peak(tried)), evidence(tried[0]))
     measured = [each for each in results if isinstance(each, Measured)]
@@ -218,7 +224,7 @@ def _failed(results: Sequence[Result], names: Names) -> Figure | None:
 
 
 def _all(several: int) -> str:
-    return "the one artefact" if several == 1 else f"all {several} artefacts"
+    return {1: "the one artefact", 2: "both artefacts"}.get(several, f"all {several} artefacts")
 
 
 def _peak(results: Sequence[Measured | Emulated]) -> tuple[str, ...]:

@@ -82,9 +82,11 @@ def device_tables(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
     """All tables of one device that have rows; columns in which nothing is known are left out."""
     measured = [each for each in results if isinstance(each, Measured)]
     emulated = [each for each in results if isinstance(each, Emulated)]
+    estimated = [each for each in results if isinstance(each, Estimated)]
     tables = (
         _latency(measured, names),
-        _estimates([each for each in results if isinstance(each, Estimated)], names),
+        _estimates(estimated, names),
+        _points(estimated, names),
         _stages(measured, names),
         _memory([each for each in results if isinstance(each, Measured | Emulated)], names),
         _counts(emulated, names),
@@ -145,12 +147,12 @@ def _latency(results: Sequence[Measured], names: Names) -> Table:
     for each in results:
         times, engine = each.times, each.times.engine_ms
         figures = (times.cold_load_ms, times.first_ms, engine.median, engine.p90, engine.p95, engine.min, engine.max)
-        cells = [one_line(each.component), str(each.threads), *map(number, figures)]
+        cells = [one_line(each.component), str(each.threads or UNKNOWN), *map(number, figures)]
         cells += [number(times.per_second) if engine.median else UNKNOWN, count(engine.runs)]
         rows.append(row("measured", each.artefact, names, *cells, share(times.page_cache_share)))
     note = (
         "Cold load opens the artefact in a fresh process; the first inference packs weights; the rest is of the "
-        "inferences after it."
+        "inferences after it. Threads are the CPU's."
     )
     return Table("Latency", note, columns, tuple(rows))
 
@@ -160,14 +162,31 @@ def _estimates(results: Sequence[Estimated], names: Names) -> Table:
     columns += (Column("left-one-out error", "%"), *_words("calibration points"))
     rows = []
     for each in results:
-        cells = [one_line(each.component), str(each.threads), *map(number, (each.low_ms, each.middle_ms, each.high_ms))]
-        points = "\n".join(map(one_line, each.calibration)) or "none"
+        band = map(number, (each.low_ms, each.middle_ms, each.high_ms))
+        cells = [one_line(each.component), str(each.threads) if each.threads else each.unit.upper(), *band]
+        points = _points_called(results)[each.calibration]
         rows.append(row("estimated", each.artefact, names, *cells, each.bound_by, share(each.error), points))
     note = (
         "Nobody ran these: the device's figure is expected between low and high. The error is the largest one when a "
-        "calibration point was predicted from the others."
+        "calibration point was predicted from the others. Threads are the CPU's."
     )
     return Table("Estimated latency", note, columns, tuple(rows))
+
+
+def _points(results: Sequence[Estimated], names: Names) -> Table:
+    rows = tuple(
+        row("estimated", None, names, called, one_line(point))
+        for calibration, called in _points_called(results).items()
+        for point in calibration
+    )
+    note = "Latencies that others measured and published, to which the estimates are fitted."
+    return Table("Calibration points", note, _words("set", "point"), rows)
+
+
+def _points_called(results: Sequence[Estimated]) -> dict[tuple[str, ...], str]:
+    """A letter for each set of calibration points."""
+    different = dict.fromkeys(each.calibration for each in results)
+    return {each: chr(ord("A") + index) if each else "none" for index, each in enumerate(different)}
 
 
 def _stages(results: Sequence[Measured], names: Names) -> Table:
@@ -183,9 +202,11 @@ def _stages(results: Sequence[Measured], names: Names) -> Table:
         cells = [cell for spread in spreads for cell in _stage(spread)]
         whole = number(sum(spread.median for spread in spreads if spread))
         rows.append(row("measured", each.artefact, names, one_line(each.component), str(each.threads), *cells, whole))
-    return Table(
-        "Where the time goes", "From a picture or a text to the answer that an app shows.", columns, tuple(rows)
+    note = (
+        "From a picture of 1280 x 960 pixels, decoded, or a text of a dozen words, to the embedding's cosines with a "
+        "hundred labels."
     )
+    return Table("Where the time goes", note, columns, tuple(rows))
 
 
 def _stage(spread: Spread | None) -> tuple[Cell, Cell]:
@@ -315,7 +336,7 @@ def _commands(results: Iterable[Measured | Emulated | Estimated], names: Names) 
     )
     rows = []
     for each in results:
-        threads = "1" if isinstance(each, Emulated) else str(each.threads)
+        threads = "1" if isinstance(each, Emulated) else str(each.threads or UNKNOWN)
         sha256 = one_line(each.artefact.sha256)
         cells = (one_line(each.component), threads, Cell(sha256[:12], sha256), clean(each.reproduce))
         rows.append(row(evidence(each), each.artefact, names, *cells))

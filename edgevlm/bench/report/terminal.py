@@ -10,15 +10,20 @@ from edgevlm import report
 from edgevlm.bench.compare import Comparison
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
 
+_BUSY_SHARE = 0.75
 _COLOURS = {"measured": "green", "emulated": "cyan", "estimated": "yellow"}
 
 
 def print_table(found: Sequence[Result]) -> None:
     """A row a result on stdout; failures and warnings in words on stderr."""
-    rows = [_row(each) for each in found if not isinstance(each, Failed)]
+    order = list(dict.fromkeys(each.device for each in found))
+    sorted_by_device = sorted(found, key=lambda each: order.index(each.device))
+    rows = [_row(each) for each in sorted_by_device if not isinstance(each, Failed)]
     if rows:
         heads = ("device", "artefact", "component", ">threads", "evidence", "latency", "memory", "")
         report.table(None, heads, rows)
+    for device, said in busy(found).items():
+        click.echo(f"{device}: {said}", err=True)
     for each in found:
         if isinstance(each, Failed):
             what = ": ".join(
@@ -32,30 +37,48 @@ def print_table(found: Sequence[Result]) -> None:
                 click.echo(f"{each.device}: {each.artefact.name}: {each.component}: FAILED: {warning}", err=True)
 
 
+def busy(found: Sequence[Result]) -> dict[str, str]:
+    """Devices that did other work while they were measured."""
+    systems = {each.device: each.system for each in found if isinstance(each, Measured)}
+    return {
+        device: f"it was busy while it was measured ({system.load:.1f} processes on {system.cores} cores): times are "
+        "longer and vary more than on an idle one"
+        for device, system in systems.items()
+        if system.load > _BUSY_SHARE * system.cores
+    }
+
+
 def print_comparison(comparison: Comparison) -> None:
-    """The changes as a table on stdout, the regressions on stderr."""
+    """What has changed as a table on stdout, and the verdict; the regressions on stderr."""
     from rich.markup import escape
 
     colours = {"regression": "red", "slower": "yellow", "better": "green", "faster": "green"}
     rows = []
     for each in comparison.changes:
+        if each.verdict == "same":
+            continue
         ratio = "" if each.ratio is None else f"{each.ratio:.3f}x"
         if each.low is not None and each.high is not None:
             ratio += f" ({each.low:.2f} to {each.high:.2f})"
-        figures = ["" if value is None else f"{value:,.4g} {each.unit}".strip() for value in (each.old, each.new)]
+        figures = ["" if value is None else f"{value:,.6g} {each.unit}".strip() for value in (each.old, each.new)]
         verdict = f"[{colours[each.verdict]}]{each.verdict}[/]" if each.verdict in colours else each.verdict
         names = map(escape, (each.device, each.artefact, each.component, each.what))
         rows.append((*names, *figures, ratio, verdict))
-    report.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
+    if rows:
+        report.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
     for regression in comparison.regressions:
         click.echo(f"REGRESSION: {regression}", err=True)
+    click.echo(
+        f"{len(comparison.changes) - len(rows)} of {len(comparison.changes)} figures are the same; "
+        f"{len(comparison.regressions) or 'no'} regression{'' if len(comparison.regressions) == 1 else 's'}"
+    )
 
 
 def _row(result: Measured | Emulated | Estimated) -> tuple[str, ...]:
     from rich.markup import escape
 
     kind = evidence(result)
-    threads = "1" if isinstance(result, Emulated) else str(result.threads)
+    threads = "1" if isinstance(result, Emulated) else str(result.threads or "")
     names = tuple(map(escape, (result.device, result.artefact.name, result.component)))
     return (*names, threads, f"[{_COLOURS[kind]}]{kind}[/]", *_figures(result))
 
@@ -81,7 +104,7 @@ def _figures(result: Measured | Emulated | Estimated) -> tuple[str, str, str]:
     if result.counts:
         facts.append(f"{result.counts.instructions / 1e6:.4g} M instructions")
     if result.fits is not None and result.memory_limit_bytes is not None:
-        facts.append(f"{'fits' if result.fits else 'does NOT fit'} in {result.memory_limit_bytes / 2**20:.0f} MiB")
+        facts.append(f"{'fits' if result.fits else 'does NOT fit'} in {result.memory_limit_bytes / 1e6:,.0f} MB")
     return "", peak, ", ".join(facts)
 
 

@@ -67,8 +67,8 @@ def cosine(accuracy: float | None) -> str:
 
 
 def threads(several: int) -> str:
-    """`1 thread`, `4 threads`."""
-    return f"{several} thread{'' if several == 1 else 's'}"
+    """`CPU, 1 thread`, `CPU, 4 threads`; `accelerator` for none of the CPU's."""
+    return f"CPU, {several} thread{'' if several == 1 else 's'}" if several else "accelerator"
 
 
 def share(part: float | None) -> str:
