@@ -86,7 +86,7 @@ class Connection:
         try:
             if not any(line.strip() == _READY for line in master.stdout or ()):
                 master.wait()
-                raise _failure(self.address, end_of(stderr))
+                raise _failure(self.address, self._config, end_of(stderr))
         finally:
             timer.cancel()
         self._master = master
@@ -109,24 +109,26 @@ class Connection:
         return [*words, "--", self.address.name]
 
 
-def _failure(address: Address, said: str) -> DeviceError:
+def _failure(address: Address, config: Path | None, said: str) -> DeviceError:
     """ssh's words, as an error that says what to do."""
     host, user = address.name, f"{address.user}@" if address.user else ""
-    port = f"-p {address.port} " if address.port else ""
+    options = f"-F {config} " if config else ""
+    options += f"-p {address.port} " if address.port else ""
+    offending = re.search(r"Offending .*key in (\S+):(\d+)", said)
+    entry = f"remove line {offending[2]} of {offending[1]}" if offending else f"ssh-keygen -R {host}"
     last = said.splitlines()[-1].strip() if said else "ssh said nothing"
     refusals = {
         "HOST IDENTIFICATION HAS CHANGED": (
             f"{host} has another host key than it had: it was set up anew, or is another machine",
-            f"where that is expected: ssh-keygen -R {f'[{host}]:{address.port}' if port else host}, then ssh {port}"
-            f"{user}{host} once, and compare the new key's fingerprint",
+            f"where that is expected, {entry}, then ssh {options}{user}{host} once, and compare the fingerprint",
         ),
         "Host key verification failed": (
             f"the host key of {host} is not known here",
-            f"ssh {port}{user}{host} once, and compare the key's fingerprint with the machine's own",
+            f"ssh {options}{user}{host} once, and compare the key's fingerprint with the machine's own",
         ),
         r"Permission denied \(": (
             f"{host} accepts none of your keys: {last}",
-            f"ssh-copy-id {port}{user}{host} puts one there; ssh-add unlocks one with a passphrase",
+            f"ssh-copy-id {options}{user}{host} puts one there; ssh-add unlocks one with a passphrase",
         ),
         "Too many authentication failures": (
             f"{host} was offered too many keys",
@@ -148,4 +150,4 @@ def _failure(address: Address, said: str) -> DeviceError:
         for pattern, (message, hint) in table.items():
             if re.search(pattern, said):
                 return kind(message, hint=hint)
-    return NotReached(f"no connection to {host}: {last}", hint=f"ssh -v {port}{user}{host} says more")
+    return NotReached(f"no connection to {host}: {last}", hint=f"ssh -v {options}{user}{host} says more")
