@@ -295,6 +295,33 @@ def test_a_slow_device_delays_nobody(bundle: Bundle, tmp_path: Path) -> None:
     assert quick.device == "quick"
 
 
+@needs_sshd
+@pytest.mark.skipif(os.uname().machine == "aarch64", reason="this computer could be the board")
+def test_a_machine_that_cannot_be_the_device_is_refused(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Sshd(tmp_path)
+    server.start()
+    monkeypatch.setenv("EDGEVLM_SSH_CONFIG", str(server.config))
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text(
+        f"board:\n  like: raspberry-pi-5\n  address: {server.address}\n  python: {sys.executable}\n"
+        f"server:\n  like: host\n  address: {server.address}\n  python: {sys.executable}\n"
+    )
+    try:
+        done = bench(bundle.path, "--devices", fleet, "--out", tmp_path / "out", *QUICK)
+    finally:
+        server.stop()
+    assert done.exit_code == 2
+    found = {each.device: each for each in found_in(tmp_path / "out")}
+    board, other = found["board"], found["server"]
+    assert isinstance(board, Failed)
+    assert "has a processor of aarch64, and the machine that was reached one of" in board.message
+    assert isinstance(other, Measured)
+    assert "--devices" in other.reproduce
+    assert "--seconds 0.1" in other.reproduce
+
+
 def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and not holds():
