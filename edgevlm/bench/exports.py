@@ -27,6 +27,7 @@ from edgevlm.capture import plain_attention, quiet
 from edgevlm.devices.store import keep
 from edgevlm.errors import EdgeVLMError, MissingDependency, named_failures
 from edgevlm.interfaces import Program, Progress
+from edgevlm.onboard.engines import without_telemetry
 from edgevlm.onboard.protocol import Say, answer, telling
 from edgevlm.recipe import BUILTIN, ParityLimits
 
@@ -161,6 +162,7 @@ def _accuracy(model: Model, component: str, kind: Kind, file: Path) -> float:
 
 
 if __name__ == "__main__":
+    without_telemetry()
     answer(work, orphaned=lambda: os._exit(3))
     sys.stderr.flush()
     os._exit(0)

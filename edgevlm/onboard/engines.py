@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -204,7 +205,16 @@ def _arbitrary(tensor: TensorSpec) -> Array:
     return random.integers(1, 40, tensor.shape).astype(np.int32)
 
 
+def without_telemetry() -> None:
+    """Has OpenVINO send nothing: its telemetry forks a process for that, which hangs and stays where there are threads.
+
+    The variable is the switch that openvino-telemetry has (`utils/opt_in_checker.py`); for a process of our own.
+    """
+    os.environ["CI"] = "true"
+
+
 def _require(package: str) -> Any:
+    without_telemetry()
     try:
         return importlib.import_module(package)
     except ImportError:
