@@ -59,8 +59,12 @@ class BundledSubject:
 
     def command(self, device: str) -> str:
         """`edgevlm bench ...`."""
-        words = ["edgevlm", "bench", str(self.bundle.path), "--device", device, "--component", self.component]
-        return shlex.join([*words, *self.options])
+        return command(self.bundle.path, device, self.component, *self.options)
+
+
+def command(bundle: Path, device: str, component: str, *options: str) -> str:
+    """What a user types to repeat a figure."""
+    return shlex.join(["edgevlm", "bench", str(bundle), "--device", device, "--component", component, *options])
 
 
 def subjects(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm import schema
+from edgevlm.bench.artefacts import command
 from edgevlm.bench.exports import FACTS, FILES, ON_CPU, Kind
 from edgevlm.bench.results import Artefact, Failed
 from edgevlm.bundle import Bundle
@@ -52,7 +53,7 @@ class PeerSubject:
 
     def command(self, device: str) -> str:
         """`edgevlm bench ... --peers`."""
-        return f"edgevlm bench {self.bundle} --device {device} --component {self.component} --peers"
+        return command(self.bundle, device, self.component, "--peers")
 
 
 def offers(machine: Machine) -> Mapping[str, Any]:

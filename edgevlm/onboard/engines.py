@@ -119,7 +119,26 @@ def sample_inputs(bundle: Bundle, component: str) -> dict[str, Array]:
     return {tensor.name: Tokenizer(bundle.manifest.text, bundle.path).encode([TEXT])}
 
 
-class OnnxEngine:
+class _PeerEngine:
+    """Another toolchain's, once its `load` has set `_answer`; see `Engine`."""
+
+    def __init__(self, files: tuple[Path, ...], tensor: TensorSpec) -> None:
+        self.files = files
+        self._sample = _arbitrary(tensor)
+        self._answer: Callable[[Array], F32] | None = None
+
+    def run(self) -> F32:
+        """One inference."""
+        return self.answer(self._sample)
+
+    def answer(self, inputs: Array) -> F32:
+        """One inference on other inputs of the same shape."""
+        if self._answer is None:
+            raise ValueError("not loaded")
+        return self._answer(inputs)
+
+
+class OnnxEngine(_PeerEngine):
     """ONNX Runtime on one execution provider; see `Engine`.
 
     Args:
@@ -127,16 +146,14 @@ class OnnxEngine:
     """
 
     def __init__(self, path: Path, provider: str, threads: int, tensor: TensorSpec) -> None:
-        self.files: tuple[Path, ...] = (path,)
         self._provider, self._threads = provider, threads
-        self._sample = _arbitrary(tensor)
+        super().__init__((path,), tensor)
         self._library = _require("onnxruntime")
         if provider not in self._library.get_available_providers():
             raise DeviceError(
                 f"ONNX Runtime has no {provider} here: {', '.join(self._library.get_available_providers())}",
                 hint="JetPack's own build of onnxruntime-gpu has CUDA and TensorRT",
             )
-        self._answer: Callable[[Array], F32] | None = None
 
     def load(self) -> None:
         """Opens the file."""
@@ -149,41 +166,20 @@ class OnnxEngine:
         name = session.get_inputs()[0].name
         self._answer = lambda inputs: session.run(None, {name: inputs})[0]
 
-    def run(self) -> F32:
-        """One inference."""
-        return self.answer(self._sample)
 
-    def answer(self, inputs: Array) -> F32:
-        """One inference on other inputs of the same shape."""
-        if self._answer is None:
-            raise ValueError("not loaded")
-        return self._answer(inputs)
-
-
-class OpenVINOEngine:
+class OpenVINOEngine(_PeerEngine):
     """OpenVINO on the CPU, in float32 where the file is; see `Engine`."""
 
     def __init__(self, path: Path, threads: int, tensor: TensorSpec) -> None:
-        self.files: tuple[Path, ...] = (path, path.with_suffix(".bin"))
-        self._threads, self._sample = threads, _arbitrary(tensor)
+        super().__init__((path, path.with_suffix(".bin")), tensor)
+        self._threads = threads
         self._library = _require("openvino")
-        self._answer: Callable[[Array], F32] | None = None
 
     def load(self) -> None:
         """Opens and compiles the file."""
         exact = {"INFERENCE_NUM_THREADS": self._threads, "INFERENCE_PRECISION_HINT": "f32"}  # else bf16 where it can
         request = self._library.Core().compile_model(self.files[0], "CPU", exact).create_infer_request()
         self._answer = lambda inputs: request.infer([inputs], share_inputs=True)[0]
-
-    def run(self) -> F32:
-        """One inference."""
-        return self.answer(self._sample)
-
-    def answer(self, inputs: Array) -> F32:
-        """One inference on other inputs of the same shape."""
-        if self._answer is None:
-            raise ValueError("not loaded")
-        return self._answer(inputs)
 
 
 def providers(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ _PEERS = ("onnxruntime", "onnxruntime-gpu", "openvino")
 _CLOCKS = Path("/sys/devices/system/cpu/cpufreq")
 _SENSORS = Path("/sys/class/thermal")
 _BOARD = Path("/proc/device-tree")
-_NAMES = ("model", "/sys/class/dmi/id/product_name")
+_NAMES = (_BOARD / "model", Path("/sys/class/dmi/id/product_name"))
 _VIRTUAL_BOARD = "linux,dummy-virt"
 
 
@@ -31,7 +31,7 @@ def describe(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
 def read() -> System:
     """This machine, now."""
     return System(
-        model=_first_line([_BOARD / name for name in _NAMES]),
+        model=_first_line(_NAMES),
         processor=_processor(),
         architecture=platform.machine(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
