@@ -108,7 +108,7 @@ def measure_memory(bundle: Bundle) -> int:
     peaks: list[int] = []
     with Local() as machine:
         for component in bundle.components:
-            job = {"job": "memory", "bundle": str(bundle.path), "component": component, "threads": 1}
+            job = {"job": "memory", "bundle": str(bundle.path), "component": component, "threads": 1, "runs": 3}
             *_, said = machine.ask(job, timeout_seconds=600)
             peaks.append(said["result"]["resident_bytes"] - said["result"]["before_bytes"])
     return max(peaks)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,10 @@ with interrupts.clean_exit(), board.board(replace(builtin()["raspberry-pi-5"], m
         assert named(str(kept)) != []
         command.send_signal(number)
         assert command.wait(20) == (-number if number == signal.SIGKILL else 128 + number)
+    for _ in range(100):  # the system ends what was left behind after it has told of the command's end
+        if not named(str(kept)):
+            break
+        time.sleep(0.1)
     assert named(str(kept)) == []
     assert (list(tmp_path.iterdir()) == []) == (number == signal.SIGTERM)
 

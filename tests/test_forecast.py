@@ -13,12 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgevlm import forecast, pipeline, registry
-from edgevlm.bundle import Bundle, Labels
+from edgevlm.benchmarks.forecast import measure_memory
+from edgevlm.bundle import Labels
 from edgevlm.capture import unlifted
 from edgevlm.cli import main
 from edgevlm.compression.compression import compress
 from edgevlm.compression.layers import find_layers
-from edgevlm.devices.local import Local
 from edgevlm.errors import LabelError, RecipeError, UnsupportedError
 from edgevlm.footprint import distinct, outline
 from edgevlm.interfaces import Programs
@@ -90,14 +90,7 @@ def test_real_conversions_are_what_was_foreseen(
         assert dict(expected.requires) == dict(outcome.bundle.manifest.requires)
         assert outcome.bundle.manifest.estimated_peak_memory_bytes == expected.peak_memory_bytes
         if outcome.target == "tflite" and sys.platform == "linux":
-            assert expected.peak_memory_bytes == pytest.approx(_measured_bytes(outcome.bundle), rel=0.3)
-
-
-def _measured_bytes(bundle: Bundle) -> int:
-    """What the engine adds to a process that opens a bundle and runs its text tower."""
-    job = {"job": "memory", "bundle": str(bundle.path), "component": "encode_text", "threads": 1}
-    *_, said = Local().ask(job, timeout_seconds=300)
-    return int(said["result"]["resident_bytes"] - said["result"]["before_bytes"])
+            assert expected.peak_memory_bytes == pytest.approx(measure_memory(outcome.bundle), rel=0.3)
 
 
 @pytest.mark.parametrize("component", compressions.STUDENTS | {"clip_text": 0, "clip_image": 0, "siglip_image": 0})
