@@ -233,6 +233,19 @@ def test_other_toolchains_files_run_beside_ours(bundle: Bundle, tmp_path: Path) 
     assert [each.stat().st_mtime_ns for each in made] == times
 
 
+def test_peers_of_a_model_that_is_not_there_say_where_to_run_this(bundle: Bundle, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copytree(bundle.path, tmp_path / "elsewhere.edgevlm"))
+    manifest = json.loads((elsewhere / "manifest.json").read_text())
+    manifest["source"]["name"] = "gone"
+    (elsewhere / "manifest.json").write_text(json.dumps(manifest))
+    assert bench(elsewhere, "--out", tmp_path / "out", "--peers", *QUICK).exit_code == 2
+    ours, failed = found_in(tmp_path / "out")
+    assert isinstance(ours, Measured)
+    assert isinstance(failed, Failed)
+    assert "'gone', which is not found" in failed.message
+    assert failed.hint == "run this in the folder in which gone is the checkpoint that was converted"
+
+
 def test_devices_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "devices.yaml"
     path.write_text(

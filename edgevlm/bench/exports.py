@@ -25,7 +25,7 @@ from edgevlm import interrupts, parity
 from edgevlm.bundle import Bundle, hash_file
 from edgevlm.capture import plain_attention, quiet
 from edgevlm.devices.store import keep
-from edgevlm.errors import EdgeVLMError, MissingDependency, named_failures
+from edgevlm.errors import EdgeVLMError, InputError, MissingDependency, named_failures
 from edgevlm.interfaces import Program, Progress
 from edgevlm.onboard.engines import without_telemetry
 from edgevlm.onboard.protocol import Say, answer, telling
@@ -58,7 +58,12 @@ def work(asked: Mapping[str, Any], say: Say) -> None:
     """
     from edgevlm.blame.bundles import source_model
 
-    model = source_model(Bundle.open(asked["bundle"]), None)
+    bundle = Bundle.open(asked["bundle"])
+    try:
+        model = source_model(bundle)
+    except InputError as error:
+        there = f"run this in the folder in which {bundle.manifest.source.name} is the checkpoint that was converted"
+        raise InputError(error.message, hint=there) from error
     made = []
     for component in asked["components"]:
         for kind in asked["kinds"]:
