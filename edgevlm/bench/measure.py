@@ -15,6 +15,7 @@ from edgevlm.interfaces import Progress
 from edgevlm.onboard.figures import Memory, Sustained, System, Times
 
 _START_SECONDS = 120.0  # for a slow board to import torch
+_EMULATION = 10  # times as slow as the board, and more beside other work
 _TRIES = 3
 _RUNS = 3  # while memory is watched; an emulator is slow, and the first run has the peak already
 
@@ -145,9 +146,10 @@ def _sustained(machine: Machine, job: Mapping[str, Any], seconds: float, progres
 
 def _ask(machine: Machine, job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """The result of one job. Where the connection is lost, the job is asked again."""
+    seconds = _START_SECONDS + 20 * float(job.get("seconds", 1.0))
     for attempt in range(1, _TRIES + 1):
         try:
-            for line in machine.ask(job, timeout_seconds=_START_SECONDS + 20 * float(job.get("seconds", 1.0))):
+            for line in machine.ask(job, timeout_seconds=seconds * (_EMULATION if machine.emulator else 1)):
                 if "progress" in line:
                     progress(line["progress"]["stage"], line["progress"]["share"])
                 if "result" in line:
