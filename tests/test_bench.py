@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import compressions
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -21,7 +22,7 @@ from sshd import SERVER, Sshd
 
 import edgevlm
 from edgevlm import schema
-from edgevlm.bench import compare, results
+from edgevlm.bench import compare, exports, results
 from edgevlm.bench.artefacts import describe
 from edgevlm.bench.bench import merge
 from edgevlm.bench.measure import thread_counts
@@ -30,9 +31,11 @@ from edgevlm.bundle import Bundle
 from edgevlm.cli import main
 from edgevlm.devices import device, profile, store
 from edgevlm.errors import DeviceError, InputError
+from edgevlm.models import catalogue
 from edgevlm.onboard import tensorrt
 from edgevlm.onboard.figures import Memory, Spread, System, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
+from edgevlm.progress import silent
 
 needs_sshd = pytest.mark.skipif(SERVER is None or shutil.which("ssh") is None, reason="needs OpenSSH's sshd and ssh")
 QUICK = ("--seconds", "0.1", "--threads", "1", "--component", "encode_image")
@@ -231,6 +234,15 @@ def test_other_toolchains_files_run_beside_ours(bundle: Bundle, tmp_path: Path) 
     times = [each.stat().st_mtime_ns for each in made]
     assert bench(bundle.path, "--out", tmp_path, "--peers", *QUICK).exit_code == 0
     assert [each.stat().st_mtime_ns for each in made] == times
+
+
+def test_onnx_runtime_quantises_a_text_towers_weights_and_not_its_mask() -> None:
+    folder = exports.make(
+        catalogue.load(str(compressions.checkpoint("clip"))), "encode_text", "onnx", quantised=True, progress=silent
+    )
+    facts = json.loads((folder / exports.FACTS).read_text())
+    assert facts["accuracy"] > 0.99
+    assert facts["size_bytes"] == (folder / exports.FILES["onnx"]).stat().st_size
 
 
 def test_peers_of_a_model_that_is_not_there_say_where_to_run_this(bundle: Bundle, tmp_path: Path) -> None:

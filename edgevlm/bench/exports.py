@@ -118,9 +118,13 @@ def _write_onnx(program: Program, path: Path, quantised: bool) -> None:
     if not quantised:
         onnx.save(proto, path)
         return
+    buffers = {name for name, _ in program.module.named_buffers()}  # a mask is no layer's weight
+    masked = [node.name for node in proto.graph.node if node.op_type == "MatMul" and buffers.intersection(node.input)]
     with interrupts.temporary_folder() as scratch:
         onnx.save(proto, scratch / "fp32.onnx")
-        quantize_dynamic(scratch / "fp32.onnx", path, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(
+            scratch / "fp32.onnx", path, weight_type=QuantType.QInt8, per_channel=True, nodes_to_exclude=masked
+        )
 
 
 def _write_openvino(model: Model, component: str, path: Path, quantised: bool) -> None:
