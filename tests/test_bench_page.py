@@ -250,6 +250,18 @@ def test_estimates_never_win_over_what_was_measured() -> None:
     assert device.summary.figures[0].value == "50.0"
 
 
+def test_each_model_has_its_own_leader() -> None:
+    small, large = bench_results.artefact("int8", "tflite"), bench_results.artefact("fp32", "tflite")
+    large = replace(large, model="clip", name="clip")
+    results = (
+        bench_results.measured("board", small, "encode_image", 1, 1.0),
+        bench_results.measured("board", large, "encode_image", 1, 50.0),
+    )
+    (device,) = report(results, title="").devices
+    assert [each.value for each in device.summary.figures if each.name == "fastest"] == ["1.00", "50.0"]
+    assert device.summary.words.count("is its model's fastest at encode_image and its model's smallest") == 2
+
+
 def test_a_front_is_what_nothing_beats() -> None:
     rows = {
         "a": (10.0, 100, 0.9),

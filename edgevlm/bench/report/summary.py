@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgevlm.bench.report.fronts import Point, points
 from edgevlm.bench.report.wording import Names, cosine, listed, megabytes, number, one_line, shortened, threads
-from edgevlm.bench.results import Artefact, Emulated, Evidence, Failed, Measured, Result, evidence
+from edgevlm.bench.results import Artefact, Emulated, Estimated, Evidence, Failed, Measured, Result, evidence
 
 
 @dataclass(frozen=True)
@@ -49,28 +49,41 @@ class Summary:
 
 
 def summarise(results: Sequence[Result], names: Names) -> Summary:
-    """The summary of one device's results."""
-    components = dict.fromkeys(each.component for each in results if not isinstance(each, Failed))
-    fastest = [each for one in components if (each := _fastest(results, one, names))]
-    fewest = [
-        each for one in components if not _fastest(results, one, names) and (each := _fewest(results, one, names))
+    """The summary of one device's results. Who leads is said of each model: another model is another task."""
+    found = [each for each in results if not isinstance(each, Failed)]
+    models = dict.fromkeys(each.artefact.model for each in found)
+    figures = [
+        each for model in models for each in _leaders([one for one in found if one.artefact.model == model], names)
     ]
-    figures = [*fastest, *fewest]
-    if smallest := _smallest(results, names):
-        figures += [smallest, _fit(results, names)]
+    if figures:
+        figures.append(_fit(results, names))
     if failed := _failed(results, names):
         figures.append(failed)
-    return Summary(_words(figures, results, names), tuple(figures))
+    return Summary(_words(figures, results, names, several=len(models) > 1), tuple(figures))
 
 
-def _words(figures: Sequence[Figure], results: Sequence[Result], names: Names) -> str:
-    """The figures without their numbers: who leads in what, what that costs, what does not work."""
+def _leaders(results: Sequence[Measured | Emulated | Estimated], names: Names) -> Iterator[Figure]:
+    """Of one model: the fastest at each component, or what executes the fewest instructions, and the smallest."""
+    components = dict.fromkeys(each.component for each in results)
+    fastest = {one: _fastest(results, one, names) for one in components}
+    yield from (each for each in fastest.values() if each)
+    yield from (each for one in components if not fastest[one] and (each := _fewest(results, one, names)))
+    yield _smallest(results, names)
+
+
+def _words(figures: Sequence[Figure], results: Sequence[Result], names: Names, several: bool) -> str:
+    """The figures without their numbers: who leads in what, what that costs, what does not work.
+
+    Args:
+        several: Whether there are several models.
+    """
     sentences = []
+    the = "its model's" if several else "the"
     for who in dict.fromkeys(each.who for each in figures if each.who):
         own = [each for each in figures if each.who == who]
-        claims = _claims(own)
+        claims = _claims(own, the)
         if who in _least_accurate(results, names):
-            claims.append("the least accurate")
+            claims.append(f"{the} least accurate")
         sentences.append(f"{who} {listed(claims)}")
     for each in figures:
         if not each.who:
@@ -78,16 +91,16 @@ def _words(figures: Sequence[Figure], results: Sequence[Result], names: Names) -
     return ". ".join(sentences) + "."
 
 
-def _claims(figures: Sequence[Figure]) -> list[str]:
+def _claims(figures: Sequence[Figure], the: str) -> list[str]:
     """What one artefact leads in, to be listed after its name."""
     claims = []
     if fewest := [each.component for each in figures if each.name == "fewest instructions"]:
-        claims.append(f"executes the fewest instructions for {listed(fewest)} (no latency is known)")
+        claims.append(f"executes {the} fewest instructions for {listed(fewest)} (no latency is known)")
     fastest = [each for each in figures if each.name == "fastest"]
     for kind in dict.fromkeys(each.evidence for each in fastest):
         sure = "probably " if kind == "estimated" else ""
-        claims.append(f"{sure}the fastest at {listed([each.component for each in fastest if each.evidence == kind])}")
-    claims += ["the smallest" for each in figures if each.name == "smallest"]
+        claims.append(f"{sure}{the} fastest at {listed([each.component for each in fastest if each.evidence == kind])}")
+    claims += [f"{the} smallest" for each in figures if each.name == "smallest"]
     first = next((index for index, each in enumerate(claims) if not each.startswith("executes")), None)
     if first is not None:
         claims[first] = f"is {claims[first]}"
@@ -177,10 +190,8 @@ def _fewest(results: Sequence[Result], component: str, names: Names) -> Figure |
     )
 
 
-def _smallest(results: Sequence[Result], names: Names) -> Figure | None:
-    found = [each.artefact for each in results if not isinstance(each, Failed)]
-    if not found:
-        return None
+def _smallest(results: Sequence[Measured | Emulated | Estimated], names: Names) -> Figure:
+    found = [each.artefact for each in results]
     best = min(_ours(found), key=lambda each: each.size_bytes)
     details = [] if best.accuracy is None else [f"cosine {cosine(best.accuracy)}"]
     rival = min(found, key=lambda each: each.size_bytes)
