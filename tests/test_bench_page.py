@@ -259,7 +259,7 @@ def test_each_model_has_its_own_leader() -> None:
     )
     (device,) = report(results, title="").devices
     assert [each.value for each in device.summary.figures if each.name == "fastest"] == ["1.00", "50.0"]
-    assert device.summary.words.count("is its model's fastest at encode_image and its model's smallest") == 2
+    assert device.summary.words.count("is, of its model, the fastest at encode_image and the smallest") == 2
 
 
 def test_a_front_is_what_nothing_beats() -> None:

@@ -78,12 +78,12 @@ def _words(figures: Sequence[Figure], results: Sequence[Result], names: Names, s
         several: Whether there are several models.
     """
     sentences = []
-    the = "its model's" if several else "the"
+    among = ", of its model," if several else ""
     for who in dict.fromkeys(each.who for each in figures if each.who):
         own = [each for each in figures if each.who == who]
-        claims = _claims(own, the)
+        claims = _claims(own, among)
         if who in _least_accurate(results, names):
-            claims.append(f"{the} least accurate")
+            claims.append("the least accurate")
         sentences.append(f"{who} {listed(claims)}")
     for each in figures:
         if not each.who:
@@ -91,19 +91,19 @@ def _words(figures: Sequence[Figure], results: Sequence[Result], names: Names, s
     return ". ".join(sentences) + "."
 
 
-def _claims(figures: Sequence[Figure], the: str) -> list[str]:
+def _claims(figures: Sequence[Figure], among: str) -> list[str]:
     """What one artefact leads in, to be listed after its name."""
     claims = []
     if fewest := [each.component for each in figures if each.name == "fewest instructions"]:
-        claims.append(f"executes {the} fewest instructions for {listed(fewest)} (no latency is known)")
+        claims.append(f"executes{among} the fewest instructions for {listed(fewest)} (no latency is known)")
     fastest = [each for each in figures if each.name == "fastest"]
     for kind in dict.fromkeys(each.evidence for each in fastest):
         sure = "probably " if kind == "estimated" else ""
-        claims.append(f"{sure}{the} fastest at {listed([each.component for each in fastest if each.evidence == kind])}")
-    claims += [f"{the} smallest" for each in figures if each.name == "smallest"]
+        claims.append(f"{sure}the fastest at {listed([each.component for each in fastest if each.evidence == kind])}")
+    claims += ["the smallest" for each in figures if each.name == "smallest"]
     first = next((index for index, each in enumerate(claims) if not each.startswith("executes")), None)
     if first is not None:
-        claims[first] = f"is {claims[first]}"
+        claims[first] = f"is{among} {claims[first]}"
     return claims
 
 
