@@ -257,8 +257,10 @@ def test_each_model_has_its_own_leader() -> None:
         bench_results.measured("board", small, "encode_image", 1, 1.0),
         bench_results.measured("board", large, "encode_image", 1, 50.0),
     )
-    (device,) = report(results, title="").devices
+    content = report(results, title="")
+    (device,) = content.devices
     assert [each.value for each in device.summary.figures if each.name == "fastest"] == ["1.00", "50.0"]
+    assert [row.cells[-1].best for row in content.choices[0].rows] == [True, True]
     assert device.summary.words.count("is, of its model, the fastest at encode_image and the smallest") == 2
 
 

@@ -9,7 +9,7 @@ from edgevlm.bench.report.fronts import Point, Respect, best_known, front, point
 from edgevlm.bench.report.summary import Summary, summarise
 from edgevlm.bench.report.tables import Cell, Column, Row, Table, artefact_table, device_tables, row
 from edgevlm.bench.report.wording import UNKNOWN, WORDS, Names, cosine, count, listed, megabytes, number, one_line
-from edgevlm.bench.results import Emulated, Measured, Result, evidence
+from edgevlm.bench.results import Artefact, Emulated, Measured, Result, evidence
 from edgevlm.onboard.figures import System
 
 
@@ -110,22 +110,22 @@ def _choices(results: Sequence[Result], devices: Sequence[Device], names: Names)
                 names,
                 megabytes(artefact.size_bytes),
                 cosine(artefact.accuracy),
-                *(_latency_cell(own, device.results[0].device, artefact_index, names) for device in devices),
+                *(_latency_cell(own, device.results[0].device, artefact) for device in devices),
             )
-            for artefact_index, artefact in enumerate(names.artefacts)
+            for artefact in names.artefacts
             if any(each.artefact == artefact for each in own)
         )
         note = (
             "Median milliseconds of one inference at the thread count at which it is fastest; of an estimate, the "
-            "middle and the band. Bold: the fastest on that device, estimates aside where something was measured."
+            "middle and the band. Bold: the fastest of its model on that device, estimates aside where something was "
+            "measured."
         )
         tables.append(Table(one_line(component), note, columns, rows))
     return tuple(tables)
 
 
-def _latency_cell(among: Sequence[Point], device: str, artefact_index: int, names: Names) -> Cell:
-    there = [each for each in among if each.device == device]
-    artefact = names.artefacts[artefact_index]
+def _latency_cell(among: Sequence[Point], device: str, artefact: Artefact) -> Cell:
+    there = [each for each in among if each.device == device and each.artefact.model == artefact.model]
     found = next((each for each in there if each.artefact == artefact), None)
     if found is None:
         return Cell(UNKNOWN)
