@@ -41,6 +41,16 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> 
     patch.undo()
 
 
+@pytest.fixture
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where what devices are emulated with, some 450 MB, is kept from one test run to the next."""
+    from edgevlm.devices import store
+
+    folder = request.config.cache.mkdir("devices")
+    monkeypatch.setattr(store, "folder", lambda: folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def labels_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("labels") / "labels.txt"

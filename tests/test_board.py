@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fetching import skipped_offline
 from sshd import named
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,22 +41,13 @@ missing = [program for program in (QEMU, "mke2fs", "ssh", "apt-get", "dpkg") if 
 boots = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
-@pytest.fixture(autouse=True)
-def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What is fetched, 150 MB, is kept from one test run to the next."""
-    folder = request.config.cache.mkdir("devices")
-    monkeypatch.setattr(store, "folder", lambda: folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("kept")
 
 
 @pytest.fixture
 def ready(kept: Path) -> None:
-    try:
+    with skipped_offline():
         board_image.prepare()
-    except DeviceError as error:
-        if "cannot fetch" in error.message or "cannot read the lists" in error.message:
-            pytest.skip(f"no network: {error.message}")
-        raise
 
 
 class Greedy(nn.Module):

@@ -14,6 +14,7 @@ import arm_instructions as arm
 import compressions
 import numpy as np
 import pytest
+from fetching import skipped_offline
 
 import edgevlm
 from edgevlm import interrupts, pipeline, registry
@@ -35,22 +36,13 @@ missing = [program for program in NEEDED if shutil.which(program) is None]
 emulates = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
-@pytest.fixture(autouse=True)
-def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What is fetched, 300 MB, is kept from one test run to the next."""
-    folder = request.config.cache.mkdir("devices")
-    monkeypatch.setattr(store, "folder", lambda: folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("kept")
 
 
 @pytest.fixture
-def ready() -> Setup:
-    try:
+def ready(kept: Path) -> Setup:
+    with skipped_offline():
         return prepare(["tflite", "executorch"])
-    except DeviceError as error:
-        if "cannot fetch" in error.message or "cannot read the lists" in error.message:
-            pytest.skip(f"no network: {error.message}")
-        raise
 
 
 @pytest.fixture(scope="module", params=["tflite", "executorch"])

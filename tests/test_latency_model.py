@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fetching import skipped_offline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -359,10 +360,12 @@ def test_an_unknown_network_is_refused() -> None:
 
 
 @pytest.mark.large
+@pytest.mark.usefixtures("kept")
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="not installed: qemu-aarch64")
 def test_counting_again_gives_what_is_kept(tmp_path: Path) -> None:
     point = next(each for each in points().cpu if each.network == "MobileNetV3 Small fp32")
-    again = count(bundle(point.network, tmp_path / "bundle"), point)
+    with skipped_offline():
+        again = count(bundle(point.network, tmp_path / "bundle"), point)
     assert again.counts.instructions == pytest.approx(point.instructions, rel=1e-3)
     assert cluster(point).stands_in
     with pytest.raises(InputError, match="expected a library"):
