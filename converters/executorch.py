@@ -78,7 +78,7 @@ class ExecuTorchConverter:
             OSError: the file cannot be written.
         """
         require("executorch", extra=self.target)
-        with quiet():
+        with quiet(), executorch_patches.applied():
             lowered = _lower({name: _prepare(program, recipe) for name, program in programs.items()})
         with (out_dir / FILE).open("wb") as file:
             lowered.write_to_file(file)  # in pieces: `lowered.buffer` would be a second copy of the weights
@@ -133,13 +133,12 @@ def _lower(programs: dict[str, ExportedProgram]) -> Any:
     from executorch.backends.xnnpack.utils import configs  # type: ignore[import-untyped]
     from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-untyped]
 
-    with executorch_patches.applied():
-        edge = to_edge_transform_and_lower(
-            programs,
-            partitioner={name: [XnnpackPartitioner()] for name in programs},
-            transform_passes=configs.get_transform_passes(),
-            compile_config=configs.get_xnnpack_edge_compile_config(),
-        )
+    edge = to_edge_transform_and_lower(
+        programs,
+        partitioner={name: [XnnpackPartitioner()] for name in programs},
+        transform_passes=configs.get_transform_passes(),
+        compile_config=configs.get_xnnpack_edge_compile_config(),
+    )
     return edge.to_executorch()
 
 

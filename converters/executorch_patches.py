@@ -1,7 +1,7 @@
-"""ExecuTorch 1.4.1's fault that our models meet, mended for that version alone.
+"""Faults of ExecuTorch 1.4.1, and of torch 2.13 under it, that our models meet, mended for these versions alone.
 
-It is mended while a program is lowered and restored after it, as with coremltools (`coreml_patches`). A test fails once
-upstream has mended it.
+They are mended while a program is lowered and restored after it, as with coremltools (`coreml_patches`). A test fails
+once upstream has mended one.
 """
 
 from __future__ import annotations
@@ -15,14 +15,38 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
 PATCHED_VERSION = "1.4.1"
+PATCHED_TORCH = "2.13."
 
 
 @contextlib.contextmanager
 def applied() -> Iterator[None]:
-    """Mends ExecuTorch for as long as the block runs; any other version is left as it is."""
-    if version("executorch") != PATCHED_VERSION:
+    """Mends both for as long as the block runs; any other version is left as it is."""
+    with contextlib.ExitStack() as stack:
+        if version("executorch") == PATCHED_VERSION:
+            stack.enter_context(_sound_layouts())
+        if version("torch").startswith(PATCHED_TORCH):
+            stack.enter_context(_shared_histories())
         yield
-        return
+
+
+@contextlib.contextmanager
+def _shared_histories() -> Iterator[None]:
+    """A node's history refers to those before it.
+
+    2.13 copies them, whole, for every node of every pass, though nothing changes them: with ExecuTorch's many passes
+    that is a sixth of a conversion.
+    """
+    from torch.fx.traceback import NodeSource
+
+    NodeSource.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del NodeSource.__deepcopy__  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _sound_layouts() -> Iterator[None]:
     from executorch.backends.xnnpack._passes.channels_last_tagged_reshape_pass import (  # type: ignore[import-untyped]
         ChannelsLastTaggedReshapePass,
     )

@@ -21,10 +21,17 @@ from edgevlm.cli import main
 from edgevlm.interfaces import TracedOp
 from edgevlm.recipe import BUILTIN
 
+# ExecuTorch converts slowly: one fault of each precision. The benchmark `blame` plants all.
+FAULTS = [
+    (target, plant)
+    for target in registry.CONVERTERS
+    for plant in PLANTS
+    if target != "executorch" or plant.recipe != "fp32" or plant == PLANTS[0]
+]
 
-@pytest.mark.parametrize("target", list(registry.CONVERTERS))
-@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
-def test_a_planted_fault_is_found(plant: Plant, target: str, tmp_path: Path) -> None:
+
+@pytest.mark.parametrize(("target", "plant"), FAULTS, ids=[f"{target}-{plant.name}" for target, plant in FAULTS])
+def test_a_planted_fault_is_found(target: str, plant: Plant, tmp_path: Path) -> None:
     found = blamed(plant, target, tmp_path / "b.edgevlm")
     assert found.culprit is not None
     assert found.culprit.layer == plant.place

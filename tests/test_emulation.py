@@ -47,9 +47,8 @@ def ready(kept: Path) -> Setup:
 
 @pytest.fixture(scope="module", params=["tflite", "executorch"])
 def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The built-in student's image tower in int8."""
-    out = tmp_path_factory.mktemp("student")
-    return edgevlm.convert(target=request.param, recipe="int8", image_only=True, out=out)
+    """The built-in student in int8."""
+    return edgevlm.convert(target=request.param, recipe="int8", out=tmp_path_factory.mktemp("student"))
 
 
 # The plugin

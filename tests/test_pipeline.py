@@ -35,7 +35,10 @@ MODELS: dict[str, Callable[[Path, bool], Path | str]] = {
 EVIDENCE = {"coreml": "program-semantics", "executorch": "host-runtime", "tflite": "host-runtime"}
 
 
-@pytest.fixture(scope="module", params=[(m, r) for m in MODELS for r in ("fp32", "fp16")], ids="-".join)
+CASES = [(model, recipe) for model in MODELS for recipe in ("fp32", "fp16") if (model, recipe) != ("siglip", "fp16")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[pipeline.Outcome, ...]:
     name, recipe = request.param
     folder = tmp_path_factory.mktemp("models")
@@ -187,7 +190,7 @@ def test_a_second_run_in_another_process_is_byte_identical(tmp_path: Path) -> No
                 "convert",
                 str(model),
                 "--target",
-                "all",
+                "coreml",
                 "--no-cache",
                 "--out",
                 str(tmp_path / run),

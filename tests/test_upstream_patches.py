@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx.traceback import NodeSource
 
 from edgevlm.converters import coreml_patches, executorch_patches
 from edgevlm.converters.executorch import decompositions
@@ -179,6 +180,17 @@ def test_the_patch_of_executorchs_layouts_is_still_needed() -> None:
     program = dynamic_int8(NormalisedPatches().eval(), pixels)
     with pytest.raises(RuntimeError, match="execute"):
         run_xnnpack(program, pixels)
+
+
+# torch: a node's history is copied for every node of every pass
+
+
+def test_a_history_is_shared_while_executorch_lowers() -> None:
+    node = next(iter(export(Alias()).graph.nodes))
+    node.meta["from_node"] = [NodeSource(node)]
+    with executorch_patches.applied():
+        assert NodeSource(node).from_node[0] is node.meta["from_node"][0]
+    assert NodeSource(node).from_node[0] is not node.meta["from_node"][0]  # else the patch is no longer needed
 
 
 # torch: the gradient of a strided 1x1 convolution of few channels, channels last, reads beyond its memory
