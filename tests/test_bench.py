@@ -25,6 +25,7 @@ from edgevlm import schema
 from edgevlm.bench import compare, exports, results
 from edgevlm.bench.artefacts import describe
 from edgevlm.bench.bench import merge
+from edgevlm.bench.emulate import judge
 from edgevlm.bench.measure import thread_counts
 from edgevlm.bench.results import Counts, Emulated, Estimated, Failed, Measured
 from edgevlm.bundle import Bundle
@@ -256,6 +257,43 @@ def test_peers_of_a_model_that_is_not_there_say_where_to_run_this(bundle: Bundle
     assert isinstance(failed, Failed)
     assert "'gone', which is not found" in failed.message
     assert failed.hint == "run this in the folder in which gone is the checkpoint that was converted"
+
+
+def test_of_lines_about_the_same_the_last_counts(bundle: Bundle, tmp_path: Path) -> None:
+    base = emulated(bundle)
+    first, other = Failed("host", None, "one"), Failed("host", None, "other")
+    results.write(tmp_path / "r", [measured(base, 5.0), first, other, base, measured(base, 9.0)])  # a run was stopped
+    assert results.read(tmp_path / "r") == (measured(base, 9.0), first, other, base)
+
+
+def test_a_board_smaller_than_the_device_says_nothing_of_what_fits(bundle: Bundle) -> None:
+    pi = device.resolve("raspberry-pi-5", profile.builtin())
+    killed = emulated(bundle, fits=False)
+    assert judge(killed, pi, pi.profile.memory_mb) == killed
+    assert judge(replace(killed, fits=True), pi, 2048).fits  # type: ignore[union-attr]
+    smaller = judge(killed, pi, 2048)
+    assert isinstance(smaller, Failed)
+    assert "does not fit into 2048 MiB" in smaller.message
+    assert "the device has 8192 MiB" in smaller.message
+
+
+def test_a_file_in_the_working_directory_is_no_package(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("numpy", "ai_edge_litert", "click"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    done = bench(bundle.path, "--out", tmp_path / "out", *QUICK)
+    assert done.exit_code == 0, done.output
+
+
+def test_a_report_that_cannot_be_written_loses_no_result(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    done = bench(bundle.path, "--out", tmp_path, *QUICK)
+    assert done.exit_code == 2
+    assert f"cannot write {tmp_path}" in done.output
+    assert len(found_in(tmp_path)) == 1
+    assert {each.name for each in tmp_path.iterdir()} <= {"report.html", "results.jsonl", ".lock"}
 
 
 def test_devices_of_ones_own(tmp_path: Path) -> None:

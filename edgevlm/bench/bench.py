@@ -8,6 +8,7 @@ report.md        the same as text
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,11 +74,13 @@ def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
         devices, unknown = _resolve(request)
         for result in _examine(request, devices, progress) if request.bundles else ():
             found.append(result)
-            results.append(kept, result)
+            with _writing(request.out):
+                results.append(kept, result)
         everything = merge(earlier, found)
-        with interrupts.put_off():
-            results.write(kept, everything)
-        write_report(everything, request.out, {name: each.title for name, each in request.profiles.items()})
+        with _writing(request.out):
+            with _replacing(kept) as new:
+                results.write(new, everything)
+            write_report(everything, request.out, {name: each.title for name, each in request.profiles.items()})
     return (*unknown, *found)
 
 
@@ -107,8 +110,9 @@ def write_report(found: Sequence[Result], folder: Path, titles: Mapping[str, str
     from edgevlm.bench.report.page import write_page
 
     title = "How fast, how much memory, does it fit"
-    write_page(tuple(found), folder / PAGE, title=title, titles=titles)
-    write_markdown(tuple(found), folder / MARKDOWN, title=title, titles=titles)
+    for name, write in ((PAGE, write_page), (MARKDOWN, write_markdown)):
+        with _replacing(folder / name) as new:
+            write(tuple(found), new, title=title, titles=titles)
 
 
 def _resolve(request: Request) -> tuple[list[Device], list[Failed]]:
@@ -130,10 +134,25 @@ def _examine(request: Request, devices: Sequence[Device], progress: Progress) ->
     return fleet.examine(asked, progress)
 
 
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside it to write, which takes its place at the end: what was there is lost to nothing."""
+    new = path.with_name(f".{path.name}")
+    with interrupts.removing(new):
+        yield new
+        new.replace(path)
+
+
 def _make_folder(out: Path) -> None:
-    """Raises OutputError where the folder cannot be written."""
-    try:
+    with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / RESULTS).touch()
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Raises OutputError where the folder cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise OutputError(f"cannot write {out}: {error.strerror or error}", hint="choose another --out") from error

@@ -39,10 +39,25 @@ def emulate(device: Device, subjects: Sequence[BundledSubject], effort: Effort, 
         except EdgeVLMError as error:
             yield Failed(device.name, subject.artefact, error.message, error.hint, subject.component)
     try:
-        with board.board(device.profile, progress) as machine:
-            yield from measure(machine, device.name, subjects, effort, progress)
+        size_mb = board.memory_mb(device.profile, progress)
+        with board.board(replace(device.profile, memory_mb=size_mb), progress) as machine:
+            for result in measure(machine, device.name, subjects, effort, progress):
+                yield judge(result, device, size_mb)
     except EdgeVLMError as error:
         yield Failed(device.name, None, f"memory on an emulated board: {error.message}", error.hint)
+
+
+def judge(result: Result, device: Device, size_mb: int) -> Result:
+    """A board's result; what did not fit into one with less memory than the device may fit into the device.
+
+    Args:
+        size_mb: The board's memory in MiB.
+    """
+    wanted_mb = device.profile.memory_mb
+    if not isinstance(result, Emulated) or result.fits is not False or size_mb >= wanted_mb:
+        return result
+    message = f"it does not fit into {size_mb} MiB, all that is free here; the device has {wanted_mb} MiB"
+    return Failed(device.name, result.artefact, message, "emulate it on a larger computer", result.component)
 
 
 def _counted(device: Device, subject: BundledSubject, cluster: Cluster, steady: Counts, load: Counts) -> Emulated:

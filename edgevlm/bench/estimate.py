@@ -80,5 +80,5 @@ def _estimated(device: Device, subject: BundledSubject, threads: int, prediction
         bound_by=prediction.bound_by,
         calibration=prediction.calibration,
         error=prediction.error,
-        reproduce=subject.command(device.name),
+        reproduce=subject.command(device.name) + (f" --threads {threads}" if threads else ""),
     )

@@ -25,7 +25,7 @@ from edgevlm import interrupts, parity
 from edgevlm.bundle import Bundle, hash_file
 from edgevlm.capture import plain_attention, quiet
 from edgevlm.devices.store import keep
-from edgevlm.errors import EdgeVLMError, InputError, MissingDependency, named_failures
+from edgevlm.errors import CheckFailed, EdgeVLMError, InputError, MissingDependency, named_failures
 from edgevlm.interfaces import Program, Progress
 from edgevlm.onboard.engines import without_telemetry
 from edgevlm.onboard.protocol import Say, answer, telling
@@ -154,8 +154,12 @@ def _calibration(model: Model, component: str) -> list[Any]:
     return [each.numpy() for each in data.inputs(only, model.image, tokenizer, lambda *_: None)[component]]
 
 
-def _accuracy(model: Model, component: str, kind: Kind, file: Path) -> float:
-    """The centred cosine of its embeddings with the float model's, on the parity samples; see `edgevlm.parity`."""
+def _accuracy(model: Model, component: str, kind: Kind, file: Path) -> float | None:
+    """The centred cosine of its embeddings with the float model's, on the parity samples; see `edgevlm.parity`.
+
+    Raises:
+        CheckFailed: they are not finite.
+    """
     from edgevlm.onboard.engines import OnnxEngine, OpenVINOEngine
     from edgevlm.prepared import Prepared
 
@@ -166,8 +170,10 @@ def _accuracy(model: Model, component: str, kind: Kind, file: Path) -> float:
     rows = prepared.samples.pixels if tensor.name == "pixels" else prepared.samples.token_ids
     answers = np.concatenate([np.array(engine.answer(row[None])) for row in rows])
     reference, asked = (parity.Answers(each, None, None) for each in (prepared.embed(component, rows), answers))
+    if not np.isfinite(answers).all():
+        raise CheckFailed(f"{kind}: its answers are not finite")
     checks = parity.compare(reference, asked, ParityLimits())
-    return next((check.value for check in checks if check.measure == "centred_cosine"), 1.0)
+    return next((check.value for check in checks if check.measure == "centred_cosine"), None)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import json
 import os
 import queue
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -19,6 +18,7 @@ from typing import Any
 from edgevlm import schema
 from edgevlm.bench.results import Failed, Result, from_json
 from edgevlm.bench.worker import Assignment
+from edgevlm.devices.local import process_of
 from edgevlm.errors import EdgeVLMError
 from edgevlm.interfaces import Progress
 from edgevlm.onboard.failures import ended_without_a_word
@@ -75,8 +75,10 @@ class _Worker:
         self._lines = lines
 
     def __enter__(self) -> _Worker:
+        command, environment = process_of("edgevlm.bench.worker")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgevlm.bench.worker"],
+            command,
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

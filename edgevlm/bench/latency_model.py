@@ -114,7 +114,7 @@ def predict(
         fma_lanes: The core's width, 1 or more.
         clock_mhz: Of the core.
         threads: On as many cores of that kind.
-        artefact_bytes: What an inference reads from memory at least.
+        artefact_bytes: What an inference is taken to read from memory: the whole artefact, other towers included.
         bandwidth_gb_s: Of the memory, 10^9 bytes a second; 0 where it is not known, which leaves memory out.
         integer: Whether most of its multiply-adds are of integers.
         known: The points; None for those of `calibration.yaml`.

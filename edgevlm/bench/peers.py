@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from edgevlm.bench.exports import FACTS, FILES, ON_CPU, Kind
 from edgevlm.bench.results import Artefact, Failed
 from edgevlm.bundle import Bundle
 from edgevlm.devices.answers import answers
+from edgevlm.devices.local import process_of
 from edgevlm.devices.machine import Machine
 from edgevlm.interfaces import Progress
 from edgevlm.spec import TensorSpec
@@ -34,6 +34,7 @@ class PeerSubject:
         provider: ONNX Runtime's; empty for TensorRT's own tool and for OpenVINO.
         tensor: The input.
         bundle: Path of the bundle that it is a peer of.
+        options: See `edgevlm.bench.bench.Request`.
     """
 
     artefact: Artefact
@@ -44,6 +45,7 @@ class PeerSubject:
     provider: str
     tensor: TensorSpec
     bundle: Path
+    options: tuple[str, ...] = ()
 
     def job(self, machine: Machine, progress: Progress) -> Mapping[str, Any]:
         """Sends the file."""
@@ -53,7 +55,7 @@ class PeerSubject:
 
     def command(self, device: str) -> str:
         """`edgevlm bench ... --peers`."""
-        return command(self.bundle, device, self.component, "--peers")
+        return command(self.bundle, device, self.component, "--peers", *self.options)
 
 
 def offers(machine: Machine) -> Mapping[str, Any]:
@@ -84,7 +86,8 @@ def make_peers(
         "kinds": [kind for kind in wanted if wanted[kind]],
     }
     made: list[Mapping[str, Any]] = []
-    for line in answers([sys.executable, "-m", "edgevlm.bench.exports"], job, timeout_seconds=_EXPORT_SECONDS):
+    command, environment = process_of("edgevlm.bench.exports")
+    for line in answers(command, job, timeout_seconds=_EXPORT_SECONDS, environment=environment):
         if "progress" in line:
             progress(line["progress"]["stage"], line["progress"]["share"])
         else:
@@ -133,8 +136,11 @@ def _ways(kind: Kind, recipe: str, offered: Mapping[str, Any]) -> Iterator[_Way]
 
 def _artefact(bundle: Bundle, way: _Way, folders: Mapping[str, Path]) -> Artefact:
     """The files of all components as one artefact, as a bundle is one."""
-    facts = [json.loads((folder / FACTS).read_text(encoding="utf-8")) for folder in folders.values()]
+    facts: list[dict[str, Any]] = [
+        json.loads((folder / FACTS).read_text(encoding="utf-8")) for folder in folders.values()
+    ]
     model = bundle.manifest.source.name
+    accuracies = [each["accuracy"] for each in facts]
     return Artefact(
         name=f"{model}, {way.title}",
         model=model,
@@ -142,5 +148,5 @@ def _artefact(bundle: Bundle, way: _Way, folders: Mapping[str, Path]) -> Artefac
         recipe=way.recipe,
         sha256=hashlib.sha256("".join(each["sha256"] for each in facts).encode()).hexdigest(),
         size_bytes=sum(each["size_bytes"] for each in facts),
-        accuracy=min(each["accuracy"] for each in facts) if way.on_cpu else None,
+        accuracy=min(accuracies) if way.on_cpu and None not in accuracies else None,
     )

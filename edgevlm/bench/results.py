@@ -218,12 +218,13 @@ def append(path: Path, result: Result) -> None:
 
 
 def read(path: Path) -> tuple[Result, ...]:
-    """All results of a `results.jsonl`.
+    """All results of a `results.jsonl`; of lines about the same, as a run that was stopped leaves them, the last one.
 
     Raises:
         InputError: it is missing, or holds something else.
     """
-    return tuple(_read(path))
+    last = {(subject(each), each.message if isinstance(each, Failed) else None): each for each in _read(path)}
+    return tuple(last.values())
 
 
 def write(path: Path, results: Iterable[Result]) -> None:

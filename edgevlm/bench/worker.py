@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -118,7 +118,11 @@ def _measure_peers(
             continue
         yield from (each for each in made if isinstance(each, Failed))
         wanted = assignment.components or tuple(bundle.components)
-        runnable = [each for each in made if not isinstance(each, Failed) and each.component in wanted]
+        runnable = [
+            replace(each, options=assignment.options)
+            for each in made
+            if not isinstance(each, Failed) and each.component in wanted
+        ]
         yield from measure(machine, device, runnable, assignment.effort, progress)
 
 

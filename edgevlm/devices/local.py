@@ -17,6 +17,15 @@ from edgevlm.interfaces import Progress
 from edgevlm.progress import silent
 
 
+def process_of(module: str) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment that run one of our modules in a process of its own.
+
+    A file in the working directory must not pass for a package there; ours are found where they are running from.
+    """
+    paths = [str(Path(edgevlm.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 class Local:
     """This computer. Nothing is copied; each job gets a fresh process of this Python."""
 
@@ -37,10 +46,7 @@ class Local:
             DeviceError: it failed, took too long, or crashed.
             OutOfMemory: it was killed for want of memory.
         """
-        # -P: a file in the working directory must not pass for a package; ours is found where it is running from.
-        paths = [str(Path(edgevlm.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        command = [sys.executable, "-P", "-m", "edgevlm.onboard"]
+        command, environment = process_of("edgevlm.onboard")
         return answers(command, job, timeout_seconds=timeout_seconds, environment=environment)
 
     def __enter__(self) -> Local:

@@ -53,15 +53,14 @@ def board(profile: Profile, progress: Progress = silent) -> Iterator[Ssh]:
             hint="edgevlm devices lists what each device can be asked",
         )
     image = board_image.prepare(progress)
-    size_mb = memory_mb(profile, progress)
     with interrupts.temporary_folder() as folder:
         port = _free_port()
         config, keys = _keys(folder, port)
         (folder / "first").write_bytes(keys + image.first.read_bytes())
         command = _command(qemu, image, folder, port)
         cores = min(profile.fastest.cores if profile.fastest else 1, os.cpu_count() or 1, _MOST_CORES)
-        command += ["-cpu", cpu, "-smp", str(cores), "-m", f"{size_mb}M"]
-        progress(f"booting a board with {size_mb} MiB and {cpu}", None)
+        command += ["-cpu", cpu, "-smp", str(cores), "-m", f"{profile.memory_mb}M"]
+        progress(f"booting a board with {profile.memory_mb} MiB and {cpu}", None)
         with _running(command, folder) as process:
             _wait(process, folder)
             address = Address("ssh", "board", "root")
@@ -70,7 +69,7 @@ def board(profile: Profile, progress: Progress = silent) -> Iterator[Ssh]:
 
 
 def memory_mb(profile: Profile, progress: Progress = silent) -> int:
-    """The memory that the board gets, in MiB: the device's, but no more than is free on this computer."""
+    """The memory that a board can be given, in MiB: the device's, but no more than is free on this computer."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
     meminfo = Path("/proc/meminfo")
     if meminfo.exists() and (found := re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(), re.MULTILINE)):

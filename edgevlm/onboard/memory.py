@@ -41,7 +41,7 @@ def watch(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
         by_runner: Mapping[str, Any] = schema.write(native.watch(job))
         return by_runner
     child = subprocess.Popen(
-        [sys.executable, "-m", "edgevlm.onboard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-P", "-m", "edgevlm.onboard"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         peaks, said = _watch(child, {**job, "job": "run"})

@@ -38,13 +38,11 @@ class Report:
     """What a page says.
 
     Attributes:
-        date: When the results were taken; empty where that is not said.
         lead: How much there is, in a sentence.
         choices: For each component a table of artefacts against devices.
     """
 
     title: str
-    date: str
     lead: str
     names: Names
     devices: tuple[Device, ...]
@@ -52,13 +50,12 @@ class Report:
     artefacts: Table | None
 
 
-def report(results: Sequence[Result], *, title: str, date: str = "", titles: Mapping[str, str] | None = None) -> Report:
+def report(results: Sequence[Result], *, title: str, titles: Mapping[str, str] | None = None) -> Report:
     """Groups results, and puts them into words and tables.
 
     Args:
         results: In the order in which they are to be shown.
         title: Of the page.
-        date: When they were taken, as it is to be shown.
         titles: What people call a device, by its name.
     """
     names = Names.of(each.artefact for each in results if each.artefact is not None)
@@ -80,7 +77,7 @@ def report(results: Sequence[Result], *, title: str, date: str = "", titles: Map
     )
     artefacts = artefact_table(names) if names.artefacts else None
     choices = _choices(results, devices, names)
-    return Report(one_line(title), one_line(date), _lead(results, devices, names), names, devices, choices, artefacts)
+    return Report(one_line(title), _lead(results, devices, names), names, devices, choices, artefacts)
 
 
 def _lead(results: Sequence[Result], devices: Sequence[Device], names: Names) -> str:

@@ -13,7 +13,7 @@ from edgevlm.bench.results import Evidence, Result
 
 
 def write_markdown(
-    results: Sequence[Result], path: Path, *, title: str, date: str = "", titles: Mapping[str, str] | None = None
+    results: Sequence[Result], path: Path, *, title: str, titles: Mapping[str, str] | None = None
 ) -> None:
     """Writes the page; the same results give the same bytes.
 
@@ -21,15 +21,14 @@ def write_markdown(
         results: In the order in which they are to be shown.
         path: The `.md` to write.
         title: Of the page.
-        date: When they were taken, as it is to be shown.
         titles: What people call a device, by its name.
     """
-    path.write_text(markdown(report(results, title=title, date=date, titles=titles)), encoding="utf-8")
+    path.write_text(markdown(report(results, title=title, titles=titles)), encoding="utf-8")
 
 
 def markdown(content: Report) -> str:
     """The page's text."""
-    blocks = [f"# {_plain(content.title)}", _paragraph(content.date), _paragraph(content.lead)]
+    blocks = [f"# {_plain(content.title)}", _paragraph(content.lead)]
     blocks.append("\n".join(f"- **{_plain(each.title)}.** {_plain(each.summary.words)}" for each in content.devices))
     if content.devices:
         kinds = [f"- {_badge(kind)}: {_plain(meaning)}" for kind, meaning in MEANINGS.items()]

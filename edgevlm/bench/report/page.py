@@ -32,31 +32,27 @@ _FOLDED_FROM = 16  # rows
 _THROUGHPUT = "Inferences a second against threads; dashed: in step with the threads. Each panel has its own scale."
 
 
-def write_page(
-    results: Sequence[Result], path: Path, *, title: str, date: str = "", titles: Mapping[str, str] | None = None
-) -> None:
+def write_page(results: Sequence[Result], path: Path, *, title: str, titles: Mapping[str, str] | None = None) -> None:
     """Writes the page; the same results give the same bytes.
 
     Args:
         results: In the order in which they are to be shown.
         path: The `.html` to write.
         title: Of the page.
-        date: When they were taken, as it is to be shown.
         titles: What people call a device, by its name.
     """
-    path.write_text(page(report(results, title=title, date=date, titles=titles)), encoding="utf-8")
+    path.write_text(page(report(results, title=title, titles=titles)), encoding="utf-8")
 
 
 def page(content: Report) -> str:
     """The page's text."""
     title = escape(content.title)
-    date = f'<p class="soft">{escape(content.date)}</p>' if content.date else ""
     cards = "".join(_card(index, device) for index, device in enumerate(content.devices, 1))
     links = "".join(
         f'<a href="#device-{index}">{escape(device.title)}</a>' for index, device in enumerate(content.devices, 1)
     )
     body = [
-        f'<header><h1>{title}</h1>{date}<p class="lead">{escape(content.lead)}</p></header>',
+        f'<header><h1>{title}</h1><p class="lead">{escape(content.lead)}</p></header>',
         f'<div class="cards">{cards}</div>' if cards else "",
         _legend(any(each.peer for each in content.names.artefacts)) if cards else "",
         f'<nav aria-label="Devices">{links}</nav>' if links else "",
@@ -118,11 +114,11 @@ def _choices(content: Report) -> str:
     known = best_known(points([each for device in content.devices for each in device.results]))
     letters = {device.results[0].device: _letter(index) for index, device in enumerate(content.devices)}
     parts = []
-    for table, component in zip(content.choices, dict.fromkeys(each.component for each in known), strict=True):
-        own = [each for each in known if each.component == component]
+    for table in content.choices:
+        own = [each for each in known if one_line(each.component) == table.title]
         here = {name: letter for name, letter in letters.items() if any(each.device == name for each in own)}
         key = [(here[each.results[0].device], each.title) for each in content.devices if each.results[0].device in here]
-        fronts = [curves.fronts_chart(own, against, one_line(component), here) for against in _AGAINST]
+        fronts = [curves.fronts_chart(own, against, table.title, here) for against in _AGAINST]
         plots = [
             _plot(f"Latency against {against}: the devices' fronts", drawn, _FRONT + " Letters are devices.", key)
             for against, drawn in zip(_AGAINST, fronts, strict=True)

@@ -215,8 +215,12 @@ def _fit(results: Sequence[Result], names: Names) -> Figure:
         return Figure("fits", value, "", "", (said, *_peak(tried)), evidence(tried[0]))
     measured = [each for each in results if isinstance(each, Measured)]
     if measured:
-        of = len({each.artefact for each in measured})
-        return Figure("fits", "yes", "", "", (f"{_all(of)} ran on the device itself", *_peak(measured)), "measured")
+        ran = {each.artefact for each in measured}
+        asked = ran | {each.artefact for each in results if isinstance(each, Failed) and each.artefact is not None}
+        missing = sorted(names.label(each) for each in asked - ran)
+        value = f"{len(ran)} of {len(asked)}" if missing else "yes"
+        said = f"of {len(asked)} artefacts, {listed(missing)} did not run" if missing else f"{_all(len(ran))} ran"
+        return Figure("fits", value, "", "", (f"{said} on the device itself", *_peak(measured)), "measured")
     return Figure("fits", "not known", "", "", ("not tried in the device's memory",), None)
 
 

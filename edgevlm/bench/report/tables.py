@@ -116,8 +116,8 @@ def artefact_table(names: Names) -> Table:
         for each in names.artefacts
     )
     note = (
-        "Size is of the files that a runtime loads. Cosine is the least one between an embedding and the float model's "
-        "own; it compares recipes of one model, not models."
+        "Size is of the files that a runtime loads. Cosine is the mean one between embeddings and the float model's, "
+        "without the mean of these, of the worse tower; it compares recipes of one model, not models."
     )
     return Table("Artefacts", note, columns, rows)
 

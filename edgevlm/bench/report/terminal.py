@@ -38,10 +38,10 @@ def print_table(found: Sequence[Result]) -> None:
 
 
 def busy(found: Sequence[Result]) -> dict[str, str]:
-    """Devices that did other work while they were measured."""
-    systems = {each.device: each.system for each in found if isinstance(each, Measured)}
+    """Devices that did other work in the minute before they were measured."""
+    systems = {each.device: each.system for each in reversed(found) if isinstance(each, Measured)}
     return {
-        device: f"it was busy while it was measured ({system.load:.1f} processes on {system.cores} cores): times are "
+        device: f"it was busy before it was measured ({system.load:.1f} processes on {system.cores} cores): times are "
         "longer and vary more than on an idle one"
         for device, system in systems.items()
         if system.load > _BUSY_SHARE * system.cores
