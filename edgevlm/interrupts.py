@@ -22,6 +22,7 @@ _unfinished: set[Path] = set()
 _advice = ["nothing was left half-written"]
 _endings: list[Callable[[], None]] = []
 _waiting: list[int] | None = None  # the signals that came while `put_off` holds them back
+_Handler = Callable[[int, FrameType | None], None]
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def at_stop(action: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def put_off() -> Iterator[None]:
-    """Signals wait until the block has run: for a few renames that belong together."""
+    """Signals wait until the block has run, where their handlers are `deferrable`: for what belongs together."""
     global _waiting
     outer, _waiting = _waiting, []
     try:
@@ -80,6 +81,18 @@ def put_off() -> Iterator[None]:
         came, _waiting = _waiting, outer
         for number in came:
             signal.raise_signal(number)
+
+
+def deferrable(handler: _Handler) -> _Handler:
+    """The same handler of a signal, but that `put_off` holds it back."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if _waiting is None:
+            handler(number, frame)
+        else:
+            _waiting.append(number)
+
+    return handle
 
 
 @contextmanager
@@ -91,10 +104,8 @@ def clean_exit() -> Iterator[None]:
     stderr = os.dup(2)  # fd 2 itself is turned away from the terminal while a backend runs
     owner = os.getpid()
 
+    @deferrable
     def stop(number: int, _: FrameType | None) -> None:
-        if _waiting is not None:
-            _waiting.append(number)
-            return
         if os.getpid() == owner:  # a forked worker ends without a word
             while _endings:
                 with suppress(Exception):

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from edgevlm import schema
+from edgevlm import interrupts, schema
 from edgevlm.bench.artefacts import BundledSubject, open_all, subjects
 from edgevlm.bench.measure import Effort, measure
 from edgevlm.bench.results import Failed, Result, to_json
@@ -161,6 +161,7 @@ def main() -> None:
         except EdgeVLMError as error:
             say({"result": to_json(Failed(assignment.device.name, None, error.message, error.hint))})
 
+    @interrupts.deferrable
     def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)  # unlike the command line's own way, what `with` blocks opened is closed
 

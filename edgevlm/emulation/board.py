@@ -12,7 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from edgevlm import interrupts
@@ -131,21 +131,20 @@ def _command(qemu: Path, image: Image, folder: Path, port: int) -> list[str]:
 
 @contextmanager
 def _running(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with (folder / "qemu").open("wb") as said, interrupts.put_off():
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            env={**os.environ, "TMPDIR": str(folder)},
-            start_new_session=True,
-        )
-    try:
-        with interrupts.at_stop(process.kill):
-            yield process
-    finally:
-        process.kill()
-        process.wait()
+    with ExitStack() as held:
+        with (folder / "qemu").open("wb") as said, interrupts.put_off():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env={**os.environ, "TMPDIR": str(folder)},
+                start_new_session=True,
+            )
+            held.callback(process.wait)
+            held.callback(process.kill)
+            held.enter_context(interrupts.at_stop(process.kill))
+        yield process
 
 
 def _wait(process: subprocess.Popen[bytes], folder: Path) -> None:
