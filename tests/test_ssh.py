@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,13 @@ import pytest
 from sshd import SERVER, Sshd, descendants, named, running_in
 
 import edgevlm
+from edgevlm import schema
+from edgevlm.bench.measure import Effort
+from edgevlm.bench.worker import Assignment
 from edgevlm.bundle import Bundle
 from edgevlm.devices import ssh
 from edgevlm.devices.address import Address, parse
+from edgevlm.devices.device import resolve
 from edgevlm.devices.local import Local
 from edgevlm.devices.machine import Machine
 from edgevlm.devices.ssh import Ssh
@@ -225,6 +231,102 @@ def test_a_machine_that_was_started_anew_is_sent_all_again(
         later.start()
         assert result(machine, timing(path))["engine_ms"]["median"] > 0
         later.join()
+
+
+@needs_sshd
+def test_what_was_not_sent_again_before_the_connection_was_lost_is_sent_after(sshd: Sshd, tmp_path: Path) -> None:
+    again: list[str] = []
+
+    def cut_at_the_second(stage: str, share: float | None) -> None:
+        if sent and share == 0:
+            again.append(stage)
+            if "second" in stage and len(again) == 3:
+                sshd.cut()
+
+    sent: dict[Path, str] = {}
+    with reach(sshd, progress=cut_at_the_second) as machine:
+        for name in ("first", "second", "third"):
+            (tmp_path / name).write_bytes(os.urandom(500_000))
+        sent = {tmp_path / name: machine.put(tmp_path / name) for name in ("first", "second", "third")}
+        sshd.cut()
+        _wait_until(lambda: named(str(sshd.config)) == [])
+        shutil.rmtree(machine.folder)  # as a board does that is started anew
+        with pytest.raises(ConnectionLost):
+            result(machine, SYSTEM)
+        assert result(machine, SYSTEM)["cores"] >= 1
+        assert all(Path(there).read_bytes() == here.read_bytes() for here, there in sent.items())
+        assert [stage.split()[1].split("-")[0] for stage in again] == [
+            "edgevlm", "first", "second", "second", "third"
+        ]  # fmt: skip
+
+
+@needs_sshd
+def test_a_connection_lost_while_sending_is_made_again(sshd: Sshd, tmp_path: Path) -> None:
+    big, began = tmp_path / "big", []
+    big.write_bytes(os.urandom(8_000_000))
+
+    def trouble(_: str, share: float | None) -> None:
+        if share == 0:
+            began.append(True)
+        elif share and share > 0.3 and len(began) == 1:
+            sshd.cut()
+        elif share and share > 0.3 and len(began) == 2:
+            for client in named(str(sshd.config)):
+                os.kill(client, signal.SIGKILL)
+
+    with reach(sshd) as machine:
+        there = Path(machine.put(big, trouble))
+        assert len(began) == 3
+        assert there.read_bytes() == big.read_bytes()
+        _wait_until(lambda: len(list(Path(machine.folder).iterdir())) == 2)  # our sources and the file: no halves
+        left_over = Path(machine.folder, "2", "left over")
+        left_over.mkdir(parents=True)
+        other = tmp_path / "other"
+        other.write_bytes(b"whole")
+        assert Path(machine.put(other)).read_bytes() == b"whole"
+        assert not left_over.exists()
+    assert list(sshd.there.iterdir()) == []
+
+
+@needs_sshd
+def test_a_killed_job_leaves_no_temporary_files(sshd: Sshd, bundle: Bundle, tmp_path: Path) -> None:
+    native = tmp_path / "native"
+    native.write_text('#!/bin/sh\necho "$4" > "$0.folder"\nkill -KILL $PPID\n')  # its parent is the job
+    native.chmod(0o755)
+    with reach(sshd) as machine:
+        with pytest.raises(OutOfMemory):
+            result(machine, {**timing(machine.put(bundle.path)), "native": str(native)})
+        left = Path((tmp_path / "native.folder").read_text().strip())
+        assert left.is_dir()
+        assert left.parent == Path(machine.folder)
+    assert list(sshd.there.iterdir()) == []
+
+
+@needs_sshd
+def test_a_worker_stopped_while_the_folder_is_made_removes_it(sshd: Sshd, bundle: Bundle) -> None:
+    slow = sshd.folder / "slow-python"
+    slow.write_text(f"""#!/bin/sh
+case "$*" in
+*edgevlm-python*) echo edgevlm-python 3 11 "$0" ;;
+-S*) exec {sys.executable} "$@" ;;
+*) answer=$({sys.executable} "$@"); sleep 3; echo "$answer" ;;
+esac
+""")
+    slow.chmod(0o755)
+    device = resolve(str(sshd.address), {})
+    device = replace(device, profile=replace(device.profile, python=str(slow)))
+    assignment = Assignment(device, (str(bundle.path),), (), Effort(), peers=False)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "edgevlm.bench.worker"],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={**os.environ, "EDGEVLM_SSH_CONFIG": str(sshd.config)},
+    )  # fmt: skip
+    assert worker.stdin is not None
+    worker.stdin.write(json.dumps(schema.write(assignment)).encode() + b"\n")
+    worker.stdin.flush()
+    _wait_until(lambda: list(sshd.there.iterdir()) != [], 60)
+    worker.stdin.close()  # as the command does when it is stopped
+    assert worker.wait(30) == 128 + signal.SIGTERM
+    assert list(sshd.there.iterdir()) == []
 
 
 @needs_sshd

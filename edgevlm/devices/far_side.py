@@ -17,6 +17,7 @@ import struct
 import sys
 import tarfile
 import tempfile
+from contextlib import suppress
 from typing import Any
 
 MARK = "EDGEVLM_FOLDER"
@@ -24,11 +25,13 @@ PACKAGES = ("numpy", "PIL", "tokenizers", "ai_edge_litert", "torch", "executorch
 
 
 def settle(request: dict[str, Any]) -> dict[str, Any]:
-    """Makes the folder, or finds it again and ends what a lost connection left running there."""
-    folder = request["folder"]
-    kept = bool(folder) and os.path.isdir(folder)
-    if kept:
+    """Makes the folder, or finds it again, ends what a lost connection left running and removes what that left."""
+    folder, sent = request["folder"], request["sent"]
+    if folder and os.path.isdir(folder):
         end_processes(folder)
+        for path in (os.path.join(folder, name) for name in os.listdir(folder)):
+            if path not in sent:
+                remove(path)
     elif folder:  # the machine has been started anew
         os.mkdir(folder, 0o700)
     else:
@@ -38,7 +41,7 @@ def settle(request: dict[str, Any]) -> dict[str, Any]:
         machine = {"aarch64": "armv7l", "x86_64": "i686"}.get(machine, machine)
     return {
         "folder": folder,
-        "kept": kept,
+        "missing": [path for path in sent if not os.path.isdir(path)],
         "architecture": machine,
         "system": platform.system(),
         "libc": list(platform.libc_ver()),
@@ -59,6 +62,7 @@ def unpack(request: dict[str, Any]) -> dict[str, Any]:
             # The stream is ours, and checking each path takes a small board longer than writing the files.
             tar.extraction_filter = lambda entry, path: entry
             tar.extractall(stage)
+        remove(to)  # it is there where a connection was lost once all had arrived
         os.rename(stage, to)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
@@ -72,6 +76,15 @@ def leave(request: dict[str, Any]) -> dict[str, Any]:
     if request["remove"] and os.path.isdir(request["folder"]):
         shutil.rmtree(request["folder"])
     return {}
+
+
+def remove(path: str) -> None:
+    """Removes a file or a folder, as far as that goes."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            os.unlink(path)
 
 
 def end_processes(folder: str) -> None:

@@ -27,6 +27,7 @@ PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _IMPORTED_AS = {"numpy": "numpy", "pillow": "PIL", "tokenizers": "tokenizers", "ai-edge-litert": "ai_edge_litert"}
 _WHEELS_GLIBC = (2, 28)  # the newest that `site.site_packages` may fetch for
 _BLOCK_BYTES = 4096
+_TRIES = 3
 _PARTING_SECONDS = 10.0
 
 
@@ -65,6 +66,7 @@ class Ssh:
         self._python = FarPython(self._connection, python, "")
         self._targets, self._progress = tuple(targets), progress
         self._sent: dict[tuple[Path, int, int], str] = {}
+        self._missing: set[str] = set()  # of what was sent: what is no longer there
         self._paths: list[str] = []
         self._held = ExitStack()
 
@@ -87,21 +89,27 @@ class Ssh:
         self._held.close()
 
     def put(self, local: Path, progress: Progress = silent) -> str:
-        """Copies a file or a folder there, once; see `Machine`.
+        """Copies a file or a folder there, once, and from its beginning where the connection is lost; see `Machine`.
 
         Raises:
             DeviceError: there is no space, or no permission.
             ConnectionLost: the machine is no longer reached.
         """
-        self._reach()
         local = local.resolve()
         stats = [path.stat() for path in _files(local)]
         # A file that has been changed since is another file.
         key = (local, sum(each.st_size for each in stats), max((each.st_mtime_ns for each in stats), default=0))
-        if key not in self._sent:
-            there = f"{self.folder}/{len(self._sent)}"
-            self._send(local, there, progress)
-            self._sent[key] = there
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self._reach()
+                if key not in self._sent:
+                    there = f"{self.folder}/{len(self._sent)}"
+                    self._send(local, there, progress)
+                    self._sent[key] = there
+                break
+            except ConnectionLost:
+                if attempt == _TRIES:
+                    raise
         return f"{self._sent[key]}/{local.name}"
 
     def ask(self, job: Mapping[str, Any], *, timeout_seconds: float) -> Iterator[Mapping[str, Any]]:
@@ -113,7 +121,8 @@ class Ssh:
             ConnectionLost: the machine is no longer reached; the same job can be asked again.
         """
         self._reach()
-        variables = {"PYTHONPATH": ":".join(self._paths), far_side.MARK: self.folder}
+        # What a job that is killed leaves among its temporary files goes with the folder.
+        variables = {"PYTHONPATH": ":".join(self._paths), "TMPDIR": self.folder, far_side.MARK: self.folder}
         line = f"cd {shlex.quote(self.folder)} && {self._python.line('-P -m edgevlm.onboard', **variables)}"
         try:
             yield from answers(
@@ -130,16 +139,23 @@ class Ssh:
             raise
 
     def _reach(self) -> None:
-        """Connects again where the connection was lost, and finds the folder again."""
-        if self._connection.alive:
-            return
+        """Connects again where the connection was lost, and sends what is no longer there."""
+        if not self._connection.alive:
+            self._connect_again()
+        for (local, _, _), there in self._sent.items():
+            if there in self._missing:
+                self._send(local, there, self._progress)
+                self._missing.remove(there)
+
+    def _connect_again(self) -> None:
+        """Tries to, for as long as a board may take to boot, and finds the folder again."""
         host = self._connection.host
         for pause in (*PAUSES_SECONDS, None):
             self._progress(f"connecting to {host} again", None)
             try:
                 self._connection.open()
-                facts = self._settle()
-                break
+                self._settle()
+                return
             except (NotReached, ConnectionLost) as error:
                 if pause is None:
                     raise DeviceError(
@@ -148,13 +164,12 @@ class Ssh:
                         hint=error.hint,
                     ) from error
                 time.sleep(pause)
-        if not facts["kept"]:
-            for (local, _, _), there in self._sent.items():
-                self._send(local, there, self._progress)
 
     def _settle(self) -> dict[str, Any]:
-        facts: dict[str, Any] = self._python.do({"do": "settle", "folder": self.folder})
+        sent = list(self._sent.values())
+        facts: dict[str, Any] = self._python.do({"do": "settle", "folder": self.folder, "sent": sent})
         self.folder = facts["folder"]
+        self._missing = set(facts["missing"])
         return facts
 
     def _set_up(self, facts: Mapping[str, Any]) -> None:
