@@ -31,17 +31,14 @@ KEPT = RESULTS / "devices"
 _FILES = ("report.html", "report.md", "results.jsonl")
 
 
-def make(work: Path) -> list[str]:
-    """Converts what is not there yet; the bundles' paths in `work`.
-
-    The working directory has to be `work`: rows say how to repeat them with the paths that they were given.
-    """
-    if not (work / CLIP / "preprocessor_config.json").is_file():  # the last file to be written
-        write_clip(work / CLIP)
+def make() -> list[str]:
+    """Converts in the working directory what is not there yet; the bundles' paths, as rows repeat them."""
+    if not Path(CLIP, "preprocessor_config.json").is_file():  # the last file to be written
+        write_clip(Path(CLIP))
     paths = []
     for model, target, recipe in ARTEFACTS:
         path = f"dist/{model}-{target}-{recipe}.edgevlm"
-        if not (work / path).is_dir():
+        if not Path(path).is_dir():
             edgevlm.convert(model, target=target, recipe=recipe, out="dist")
         paths.append(path)
     return paths
@@ -62,7 +59,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     os.chdir(options.work)
     devices = [word for device in DEVICES for word in ("--device", device)]
-    words = ["bench", *make(Path()), *devices, "--peers", "--out", "devices"]
+    words = ["bench", *make(), *devices, "--peers", "--out", "devices"]
     print(f"edgevlm {shlex.join(words)}", flush=True)
     subprocess.run([sys.executable, "-m", "edgevlm", *words], check=True)
     if options.keep:

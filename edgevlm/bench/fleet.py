@@ -1,7 +1,7 @@
 """Many devices at once, each in a process of its own: a slow or dead one delays nobody.
 
-This computer is measured first and alone: the others' work would slow it. Of what is emulated here as many run at a time
-as there are cores; what is reached elsewhere takes none.
+This computer is measured first and alone: the others' work would slow it. Of what is emulated here as many run at a
+time as there are cores; what is reached elsewhere takes none.
 """
 
 from __future__ import annotations
