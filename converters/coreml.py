@@ -11,22 +11,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevlm.capture import capture, kind, place, quiet
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import Array, TensorSpec
+from edgevlm.converters import coreml_patches
+from edgevlm.converters.coreml_footprint import footprint
+from edgevlm.converters.coreml_weights import compress_with_coremltools, integer_weights_pass, require_compressed
+from edgevlm.converters.requirements import require
 from edgevlm.errors import UnsupportedError
-from edgevlm.interfaces import Array, BundleFile, OpRange, Program, Programs, Progress, Unsupported
-from edgevlm.recipe import Recipe
-from edgevlm.spec import TensorSpec
-
-from . import coreml_patches
-from .coreml_footprint import footprint
-from .coreml_weights import compress_with_coremltools, integer_weights_pass, require_compressed
-from .requirements import require
+from edgevlm.graphs.capture import capture, kind, place
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.process.progress import Progress
+from edgevlm.process.quiet import quiet
+from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
-    from edgevlm.footprint import Footprint, Outline
+    from edgevlm.graphs.outline import Outline
+    from edgevlm.targets.converter import Footprint
 
 # https://apple.github.io/coremltools/mlmodel/Format/Model.html: the first systems to read a specification version.
 _SYSTEMS = {
@@ -54,7 +57,7 @@ class CoreMLConverter:
         self, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
     ) -> tuple[OpRange, ...]:
         """What float16 would make of the ops, of which all but a few are computed in it."""
-        from .audit import audit
+        from edgevlm.converters.audit import audit
 
         with quiet():
             graphs = {name: _capture(program) for name, program in programs.items()}
@@ -101,7 +104,7 @@ def _convert(program: Program, recipe: Recipe) -> Any:
     passes = coreml_patches.sound_passes()
     compress_with_coremltools(passes, program, recipe)
     if recipe.quantises:
-        from .integers import baked
+        from edgevlm.converters.integers import baked
 
         program, weights = baked(program)
         passes.append_pass(integer_weights_pass(weights))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgevlm.footprint import Constant, Footprint, Outline
-from edgevlm.recipe import Recipe
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.graphs.outline import Constant, Outline
+from edgevlm.targets.converter import Footprint
 
 # Measured by `python -m edgevlm.benchmarks.forecast`; a model's file names its ops and what flows between them.
 _BYTES_A_CALL, _BYTES_A_STATIC_LAYER, _BYTES_A_BLOB = 350, 1800, 64 + 32  # blobs are aligned, with a record each

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.converters.coreml_footprint import LEAST_SIZE, WORTH_A_MASK
 from edgevlm.errors import UnsupportedError
-from edgevlm.interfaces import Program
-from edgevlm.recipe import Recipe
-
-from .coreml_footprint import LEAST_SIZE, WORTH_A_MASK
+from edgevlm.graphs.program import Program
 
 if TYPE_CHECKING:
-    from .integers import IntegerWeight
+    from edgevlm.converters.integers import IntegerWeight
 
 PASS = "edgevlm::integer_weights"
 

@@ -9,13 +9,16 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevlm.capture import capture, examples, place, quiet
-from edgevlm.interfaces import Array, BundleFile, OpRange, Program, Programs, Progress, Unsupported
-from edgevlm.recipe import Recipe
-
-from . import executorch_patches
-from .executorch_footprint import footprint
-from .requirements import require
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import Array
+from edgevlm.converters import executorch_patches
+from edgevlm.converters.executorch_footprint import footprint
+from edgevlm.converters.requirements import require
+from edgevlm.graphs.capture import capture, examples, place
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.process.progress import Progress
+from edgevlm.process.quiet import quiet
+from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
 
-    from edgevlm.footprint import Footprint, Outline
+    from edgevlm.graphs.outline import Outline
+    from edgevlm.targets.converter import Footprint
 
 FILE = "model.pte"
 _GROUP = 32
@@ -58,8 +62,8 @@ class ExecuTorchConverter:
         self, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
     ) -> tuple[OpRange, ...]:
         """What float16 would make of the ops as they are lowered: attention and GELU's tanh form written out."""
-        from .audit import audit
-        from .half import half_ops
+        from edgevlm.converters.audit import audit
+        from edgevlm.converters.half import half_ops
 
         if not _computes_in_fp16(recipe):
             return ()
@@ -114,14 +118,14 @@ def _capture(program: Program) -> ExportedProgram:
 
 def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
     if recipe.quantises:
-        from .integers import with_dynamic_activations, with_int8_embeddings
+        from edgevlm.converters.integers import with_dynamic_activations, with_int8_embeddings
 
         program = with_int8_embeddings(program)
         if recipe.activations.ranges == "dynamic":
             program = with_dynamic_activations(program)
     exported = _capture(program)
     if _computes_in_fp16(recipe):
-        from .half import to_half
+        from edgevlm.converters.half import to_half
 
         name = program.spec.name
         exported = to_half(exported, examples(program), lambda node: recipe.keeps_float32(place(name, node)))

@@ -10,16 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgevlm.capture import examples, named, plain_attention, quiet
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import Array
+from edgevlm.converters.requirements import require
+from edgevlm.converters.tflite_footprint import footprint
 from edgevlm.errors import UnsupportedError
-from edgevlm.interfaces import Array, BundleFile, OpRange, Programs, Progress, Unsupported
-from edgevlm.recipe import Recipe
-
-from .requirements import require
-from .tflite_footprint import footprint
+from edgevlm.graphs.capture import examples, named, plain_attention
+from edgevlm.graphs.program import Programs
+from edgevlm.process.progress import Progress
+from edgevlm.process.quiet import quiet
+from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
 
 if TYPE_CHECKING:
-    from edgevlm.footprint import Footprint, Outline
+    from edgevlm.graphs.outline import Outline
+    from edgevlm.targets.converter import Footprint
 
 FILE = "model.tflite"
 _GROUPS = (32, 64, 128, 256)
@@ -81,8 +85,8 @@ def _lower(programs: Programs, recipe: Recipe) -> bytes:
 
 
 def _lower_quantised(programs: Programs, recipe: Recipe) -> bytes:
-    from .integers import baked, requantising
-    from .tflite_weights import store_integers
+    from edgevlm.converters.integers import baked, requantising
+    from edgevlm.converters.tflite_weights import store_integers
 
     static = recipe.activations.ranges == "static"
     rewrite = requantising if static else baked

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgevlm.footprint import Constant, Footprint, Outline, distinct
-from edgevlm.recipe import Recipe
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.graphs.outline import Constant, Outline, distinct
+from edgevlm.targets.converter import Footprint
 
 # Measured by `python -m edgevlm.benchmarks.forecast`: ops, tensors and the places that they come from, in words; pages
 # of the runtime's library; its allocator's and XNNPACK's own bookkeeping.

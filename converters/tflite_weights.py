@@ -20,8 +20,8 @@ from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-
 from ai_edge_litert.tools import flatbuffer_utils  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from .integers import IntegerWeight
-from .tflite_footprint import INTEGER_RUNTIMES
+from edgevlm.converters.integers import IntegerWeight
+from edgevlm.converters.tflite_footprint import INTEGER_RUNTIMES
 
 _Op = schema.BuiltinOperator
 _Type = schema.TensorType

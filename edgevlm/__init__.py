@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgevlm.api import convert, distill, open
-    from edgevlm.bundle import Bundle
+    from edgevlm.bundle.bundle import Bundle
     from edgevlm.bundle_model import BundleModel
     from edgevlm.enrichment.enrichment import enrich
     from edgevlm.evaluation.evaluation import evaluate

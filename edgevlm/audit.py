@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevlm import golden, registry
+from edgevlm import golden
+from edgevlm.bundle.recipe import AUTO, BUILTIN, Recipe
+from edgevlm.bundle.spec import Array
 from edgevlm.data.subsets import limit
 from edgevlm.errors import UnsupportedError
-from edgevlm.interfaces import Array, Converter, OpRange, Programs, Progress
-from edgevlm.preprocessing import Picture, preprocess
-from edgevlm.recipe import AUTO, BUILTIN, Recipe
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.graphs.program import Programs
+from edgevlm.inputs.pictures import Picture, preprocess
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.process.progress import Progress
+from edgevlm.targets import registry
+from edgevlm.targets.converter import Converter, OpRange
 
 if TYPE_CHECKING:
     from edgevlm.data.dataset import Dataset

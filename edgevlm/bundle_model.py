@@ -8,12 +8,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm import registry
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.spec import F32
 from edgevlm.errors import LabelError, TensorError
-from edgevlm.interfaces import F32, Closing, Session
-from edgevlm.preprocessing import Picture, preprocess
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.inputs.pictures import Picture, preprocess
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.targets import registry
+from edgevlm.targets.runtime import Closing, Session
 
 
 class BundleModel(Closing):

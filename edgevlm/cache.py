@@ -16,8 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from edgevlm.bundle import Bundle, staged
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.staging import staged
 from edgevlm.errors import EdgeVLMError
+from edgevlm.process.store import folder
 
 LIMIT_BYTES = 8_000_000_000
 TOOLS = (
@@ -35,13 +37,6 @@ TOOLS = (
     "nncf",
     "torchao",
 )
-
-
-def folder() -> Path:
-    """Where the entries lie."""
-    if named := os.environ.get("EDGEVLM_CACHE_DIR"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgevlm"
 
 
 def tool_versions() -> dict[str, str]:

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bundle.spec import F32
 from edgevlm.errors import InputError, TensorError
-from edgevlm.interfaces import F32
 
 Codes = NDArray[np.int8] | NDArray[np.uint8]
 

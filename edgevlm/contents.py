@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevlm import cache, forecast, golden, registry, schema
-from edgevlm.bundle import FORMAT_VERSION, BundledComponent, Manifest
-from edgevlm.interfaces import BundleFile
+from edgevlm import cache, forecast, golden, schema
+from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.graphs.work import multiply_adds
 from edgevlm.prepared import Prepared, softmax
-from edgevlm.recipe import Recipe
-from edgevlm.work import multiply_adds
+from edgevlm.targets import registry
+from edgevlm.targets.converter import BundleFile
 
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData

@@ -14,17 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgevlm import registry
+from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import MissingDependency
-from edgevlm.footprint import Constant, Footprint, Outline, outline
-from edgevlm.interfaces import Forecaster, Programs, Unsupported
+from edgevlm.graphs.outline import Constant, Outline, outline
+from edgevlm.graphs.program import Programs
 from edgevlm.models import catalogue
 from edgevlm.prepared import check_labels, choose_programs, open_tokenizer
-from edgevlm.recipe import Recipe
+from edgevlm.targets import registry
+from edgevlm.targets.converter import Footprint, Forecaster, Unsupported
 
 if TYPE_CHECKING:
-    from edgevlm.bundle import Labels
-    from edgevlm.interfaces import Converter
+    from edgevlm.bundle.manifest import Labels
+    from edgevlm.targets.converter import Converter
 
 
 @dataclass(frozen=True)

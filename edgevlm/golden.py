@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from edgevlm import schema
+from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.data.captions import caption
 from edgevlm.data.scenes import Scenes
 from edgevlm.errors import BundleError
+from edgevlm.inputs.pictures import preprocess
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.parity import Answers, Samples
-from edgevlm.preprocessing import preprocess
-from edgevlm.spec import ImagePreprocessing
-from edgevlm.tokenizing import Tokenizer
 
 FOLDER = "golden"
 SAMPLES = 200

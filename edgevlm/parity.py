@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle import ParityCheck
-from edgevlm.interfaces import F32, Session
-from edgevlm.recipe import ParityLimits
+from edgevlm.bundle.manifest import ParityCheck
+from edgevlm.bundle.recipe import ParityLimits
+from edgevlm.bundle.spec import F32
+from edgevlm.targets.runtime import Session
 
 TIE = 1e-6
 """Scores closer than this are equal: float32 cosines carry an error of that size."""

@@ -9,26 +9,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgevlm import audit, cache, golden, parity, registry, schema
-from edgevlm.bundle import (
-    SUFFIX,
-    Bundle,
-    Labels,
-    ParityReport,
-    refuse_existing,
-    seal,
-    staged,
-    write_manifest,
-)
+from edgevlm import audit, cache, golden, parity, schema
+from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
+from edgevlm.bundle.manifest import SUFFIX, Labels, ParityReport
+from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
+from edgevlm.bundle.staging import refuse_existing, staged
 from edgevlm.contents import make_manifest, write_golden
 from edgevlm.errors import CheckFailed, EdgeVLMError, MissingDependency, RecipeError, UnsupportedError, named_failures
-from edgevlm.interfaces import BundleFile, Converter, OpRange, Programs, Progress
+from edgevlm.graphs.program import Programs
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
 from edgevlm.prepared import Prepared
-from edgevlm.progress import silent
-from edgevlm.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
-from edgevlm.stored import WeightProof, prove, prove_again
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.process.progress import Progress, silent
+from edgevlm.targets import registry
+from edgevlm.targets.converter import BundleFile, Converter, OpRange
 
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData, CalibrationSource

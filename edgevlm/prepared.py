@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm import golden, labels, memory, parity
-from edgevlm.bundle import Labels
+from edgevlm import golden, parity
+from edgevlm.bundle.manifest import Labels
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import F32, Array
 from edgevlm.errors import UnsupportedError, named_failures
-from edgevlm.footprint import Outline, outline
-from edgevlm.interfaces import F32, Array, Programs, Progress
-from edgevlm.recipe import Recipe
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.graphs import memory
+from edgevlm.graphs.outline import Outline, outline
+from edgevlm.graphs.program import Programs
+from edgevlm.inputs import labels
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.process.progress import Progress
 
 if TYPE_CHECKING:
     import torch

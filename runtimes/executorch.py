@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.boundary import find_component, validate_inputs, validate_threads
+from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.interfaces import Array, Closing, OpCount, TracedOp
 from edgevlm.runtimes.executorch_file import Method, count_ops, read_methods, stored_weights
-from edgevlm.spec import ComponentSpec
-from edgevlm.stored import StoredWeight
+from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
+from edgevlm.targets.inspection import OpCount
+from edgevlm.targets.runtime import Closing, TracedOp
 
 if TYPE_CHECKING:
-    from edgevlm.bundle import Bundle
+    from edgevlm.bundle.bundle import Bundle
 
 # executorch/runtime/core/portable_type/scalar_type.h
 _SCALAR_TYPES = {"int32": 3, "float32": 6}
@@ -92,7 +93,7 @@ class ExecuTorchRuntime:
         bindings = _bindings()
         import torch
 
-        from .executorch_tracing import with_intermediates
+        from edgevlm.runtimes.executorch_tracing import with_intermediates
 
         found = find_component(dict(bundle.components), component)
         arrays = validate_inputs(found.spec, inputs)

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.interfaces import OpCount
-from edgevlm.stored import StoredWeight
+from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.targets.inspection import OpCount
 
 _DTYPES = {"FLOAT": "fp32", "HALF": "fp16", "INT": "int32", "LONG": "int64", "CHAR": "int8"}
 _XNNPACK = "XnnpackBackend"

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.boundary import find_component, validate_inputs, validate_threads
+from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError
-from edgevlm.interfaces import Array, Closing, OpCount, TracedOp
-from edgevlm.spec import ComponentSpec
-from edgevlm.stored import StoredWeight
+from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
+from edgevlm.targets.inspection import OpCount
+from edgevlm.targets.runtime import Closing, TracedOp
 
 if TYPE_CHECKING:
-    from edgevlm.bundle import Bundle
+    from edgevlm.bundle.bundle import Bundle
 
 _SUBGRAPHS_SLOT = 8  # Model's third field in the schema, after version and operator_codes: 4 + 2 * 2
 _WEIGHTED = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "EMBEDDING_LOOKUP"}

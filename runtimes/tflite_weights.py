@@ -13,7 +13,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from edgevlm.stored import StoredWeight
+from edgevlm.bundle.integer_weights import StoredWeight
 
 _BITS = {schema.TensorType.INT8: 8, schema.TensorType.INT4: 4}
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.boundary import find_component, validate_inputs
-from edgevlm.interfaces import Array, Closing
-from edgevlm.spec import ComponentSpec
+from edgevlm.bundle.spec import Array, ComponentSpec
+from edgevlm.targets.boundary import find_component, validate_inputs
+from edgevlm.targets.runtime import Closing
 
 if TYPE_CHECKING:
     import torch

@@ -27,7 +27,7 @@ from edgevlm.bench.phone import measure_phone
 from edgevlm.bench.results import Failed, Measured, Result
 from edgevlm.bench.runners import BenchmarkModel, ExecutorRunner, Work
 from edgevlm.bench.worker import Assignment
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.devices import adb as adb_module
 from edgevlm.devices import android
 from edgevlm.devices.adb import Adb
@@ -35,7 +35,7 @@ from edgevlm.devices.connection import NotReached
 from edgevlm.devices.device import Device
 from edgevlm.devices.profile import Profile
 from edgevlm.errors import ConnectionLost, DeviceError, OutOfMemory
-from edgevlm.progress import silent
+from edgevlm.process.progress import silent
 
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="needs adb: apt install adb")
 HERE = Path(__file__).parent

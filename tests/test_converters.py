@@ -15,12 +15,13 @@ import torch
 import towers
 from torch import Tensor, nn
 
-from edgevlm import capture, registry
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import MissingDependency, UnsupportedError
-from edgevlm.interfaces import Program
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN
-from edgevlm.spec import ComponentSpec, TensorSpec
+from edgevlm.graphs import capture
+from edgevlm.graphs.program import Program
+from edgevlm.process.progress import silent
+from edgevlm.targets import registry
 
 TARGETS = ("coreml", "executorch", "tflite")
 SINGLE_FILES = {"executorch": "model.pte", "tflite": "model.tflite"}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import edgevlm
-from edgevlm.bundle import Labels
+from edgevlm.bundle.manifest import Labels
 from edgevlm.cli import main
 from edgevlm.data.captions import caption
 from edgevlm.data.dataset import Example

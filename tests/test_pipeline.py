@@ -19,11 +19,14 @@ from checkpoints import VIT_B32_TEXT, VIT_B32_VISION, write_clip_checkpoint, wri
 from PIL import Image
 
 import edgevlm
-from edgevlm import cache, golden, labels, pipeline, registry
-from edgevlm.bundle import Bundle
+from edgevlm import golden, pipeline
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.recipe import BUILTIN, ParityLimits
 from edgevlm.errors import EdgeVLMError, LabelError, OutputError, TensorError, UnsupportedError
+from edgevlm.inputs import labels
 from edgevlm.models import builtin, catalogue
-from edgevlm.recipe import BUILTIN, ParityLimits
+from edgevlm.process import store
+from edgevlm.targets import registry
 
 TARGETS = ("coreml", "executorch", "tflite")
 # Amplified weights show a wrong structure, and magnify float16's honest rounding beyond its limit.
@@ -169,7 +172,7 @@ def test_a_damaged_cache_entry_is_converted_again(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("EDGEVLM_CACHE_DIR", str(tmp_path / "cache"))
     request = pipeline.Request(builtin.STUDENT, ("tflite",), BUILTIN["fp32"], tmp_path / "a")
     pipeline.convert(request)
-    for entry in cache.folder().glob("*.edgevlm"):
+    for entry in store.folder().glob("*.edgevlm"):
         (entry / "extra").write_text("x")
     (again,) = pipeline.convert(replace(request, out=tmp_path / "b"))
     assert (again.status, again.cached) == ("passed", False)

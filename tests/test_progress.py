@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from edgevlm.progress import Countdown, duration
+from edgevlm.process.progress import Countdown, duration
 
 BAR = """
 import os, sys, time

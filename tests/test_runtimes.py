@@ -14,13 +14,13 @@ import pytest
 import torch
 import towers
 
-from edgevlm import registry
-from edgevlm.boundary import find_component, validate_inputs
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, InputError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.interfaces import Session
 from edgevlm.runtimes.torch import TorchSession
-from edgevlm.spec import ComponentSpec, TensorSpec
+from edgevlm.targets import registry
+from edgevlm.targets.boundary import find_component, validate_inputs
+from edgevlm.targets.runtime import Session
 
 TARGETS = ("executorch", "tflite")
 FILES = {"executorch": "model.pte", "tflite": "model.tflite"}

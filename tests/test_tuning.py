@@ -11,9 +11,9 @@ import pytest
 from checkpoints import write_clip_checkpoint
 
 from edgevlm import pipeline
+from edgevlm.bundle.recipe import BUILTIN, resolve
 from edgevlm.compression.calibration import CalibrationSource
 from edgevlm.errors import DataError, InputError, OutputError
-from edgevlm.recipe import BUILTIN, resolve
 from edgevlm.tuning.search import GROUP_SIZES, best
 from edgevlm.tuning.task import Score
 from edgevlm.tuning.trial import Trial

@@ -21,19 +21,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevlm import golden, parity, registry, schema
+from edgevlm import golden, parity, schema
 from edgevlm.bench.exports import FACTS, FILES, ON_CPU, Kind, make
 from edgevlm.benchmarks.compression import conversions
 from edgevlm.benchmarks.compression.results import Contender
 from edgevlm.benchmarks.compression.speed import inputs
 from edgevlm.benchmarks.measuring import clock_turns
-from edgevlm.bundle import Bundle
-from edgevlm.capture import quiet
-from edgevlm.interfaces import F32, Session
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.recipe import ParityLimits
+from edgevlm.bundle.spec import F32
 from edgevlm.models import catalogue
 from edgevlm.onboard.engines import OnnxEngine, OpenVINOEngine
-from edgevlm.progress import silent
-from edgevlm.recipe import ParityLimits
+from edgevlm.process.progress import silent
+from edgevlm.process.quiet import quiet
+from edgevlm.targets import registry
+from edgevlm.targets.runtime import Session
 
 if TYPE_CHECKING:
     from edgevlm.models.model import Model

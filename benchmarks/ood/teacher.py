@@ -22,11 +22,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from edgevlm.benchmarks.ood.classes import StudyClass, draw_scenes, other_names, place
+from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.data.captions import OPENINGS, caption, leave_open
 from edgevlm.data.scenes import ATTRIBUTES, COUNTS, Group
 from edgevlm.distillation import checkpoints
 from edgevlm.distillation.losses import LossInputs, clip
-from edgevlm.interfaces import Progress
+from edgevlm.inputs.texts import TOKENIZER_FILE
 from edgevlm.models.builtin.batches import token_ids
 from edgevlm.models.builtin.caption_tokenizer import build_tokenizer
 from edgevlm.models.students import folder as folders
@@ -36,8 +37,7 @@ from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import SmallText, StudentParts
 from edgevlm.models.students.presets import preset, text_preset
 from edgevlm.models.students.towers import build_image_tower, build_text_tower
-from edgevlm.spec import TextPreprocessing
-from edgevlm.tokenizing import TOKENIZER_FILE
+from edgevlm.process.progress import Progress
 
 EMBEDDING_DIM = 128
 _VOCABULARY_SIZE = 1024

@@ -13,8 +13,8 @@ from edgevlm.devices.device import Device
 from edgevlm.devices.profile import Cluster
 from edgevlm.emulation import board, counting, tools
 from edgevlm.errors import EdgeVLMError
-from edgevlm.interfaces import Progress
 from edgevlm.onboard import system
+from edgevlm.process.progress import Progress
 
 
 def emulate(device: Device, subjects: Sequence[BundledSubject], effort: Effort, progress: Progress) -> Iterator[Result]:

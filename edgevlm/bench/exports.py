@@ -21,15 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgevlm import interrupts, parity
-from edgevlm.bundle import Bundle, hash_file
-from edgevlm.capture import plain_attention, quiet
-from edgevlm.devices.store import keep
+from edgevlm import parity
+from edgevlm.bundle.bundle import Bundle, hash_file
+from edgevlm.bundle.recipe import BUILTIN, ParityLimits
 from edgevlm.errors import CheckFailed, EdgeVLMError, InputError, MissingDependency, named_failures
-from edgevlm.interfaces import Program, Progress
+from edgevlm.graphs.capture import plain_attention
+from edgevlm.graphs.program import Program
 from edgevlm.onboard.engines import without_telemetry
 from edgevlm.onboard.protocol import Say, answer, telling
-from edgevlm.recipe import BUILTIN, ParityLimits
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress
+from edgevlm.process.quiet import quiet
+from edgevlm.process.store import keep
 
 if TYPE_CHECKING:
     from edgevlm.models.model import Model
@@ -144,7 +147,7 @@ def _write_openvino(model: Model, component: str, path: Path, quantised: bool) -
 
 def _calibration(model: Model, component: str) -> list[Any]:
     from edgevlm.compression.calibration import CalibrationData, CalibrationSource
-    from edgevlm.tokenizing import Tokenizer
+    from edgevlm.inputs.texts import Tokenizer
 
     data = CalibrationData(CalibrationSource(CALIBRATION), BUILTIN["int8-static"].calibration)
     tokenizer = None

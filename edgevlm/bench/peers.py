@@ -13,12 +13,12 @@ from edgevlm import schema
 from edgevlm.bench.artefacts import command
 from edgevlm.bench.exports import FACTS, FILES, ON_CPU, Kind
 from edgevlm.bench.results import Artefact, Failed
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.spec import TensorSpec
 from edgevlm.devices.answers import answers
 from edgevlm.devices.local import process_of
 from edgevlm.devices.machine import Machine
-from edgevlm.interfaces import Progress
-from edgevlm.spec import TensorSpec
+from edgevlm.process.progress import Progress
 
 _ACCELERATED = {"TensorrtExecutionProvider": "TensorRT", "CUDAExecutionProvider": "CUDA"}
 _EXPORT_SECONDS = 3600.0

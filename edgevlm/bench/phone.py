@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevlm import interrupts, schema
+from edgevlm import schema
 from edgevlm.bench import runners
 from edgevlm.bench.artefacts import BundledSubject
 from edgevlm.bench.measure import Effort, measure
@@ -38,9 +38,9 @@ from edgevlm.devices.address import parse
 from edgevlm.devices.device import Device
 from edgevlm.devices.machine import Machine
 from edgevlm.errors import ConnectionLost, DeviceError
-from edgevlm.interfaces import Progress
 from edgevlm.onboard.figures import Memory, Sustained, Window
-from edgevlm.progress import silent
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress, silent
 
 _PARENT = "/data/local/tmp"
 _TRIES = 3

@@ -15,16 +15,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from edgevlm import interrupts, schema
+from edgevlm import schema
 from edgevlm.bench.artefacts import BundledSubject, open_all, subjects
 from edgevlm.bench.measure import Effort, measure
 from edgevlm.bench.results import Failed, Result, to_json
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.devices.device import Device
 from edgevlm.devices.machine import Machine
 from edgevlm.errors import DeviceError, EdgeVLMError
-from edgevlm.interfaces import Progress
 from edgevlm.onboard.protocol import Say, answer, telling
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress
 
 _ARM = "aarch64"
 

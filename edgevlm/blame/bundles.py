@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgevlm import parity, registry
+from edgevlm import parity
 from edgevlm.blame.blame import Blame, blame
-from edgevlm.bundle import Bundle
-from edgevlm.capture import quiet
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.spec import F32
 from edgevlm.errors import InputError
-from edgevlm.interfaces import F32, Progress
 from edgevlm.models import catalogue
 from edgevlm.models.model import Model
 from edgevlm.prepared import Prepared
-from edgevlm.progress import silent
+from edgevlm.process.progress import Progress, silent
+from edgevlm.process.quiet import quiet
+from edgevlm.targets import registry
 
 
 def source_model(bundle: Bundle, model: str | None = None) -> Model:

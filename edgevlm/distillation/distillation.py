@@ -13,8 +13,9 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 
-from edgevlm import cache, interrupts, schema
-from edgevlm.bundle import output_error
+from edgevlm import cache, schema
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.staging import output_error
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot as draw_few_shot
@@ -29,11 +30,11 @@ from edgevlm.distillation.teacher import Teacher
 from edgevlm.distillation.trainer import Training, train
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError, InputError, RecipeError
-from edgevlm.interfaces import Progress
 from edgevlm.models import catalogue
 from edgevlm.models.students.parts import FixedLabels
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
-from edgevlm.recipe import Recipe
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress
 
 _GOES_ON = "the same command goes on where this one stopped"
 

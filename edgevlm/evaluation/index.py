@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm import codes
+from edgevlm.bundle.spec import F32
 from edgevlm.errors import DataError
 from edgevlm.evaluation.retrieval import CUTS
-from edgevlm.interfaces import F32
 
 NEIGHBOURS = 10
 SHORTLIST = 4

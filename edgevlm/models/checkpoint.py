@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from edgevlm import preprocessing, tokenizing
+from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError, MissingDependency
+from edgevlm.inputs import pictures, texts
 from edgevlm.models import hub
 from edgevlm.models.students.layout import MODEL_TYPE
-from edgevlm.spec import ImagePreprocessing, Source
 
 if TYPE_CHECKING:
     import torch
@@ -109,9 +109,7 @@ def _read_image_preprocessing(folder: Path, network: Network) -> ImagePreprocess
             hint="copy it from the original checkpoint: without it the pixels would be guessed",
         )
     vision = network.config.vision_config
-    image = preprocessing.from_config(
-        read_json(path), where=str(path), image_size=(vision.image_size, vision.image_size)
-    )
+    image = pictures.from_config(read_json(path), where=str(path), image_size=(vision.image_size, vision.image_size))
     if min(image.height, image.width) < vision.patch_size:
         raise CheckpointError(
             f"{path}: expected pictures of at least one patch, {vision.patch_size} pixels a side, "
@@ -120,9 +118,9 @@ def _read_image_preprocessing(folder: Path, network: Network) -> ImagePreprocess
     return image
 
 
-def _read_tokenizer(folder: Path, family: tokenizing.Family, network: Network) -> tokenizing.CheckpointTokenizer:
+def _read_tokenizer(folder: Path, family: texts.Family, network: Network) -> texts.CheckpointTokenizer:
     config = network.config.text_config
-    tokenizer = tokenizing.from_checkpoint(folder, family=family, context_length=config.max_position_embeddings)
+    tokenizer = texts.from_checkpoint(folder, family=family, context_length=config.max_position_embeddings)
     highest = max(tokenizers.Tokenizer.from_buffer(tokenizer.tokenizer_json).get_vocab().values())
     if highest >= config.vocab_size:
         raise CheckpointError(

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgevlm.interfaces import Program
-from edgevlm.spec import ComponentSpec, TensorSpec
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
+from edgevlm.graphs.program import Program
 
 
 class Classifier(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgevlm.spec import ImagePreprocessing
+from edgevlm.bundle.spec import ImagePreprocessing
 
 
 def image_positions(embeddings: Any, image: ImagePreprocessing, *, extra: int) -> Tensor:

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgevlm.bundle.spec import ImagePreprocessing, TextPreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.models.layers import Block, PixelNormalisation, attend, unit_norm
 from edgevlm.models.network import Network
 from edgevlm.models.positions import image_positions
-from edgevlm.spec import ImagePreprocessing, TextPreprocessing
 
 
 class AttentionPooling(nn.Module):

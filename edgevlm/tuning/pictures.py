@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .sensitivity import LayerCost
-from .trial import Trial
+from edgevlm.tuning.sensitivity import LayerCost
+from edgevlm.tuning.trial import Trial
 
 _LAYERS_SHOWN = 30
 

@@ -18,26 +18,26 @@ from typing import Any
 
 import torch
 
-from edgevlm import cache, pipeline, registry
+from edgevlm import cache, pipeline
+from edgevlm.bundle.recipe import BUILTIN, Calibration, ParityLimits, Recipe
 from edgevlm.compression.calibration import CalibrationData, CalibrationSource
 from edgevlm.data.sources import open_data
 from edgevlm.errors import CheckFailed, DataError, InputError, OutputError, UnsupportedError
-from edgevlm.interfaces import Programs, Progress
-from edgevlm.locking import locked
+from edgevlm.graphs.program import Programs
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
 from edgevlm.models.model import Model
 from edgevlm.parity import Answers
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN, Calibration, ParityLimits, Recipe
-from edgevlm.tokenizing import Tokenizer
-
-from . import pictures
-from .notes import STATE, Notes
-from .recipe_file import next_command, write_recipe
-from .search import Bench, Objective, best, measure, search
-from .sensitivity import LayerCost, measure_layers
-from .task import Task
-from .trial import Trial
+from edgevlm.process.locking import locked
+from edgevlm.process.progress import Progress, silent
+from edgevlm.targets import registry
+from edgevlm.tuning import pictures
+from edgevlm.tuning.notes import STATE, Notes
+from edgevlm.tuning.recipe_file import next_command, write_recipe
+from edgevlm.tuning.search import Bench, Objective, best, measure, search
+from edgevlm.tuning.sensitivity import LayerCost, measure_layers
+from edgevlm.tuning.task import Task
+from edgevlm.tuning.trial import Trial
 
 _LOCK = ".tune.lock"
 # A layer's cost is measured on fewer pictures than a recipe's: there are many more layers than recipes.

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.distillation import checkpoints
 from edgevlm.models.builtin.batches import FACTS, NEGATIVES, Batch, Steps
 from edgevlm.models.builtin.caption_tokenizer import build_tokenizer
@@ -33,7 +34,6 @@ from edgevlm.models.students.dual_encoder import DualEncoder
 from edgevlm.models.students.parts import SmallText, StudentParts
 from edgevlm.models.students.presets import PRESETS, preset, text_preset
 from edgevlm.models.students.towers import build_image_tower, build_text_tower
-from edgevlm.spec import TextPreprocessing
 
 TOWER = "grid-m"
 EMBEDDING_DIM = 192

@@ -24,7 +24,9 @@ from safetensors.torch import save as save_weights
 from torch import Tensor, nn
 
 from edgevlm import schema
+from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError
+from edgevlm.inputs.texts import TOKENIZER_FILE
 from edgevlm.models import checkpoint, weights
 from edgevlm.models.layers import causal_mask
 from edgevlm.models.model import Model, assemble_programs
@@ -36,8 +38,6 @@ from edgevlm.models.students.parts import BorrowedText, FixedLabels, SmallText, 
 from edgevlm.models.students.reparameterised import fuse
 from edgevlm.models.students.text_tower import TextTower
 from edgevlm.models.students.towers import build_image_tower
-from edgevlm.spec import ImagePreprocessing, Source
-from edgevlm.tokenizing import TOKENIZER_FILE
 
 
 @dataclass(frozen=True)

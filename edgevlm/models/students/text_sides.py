@@ -11,16 +11,16 @@ import tokenizers
 import torch
 
 from edgevlm import schema
-from edgevlm.bundle import Labels
+from edgevlm.bundle.manifest import Labels
+from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import CheckpointError
+from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer
 from edgevlm.models import checkpoint, clip, siglip, weights
 from edgevlm.models.network import Network, build_text_half
 from edgevlm.models.students.config import TextTowerConfig, check_text_tower
 from edgevlm.models.students.layout import TEXT_TOWER
 from edgevlm.models.students.parts import BorrowedText, FixedLabels, SmallText, TextSide
 from edgevlm.models.students.towers import build_text_tower
-from edgevlm.spec import TextPreprocessing
-from edgevlm.tokenizing import TOKENIZER_FILE, Tokenizer
 
 FAMILIES = {"clip": clip, "siglip": siglip}
 

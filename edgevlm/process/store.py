@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgevlm import cache, interrupts
-
-
-def folder() -> Path:
-    """Where they lie."""
-    return cache.folder() / "devices"
+from edgevlm.process import interrupts
 
 
 def keep(name: str, inputs: Sequence[str], make: Callable[[Path], None]) -> Path:
@@ -27,11 +23,12 @@ def keep(name: str, inputs: Sequence[str], make: Callable[[Path], None]) -> Path
         make: Writes into the empty folder that it is given.
     """
     digest = hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()[:16]
-    kept = folder() / f"{name}-{digest}"
+    parent = folder() / "devices"
+    kept = parent / f"{name}-{digest}"
     if kept.is_dir():
         return kept
-    folder().mkdir(parents=True, exist_ok=True)
-    with interrupts.temporary_folder(folder(), f".{name}-") as stage:
+    parent.mkdir(parents=True, exist_ok=True)
+    with interrupts.temporary_folder(parent, f".{name}-") as stage:
         made = stage / "made"
         made.mkdir()
         make(made)
@@ -42,3 +39,10 @@ def keep(name: str, inputs: Sequence[str], make: Callable[[Path], None]) -> Path
                 if not kept.is_dir():  # or another process was quicker
                     raise
     return kept
+
+
+def folder() -> Path:
+    """Where the entries lie."""
+    if named := os.environ.get("EDGEVLM_CACHE_DIR"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgevlm"

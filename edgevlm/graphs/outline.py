@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgevlm import memory
-from edgevlm.capture import plain_attention
-from edgevlm.recipe import WeightType
+from edgevlm.bundle.recipe import WeightType
+from edgevlm.graphs import memory
+from edgevlm.graphs.capture import plain_attention
 
 if TYPE_CHECKING:
     import torch
 
-    from edgevlm.interfaces import Program
+    from edgevlm.graphs.program import Program
 
 Kind = Literal["linear", "conv2d", "depthwise", "embedding", "other"]
 
@@ -72,7 +72,7 @@ class Outline:
     Attributes:
         constants: All that its module holds, each once.
         ops: How often each of torch's functions is called, such as `linear` or `gelu`.
-        activation_bytes: Most bytes of activations alive at once in float32; see `edgevlm.memory`.
+        activation_bytes: Most bytes of activations alive at once in float32; see `edgevlm.graphs.memory`.
     """
 
     constants: tuple[Constant, ...]
@@ -83,31 +83,6 @@ class Outline:
     def calls(self) -> int:
         """Functions that are called, whichever."""
         return sum(self.ops.values())
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What an artefact takes, or is expected to.
-
-    Attributes:
-        size_bytes: Of the files that an app ships.
-        anonymous_bytes: Most memory of the engine's own while it opens the artefact and runs the component that needs
-            most: packed weights, activations, bookkeeping. What the process had before is not counted.
-        mapped_bytes: Pages of files that are resident beside it, the artefact's and the engine's library's. The system
-            may drop them and read them again.
-        requires: Least version of each platform or runtime, as in `BundleFile.requires`.
-        basis: How the memory came about, in words.
-    """
-
-    size_bytes: int
-    anonymous_bytes: int
-    mapped_bytes: int
-    requires: Mapping[str, str]
-    basis: str
-
-    @property
-    def peak_memory_bytes(self) -> int:
-        return self.anonymous_bytes + self.mapped_bytes
 
 
 def distinct(outlines: Iterable[Outline]) -> tuple[Constant, ...]:

@@ -9,6 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+Array = F32 | NDArray[np.int32]
+
+
 DType = Literal["float32", "int32"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 TextCanonicalisation = Literal["none", "siglip"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from edgevlm.interfaces import Progress
+Progress = Callable[[str, float | None], None]
+"""Told what is being done, and the share of it that is done where that is known."""
 
 
 def silent(stage: str, share: float | None) -> None:

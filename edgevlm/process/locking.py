@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from edgevlm import interrupts
 from edgevlm.errors import OutputError
+from edgevlm.process import interrupts
 
 
 @contextmanager

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import cast
 
 from edgevlm.errors import UnsupportedError
-from edgevlm.interfaces import Converter, PackageReader, Runtime
+from edgevlm.targets.converter import Converter
+from edgevlm.targets.inspection import PackageReader
+from edgevlm.targets.runtime import Runtime
 
 CONVERTERS = {
     "coreml": "edgevlm.converters.coreml:CoreMLConverter",

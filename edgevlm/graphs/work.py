@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgevlm.interfaces import Program
+    from edgevlm.graphs.program import Program
 
 
 def multiply_adds(program: Program) -> int:

@@ -20,8 +20,8 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from edgevlm.bundle.spec import TextCanonicalisation, TextPreprocessing
 from edgevlm.errors import CheckpointError, InputError
-from edgevlm.spec import TextCanonicalisation, TextPreprocessing
 
 Family = Literal["clip", "siglip"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgevlm.bundle import Labels
+from edgevlm.bundle.manifest import Labels
 from edgevlm.errors import LabelError
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.inputs.texts import Tokenizer
 
 PLAIN = "{}"
 

@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.errors import InputError, TensorError
-from edgevlm.interfaces import Array
-from edgevlm.spec import ComponentSpec, TensorSpec
 
 T = TypeVar("T")
 

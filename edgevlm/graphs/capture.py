@@ -3,47 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from edgevlm.errors import UnsupportedError
-from edgevlm.interfaces import Program
+from edgevlm.graphs.program import Program
 
 if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
     from torch.fx import Node
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps third-party chatter off stdout; logs and warnings below an error, and progress bars, out of sight."""
-    from rich.progress import Progress
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    level = logging.root.manager.disable
-    bars: dict[Any, Any] = {kind: kind.__init__ for kind in (tqdm, Progress)}
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        for kind, start_bar in bars.items():
-            kind.__init__ = _start_hidden(start_bar)  # converters and NNCF have no switch for theirs
-        try:
-            yield
-        finally:
-            for kind, start_bar in bars.items():
-                kind.__init__ = start_bar
-            logging.disable(level)
-
-
-def _start_hidden(start_bar: Callable[..., None]) -> Callable[..., None]:
-    def start(bar: object, *args: object, **options: object) -> None:
-        start_bar(bar, *args, **{**options, "disable": True})
-
-    return start
 
 
 def named(program: Program) -> torch.nn.Module:

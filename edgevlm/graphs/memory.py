@@ -6,7 +6,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgevlm.interfaces import Program
+    from edgevlm.graphs.program import Program
 
 
 def weight_bytes(program: Program) -> int:

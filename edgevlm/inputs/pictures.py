@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from edgevlm.bundle.spec import ImagePreprocessing, Resample
 from edgevlm.errors import CheckpointError, ImageError
-from edgevlm.spec import ImagePreprocessing, Resample
 
 Picture: TypeAlias = str | Path | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
 
