@@ -83,7 +83,7 @@ class Prepared:
     def _embed_labels(self, wanted: Labels) -> torch.Tensor:
         import torch
 
-        from edgevlm.models.classifier import embed_labels
+        from edgevlm.models.encoders.classifier import embed_labels
 
         tokenizer, texts = check_labels(self.model, self.tokenizer, wanted)
         return embed_labels(
@@ -151,7 +151,7 @@ def choose_programs(model: Model, label_embeddings: torch.Tensor | None, *, imag
     """
     programs = dict(model.programs)
     if label_embeddings is not None:
-        from edgevlm.models.classifier import classifier_program
+        from edgevlm.models.encoders.classifier import classifier_program
 
         programs["classify"] = classifier_program(programs["encode_image"], label_embeddings, model.logit_scale)
     if image_only:

@@ -17,7 +17,7 @@ import towers
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, InputError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.runtimes.torch import TorchSession
+from edgevlm.models.reference import TorchSession
 from edgevlm.targets import registry
 from edgevlm.targets.boundary import find_component, validate_inputs
 from edgevlm.targets.runtime import Session

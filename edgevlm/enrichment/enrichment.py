@@ -257,7 +257,7 @@ def _copy(found: Descriptions, book: _Book, labels: Sequence[str], where: str, *
 
 
 def _open(source: str, question: Question) -> LanguageModel:
-    from edgevlm.models import hub
+    from edgevlm.models.checkpoints import hub
 
     if _is_url(source):
         key = os.environ.get(question.key_env)

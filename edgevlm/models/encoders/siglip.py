@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from edgevlm.bundle.spec import ImagePreprocessing, TextPreprocessing
 from edgevlm.errors import CheckpointError
+from edgevlm.models.encoders.positions import image_positions
 from edgevlm.models.layers import Block, PixelNormalisation, attend, unit_norm
 from edgevlm.models.network import Network
-from edgevlm.models.positions import image_positions
 
 
 class AttentionPooling(nn.Module):

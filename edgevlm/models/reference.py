@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle.spec import Array, ComponentSpec
+from edgevlm.bundle.spec import Array, ComponentSpec, ImagePreprocessing
 from edgevlm.targets.boundary import find_component, validate_inputs
 from edgevlm.targets.runtime import Closing
 
 if TYPE_CHECKING:
     import torch
+
+    from edgevlm.models.network import Network
 
 
 class TorchSession(Closing):
@@ -55,3 +57,35 @@ class TorchSession(Closing):
     def close(self) -> None:
         """Lets go of the callables; a closed session has no components."""
         self._components.clear()
+
+
+def _reference(network: Network, image: ImagePreprocessing) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """transformers' own forward, between the programs' boundaries."""
+    import torch
+
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (image.mean, image.std))
+
+    def encode_image(pixels: torch.Tensor) -> torch.Tensor:
+        normalised = (pixels * image.rescale - mean.to(pixels.device)) / std.to(pixels.device)
+        return _unit_norm(network.get_image_features(normalised, interpolate_pos_encoding=True).pooler_output)
+
+    return {"encode_image": encode_image, "encode_text": text_reference(network)}
+
+
+def text_reference(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
+    """transformers' own forward of the text half of a `CLIPModel` or `SiglipModel`, which may be all there is.
+
+    It takes int32 [N, L] and returns unit vectors, float32 [N, D], on the network's device.
+    """
+
+    def encode_text(token_ids: torch.Tensor) -> torch.Tensor:
+        pooled = network.text_model(token_ids.long()).pooler_output
+        # CLIP's projection lies beside its text model, SigLIP's inside.
+        return _unit_norm(network.text_projection(pooled) if hasattr(network, "text_projection") else pooled)
+
+    return encode_text
+
+
+def _unit_norm(features: torch.Tensor) -> torch.Tensor:
+    length: torch.Tensor = features.norm(dim=-1, keepdim=True)
+    return features / length

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tokenizers
 
 from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError, MissingDependency
 from edgevlm.inputs import pictures, texts
-from edgevlm.models import hub
+from edgevlm.models.checkpoints import hub
+from edgevlm.models.checkpoints.files import read_json, read_licence
+from edgevlm.models.reference import _reference
 from edgevlm.models.students.layout import MODEL_TYPE
 
 if TYPE_CHECKING:
-    import torch
-
     from edgevlm.models.model import Model
     from edgevlm.models.network import Network
 
@@ -59,7 +57,8 @@ def load(name_or_folder: str | Path, *, revision: str | None = None) -> Model:
 
 
 def _load_folder(folder: Path, *, name: str, commit: str | None) -> Model:
-    from edgevlm.models import clip, siglip, weights
+    from edgevlm.models.checkpoints import weights
+    from edgevlm.models.encoders import clip, siglip
     from edgevlm.models.model import Model, assemble_programs
     from edgevlm.models.network import build_network
 
@@ -128,63 +127,3 @@ def _read_tokenizer(folder: Path, family: texts.Family, network: Network) -> tex
             hint="take the tokenizer's files and the weights from the same checkpoint",
         )
     return tokenizer
-
-
-def _reference(network: Network, image: ImagePreprocessing) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """transformers' own forward, between the programs' boundaries."""
-    import torch
-
-    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (image.mean, image.std))
-
-    def encode_image(pixels: torch.Tensor) -> torch.Tensor:
-        normalised = (pixels * image.rescale - mean.to(pixels.device)) / std.to(pixels.device)
-        return _unit_norm(network.get_image_features(normalised, interpolate_pos_encoding=True).pooler_output)
-
-    return {"encode_image": encode_image, "encode_text": text_reference(network)}
-
-
-def text_reference(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
-    """transformers' own forward of the text half of a `CLIPModel` or `SiglipModel`, which may be all there is.
-
-    It takes int32 [N, L] and returns unit vectors, float32 [N, D], on the network's device.
-    """
-
-    def encode_text(token_ids: torch.Tensor) -> torch.Tensor:
-        pooled = network.text_model(token_ids.long()).pooler_output
-        # CLIP's projection lies beside its text model, SigLIP's inside.
-        return _unit_norm(network.text_projection(pooled) if hasattr(network, "text_projection") else pooled)
-
-    return encode_text
-
-
-def _unit_norm(features: torch.Tensor) -> torch.Tensor:
-    length: torch.Tensor = features.norm(dim=-1, keepdim=True)
-    return features / length
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """The object in a checkpoint's file; raises CheckpointError where it is missing, damaged or no object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path.parent}: expected {path.name}, got no such file",
-            hint="the folder is no checkpoint in Hugging Face format, or its download has not finished",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable JSON file: {error}", hint="download it again") from error
-    if not isinstance(value, Mapping):
-        raise CheckpointError(f"{path}: expected an object, got {type(value).__name__}")
-    return value
-
-
-def read_licence(readme: Path) -> str:
-    """`license` of the model card's front matter (https://huggingface.co/docs/hub/model-cards), else `unknown`."""
-    import yaml
-
-    try:
-        _, front_matter, _ = ("\n" + readme.read_text(encoding="utf-8")).split("\n---\n", 2)
-        licence = yaml.safe_load(front_matter)["license"]
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
-        return "unknown"
-    return licence if isinstance(licence, str) and licence else "unknown"
