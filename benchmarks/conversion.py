@@ -125,9 +125,9 @@ _BARE: dict[str, Callable[[Modules, str, Path], None]] = {
 
 def ours(model: Path, target: str, recipe: str, out: Path) -> dict[str, float]:
     """Converts with the pipeline, without its cache; the peak of memory is taken before the proof begins, too."""
-    from edgevlm import pipeline
     from edgevlm.bundle.recipe import BUILTIN
-    from edgevlm.prepared import Prepared
+    from edgevlm.conversion import pipeline
+    from edgevlm.conversion.original import Prepared
 
     peaks_mb: dict[str, float] = {}
 

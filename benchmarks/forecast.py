@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgevlm import forecast
 from edgevlm.benchmarks.checkpoints import write_clip
 from edgevlm.benchmarks.compression.conversions import convert
 from edgevlm.benchmarks.measuring import keep
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.conversion import forecast
 from edgevlm.devices.local import Local
 from edgevlm.targets import registry
 

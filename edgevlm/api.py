@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle_model import BundleModel
 from edgevlm.errors import InputError, ParityFailed
+from edgevlm.inference.embedder import BundleModel
 
 if TYPE_CHECKING:
     from edgevlm.bundle.manifest import Labels
@@ -66,8 +66,8 @@ def convert(
         ParityFailed: the bundle was written aside, and its answers are too far from the reference's.
         EdgeVLMError: nothing was written; see `edgevlm.errors`.
     """
-    from edgevlm import pipeline
     from edgevlm.bundle.recipe import resolve
+    from edgevlm.conversion import pipeline
 
     request = pipeline.Request(
         model=model,

@@ -103,8 +103,8 @@ def _load(bundle: Bundle, component: BundledComponent) -> Any:
 if __name__ == "__main__":
     from importlib.metadata import EntryPoint
 
-    from edgevlm import pipeline
     from edgevlm.bundle.recipe import BUILTIN
+    from edgevlm.conversion import pipeline
     from edgevlm.targets import registry
 
     # Stands in for the installed package's entry point.

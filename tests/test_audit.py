@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgevlm import pipeline
-from edgevlm.audit import settle
 from edgevlm.bundle.recipe import BUILTIN, Recipe, resolve
 from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.cli import main
+from edgevlm.conversion import pipeline
+from edgevlm.conversion.audit import settle
 from edgevlm.errors import RecipeError, UnsupportedError
 from edgevlm.graphs.program import Program
 from edgevlm.process.progress import silent

@@ -18,11 +18,11 @@ from pictures import scene
 from edgevlm.bundle.recipe import BUILTIN, Calibration
 from edgevlm.cli import main
 from edgevlm.compression.calibration import CalibrationData, CalibrationSource
+from edgevlm.conversion.original import Prepared
+from edgevlm.conversion.pipeline import Request, convert
 from edgevlm.errors import DataError, RecipeError
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
-from edgevlm.pipeline import Request, convert
-from edgevlm.prepared import Prepared
 from edgevlm.process.progress import silent
 
 SIXTEEN = Calibration(samples=16)

@@ -16,7 +16,6 @@ from compressions import LOWERED
 from numpy.typing import NDArray
 from torch import nn
 
-from edgevlm import pipeline
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.integer_weights import StoredWeight, WeightProof, prove
 from edgevlm.bundle.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
@@ -24,11 +23,12 @@ from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.compression.calibration import CalibrationSource
 from edgevlm.compression.compression import compress
 from edgevlm.compression.layers import find_layers
+from edgevlm.conversion import pipeline
+from edgevlm.conversion.pipeline import verify_weights
 from edgevlm.converters import coreml_weights
 from edgevlm.errors import CheckFailed
 from edgevlm.graphs.capture import unlifted
 from edgevlm.graphs.program import Program
-from edgevlm.pipeline import verify_weights
 from edgevlm.process.progress import silent
 from edgevlm.targets import registry
 from edgevlm.targets.inspection import OpCount

@@ -17,10 +17,10 @@ import pytest
 from fetching import skipped_offline
 
 import edgevlm
-from edgevlm import pipeline
 from edgevlm.bench.results import Counts
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.conversion import pipeline
 from edgevlm.devices.profile import Cluster, builtin
 from edgevlm.emulation import counting, plugin, processor, root, runner, shim, tools
 from edgevlm.emulation.counting import Emulation, dispatch_warnings, emulate, steady

@@ -12,13 +12,13 @@ import compressions
 import pytest
 from click.testing import CliRunner, Result
 
-from edgevlm import forecast, pipeline
 from edgevlm.benchmarks.forecast import measure_memory
 from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import BUILTIN, Recipe
 from edgevlm.cli import main
 from edgevlm.compression.compression import compress
 from edgevlm.compression.layers import find_layers
+from edgevlm.conversion import forecast, pipeline
 from edgevlm.errors import LabelError, RecipeError, UnsupportedError
 from edgevlm.graphs.capture import unlifted
 from edgevlm.graphs.outline import distinct, outline

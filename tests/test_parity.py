@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits
-from edgevlm.parity import Answers, Samples, ask, compare
+from edgevlm.parity.comparison import Answers, Samples, ask, compare
 from edgevlm.targets.runtime import Closing
 
 

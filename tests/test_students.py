@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, SiglipTextModel
 
 import edgevlm
-from edgevlm import pipeline
 from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.cli import main
+from edgevlm.conversion import pipeline
+from edgevlm.conversion.original import softmax
 from edgevlm.data.scenes import Scenes
 from edgevlm.errors import CheckpointError, InputError, TensorError, UnsupportedError
 from edgevlm.inputs import labels
@@ -42,7 +43,6 @@ from edgevlm.models.students.parts import FixedLabels, SmallText, StudentParts, 
 from edgevlm.models.students.presets import COST_DIM, COSTS, PRESETS, TEXT_PRESETS, preset, text_preset
 from edgevlm.models.students.reparameterised import RepConv, fuse
 from edgevlm.models.students.towers import build_image_tower, build_text_tower, cost, multiply_adds, parameters
-from edgevlm.prepared import softmax
 
 torch.set_num_threads(1)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from checkpoints import write_clip_checkpoint
 
-from edgevlm import pipeline
 from edgevlm.bundle.recipe import BUILTIN, resolve
 from edgevlm.compression.calibration import CalibrationSource
+from edgevlm.conversion import pipeline
 from edgevlm.errors import DataError, InputError, OutputError
 from edgevlm.tuning.search import GROUP_SIZES, best
 from edgevlm.tuning.task import Score

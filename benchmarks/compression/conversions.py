@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgevlm import pipeline
 from edgevlm.benchmarks.checkpoints import write_clip, write_siglip
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import SUFFIX
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.compression.calibration import CalibrationSource
+from edgevlm.conversion import pipeline
 from edgevlm.process.progress import Progress, silent
 
 MODELS = {

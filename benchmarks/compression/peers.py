@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevlm import golden, parity, schema
+from edgevlm import schema
 from edgevlm.bench.exports import FACTS, FILES, ON_CPU, Kind, make
 from edgevlm.benchmarks.compression import conversions
 from edgevlm.benchmarks.compression.results import Contender
@@ -32,6 +32,8 @@ from edgevlm.bundle.recipe import ParityLimits
 from edgevlm.bundle.spec import F32
 from edgevlm.models import catalogue
 from edgevlm.onboard.engines import OnnxEngine, OpenVINOEngine
+from edgevlm.parity import comparison, golden
+from edgevlm.parity.samples import make_samples
 from edgevlm.process.progress import silent
 from edgevlm.process.quiet import quiet
 from edgevlm.targets import registry
@@ -161,12 +163,12 @@ def _own_encoder(session: Session) -> Encode:
 def _compare(encoders: Mapping[str, Encode], fp32: Bundle) -> dict[str, float]:
     """The centred cosine of each with the float reference, on the pictures of our own parity samples."""
     fixtures, pictures, reference = golden.read(fp32.path)
-    samples = golden.make_samples(pictures, fixtures.sample_texts, fp32.manifest.image, None)
+    samples = make_samples(pictures, fixtures.sample_texts, fp32.manifest.image, None)
     found = {}
     for name, encode in encoders.items():
         answers = np.concatenate([encode(picture[None]) for picture in samples.pixels])
-        checks = parity.compare(
-            parity.Answers(reference.image, None, None), parity.Answers(answers, None, None), ParityLimits()
+        checks = comparison.compare(
+            comparison.Answers(reference.image, None, None), comparison.Answers(answers, None, None), ParityLimits()
         )
         found[name] = next(check.value for check in checks if check.measure == "centred_cosine")
     return found

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from edgevlm import parity
 from edgevlm.bundle.bundle import Bundle, hash_file
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits
 from edgevlm.errors import CheckFailed, EdgeVLMError, InputError, MissingDependency, named_failures
@@ -29,6 +28,7 @@ from edgevlm.graphs.capture import plain_attention
 from edgevlm.graphs.program import Program
 from edgevlm.onboard.engines import without_telemetry
 from edgevlm.onboard.protocol import Say, answer, telling
+from edgevlm.parity import comparison
 from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress
 from edgevlm.process.quiet import quiet
@@ -163,8 +163,8 @@ def _accuracy(model: Model, component: str, kind: Kind, file: Path) -> float | N
     Raises:
         CheckFailed: they are not finite.
     """
+    from edgevlm.conversion.original import Prepared
     from edgevlm.onboard.engines import OnnxEngine, OpenVINOEngine
-    from edgevlm.prepared import Prepared
 
     prepared = Prepared(model, None, wanted=None, image_only=False)
     tensor = model.programs[component].spec.inputs[0]
@@ -172,10 +172,10 @@ def _accuracy(model: Model, component: str, kind: Kind, file: Path) -> float | N
     engine.load()
     rows = prepared.samples.pixels if tensor.name == "pixels" else prepared.samples.token_ids
     answers = np.concatenate([np.array(engine.answer(row[None])) for row in rows])
-    reference, asked = (parity.Answers(each, None, None) for each in (prepared.embed(component, rows), answers))
+    reference, asked = (comparison.Answers(each, None, None) for each in (prepared.embed(component, rows), answers))
     if not np.isfinite(answers).all():
         raise CheckFailed(f"{kind}: its answers are not finite")
-    checks = parity.compare(reference, asked, ParityLimits())
+    checks = comparison.compare(reference, asked, ParityLimits())
     return next((check.value for check in checks if check.measure == "centred_cosine"), None)
 
 

@@ -11,7 +11,7 @@ from edgevlm.commands.options import as_json
 from edgevlm.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
-    from edgevlm.audit import Audit
+    from edgevlm.conversion.audit import Audit
     from edgevlm.targets.converter import OpRange
 
 _COLOURS = {"overflow": "red", "underflow": "red", "near": "yellow"}
@@ -40,9 +40,9 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
       edgevlm audit ./my-clip --data photos/ --samples 200
       edgevlm audit ./my-clip --target coreml --json
     """
-    from edgevlm import report
-    from edgevlm.audit import audit as measure
-    from edgevlm.audit import draw_samples
+    from edgevlm.commands import showing
+    from edgevlm.conversion.audit import audit as measure
+    from edgevlm.conversion.audit import draw_samples
     from edgevlm.data.sources import open_data
     from edgevlm.models import catalogue
     from edgevlm.process import terminal
@@ -60,7 +60,7 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
         found = measure(loaded, known if target == "all" else (target,), rows, progress)
     if as_json:
         audits = [
-            {"target": each.target, "float32_ops": each.float32_ops, "ops": [report.range_json(op) for op in each.ops]}
+            {"target": each.target, "float32_ops": each.float32_ops, "ops": [showing.range_json(op) for op in each.ops]}
             for each in found
         ]
         terminal.print_json({"model": model, "audits": audits})
@@ -72,7 +72,7 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
 
 
 def _show(found: Audit, top: int) -> None:
-    from edgevlm.audit import recipe_lines
+    from edgevlm.conversion.audit import recipe_lines
     from edgevlm.process import terminal
 
     if not found.ops:

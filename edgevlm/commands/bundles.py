@@ -38,8 +38,10 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
       edgevlm verify dist/edgevlm-student-coreml-fp16.edgevlm
       edgevlm verify dist/my-clip-tflite-int8.failed-parity.edgevlm --blame --model ./my-clip
     """
-    from edgevlm import pipeline, report, schema
+    from edgevlm import schema
     from edgevlm.bundle.bundle import Bundle
+    from edgevlm.commands import showing
+    from edgevlm.conversion import pipeline
     from edgevlm.process import terminal
     from edgevlm.targets import registry
 
@@ -65,7 +67,7 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
     else:
         click.echo(f"{len(opened.manifest.files)} files are what the manifest says")
         title = f"{parity.samples} pictures, evidence: {parity.evidence}"
-        terminal.table(title, ("component", "measure", ">value", ">limit", "result"), report.parity_rows(parity))
+        terminal.table(title, ("component", "measure", ">value", ">limit", "result"), showing.parity_rows(parity))
         for proof in weights:
             click.echo(f"{proof.component}: {proof.identical} of {proof.decided} integer weights are as NNCF decided")
             if proof.lost:
@@ -83,9 +85,9 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
 
 
 def _blame(opened: Bundle, model: str | None, out: Path, progress: Progress) -> tuple[Blame, ...]:
-    from edgevlm import pipeline
     from edgevlm.blame.bundles import blame_bundle, source_model
     from edgevlm.blame.page import write_page
+    from edgevlm.conversion import pipeline
 
     progress("loading the model", None)
     loaded = source_model(opened, model)
@@ -119,8 +121,9 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 
 def _inspect_bundle(bundle: Path, as_json: bool) -> None:
-    from edgevlm import report, schema
+    from edgevlm import schema
     from edgevlm.bundle.bundle import Bundle
+    from edgevlm.commands import showing
     from edgevlm.process import terminal
     from edgevlm.targets import registry
     from edgevlm.targets.inspection import Adviser
@@ -135,16 +138,17 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
         found = {"manifest": opened.manifest, "ops": ops, "advice": advice}
         terminal.print_json(schema.write(found))
         return
-    terminal.table(None, ("", ""), report.describe(opened))
+    terminal.table(None, ("", ""), showing.describe(opened))
     sizes = [(file, f"{record.size_bytes:,}") for file, record in opened.manifest.files.items()]
     terminal.table(None, ("file", ">bytes"), sizes)
-    rows = [row for component, counts in ops.items() for row in report.op_rows(component, counts)]
+    rows = [row for component, counts in ops.items() for row in showing.op_rows(component, counts)]
     terminal.table(None, ("component", "op", ">count", "precision", "weights", "runs on"), rows)
-    report.advice_lists(advice)
+    showing.advice_lists(advice)
 
 
 def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
-    from edgevlm import report, schema
+    from edgevlm import schema
+    from edgevlm.commands import showing
     from edgevlm.process import terminal
 
     with terminal.progress_bar() as progress:
@@ -153,12 +157,12 @@ def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
     if as_json:
         terminal.print_json({"package": str(path)} | schema.write(package))
         return
-    terminal.table(None, ("", ""), report.describe_package(package))
+    terminal.table(None, ("", ""), showing.describe_package(package))
     terminal.table(None, ("file", ">bytes"), [(file, f"{size:,}") for file, size in package.files.items()])
-    terminal.table(None, ("function", "", "name", "type", "shape"), report.value_rows(package))
-    rows = [row[:-1] for function in package.functions for row in report.op_rows(function.name, function.ops)]
+    terminal.table(None, ("function", "", "name", "type", "shape"), showing.value_rows(package))
+    rows = [row[:-1] for function in package.functions for row in showing.op_rows(function.name, function.ops)]
     terminal.table(None, ("function", "op", ">count", "precision", "weights"), rows)
-    report.advice_lists({path.name: package.advice})
+    showing.advice_lists({path.name: package.advice})
 
 
 @click.command()
@@ -188,7 +192,8 @@ def run(
       edgevlm run B.edgevlm photo.png --labels birds.txt --descriptions birds.descriptions.json
       edgevlm run B.edgevlm *.png --text "a glossy purple heart"
     """
-    from edgevlm import api, report
+    from edgevlm import api
+    from edgevlm.commands import showing
     from edgevlm.process import terminal
 
     if labels is not None and text is not None:
@@ -216,7 +221,7 @@ def run(
         terminal.print_json({"answers": answers})
         return
     for image, row in zip(images, scores, strict=True):
-        report.bars(image, names, row, top)
+        showing.bars(image, names, row, top)
 
 
 def _show_ranking(images: Sequence[str], text: str, cosines: Sequence[float], as_json: bool) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgevlm.bundle.manifest import Labels
     from edgevlm.bundle.recipe import Recipe
     from edgevlm.compression.calibration import CalibrationSource
-    from edgevlm.pipeline import Request
+    from edgevlm.conversion.pipeline import Request
 
 
 @click.command()
@@ -86,7 +86,8 @@ def convert(
     --dry-run estimates the size of what an app would ship, what its engine adds to a process's memory at most, and says
     the least system: before the long work, and without calibration data. It reads no options about the output.
     """
-    from edgevlm import pipeline, report
+    from edgevlm.commands import showing
+    from edgevlm.conversion import pipeline
     from edgevlm.process import terminal
     from edgevlm.targets import registry
 
@@ -113,9 +114,9 @@ def convert(
     with terminal.progress_bar() as progress:
         outcomes = pipeline.convert(request, progress)
     if as_json:
-        terminal.print_json({"outcomes": [report.outcome_json(outcome) for outcome in outcomes]})
+        terminal.print_json({"outcomes": [showing.outcome_json(outcome) for outcome in outcomes]})
     else:
-        report.outcomes(outcomes)
+        showing.outcomes(outcomes)
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors:
         sys.exit(max(error.exit_code for error in errors))
@@ -145,8 +146,8 @@ def _resolve(names: tuple[str, ...], *, several: bool) -> tuple[Recipe, ...]:
 
 
 def _forecast(request: Request, recipes: tuple[Recipe, ...], *, as_json: bool) -> None:
-    from edgevlm import report
-    from edgevlm.forecast import forecast, read_programs
+    from edgevlm.commands import showing
+    from edgevlm.conversion.forecast import forecast, read_programs
     from edgevlm.process import terminal
 
     with terminal.progress_bar() as progress:
@@ -157,9 +158,9 @@ def _forecast(request: Request, recipes: tuple[Recipe, ...], *, as_json: bool) -
         progress("looking at its layers", None)
         found = forecast(programs, request.targets, recipes)
     if as_json:
-        terminal.print_json({"forecasts": [report.forecast_json(each) for each in found]})
+        terminal.print_json({"forecasts": [showing.forecast_json(each) for each in found]})
     else:
-        report.forecasts(found)
+        showing.forecasts(found)
     if all(each.refused for each in found):
         sys.exit(UnsupportedError.exit_code)
 

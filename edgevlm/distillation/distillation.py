@@ -13,9 +13,10 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 
-from edgevlm import cache, schema
+from edgevlm import schema
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.staging import output_error
+from edgevlm.conversion import cache
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot as draw_few_shot

@@ -13,8 +13,8 @@ from PIL import Image
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import MANIFEST, SUFFIX
 from edgevlm.bundle.spec import F32
-from edgevlm.bundle_model import BundleModel
 from edgevlm.errors import TensorError
+from edgevlm.inference.embedder import BundleModel
 from edgevlm.inputs.pictures import resize_and_crop
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets.runtime import Closing

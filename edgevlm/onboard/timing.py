@@ -16,7 +16,7 @@ import numpy as np
 
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle_model import label_scores
+from edgevlm.inference.embedder import label_scores
 from edgevlm.inputs.pictures import preprocess
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import native

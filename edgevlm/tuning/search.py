@@ -16,13 +16,14 @@ from typing import Literal
 
 import torch
 
-from edgevlm import parity, pipeline
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits, Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.compression.compression import compress
+from edgevlm.conversion import pipeline
 from edgevlm.graphs.program import Programs
-from edgevlm.parity import Answers, Samples
+from edgevlm.parity import comparison
+from edgevlm.parity.comparison import Answers, Samples
 from edgevlm.process.progress import Countdown, Progress, silent
 from edgevlm.targets import registry
 from edgevlm.targets.runtime import Session
@@ -195,7 +196,7 @@ def _grouped(recipe: Recipe, size: int) -> Recipe:
 
 def _ask(session: Session, bundle: Bundle, samples: Samples, progress: Progress) -> Answers:
     components = tuple(name for name in ("encode_image", "encode_text") if name in bundle.components)
-    return parity.ask(session, components, samples, lambda share: progress("asking the artefact", share))
+    return comparison.ask(session, components, samples, lambda share: progress("asking the artefact", share))
 
 
 def _latency_ratio(bench: Bench, session: Session) -> float | None:

@@ -14,7 +14,7 @@ from edgevlm.compression.layers import layer_names
 from edgevlm.compression.quantisation import quantise
 from edgevlm.errors import RecipeError
 from edgevlm.graphs.program import Program, Programs
-from edgevlm.parity import Answers, Samples
+from edgevlm.parity.comparison import Answers, Samples
 from edgevlm.process.progress import Countdown, Progress
 from edgevlm.tuning.task import Score, Task
 

@@ -20,7 +20,7 @@ from edgevlm.evaluation.zero_shot import average
 from edgevlm.inputs.pictures import preprocess
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models.model import Model
-from edgevlm.parity import Answers, Samples
+from edgevlm.parity.comparison import Answers, Samples
 from edgevlm.process.progress import Progress
 
 TEMPLATE = "a photo of a {}"

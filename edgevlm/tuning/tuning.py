@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from edgevlm import cache, pipeline
 from edgevlm.bundle.recipe import BUILTIN, Calibration, ParityLimits, Recipe
 from edgevlm.compression.calibration import CalibrationData, CalibrationSource
+from edgevlm.conversion import cache, pipeline
 from edgevlm.data.sources import open_data
 from edgevlm.errors import CheckFailed, DataError, InputError, OutputError, UnsupportedError
 from edgevlm.graphs.program import Programs
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
 from edgevlm.models.model import Model
-from edgevlm.parity import Answers
+from edgevlm.parity.comparison import Answers
 from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets import registry

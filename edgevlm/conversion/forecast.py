@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevlm.bundle.recipe import Recipe
+from edgevlm.conversion.original import check_labels, choose_programs, open_tokenizer
 from edgevlm.errors import MissingDependency
 from edgevlm.graphs.outline import Constant, Outline, outline
 from edgevlm.graphs.program import Programs
 from edgevlm.models import catalogue
-from edgevlm.prepared import check_labels, choose_programs, open_tokenizer
 from edgevlm.targets import registry
 from edgevlm.targets.converter import Footprint, Forecaster, Unsupported
 
@@ -68,7 +68,7 @@ def forecast(programs: Programs, targets: Sequence[str], recipes: Sequence[Recip
 def read_programs(
     model: str | Path, *, revision: str | None = None, labels: Labels | None = None, image_only: bool = False
 ) -> Programs:
-    """A model's components as `edgevlm.pipeline.convert` would lower them, with zeros for the labels' embeddings.
+    """A model's components as `edgevlm.conversion.pipeline.convert` would lower them, with zeros for the labels' embeddings.
 
     Args:
         model: A built-in name, a folder or a hub id.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevlm import golden
 from edgevlm.bundle.recipe import AUTO, BUILTIN, Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.data.subsets import limit
@@ -16,6 +15,7 @@ from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.program import Programs
 from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.texts import Tokenizer
+from edgevlm.parity.samples import sample_pictures, sample_texts
 from edgevlm.process.progress import Progress
 from edgevlm.targets import registry
 from edgevlm.targets.converter import Converter, OpRange
@@ -80,7 +80,7 @@ def draw_samples(model: Model, dataset: Dataset | None, count: int) -> dict[str,
     """
     pictures: Sequence[Picture]
     if dataset is None:
-        pictures, texts = list(golden.sample_pictures()[:count]), golden.sample_texts()
+        pictures, texts = list(sample_pictures()[:count]), sample_texts()
     else:
         dataset = limit(dataset, count)
         pictures = [dataset.picture(index) for index in range(len(dataset))]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm import golden, parity
 from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import F32, Array
@@ -19,6 +18,8 @@ from edgevlm.graphs.outline import Outline, outline
 from edgevlm.graphs.program import Programs
 from edgevlm.inputs import labels
 from edgevlm.inputs.texts import Tokenizer
+from edgevlm.parity import comparison
+from edgevlm.parity.samples import make_samples, sample_pictures, sample_texts
 from edgevlm.process.progress import Progress
 
 if TYPE_CHECKING:
@@ -93,14 +94,14 @@ class Prepared:
         )
 
     @cached_property
-    def samples(self) -> parity.Samples:
+    def samples(self) -> comparison.Samples:
         tokenizer = self.tokenizer if "encode_text" in self.programs else None
-        return golden.make_samples(golden.sample_pictures(), golden.sample_texts(), self.model.image, tokenizer)
+        return make_samples(sample_pictures(), sample_texts(), self.model.image, tokenizer)
 
     @cached_property
-    def reference(self) -> parity.Answers:
+    def reference(self) -> comparison.Answers:
         image = self.embed("encode_image", self.samples.pixels)
-        return parity.Answers(
+        return comparison.Answers(
             image=image if "encode_image" in self.programs else None,
             text=self.embed("encode_text", self.samples.token_ids) if "encode_text" in self.programs else None,
             scores=self.classify(image) if "classify" in self.programs else None,

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevlm import cache, forecast, golden, schema
+from edgevlm import schema
 from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
 from edgevlm.bundle.recipe import Recipe
+from edgevlm.conversion import cache, forecast
+from edgevlm.conversion.original import Prepared, softmax
 from edgevlm.graphs.work import multiply_adds
-from edgevlm.prepared import Prepared, softmax
+from edgevlm.parity import golden, samples
 from edgevlm.targets import registry
 from edgevlm.targets.converter import BundleFile
 
@@ -35,7 +37,7 @@ def write_golden(source: Prepared, folder: Path) -> None:
     texts: list[golden.GoldenText] = []
     scores = np.zeros((len(images), 0), np.float32)
     if tokenizer:
-        words = golden.sample_texts()[:4]
+        words = samples.sample_texts()[:4]
         ids = tokenizer.encode(words)
         embeddings = source.embed("encode_text", ids)
         texts = [
@@ -51,7 +53,7 @@ def write_golden(source: Prepared, folder: Path) -> None:
             embedding=tuple(images[index].tolist()) if has_image else None,
             scores=tuple(label_scores[index].tolist()) if label_scores is not None else None,
         )
-        for index, (name, (_, what)) in enumerate(golden.golden_pictures().items())
+        for index, (name, (_, what)) in enumerate(samples.golden_pictures().items())
     ]
     golden.write(folder, pictures=pictures, texts=texts, scores=scores, reference=source.reference)
 

@@ -17,8 +17,8 @@ from edgevlm.bundle.manifest import Manifest, ParityReport
 from edgevlm.process.terminal import table
 
 if TYPE_CHECKING:
-    from edgevlm.forecast import Forecast
-    from edgevlm.pipeline import Outcome
+    from edgevlm.conversion.forecast import Forecast
+    from edgevlm.conversion.pipeline import Outcome
     from edgevlm.targets.converter import OpRange
     from edgevlm.targets.inspection import Advice, OpCount, Package, PackageValue
 

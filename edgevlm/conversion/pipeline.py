@@ -9,18 +9,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgevlm import audit, cache, golden, parity, schema
+from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
 from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
 from edgevlm.bundle.manifest import SUFFIX, Labels, ParityReport
 from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
 from edgevlm.bundle.staging import refuse_existing, staged
-from edgevlm.contents import make_manifest, write_golden
+from edgevlm.conversion import audit, cache
+from edgevlm.conversion.contents import make_manifest, write_golden
+from edgevlm.conversion.original import Prepared
 from edgevlm.errors import CheckFailed, EdgeVLMError, MissingDependency, RecipeError, UnsupportedError, named_failures
 from edgevlm.graphs.program import Programs
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
-from edgevlm.prepared import Prepared
+from edgevlm.parity import comparison, golden
+from edgevlm.parity.samples import make_samples
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets import registry
 from edgevlm.targets.converter import BundleFile, Converter, OpRange
@@ -174,7 +177,7 @@ def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
     return _measure(bundle, *fixtures(bundle), progress)
 
 
-def fixtures(bundle: Bundle) -> tuple[parity.Samples, parity.Answers]:
+def fixtures(bundle: Bundle) -> tuple[comparison.Samples, comparison.Answers]:
     """The parity samples of a bundle, and the float reference's answers to them.
 
     Raises:
@@ -183,7 +186,7 @@ def fixtures(bundle: Bundle) -> tuple[parity.Samples, parity.Answers]:
     manifest = bundle.manifest
     stored, pictures, reference = golden.read(bundle.path)
     tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
-    return golden.make_samples(pictures, stored.sample_texts, manifest.image, tokenizer), reference
+    return make_samples(pictures, stored.sample_texts, manifest.image, tokenizer), reference
 
 
 def _prepare(request: Request, calibration: CalibrationData | None, progress: Progress) -> Prepared:
@@ -260,11 +263,13 @@ def _lower(converter: Converter, programs: Programs, recipe: Recipe, folder: Pat
         return converter.lower(programs, recipe, folder)
 
 
-def _measure(bundle: Bundle, samples: parity.Samples, reference: parity.Answers, progress: Progress) -> ParityReport:
+def _measure(
+    bundle: Bundle, samples: comparison.Samples, reference: comparison.Answers, progress: Progress
+) -> ParityReport:
     stage = f"{bundle.manifest.target}: comparing with the float reference"
     with registry.runtime(bundle.manifest.target).open(bundle, threads=1) as session:
-        answers = parity.ask(session, tuple(bundle.components), samples, lambda share: progress(stage, share))
-        checks = parity.compare(
+        answers = comparison.ask(session, tuple(bundle.components), samples, lambda share: progress(stage, share))
+        checks = comparison.compare(
             reference, answers, bundle.manifest.recipe.parity, logit_scale=bundle.manifest.logit_scale
         )
         return ParityReport(session.evidence, len(samples.pixels), checks)
