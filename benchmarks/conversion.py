@@ -78,12 +78,12 @@ def bare(model: Path, target: str, recipe: str, out: Path) -> dict[str, float]:
 def _bare_coreml(modules: Modules, recipe: str, out: Path) -> None:
     import coremltools as ct  # type: ignore[import-untyped]
 
-    from edgevlm.converters import coreml_patches
+    from edgevlm.converters.coreml import patches
 
     precision = ct.precision.FLOAT32 if recipe == "fp32" else ct.precision.FLOAT16
     for name, (module, example) in modules.items():
         program = torch.export.export(module, example, strict=False).run_decompositions({})
-        with coreml_patches.applied():
+        with patches.applied():
             model = ct.convert(program, convert_to="mlprogram", compute_precision=precision, skip_model_load=True)
         model.save(str(out / f"{name}.mlpackage"))
 

@@ -25,7 +25,7 @@ from edgevlm.compression.compression import compress
 from edgevlm.compression.layers import find_layers
 from edgevlm.conversion import pipeline
 from edgevlm.conversion.pipeline import verify_weights
-from edgevlm.converters import coreml_weights
+from edgevlm.converters.coreml import weights as coreml_weights
 from edgevlm.errors import CheckFailed
 from edgevlm.graphs.capture import unlifted
 from edgevlm.graphs.program import Program
@@ -229,7 +229,7 @@ def without_the_last(weights: Any) -> str:
 INTEGER_WEIGHTS_PASS: Callable[[Any], str] = coreml_weights.integer_weights_pass
 LOSSES = {
     # target: what a converter would do without the part of ours that keeps integers, and the layers that suffer
-    "coreml": ("edgevlm.converters.coreml.integer_weights_pass", without_the_last, "projection"),
+    "coreml": ("edgevlm.converters.coreml.converter.integer_weights_pass", without_the_last, "projection"),
     # litert-torch multiplies attention's scale into the query's weights, after they were decided.
     "tflite": ("edgevlm.compression.quantisation.fold_output_scales", lambda graph: None, "blocks.0.attention.query"),
 }

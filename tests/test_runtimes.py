@@ -231,7 +231,7 @@ def test_executorchs_thread_pool_is_not_changed_under_a_session_that_runs() -> N
 
 def test_executorch_runs_without_its_compiler() -> None:
     code = (
-        "import sys, edgevlm.runtimes.executorch as runtime; runtime._bindings();"
+        "import sys, edgevlm.runtimes.executorch.runtime as runtime; runtime._bindings();"
         "assert not {'executorch.exir', 'torchao', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)

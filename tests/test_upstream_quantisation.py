@@ -25,7 +25,7 @@ from edgevlm.compression.annotation import _WEIGHT, Annotator
 from edgevlm.compression.folding import parameter
 from edgevlm.compression.quantisation import quantise
 from edgevlm.converters.integers import baked
-from edgevlm.converters.tflite_weights import store_integers
+from edgevlm.converters.tflite.weights import store_integers
 from edgevlm.graphs.capture import unlifted
 from edgevlm.graphs.program import Program
 

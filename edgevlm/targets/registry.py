@@ -17,14 +17,14 @@ from edgevlm.targets.inspection import PackageReader
 from edgevlm.targets.runtime import Runtime
 
 CONVERTERS = {
-    "coreml": "edgevlm.converters.coreml:CoreMLConverter",
-    "executorch": "edgevlm.converters.executorch:ExecuTorchConverter",
-    "tflite": "edgevlm.converters.tflite:TFLiteConverter",
+    "coreml": "edgevlm.converters.coreml.converter:CoreMLConverter",
+    "executorch": "edgevlm.converters.executorch.converter:ExecuTorchConverter",
+    "tflite": "edgevlm.converters.tflite.converter:TFLiteConverter",
 }
 RUNTIMES = {
     "coreml": "edgevlm.runtimes.coreml:CoreMLRuntime",
-    "executorch": "edgevlm.runtimes.executorch:ExecuTorchRuntime",
-    "tflite": "edgevlm.runtimes.tflite:TFLiteRuntime",
+    "executorch": "edgevlm.runtimes.executorch.runtime:ExecuTorchRuntime",
+    "tflite": "edgevlm.runtimes.tflite.runtime:TFLiteRuntime",
 }
 PACKAGES = {".mlpackage": "coreml"}
 """The targets whose own packages can be looked into without a bundle around them, by suffix."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.converters.coreml_footprint import LEAST_SIZE, WORTH_A_MASK
+from edgevlm.converters.coreml.footprint import LEAST_SIZE, WORTH_A_MASK
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.program import Program
 

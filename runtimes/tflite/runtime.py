@@ -78,7 +78,7 @@ class TFLiteRuntime:
         for file in {component.file for component in bundle.components.values()}:
             _load(bundle.path / file, None)
             _require_schema()
-            from edgevlm.runtimes.tflite_weights import stored_weights
+            from edgevlm.runtimes.tflite.weights import stored_weights
 
             found[file] = stored_weights(bundle.path / file)
         return {name: found[component.file][name] for name, component in bundle.components.items()}

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array, TensorSpec
-from edgevlm.converters import coreml_patches
-from edgevlm.converters.coreml_footprint import footprint
-from edgevlm.converters.coreml_weights import compress_with_coremltools, integer_weights_pass, require_compressed
+from edgevlm.converters.coreml import patches
+from edgevlm.converters.coreml.footprint import footprint
+from edgevlm.converters.coreml.weights import (
+    compress_with_coremltools,
+    integer_weights_pass,
+    require_compressed,
+)
 from edgevlm.converters.requirements import require
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.capture import capture, kind, place
@@ -83,7 +87,7 @@ class CoreMLConverter:
 def _lower(program: Program, recipe: Recipe, out_dir: Path) -> BundleFile:
     name = program.spec.name
     package = out_dir / f"{name}.mlpackage"
-    with quiet(), coreml_patches.applied():
+    with quiet(), patches.applied():
         model = _convert(program, recipe)
         require_compressed(model, program, recipe)
         _describe(model, program)
@@ -101,7 +105,7 @@ def _capture(program: Program) -> ExportedProgram:
 def _convert(program: Program, recipe: Recipe) -> Any:
     import coremltools as ct  # type: ignore[import-untyped]
 
-    passes = coreml_patches.sound_passes()
+    passes = patches.sound_passes()
     compress_with_coremltools(passes, program, recipe)
     if recipe.quantises:
         from edgevlm.converters.integers import baked

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
-from edgevlm.converters import executorch_patches
-from edgevlm.converters.executorch_footprint import footprint
+from edgevlm.converters.executorch import patches
+from edgevlm.converters.executorch.footprint import footprint
 from edgevlm.converters.requirements import require
 from edgevlm.graphs.capture import capture, examples, place
 from edgevlm.graphs.program import Program, Programs
@@ -82,7 +82,7 @@ class ExecuTorchConverter:
             OSError: the file cannot be written.
         """
         require("executorch", extra=self.target)
-        with quiet(), executorch_patches.applied():
+        with quiet(), patches.applied():
             lowered = _lower({name: _prepare(program, recipe) for name, program in programs.items()})
         with (out_dir / FILE).open("wb") as file:
             lowered.write_to_file(file)  # in pieces: `lowered.buffer` would be a second copy of the weights

@@ -21,7 +21,7 @@ from ai_edge_litert.tools import flatbuffer_utils  # type: ignore[import-untyped
 from numpy.typing import NDArray
 
 from edgevlm.converters.integers import IntegerWeight
-from edgevlm.converters.tflite_footprint import INTEGER_RUNTIMES
+from edgevlm.converters.tflite.footprint import INTEGER_RUNTIMES
 
 _Op = schema.BuiltinOperator
 _Type = schema.TensorType

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.converters.requirements import require
-from edgevlm.converters.tflite_footprint import footprint
+from edgevlm.converters.tflite.footprint import footprint
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.capture import examples, named, plain_attention
 from edgevlm.graphs.program import Programs
@@ -86,7 +86,7 @@ def _lower(programs: Programs, recipe: Recipe) -> bytes:
 
 def _lower_quantised(programs: Programs, recipe: Recipe) -> bytes:
     from edgevlm.converters.integers import baked, requantising
-    from edgevlm.converters.tflite_weights import store_integers
+    from edgevlm.converters.tflite.weights import store_integers
 
     static = recipe.activations.ranges == "static"
     rewrite = requantising if static else baked

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.runtimes.executorch_file import Method, count_ops, read_methods, stored_weights
+from edgevlm.runtimes.executorch.file import Method, count_ops, read_methods, stored_weights
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import OpCount
 from edgevlm.targets.runtime import Closing, TracedOp
@@ -93,7 +93,7 @@ class ExecuTorchRuntime:
         bindings = _bindings()
         import torch
 
-        from edgevlm.runtimes.executorch_tracing import with_intermediates
+        from edgevlm.runtimes.executorch.tracing import with_intermediates
 
         found = find_component(dict(bundle.components), component)
         arrays = validate_inputs(found.spec, inputs)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.spec import F32
-from edgevlm.runtimes.executorch_file import XnnpackGraph, read_methods
+from edgevlm.runtimes.executorch.file import XnnpackGraph, read_methods
 
 _ALIGNMENT = 64
 _EXTERNAL_OUTPUT = 2  # XNN_VALUE_FLAG_EXTERNAL_OUTPUT in xnnpack.h
