@@ -20,12 +20,12 @@ import towers
 from adbd import PROPERTIES, Adbd, Phone
 
 from edgevlm import schema
-from edgevlm.bench import runners
 from edgevlm.bench.artefacts import subjects
 from edgevlm.bench.measure import Effort
-from edgevlm.bench.phone import measure_phone
+from edgevlm.bench.phones import runners
+from edgevlm.bench.phones.phone import measure_phone
+from edgevlm.bench.phones.runners import BenchmarkModel, ExecutorRunner, Work
 from edgevlm.bench.results import Failed, Measured, Result
-from edgevlm.bench.runners import BenchmarkModel, ExecutorRunner, Work
 from edgevlm.bench.worker import Assignment
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.devices import adb as adb_module

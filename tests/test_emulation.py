@@ -17,7 +17,6 @@ import pytest
 from fetching import skipped_offline
 
 import edgevlm
-from edgevlm.bench.results import Counts
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.conversion import pipeline
@@ -28,6 +27,7 @@ from edgevlm.emulation.parts import Part
 from edgevlm.emulation.setup import Setup, prepare, setup
 from edgevlm.errors import DeviceError, EdgeVLMError
 from edgevlm.onboard.engines import sample_inputs
+from edgevlm.onboard.figures import Counts
 from edgevlm.process import interrupts, store
 from edgevlm.targets import registry
 

@@ -11,8 +11,7 @@ from types import MappingProxyType
 
 import torch
 
-from edgevlm.bench.calibration import CpuPoint
-from edgevlm.bench.results import Counts
+from edgevlm.bench.estimates.published import CpuPoint
 from edgevlm.benchmarks.calibration.networks import CLASSES, NETWORKS, SIDE, build, multiply_adds
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
@@ -23,6 +22,7 @@ from edgevlm.devices.profile import Cluster
 from edgevlm.emulation import counting
 from edgevlm.errors import InputError
 from edgevlm.graphs.program import Program, Programs
+from edgevlm.onboard.figures import Counts
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets import registry
 

@@ -4,7 +4,7 @@
 
 AI Edge Quantizer reads our fp32 .tflite and quantises it dynamically. ONNX Runtime quantises dynamically, too, what
 torch exports. OpenVINO gets NNCF's static quantisation, calibrated with the pictures that our own static recipes get.
-Each is made by its own documented call (`edgevlm/bench/exports.py`), kept, and compared with its own fp32.
+Each is made by its own documented call (`edgevlm/bench/peers/exports.py`), kept, and compared with its own fp32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevlm import schema
-from edgevlm.bench.exports import FACTS, FILES, ON_CPU, Kind, make
+from edgevlm.bench.peers.exports import FACTS, FILES, ON_CPU, Kind, make
 from edgevlm.benchmarks.compression import conversions
 from edgevlm.benchmarks.compression.results import Contender
 from edgevlm.benchmarks.compression.speed import inputs

@@ -24,12 +24,12 @@ from torch import Tensor
 from edgevlm.benchmarks.ood.classes import StudyClass, draw_scenes, other_names, place
 from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.data.captions import OPENINGS, caption, leave_open
-from edgevlm.data.scenes import ATTRIBUTES, COUNTS, Group
+from edgevlm.data.scene import ATTRIBUTES, COUNTS, Group
 from edgevlm.distillation import checkpoints
+from edgevlm.distillation.builtin.batches import token_ids
+from edgevlm.distillation.builtin.caption_tokenizer import build_tokenizer
 from edgevlm.distillation.losses import LossInputs, clip
 from edgevlm.inputs.texts import TOKENIZER_FILE
-from edgevlm.models.builtin.batches import token_ids
-from edgevlm.models.builtin.caption_tokenizer import build_tokenizer
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.config import square_pictures
 from edgevlm.models.students.dual_encoder import DualEncoder

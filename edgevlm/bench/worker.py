@@ -73,11 +73,11 @@ def examine(assignment: Assignment, progress: Progress) -> Iterator[Result]:
 
         yield from emulate(device, asked, assignment.effort, progress)
     elif device.profile.reach == "none":
-        from edgevlm.bench.estimate import scaled
+        from edgevlm.bench.estimates.estimate import scaled
 
         yield from scaled(device, asked)
     elif device.profile.reach == "adb":
-        from edgevlm.bench.phone import measure_phone
+        from edgevlm.bench.phones.phone import measure_phone
 
         yield from measure_phone(device, asked, assignment.effort, progress)
     else:
@@ -103,7 +103,7 @@ def _measure_peers(
     machine: Machine, assignment: Assignment, bundles: Sequence[Bundle], progress: Progress
 ) -> Iterator[Result]:
     """Other toolchains' files of each model that the bundles were made of."""
-    from edgevlm.bench.peers import make_peers, offers
+    from edgevlm.bench.peers.peers import make_peers, offers
 
     device = assignment.device.name
     offered = offers(machine)

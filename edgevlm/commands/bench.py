@@ -199,7 +199,7 @@ def devices(context: click.Context, profiles: Path | None, show: str | None, as_
 def _row(name: str, profile: Profile) -> tuple[str, ...]:
     from rich.markup import escape
 
-    from edgevlm.bench.calibration import points
+    from edgevlm.bench.estimates.published import points
 
     processor = " + ".join(f"{each.cores} x {each.core} {each.clock_mhz / 1e3:.1f} GHz" for each in profile.cpu)
     asked = {

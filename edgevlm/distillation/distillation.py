@@ -24,7 +24,7 @@ from edgevlm.distillation.batches import Batches, Shares
 from edgevlm.distillation.learner import Learner, find_former, make_learner, refuse_ensemble
 from edgevlm.distillation.losses import LOSSES, Term
 from edgevlm.distillation.material import Material, gather_material
-from edgevlm.distillation.plot import draw_losses
+from edgevlm.distillation.plots import draw_losses
 from edgevlm.distillation.recipe import TEXT_TOWERS, DistillRecipe, check
 from edgevlm.distillation.run_folder import RunFolder, open_run, write_atomically
 from edgevlm.distillation.teacher import Teacher

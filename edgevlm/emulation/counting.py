@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from edgevlm.bench.results import Counts
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import F32, Array
@@ -30,6 +29,7 @@ from edgevlm.errors import DeviceError
 from edgevlm.onboard.counting import BEFORE, FIRST_RUN
 from edgevlm.onboard.engines import sample_inputs
 from edgevlm.onboard.failures import ended_without_a_word, from_json
+from edgevlm.onboard.figures import Counts
 from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets.boundary import find_component, validate_inputs

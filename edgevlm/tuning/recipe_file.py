@@ -10,7 +10,7 @@ from edgevlm import schema
 from edgevlm.tuning.trial import Trial
 
 if TYPE_CHECKING:
-    from edgevlm.tuning.tuning import TuneRequest
+    from edgevlm.tuning.request import TuneRequest
 
 _MARGIN = 0.02
 

@@ -31,10 +31,11 @@ from edgevlm.parity.comparison import Answers
 from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets import registry
-from edgevlm.tuning import pictures
+from edgevlm.tuning import plots as pictures
 from edgevlm.tuning.notes import STATE, Notes
 from edgevlm.tuning.recipe_file import next_command, write_recipe
-from edgevlm.tuning.search import Bench, Objective, best, measure, search
+from edgevlm.tuning.request import TuneRequest
+from edgevlm.tuning.search import Bench, best, measure, search
 from edgevlm.tuning.sensitivity import LayerCost, measure_layers
 from edgevlm.tuning.task import Task
 from edgevlm.tuning.trial import Trial
@@ -43,33 +44,6 @@ _LOCK = ".tune.lock"
 # A layer's cost is measured on fewer pictures than a recipe's: there are many more layers than recipes.
 _LAYER_PICTURES = 64
 _LAYER_CALIBRATION = 16
-
-
-@dataclass(frozen=True)
-class TuneRequest:
-    """What to search for.
-
-    Attributes:
-        model: What `edgevlm convert` takes.
-        target: One target.
-        data: Pictures with labels or captions: the task.
-        out: Folder of what is found.
-        max_drop: Points of accuracy that may be lost.
-        calibration: Pictures to measure ranges on; `data`'s own others if None.
-        pictures: How many of `data` are asked about.
-        objective: What is to be small.
-        images: Folder of the pictures that a captions file names.
-    """
-
-    model: str | Path
-    target: str
-    data: str
-    out: Path
-    max_drop: float = 0.5
-    calibration: CalibrationSource | None = None
-    pictures: int = 500
-    objective: Objective = "size"
-    images: Path | None = None
 
 
 @dataclass(frozen=True)

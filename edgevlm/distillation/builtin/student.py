@@ -1,6 +1,6 @@
 """Distils the built-in student from the built-in teacher, on rendered scenes.
 
-    python -m edgevlm.models.builtin.distillation --out OUT
+    python -m edgevlm.distillation.builtin.student --out OUT
 
 The losses need pictures alone: where the teacher puts them, and what tells them apart there. The text tower stays the
 teacher's. Stopped and started again with the same OUT, it goes on where it was.
@@ -43,7 +43,7 @@ def main() -> None:
         request = Request((TEACHER,), TOWER, DATA, RECIPE, run, precision="bf16")
         distill(request, progress=lambda stage, share: print(stage, flush=True))
     student = folders.read(run)
-    made = {"command": "python -m edgevlm.models.builtin.distillation --out OUT", **student.provenance}
+    made = {"command": "python -m edgevlm.distillation.builtin.student --out OUT", **student.provenance}
     folders.save(options.out, replace(student, provenance=made), dtype=torch.float16)
     shutil.copy(run / "metrics.jsonl", options.out / "training.jsonl")
 

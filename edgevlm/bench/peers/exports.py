@@ -1,4 +1,4 @@
-"""Makes other toolchains' files of a model, in a process of their own: `python -m edgevlm.bench.exports`.
+"""Makes other toolchains' files of a model, in a process of their own: `python -m edgevlm.bench.peers.exports`.
 
 Each is made by its toolchain's own documented call from the very checkpoint, once, and kept among what is fetched and
 built for devices. ONNX Runtime quantises dynamically what torch exports; OpenVINO gets NNCF's static quantisation,

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from edgevlm.data.captions import caption, leave_open
-from edgevlm.data.scenes import ATTRIBUTES, AXES, CELLS, COUNTS, Scene, Scenes, variants
+from edgevlm.data.scene import ATTRIBUTES, AXES, CELLS, COUNTS, Scene, variants
+from edgevlm.data.scenes import Scenes
 from edgevlm.evaluation.scene_zero_shot import VARIED
 
 NEGATIVES = 3

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm import schema
-from edgevlm.bench import runners
 from edgevlm.bench.artefacts import BundledSubject
 from edgevlm.bench.measure import Effort, measure
+from edgevlm.bench.phones import runners
+from edgevlm.bench.phones.runners import Runner, Work
 from edgevlm.bench.results import Artefact, Failed, Result
-from edgevlm.bench.runners import Runner, Work
 from edgevlm.devices import android
 from edgevlm.devices.adb import Adb
 from edgevlm.devices.address import parse

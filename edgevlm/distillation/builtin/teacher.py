@@ -1,6 +1,6 @@
 """Trains the built-in teacher on rendered scenes, from nothing.
 
-    python -m edgevlm.models.builtin.training --out OUT
+    python -m edgevlm.distillation.builtin.teacher --out OUT
 
 Every step sees fresh scenes of the `train` split. The loss is CLIP's symmetric cross-entropy (Radford et al.,
 2021) over the batch, with three hard negatives a picture: descriptions changed in one attribute (as NegCLIP,
@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader
 
 from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.distillation import checkpoints
-from edgevlm.models.builtin.batches import FACTS, NEGATIVES, Batch, Steps
-from edgevlm.models.builtin.caption_tokenizer import build_tokenizer
+from edgevlm.distillation.builtin.batches import FACTS, NEGATIVES, Batch, Steps
+from edgevlm.distillation.builtin.caption_tokenizer import build_tokenizer
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.config import ImageTowerConfig, TextTowerConfig, square_pictures
 from edgevlm.models.students.dual_encoder import DualEncoder
@@ -199,7 +199,7 @@ def main() -> None:
     how = {"seed": options.seed, "steps": options.steps, "batch_size": options.batch_size}
     dual = train(image, text, tokenizer, **how, out=options.out)
     made = {
-        "command": f"python -m edgevlm.models.builtin.training --out OUT --tower {options.tower} --seed {options.seed} "
+        "command": f"python -m edgevlm.distillation.builtin.teacher --out OUT --tower {options.tower} --seed {options.seed} "
         f"--steps {options.steps} --batch-size {options.batch_size}",
         "data": "rendered scenes, split train, each seen once",
         "scenes": options.steps * options.batch_size,

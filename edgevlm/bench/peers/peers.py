@@ -11,7 +11,7 @@ from typing import Any
 
 from edgevlm import schema
 from edgevlm.bench.artefacts import command
-from edgevlm.bench.exports import FACTS, FILES, ON_CPU, Kind
+from edgevlm.bench.peers.exports import FACTS, FILES, ON_CPU, Kind
 from edgevlm.bench.results import Artefact, Failed
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import TensorSpec
@@ -86,7 +86,7 @@ def make_peers(
         "kinds": [kind for kind in wanted if wanted[kind]],
     }
     made: list[Mapping[str, Any]] = []
-    command, environment = process_of("edgevlm.bench.exports")
+    command, environment = process_of("edgevlm.bench.peers.exports")
     for line in answers(command, job, timeout_seconds=_EXPORT_SECONDS, environment=environment):
         if "progress" in line:
             progress(line["progress"]["stage"], line["progress"]["share"])

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgevlm.bench.calibration import AcceleratorPoint, CpuPoint, points
+from edgevlm.bench.estimates.published import AcceleratorPoint, CpuPoint, points
 from edgevlm.errors import DeviceError
 
 NPU_SPREAD = 30 / 4

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from edgevlm.bench.artefacts import BundledSubject
-from edgevlm.bench.calibration import points
-from edgevlm.bench.latency_model import Prediction, predict, scale
-from edgevlm.bench.results import Counts, Estimated, Failed, Result
+from edgevlm.bench.estimates.latency_model import Prediction, predict, scale
+from edgevlm.bench.estimates.published import points
+from edgevlm.bench.results import Estimated, Failed, Result
 from edgevlm.devices.device import Device
 from edgevlm.errors import DeviceError, EdgeVLMError
+from edgevlm.onboard.figures import Counts
 
 
 def estimate(
