@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx.traceback import NodeSource
 
-from edgevlm.converters import coreml_patches, executorch_patches
-from edgevlm.converters.executorch import decompositions
+from edgevlm.converters.coreml import patches as coreml_patches
+from edgevlm.converters.executorch import patches as executorch_patches
+from edgevlm.converters.executorch.converter import decompositions
 
 
 class TanhGelu(nn.Module):
@@ -112,7 +113,7 @@ def test_executorch_layer_norm_in_float32_is_still_needed() -> None:
 
 
 def test_patches_are_pinned_to_the_installed_version() -> None:
-    pinned = (Path(coreml_patches.__file__).parents[1] / "pyproject.toml").read_text()
+    pinned = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     assert f'"coremltools=={coreml_patches.PATCHED_VERSION}"' in pinned
     assert f'"torch>={executorch_patches.PATCHED_TORCH},<' in pinned
 

@@ -11,11 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgevlm.devices import site
-from edgevlm.devices.store import keep
 from edgevlm.emulation import tools
 from edgevlm.emulation.parts import Part
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.process.progress import Progress, silent
+from edgevlm.process.store import keep
 
 PROGRAM = "runner"
 _SOURCE = "runner.cpp"
