@@ -1,7 +1,7 @@
 """A fault of torch 2.13 that costs time while ExecuTorch lowers, mended for this version alone.
 
-It is mended while a program is lowered and restored after it, as with coremltools (`converters/coreml/patches.py`). A test fails once
-upstream has mended it.
+It is mended while a program is lowered and restored after it, as coremltools' are (`converters/coreml/patches.py`). A
+test fails once upstream has mended it.
 """
 
 from __future__ import annotations

@@ -54,9 +54,9 @@ def _make(compiler: Path, package: Path, progress: Progress, folder: Path) -> No
     source = folder.parent / _SOURCE
     source.write_text(files("edgevlm.emulation").joinpath(_SOURCE).read_text(encoding="utf-8"), encoding="utf-8")
     include = package / "include"
-    headers = ("-I", include, "-I", include / "executorch" / "runtime" / "core" / "portable_type" / "c10")
-    options = ("-O2", "-std=c++17", *(f"-D{each}" for each in _DEFINITIONS), *headers)
+    command: list[str | Path] = [compiler, "-O2", "-std=c++17", *(f"-D{each}" for each in _DEFINITIONS)]
+    command += ["-I", include, "-I", include / "executorch" / "runtime" / "core" / "portable_type" / "c10"]
+    command += ["-o", folder / PROGRAM, source]
     # Libraries of kernels register themselves when they are loaded: the program calls nothing of them.
-    linking = ("-Wl,--no-as-needed", *(folder / name for name in _LIBRARIES), "-Wl,-rpath,$ORIGIN")
-    command: list[str | Path] = [compiler, *options, "-o", folder / PROGRAM, source, *linking]
+    command += ["-Wl,--no-as-needed", *(folder / name for name in _LIBRARIES), "-Wl,-rpath,$ORIGIN"]
     tools.run(command, "build the runner")
