@@ -214,16 +214,10 @@ def _files(work: Path, code: int, component: BundledComponent) -> dict[str, F32]
     if code:
         said = _complaint(work)
         if said.startswith(_RUNNER_SAYS):
-            raise DeviceError(f"{component.file}: {said.removeprefix(_RUNNER_SAYS)}", hint=_hint(said))
+            raise DeviceError(f"{component.file}: {said.removeprefix(_RUNNER_SAYS)}")
         raise ended_without_a_word(code, said)
     names = [tensor.name for tensor in component.spec.outputs]
     return {name: np.fromfile(work / "outputs" / str(index), np.float32) for index, name in enumerate(names)}
-
-
-def _hint(said: str) -> str | None:
-    if "loading the method" in said:
-        return "a float16 bundle needs a processor with float16 arithmetic; convert with --recipe fp32 for others"
-    return None
 
 
 def _complaint(work: Path) -> str:

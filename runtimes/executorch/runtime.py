@@ -130,7 +130,7 @@ class ExecuTorchSession(Closing):
         Raises:
             TensorError: there is no such component; a name, dtype or shape is not what its spec says; or the
                 runtime refuses a value, such as a token id beyond the vocabulary.
-            BundleError: the component cannot be loaded, for example for want of float16 arithmetic in this CPU.
+            BundleError: the component cannot be loaded, for example for want of a kernel.
         """
         import torch
 
@@ -158,8 +158,7 @@ class ExecuTorchSession(Closing):
             self._methods[component] = program.load_method(component)
         except RuntimeError as error:
             raise BundleError(
-                f"{component}: ExecuTorch cannot load it: {error}",
-                hint="a float16 bundle needs a CPU with float16 arithmetic; convert with --recipe fp32 for others",
+                f"{component}: ExecuTorch cannot load it: {error}", hint="convert the model again"
             ) from error
         return self._methods[component]
 
