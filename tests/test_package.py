@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # From a copy: setuptools leaves a build/ beside its source, and packs what an earlier one left there.
     source = tmp_path_factory.mktemp("source")
-    for name in ("edgevlm", "converters", "runtimes", "benchmarks"):
+    for name in ("edgevlm", "converters", "runtimes"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _modules() -> set[str]:
-    folders = {"edgevlm": "edgevlm"} | {name: f"edgevlm/{name}" for name in ("benchmarks", "converters", "runtimes")}
+    folders = {"edgevlm": "edgevlm", "converters": "edgevlm/converters", "runtimes": "edgevlm/runtimes"}
     return {
         f"{inside}/{path.relative_to(ROOT / outside).as_posix()}"
         for outside, inside in folders.items()

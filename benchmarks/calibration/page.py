@@ -11,7 +11,7 @@ _PAGE = """# What an estimated latency is worth
 
 `edgevlm bench --device NAME` counts what one thread of a device's core would execute for an inference, and divides
 that by the instructions a cycle that such cores are known to reach. Known is what others measured and published, in
-[calibration.yaml](../../edgevlm/bench/calibration.yaml), which also says what was left out and why; their networks
+[published.yaml](../../edgevlm/bench/estimates/published.yaml), which also says what was left out and why; their networks
 are counted on an emulator of the core that each was measured on. Here each of them is left out and predicted from the
 others. The tables have every row, the bad ones too, and an estimate's band is as wide as the worst row that applies
 to it. This page is made by `{command}` from the [results](../results/calibration.json); the formulas are in
