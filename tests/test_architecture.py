@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each layer may import its own and those before it.
 LAYERS = (
-    {"errors", "spec", "schema", "interrupts", "locking"},
+    {"errors", "spec", "schema", "interrupts", "locking", "process"},
     {
         "recipe",
         "stored",

@@ -1,0 +1,1 @@
+"""The process around the work: what it writes for people to read."""
