@@ -72,7 +72,7 @@ def _kept(figures: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, s
     return {**kept, "work": f"{figures['multiply_adds'] / teacher['multiply_adds']:.1%}"}
 
 
-def _made(key: str, value: object) -> tuple[str, object, bool]:
-    """A line of how the model was made, and whether its value is JSON, to be copied as it is."""
-    literal = isinstance(value, dict | list)
-    return key.replace("_", " "), json.dumps(value) if literal else value, literal
+def _made(key: str, value: object) -> dict[str, str]:
+    """A line of how the model was made, whose value is JSON, to be copied as it is, or words."""
+    said = {"json": json.dumps(value)} if isinstance(value, dict | list) else {"json": "", "words": str(value)}
+    return {"what": key.replace("_", " "), **said}

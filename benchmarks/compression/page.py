@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
 from edgevlm.benchmarks.compression.claims import CLAIMS, Claim
 from edgevlm.benchmarks.compression.conversions import CALIBRATION, MODELS
 from edgevlm.benchmarks.compression.results import Contender, Figures, Peers, Results, Row, Run
@@ -47,7 +49,7 @@ def page(results: Results, plot: str, figures: str) -> str:
 
 
 def _claim(claim: Claim, ratio: float | None) -> dict[str, str]:
-    said = {"says": claim.says, "limit": f"{claim.limit:.2f}x"}
+    said = {"says": Markup(claim.says), "limit": f"{claim.limit:.2f}x"}
     if ratio is None:
         return {**said, "measured": "not measured yet", "verdict": "open"}
     return {**said, "measured": f"{ratio:.3f}x", "verdict": "holds" if ratio <= claim.limit else "fails"}

@@ -42,7 +42,8 @@ def _environment(folder: Path, markdown: bool) -> Environment:
         keep_trailing_newline=True,
         finalize=_plain if markdown else None,
     )
-    made.filters["code"] = _code
+    if markdown:
+        made.filters["code"] = _code
     return made
 
 
@@ -57,8 +58,9 @@ def _plain(value: object) -> Markup:
     return Markup(text.replace("\n", "<br>").replace("\t", " "))
 
 
-def _code(text: str) -> Markup:
-    """A text to be copied as it is from Markdown, even from a table's cell."""
+def _code(value: object) -> Markup:
+    """A value to be copied as it is from Markdown, even from a table's cell."""
+    text = str(value)
     if not text:
         return Markup()
     longest = max(map(len, re.findall(r"`+", text)), default=0)
