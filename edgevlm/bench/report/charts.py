@@ -8,7 +8,8 @@ from functools import partial
 
 from markupsafe import Markup
 
-from edgevlm.bench.report.drawing import (
+from edgevlm.bench.report.fronts import Point
+from edgevlm.bench.report.svg import (
     WIDTH,
     Scale,
     Shape,
@@ -24,7 +25,6 @@ from edgevlm.bench.report.drawing import (
     text_width,
     tick_text,
 )
-from edgevlm.bench.report.fronts import Point
 from edgevlm.bench.report.wording import WORDS, Names, megabytes, number, threads
 from edgevlm.bench.results import Artefact, Emulated, Evidence, Measured, evidence
 from edgevlm.onboard.figures import Memory

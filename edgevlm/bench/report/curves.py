@@ -9,8 +9,20 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from edgevlm.bench.report.drawing import WIDTH, Scale, Shape, across, line, mark, path, plot, scale, text, tick_text
 from edgevlm.bench.report.fronts import Point, Respect, front
+from edgevlm.bench.report.svg import (
+    WIDTH,
+    Scale,
+    Shape,
+    across,
+    line,
+    mark,
+    path,
+    plot,
+    scale,
+    text,
+    tick_text,
+)
 from edgevlm.bench.report.wording import UNKNOWN, Names, cosine, megabytes, number
 from edgevlm.onboard.figures import Sustained, Window
 

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from edgevlm.bench.report import charts, curves
 from edgevlm.bench.report.content import Device, Report, report
-from edgevlm.bench.report.drawing import mark
 from edgevlm.bench.report.fronts import Point, Respect, best_known, points
+from edgevlm.bench.report.svg import mark
 from edgevlm.bench.report.wording import MEANINGS, PEER_MEANING, WORDS, Names, one_line, threads
 from edgevlm.bench.results import Emulated, Measured, Result
 from edgevlm.process.pages import fill
