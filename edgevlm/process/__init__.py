@@ -1,1 +1,1 @@
-"""The process around the work: what it writes for people to read."""
+"""The process around the work: signals, locks, progress, the terminal, pages, what is kept on disk."""
