@@ -40,6 +40,7 @@ def _modules() -> set[str]:
 def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert _modules() <= names
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "edgevlm").rglob("*.jinja")} <= names
     assert {
         "edgevlm/py.typed",
         "edgevlm/models/builtin/student/config.json",

@@ -3,8 +3,8 @@
     python -m edgevlm.benchmarks.calibration [--keep]
 
 Each network that somebody measured is counted on an emulator of the core that they measured it on; then each point is
-left out and predicted from the others. With `--keep` the counts go into edgevlm/bench/estimates/published.yaml, which estimates
-are fitted to, and the tables into the page.
+left out and predicted from the others. With `--keep` the counts go into edgevlm/bench/estimates/published.yaml, which
+estimates are fitted to, and the tables into the page.
 """
 
 from __future__ import annotations
