@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import library
 import pytest
-import towers
 from adbd import PROPERTIES, Adbd, Phone
 
 from edgevlm import schema
@@ -90,7 +90,7 @@ def device(adbd: Adbd, runner: Path | str) -> Device:
 
 
 def figures(adbd: Adbd, runner: Path | str, *bundles: Bundle, effort: Effort = QUICK) -> list[Result]:
-    wanted = subjects(bundles or [towers.bundle("executorch", "fp32")], ["encode_image"])
+    wanted = subjects(bundles or [library.tower_bundle("executorch", "fp32")], ["encode_image"])
     return list(measure_phone(device(adbd, runner), wanted, effort, silent))
 
 
@@ -219,7 +219,7 @@ def test_heat() -> None:
 
 @needs_adb
 def test_figures_of_both_runners(phone: Phone, tools: Path) -> None:
-    bundles = [towers.bundle("tflite", "fp32"), towers.bundle("executorch", "fp32")]
+    bundles = [library.tower_bundle("tflite", "fp32"), library.tower_bundle("executorch", "fp32")]
     effort = Effort(seconds=0.2, threads=(1, 2), sustained_seconds=0.3)
     with Adbd(phone) as adbd:
         results = figures(adbd, tools, *bundles, effort=effort)
@@ -259,7 +259,7 @@ def test_a_pulled_cable_is_put_in_again(phone: Phone, tools: Path) -> None:
                 model.unlink()
 
     with Adbd(phone) as adbd:
-        wanted = subjects([towers.bundle("executorch", "fp32")], ["encode_image"])
+        wanted = subjects([library.tower_bundle("executorch", "fp32")], ["encode_image"])
         (found,) = measure_phone(device(adbd, tools), wanted, QUICK, watch)
         assert list(phone.temporary.iterdir()) == []
     assert isinstance(found, Measured)
@@ -290,7 +290,7 @@ def test_a_phone_that_is_gone(phone: Phone, tools: Path) -> None:
             if "trying again" in stage:
                 phone.silent = True  # whatever is connected to from now on does not answer
 
-        wanted = subjects([towers.bundle("executorch", "fp32")], ["encode_image"])
+        wanted = subjects([library.tower_bundle("executorch", "fp32")], ["encode_image"])
         failed = refused(list(measure_phone(device(adbd, tools), wanted, QUICK, watch)))
     assert re.search(r"was lost, and 3 tries to connect again failed: .* is (offline|connecting)", failed)
     assert any(re.search(r"/data/local/tmp/edgevlm-\w+ stays on", each) for each in said)
@@ -444,7 +444,7 @@ def test_medians_of_a_sustained_run() -> None:
 
 @needs_adb
 def test_a_worker_that_is_stopped_tidies_up(phone: Phone, tools: Path) -> None:
-    bundle = towers.bundle("executorch", "fp32")
+    bundle = library.tower_bundle("executorch", "fp32")
     script(tools / "executor_runner", "echo $$ > running; sleep 60")
     with Adbd(phone) as adbd:
         assignment = Assignment(device(adbd, tools), (str(bundle.path),), ("encode_image",), QUICK, False)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import compressions
+import library
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -239,7 +239,7 @@ def test_other_toolchains_files_run_beside_ours(bundle: Bundle, tmp_path: Path) 
 
 def test_onnx_runtime_quantises_a_text_towers_weights_and_not_its_mask() -> None:
     folder = exports.make(
-        catalogue.load(str(compressions.checkpoint("clip"))), "encode_text", "onnx", quantised=True, progress=silent
+        catalogue.load(str(library.checkpoint("clip"))), "encode_text", "onnx", quantised=True, progress=silent
     )
     facts = json.loads((folder / exports.FACTS).read_text())
     assert facts["accuracy"] > 0.99

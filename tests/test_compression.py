@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import compressions
+import library
 import numpy as np
 import pytest
 import torch
@@ -33,7 +33,7 @@ LEAST_COSINES = {"int8": 0.9995, "int8-weights": 0.9995, "int8-static": 0.95, "i
 
 
 def compressed(name: str) -> Compressed:
-    return compressions.compressed(name, COMPONENTS)
+    return library.compressed(name, COMPONENTS)
 
 
 def program(module: nn.Module, *shape: int) -> Program:
@@ -88,8 +88,8 @@ def scales_of_norms(graph: GraphModule) -> int:
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_folding_leaves_answers_and_the_original_as_they_were(component: str) -> None:
     # In float64, where a wrong fold cannot pass for rounding.
-    module = copy.deepcopy(compressions.programs()[component].module).double()
-    inputs = [each.double() if each.is_floating_point() else each for each in compressions.samples(component)[:4]]
+    module = copy.deepcopy(library.layers()[component].module).double()
+    inputs = [each.double() if each.is_floating_point() else each for each in library.layer_samples(component)[:4]]
     before = state(module)
     graph = graph_of(module, (inputs[0],))
     norms, muls = scales_of_norms(graph), count(graph, torch.ops.aten.mul.Tensor)
@@ -221,24 +221,24 @@ def test_integers_are_of_a_grid_that_every_target_holds(name: str, component: st
 
 
 def module_and_example(component: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    chosen = compressions.programs()[component]
+    chosen = library.layers()[component]
     return chosen.module, chosen.example
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
 @pytest.mark.parametrize(("name", "least"), LEAST_COSINES.items())
 def test_a_quantised_program_answers_much_as_the_float_one(name: str, least: float, component: str) -> None:
-    chosen, inputs = compressions.programs()[component], compressions.samples(component)[:8]
-    got = compressions.embed(compressed(name).programs[component], inputs)
-    cosines = (got * compressions.embed(chosen, inputs)).sum(1)
+    chosen, inputs = library.layers()[component], library.layer_samples(component)[:8]
+    got = library.embed(compressed(name).programs[component], inputs)
+    cosines = (got * library.embed(chosen, inputs)).sum(1)
     assert least < cosines.min() < 1 - 1e-7  # it is not the float one either
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_compression_leaves_the_original_as_it_was(name: str) -> None:
-    before = {component: state(copy.deepcopy(each.module)) for component, each in compressions.programs().items()}
-    compressions.compressed.__wrapped__(name, COMPONENTS)
-    for component, each in compressions.programs().items():
+    before = {component: state(copy.deepcopy(each.module)) for component, each in library.layers().items()}
+    library.compressed.__wrapped__(name, COMPONENTS)
+    for component, each in library.layers().items():
         assert_untouched(each.module, before[component])
 
 
@@ -282,7 +282,7 @@ def test_layers_that_the_recipe_keeps_stay_in_float() -> None:
 
 
 def only(*components: str) -> dict[str, Program]:
-    return {name: compressions.programs()[name] for name in components}
+    return {name: library.layers()[name] for name in components}
 
 
 @pytest.mark.parametrize("name", ["int8", "int4-weights", "prune-50", "palette-4"])
@@ -437,7 +437,7 @@ def zeros(module: nn.Module) -> dict[str, float]:
 @pytest.mark.parametrize("component", ["clip_text", "hybrid"])
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_pruning_zeroes_the_smallest_of_each_weight(component: str, share: float) -> None:
-    chosen = compressions.programs()[component]
+    chosen = library.layers()[component]
     pruned = prune(chosen, recipe("prune-50", sparsity=share))
     before = dict(chosen.module.named_modules())
     for name, found in zeros(pruned.module).items():

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import compressions
+import library
 import numpy as np
 import pytest
 import torch
-from compressions import LOWERED
+from library import LOWERED
 from numpy.typing import NDArray
 from torch import nn
 
@@ -45,16 +45,16 @@ def found(bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
 
 
 def proofs(target: str, recipe: str) -> dict[str, WeightProof]:
-    stored = found(compressions.bundle(target, recipe))
-    decided = compressions.compressed(recipe, LOWERED).decided
+    stored = found(library.layer_bundle(target, recipe))
+    decided = library.compressed(recipe, LOWERED).decided
     return {name: prove(name, decided[name], stored[name]) for name in LOWERED}
 
 
 @pytest.mark.parametrize(("target", "recipe"), BOTH)
 def test_every_decided_weight_is_in_the_file_and_no_other(target: str, recipe: str) -> None:
-    stored = found(compressions.bundle(target, recipe))
+    stored = found(library.layer_bundle(target, recipe))
     for name, proof in proofs(target, recipe).items():
-        decided = compressions.compressed(recipe, LOWERED).decided[name]
+        decided = library.compressed(recipe, LOWERED).decided[name]
         assert proof.lost == ()
         assert proof.identical == proof.decided == len(decided) == len(stored[name])
         assert Counter(weight.bits for weight in stored[name]) == Counter(weight.bits for weight in decided)
@@ -65,8 +65,8 @@ def test_every_decided_weight_is_in_the_file_and_no_other(target: str, recipe: s
 def test_layers_of_each_kind_are_among_them(recipe: str) -> None:
     kinds = set()
     for name in LOWERED:
-        graph = unlifted(compressions.programs()[name].module, compressions.programs()[name].example)
-        decided = {weight.layer for weight in compressions.compressed(recipe, LOWERED).decided[name]}
+        graph = unlifted(library.layers()[name].module, library.layers()[name].example)
+        decided = {weight.layer for weight in library.compressed(recipe, LOWERED).decided[name]}
         kinds |= {layer.kind for layer in find_layers(graph) if layer.name in decided}
     dynamic = BUILTIN[recipe].activations.ranges == "dynamic"
     assert kinds == {"linear", "conv2d", "embedding"} | (set() if dynamic else {"depthwise"})
@@ -109,9 +109,9 @@ def as_it_comes(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
 
 
 def expected(target: str, recipe: str, component: str, inputs: tuple[torch.Tensor, ...]) -> NDArray[np.float32]:
-    program = compressions.compressed(recipe, LOWERED).programs[component]
+    program = library.compressed(recipe, LOWERED).programs[component]
     if target not in XNNPACK or BUILTIN[recipe].activations.ranges != "dynamic":
-        return compressions.embed(program, inputs)
+        return library.embed(program, inputs)
     graph = Xnnpack(program.module)  # type: ignore[arg-type]
     with torch.no_grad():
         return np.concatenate([graph.run(each).numpy() for each in inputs])
@@ -120,8 +120,8 @@ def expected(target: str, recipe: str, component: str, inputs: tuple[torch.Tenso
 @pytest.mark.parametrize("component", LOWERED)
 @pytest.mark.parametrize(("target", "recipe"), BOTH)
 def test_the_file_answers_as_the_quantised_graph_does(target: str, recipe: str, component: str) -> None:
-    inputs = compressions.samples(component)[:6]
-    got = compressions.answers(target, recipe, component, inputs)
+    inputs = library.layer_samples(component)[:6]
+    got = library.layer_answers(target, recipe, component, inputs)
     error = np.abs(got - expected(target, recipe, component, inputs)).max()
     static = BUILTIN[recipe].activations.ranges == "static"
     if target == "coreml":
@@ -140,10 +140,10 @@ def heavy(rows: tuple[OpCount, ...]) -> list[OpCount]:
 
 @pytest.mark.parametrize(("target", "recipe"), [each for each in BOTH if each[0] in XNNPACK])
 def test_xnnpack_takes_every_product_and_those_decided_in_integers(target: str, recipe: str) -> None:
-    bundle = compressions.bundle(target, recipe)
+    bundle = library.layer_bundle(target, recipe)
     for component, rows in registry.runtime(target).inspect(bundle).items():
         assert {row.runs_on for row in heavy(rows)} == {"xnnpack"}
-        decided = compressions.compressed(recipe, LOWERED).decided[component]
+        decided = library.compressed(recipe, LOWERED).decided[component]
         in_integers: Counter[str] = Counter()
         for row in heavy(rows):
             if row.weights:
@@ -160,9 +160,9 @@ def test_xnnpack_takes_every_product_and_those_decided_in_integers(target: str, 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
-    rows = registry.runtime("coreml").inspect(compressions.bundle("coreml", recipe))
+    rows = registry.runtime("coreml").inspect(library.layer_bundle("coreml", recipe))
     for component in LOWERED:
-        decided = compressions.compressed(recipe, LOWERED).decided[component]
+        decided = library.compressed(recipe, LOWERED).decided[component]
         counted: Counter[str] = Counter()
         for row in heavy(rows[component]):
             if row.weights:
@@ -183,7 +183,7 @@ def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
     ],
 )
 def test_bundles_name_the_runtime_that_their_integers_need(target: str, recipe: str, least: dict[str, str]) -> None:
-    assert compressions.bundle(target, recipe).manifest.requires == least
+    assert library.layer_bundle(target, recipe).manifest.requires == least
 
 
 # Damage
@@ -198,8 +198,8 @@ def integers_in_the_file(weight: StoredWeight, target: str) -> bytes:
 @pytest.mark.parametrize(("component", "layer"), [("clip_text", "blocks.0.mlp.fc1"), ("hybrid", "convolutions.0")])
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_changed_bit_of_an_integer_is_found(target: str, component: str, layer: str, tmp_path: Path) -> None:
-    decided = compressions.compressed("int8", LOWERED).decided
-    bundle = compressions.bundle(target, "int8")
+    decided = library.compressed("int8", LOWERED).decided
+    bundle = library.layer_bundle(target, "int8")
     (weight,) = (each for each in decided[component] if each.layer == layer)
     content = integers_in_the_file(weight, target)
     (file,) = (path for path in bundle.path.rglob("*") if path.is_file() and path.read_bytes().count(content) == 1)
@@ -238,7 +238,7 @@ def test_a_converter_that_loses_a_weight_fails(target: str, tmp_path: Path, monk
     place, fault, layer = LOSSES[target]
     monkeypatch.setattr(place, fault)
     request = pipeline.Request(
-        compressions.checkpoint("clip"), (target,), BUILTIN["int8"], tmp_path, image_only=True, use_cache=False
+        library.checkpoint("clip"), (target,), BUILTIN["int8"], tmp_path, image_only=True, use_cache=False
     )
     (outcome,) = pipeline.convert(request)
     assert isinstance(outcome.error, CheckFailed)
@@ -268,14 +268,14 @@ def grouped(size: int) -> Recipe:
     ids=lambda value: value.name if isinstance(value, Recipe) else None,
 )
 def test_what_a_target_cannot_hold_names_the_nearest_recipe(target: str, recipe: Recipe, instead: str) -> None:
-    (refused,) = registry.converter(target).unsupported(compressions.programs(), recipe)
+    (refused,) = registry.converter(target).unsupported(library.layers(), recipe)
     assert refused.instead == instead
 
 
 @pytest.mark.parametrize("recipe", [name for name in BUILTIN if name not in ("palette-4", "palette-6")])
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_other_built_in_recipe_is_taken(target: str, recipe: str) -> None:
-    refused = registry.converter(target).unsupported(compressions.programs(), BUILTIN[recipe])
+    refused = registry.converter(target).unsupported(library.layers(), BUILTIN[recipe])
     assert bool(refused) == ((target, recipe) in REFUSED)
 
 
@@ -284,9 +284,9 @@ def test_every_other_built_in_recipe_is_taken(target: str, recipe: str) -> None:
 
 def made(recipe: Recipe, folder: Path, target: str = "coreml") -> tuple[Program, Bundle]:
     """A SigLIP's image tower by a recipe of a test's own."""
-    chosen = {"siglip_image": compressions.programs()["siglip_image"]}
+    chosen = {"siglip_image": library.layers()["siglip_image"]}
     programs = compress(chosen, recipe, {}, silent).programs
-    return programs["siglip_image"], compressions.lower(target, recipe, programs, folder / "bundle")
+    return programs["siglip_image"], library.lower(target, recipe, programs, folder / "bundle")
 
 
 def session_answers(bundle: Bundle, inputs: tuple[torch.Tensor, ...]) -> NDArray[np.float32]:
@@ -331,8 +331,8 @@ def test_core_ml_stores_palettes_and_sparse_weights(recipe: str, kind: str, bits
                 operation.arguments["nonzero_data"][0], operation.arguments["nonzero_data"][0]
             ).read()
             assert (np.asarray(values) != 0).all()
-    inputs = compressions.samples("siglip_image")[:4]
-    cosines = (session_answers(bundle, inputs) * compressions.embed(program, inputs)).sum(1)
+    inputs = library.layer_samples("siglip_image")[:4]
+    cosines = (session_answers(bundle, inputs) * library.embed(program, inputs)).sum(1)
     assert cosines.min() > {"palette-4": 0.95, "palette-6": 0.995, "prune-50": 0.999}[recipe]
 
 
@@ -354,7 +354,7 @@ def test_zeros_that_a_norm_and_a_product_share_are_left_alone(recipe: str, tmp_p
     spec = ComponentSpec("encode_image", (features,), (replace(features, name="embedding"),))
     chosen = {"encode_image": Program(spec, module.eval(), (torch.randn(1, 128),))}
     programs = compress(chosen, BUILTIN[recipe], {}, silent).programs
-    bundle = compressions.lower("coreml", BUILTIN[recipe], programs, tmp_path / "bundle")
+    bundle = library.lower("coreml", BUILTIN[recipe], programs, tmp_path / "bundle")
     (rows,) = registry.runtime("coreml").inspect(bundle).values()
     assert [row.weights for row in heavy(rows)] == [{"palette-4": "palette-4", "prune-50": "sparse"}[recipe]]
 
@@ -378,7 +378,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Request:
     out = tmp_path_factory.mktemp("static")
     data = CalibrationSource("objects:train:200:4")
     return pipeline.Request(
-        compressions.checkpoint("clip"), ("tflite",), static, out / "a", use_cache=False, calibration=data
+        library.checkpoint("clip"), ("tflite",), static, out / "a", use_cache=False, calibration=data
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import arm_instructions as arm
-import compressions
+import library
 import numpy as np
 import pytest
 from fetching import skipped_offline
@@ -307,7 +307,7 @@ def test_counting_again_gives_the_same(ready: Setup, student: Bundle) -> None:
 
 @emulates
 def test_the_runners_own_kernel_looks_up_texts_in_int8_tables(ready: Setup, tmp_path: Path) -> None:
-    request = pipeline.Request(compressions.checkpoint("clip"), ("executorch",), BUILTIN["int8"], tmp_path)
+    request = pipeline.Request(library.checkpoint("clip"), ("executorch",), BUILTIN["int8"], tmp_path)
     (outcome,) = pipeline.convert(request)
     assert outcome.bundle is not None
     inputs = sample_inputs(outcome.bundle, "encode_text")
@@ -317,9 +317,7 @@ def test_the_runners_own_kernel_looks_up_texts_in_int8_tables(ready: Setup, tmp_
 
 @emulates
 def test_a_core_without_float16_arithmetic_says_what_to_do(ready: Setup, tmp_path: Path) -> None:
-    request = pipeline.Request(
-        compressions.checkpoint("clip"), ("executorch",), BUILTIN["fp16"], tmp_path, image_only=True
-    )
+    request = pipeline.Request(library.checkpoint("clip"), ("executorch",), BUILTIN["fp16"], tmp_path, image_only=True)
     (outcome,) = pipeline.convert(request)
     assert outcome.bundle is not None
     with pytest.raises(DeviceError, match=r"model\.pte: loading the method encode_image failed") as raised:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import compressions
+import library
 import pytest
 from click.testing import CliRunner, Result
 
@@ -47,7 +47,7 @@ def dry_run(*arguments: str) -> Result:
 @pytest.fixture(scope="module")
 def foreseen() -> dict[tuple[str, str], forecast.Forecast]:
     """Of a small CLIP's text tower, which has products, an embedding and attention."""
-    text = {"clip_text": compressions.programs()["clip_text"]}
+    text = {"clip_text": library.layers()["clip_text"]}
     return {(each.target, each.recipe): each for each in forecast.forecast(text, TARGETS, tuple(BUILTIN.values()))}
 
 
@@ -72,8 +72,8 @@ def test_the_least_system_is_the_one_that_the_artefact_needs(
 ) -> None:
     expected = foreseen[target, recipe].footprint
     assert expected is not None
-    lowered = compressions.compressed(recipe, ("clip_text",)).programs
-    made = compressions.lower(target, BUILTIN[recipe], lowered, tmp_path / "bundle")
+    lowered = library.compressed(recipe, ("clip_text",)).programs
+    made = library.lower(target, BUILTIN[recipe], lowered, tmp_path / "bundle")
     assert dict(expected.requires) == dict(made.manifest.requires)
     assert abs(expected.size_bytes - made.artefact_bytes) < 100_000
 
@@ -93,9 +93,9 @@ def test_real_conversions_are_what_was_foreseen(
             assert expected.peak_memory_bytes == pytest.approx(measure_memory(outcome.bundle), rel=0.3)
 
 
-@pytest.mark.parametrize("component", compressions.STUDENTS | {"clip_text": 0, "clip_image": 0, "siglip_image": 0})
+@pytest.mark.parametrize("component", library.STUDENTS | {"clip_text": 0, "clip_image": 0, "siglip_image": 0})
 def test_an_outline_has_the_layers_of_the_captured_graph(component: str) -> None:
-    program = compressions.programs()[component]
+    program = library.layers()[component]
     seen = outline(program)
     layers = find_layers(unlifted(program.module, program.example))
     assert {(each.layer, each.kind, each.shape) for each in seen.constants if each.kind != "other"} == {
@@ -133,7 +133,7 @@ def test_image_only_with_labels_is_the_classifier_alone() -> None:
 
 @pytest.mark.parametrize("change", ["float_layers", "int4_share", "group_size"])
 def test_a_recipe_of_ones_own_counts(change: str, tmp_path: Path) -> None:
-    lowered = {"clip_text": compressions.programs()["clip_text"]}
+    lowered = {"clip_text": library.layers()["clip_text"]}
     all_int4 = BUILTIN["int4-weights"]
     weights = {
         "float_layers": replace(all_int4.weights, float_layers=("clip_text/blocks.*",)),
@@ -142,7 +142,7 @@ def test_a_recipe_of_ones_own_counts(change: str, tmp_path: Path) -> None:
     }[change]
     changed = replace(all_int4, name="mine", weights=weights)
     sizes = [each.footprint.size_bytes for each in _both(lowered, all_int4, changed) if each.footprint]
-    made = compressions.lower(
+    made = library.lower(
         "coreml",
         changed,
         compress(lowered, changed, {}, silent).programs,
@@ -157,7 +157,7 @@ def _both(lowered: Programs, *recipes: Recipe) -> tuple[forecast.Forecast, ...]:
 
 
 def test_a_pattern_that_names_nothing_is_refused() -> None:
-    lowered = {"clip_text": compressions.programs()["clip_text"]}
+    lowered = {"clip_text": library.layers()["clip_text"]}
     wrong = replace(BUILTIN["int8"], weights=replace(BUILTIN["int8"].weights, float_layers=("clip_text/stem*",)))
     with pytest.raises(RecipeError, match=r"stem\*.*names no layer"):
         forecast.forecast(lowered, ("coreml",), (wrong,))
@@ -171,13 +171,13 @@ def test_a_target_that_does_not_say_is_listed_as_unknown(monkeypatch: pytest.Mon
             return ()
 
     monkeypatch.setattr(registry, "converter", lambda target: Silent())
-    (found,) = forecast.forecast({"hybrid": compressions.programs()["hybrid"]}, ("silent",), (BUILTIN["fp32"],))
+    (found,) = forecast.forecast({"hybrid": library.layers()["hybrid"]}, ("silent",), (BUILTIN["fp32"],))
     assert found.footprint is None
     assert found.refused == ()
 
 
 def test_a_target_that_is_not_installed_is_listed_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    lowered, find = {"hybrid": compressions.programs()["hybrid"]}, importlib.util.find_spec
+    lowered, find = {"hybrid": library.layers()["hybrid"]}, importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "executorch" else find(name))
     (found,) = forecast.forecast(lowered, ("executorch",), (BUILTIN["fp32"],))
     assert "executorch" in found.refused[0].what

@@ -304,7 +304,7 @@ def test_the_manifest_is_plain_json_with_every_promise(tmp_path: Path) -> None:
     assert 0 < manifest["compressed_size_bytes"] < outcome.bundle.size_bytes
 
 
-@pytest.mark.large
+@pytest.mark.slow
 def test_a_vit_b32_sized_clip_passes(tmp_path: Path) -> None:
     model = write_clip_checkpoint(tmp_path / "clip-b32", text=VIT_B32_TEXT, vision=VIT_B32_VISION, projection_dim=512)
     request = pipeline.Request(model, ("coreml",), BUILTIN["fp32"], tmp_path / "d", use_cache=False)
