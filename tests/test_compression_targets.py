@@ -34,7 +34,14 @@ from edgevlm.stored import StoredWeight, WeightProof, prove
 TARGETS = ("coreml", "executorch", "tflite")
 RECIPES = ("int8", "int8-static", "int8-weights", "int4-weights")
 REFUSED = [("executorch", "int8-weights")]
-BOTH = [(target, recipe) for recipe in RECIPES for target in TARGETS if (target, recipe) not in REFUSED]
+QUICK = [("coreml", "int8"), ("tflite", "int8"), ("coreml", "int4-weights"), ("tflite", "int4-weights")]
+"""What is converted in the tests that one waits for."""
+BOTH = [
+    pytest.param(target, recipe, marks=() if (target, recipe) in QUICK else pytest.mark.slow)
+    for recipe in RECIPES
+    for target in TARGETS
+    if (target, recipe) not in REFUSED
+]
 SCALES = {"coreml": {8: "float16", 4: "float16"}, "tflite": {8: "float32", 4: "float16"}}
 SCALES["executorch"] = {8: "float32", 4: "bfloat16"}
 XNNPACK = ("executorch", "tflite")
@@ -138,7 +145,7 @@ def heavy(rows: tuple[OpCount, ...]) -> list[OpCount]:
     return [row for row in rows if row.kind.lower().replace("_", "") in kinds]
 
 
-@pytest.mark.parametrize(("target", "recipe"), [each for each in BOTH if each[0] in XNNPACK])
+@pytest.mark.parametrize(("target", "recipe"), [each for each in BOTH if each.values[0] in XNNPACK])
 def test_xnnpack_takes_every_product_and_those_decided_in_integers(target: str, recipe: str) -> None:
     bundle = library.layer_bundle(target, recipe)
     for component, rows in registry.runtime(target).inspect(bundle).items():
@@ -158,7 +165,14 @@ def test_xnnpack_takes_every_product_and_those_decided_in_integers(target: str, 
             assert in_integers == expected
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "int8",
+        "int4-weights",
+        *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in ("int8-static", "int8-weights")),
+    ],
+)
 def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
     rows = registry.runtime("coreml").inspect(library.layer_bundle("coreml", recipe))
     for component in LOWERED:
@@ -175,11 +189,11 @@ def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
     ("target", "recipe", "least"),
     [
         ("coreml", "int8", {"iOS": "16", "macOS": "13"}),
-        ("coreml", "int8-static", {"iOS": "17", "macOS": "14"}),
+        pytest.param("coreml", "int8-static", {"iOS": "17", "macOS": "14"}, marks=pytest.mark.slow),
         ("coreml", "int4-weights", {"iOS": "18", "macOS": "15"}),
         ("tflite", "int8", {"litert": "1.0", "tflite": "2.18.0"}),
         ("tflite", "int4-weights", {"litert": "1.0", "tflite": "2.18.0"}),
-        ("executorch", "int8", {"executorch": "1.4"}),
+        pytest.param("executorch", "int8", {"executorch": "1.4"}, marks=pytest.mark.slow),
     ],
 )
 def test_bundles_name_the_runtime_that_their_integers_need(target: str, recipe: str, least: dict[str, str]) -> None:
@@ -196,7 +210,7 @@ def integers_in_the_file(weight: StoredWeight, target: str) -> bytes:
 
 
 @pytest.mark.parametrize(("component", "layer"), [("clip_text", "blocks.0.mlp.fc1"), ("hybrid", "convolutions.0")])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["coreml", "tflite", pytest.param("executorch", marks=pytest.mark.slow)])
 def test_a_changed_bit_of_an_integer_is_found(target: str, component: str, layer: str, tmp_path: Path) -> None:
     decided = library.compressed("int8", LOWERED).decided
     bundle = library.layer_bundle(target, "int8")
@@ -233,7 +247,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("target", LOSSES)
+@pytest.mark.parametrize("target", ["coreml", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_a_converter_that_loses_a_weight_fails(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, fault, layer = LOSSES[target]
     monkeypatch.setattr(place, fault)
@@ -310,7 +324,7 @@ LARGE = {  # those of 2,048 values and more, but the kept
     ("recipe", "kind", "bits"),
     [
         ("palette-4", "constexpr_lut_to_dense", 4),
-        ("palette-6", "constexpr_lut_to_dense", 6),
+        pytest.param("palette-6", "constexpr_lut_to_dense", 6, marks=pytest.mark.slow),
         ("prune-50", "constexpr_sparse_to_dense", None),
     ],
 )
@@ -359,6 +373,7 @@ def test_zeros_that_a_norm_and_a_product_share_are_left_alone(recipe: str, tmp_p
     assert [row.weights for row in heavy(rows)] == [{"palette-4": "palette-4", "prune-50": "sparse"}[recipe]]
 
 
+@pytest.mark.slow
 def test_zeros_shrink_a_core_ml_package_and_no_tflite_file(tmp_path: Path) -> None:
     sizes = {
         (target, recipe): made(BUILTIN[recipe], tmp_path / target / recipe, target)[1].size_bytes
@@ -390,6 +405,7 @@ def converted(request_: pipeline.Request) -> Bundle:
     return outcome.bundle
 
 
+@pytest.mark.slow
 def test_a_bundle_says_what_it_was_calibrated_on_and_proves_its_weights(converted: Bundle) -> None:
     manifest = Bundle.open(converted.path).manifest
     assert manifest.calibration is not None
@@ -408,12 +424,14 @@ def test_a_bundle_says_what_it_was_calibrated_on_and_proves_its_weights(converte
     assert all(0.5 < check.value < 1 and check.limit is None for check in centred)
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(request_: pipeline.Request, converted: Bundle) -> None:
     (again,) = pipeline.convert(replace(request_, out=request_.out.parent / "b"))
     assert again.bundle is not None
     assert again.bundle.manifest == converted.manifest
 
 
+@pytest.mark.slow
 def test_the_embedding_space_changes_with_the_recipe_and_the_calibration(
     request_: pipeline.Request, converted: Bundle
 ) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from fetching import skipped_offline
 
-import edgevlm
 from edgevlm import interrupts, pipeline, registry
 from edgevlm.bench.results import Counts
 from edgevlm.bundle import Bundle
@@ -46,9 +45,9 @@ def ready(kept: Path) -> Setup:
 
 
 @pytest.fixture(scope="module", params=["tflite", "executorch"])
-def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def student(request: pytest.FixtureRequest) -> Bundle:
     """The built-in student in int8."""
-    return edgevlm.convert(target=request.param, recipe="int8", out=tmp_path_factory.mktemp("student"))
+    return library.student(request.param, "int8")
 
 
 # The plugin
@@ -270,6 +269,7 @@ def assert_same_answer(found: Emulation, bundle: Bundle, component: str, inputs:
         assert cosine(found.outputs[name], answer) > 0.9999
 
 
+@pytest.mark.slow
 @emulates
 def test_a_bundle_runs_the_kernels_that_each_core_has(ready: Setup, student: Bundle) -> None:
     inputs = sample_inputs(student, "encode_image")
@@ -295,6 +295,7 @@ def test_a_bundle_runs_the_kernels_that_each_core_has(ready: Setup, student: Bun
     assert "stands in for Kryo" in warning
 
 
+@pytest.mark.slow
 @emulates
 def test_counting_again_gives_the_same(ready: Setup, student: Bundle) -> None:
     (first, load), (second, again) = (counting.count(student, "encode_image", PI_5, runs=2) for _ in range(2))
@@ -305,6 +306,7 @@ def test_counting_again_gives_the_same(ready: Setup, student: Bundle) -> None:
         assert getattr(first, each) == getattr(second, each)
 
 
+@pytest.mark.slow
 @emulates
 def test_the_runners_own_kernel_looks_up_texts_in_int8_tables(ready: Setup, tmp_path: Path) -> None:
     request = pipeline.Request(library.checkpoint("clip"), ("executorch",), BUILTIN["int8"], tmp_path)
@@ -315,6 +317,7 @@ def test_the_runners_own_kernel_looks_up_texts_in_int8_tables(ready: Setup, tmp_
     assert_same_answer(found, outcome.bundle, "encode_text", inputs)
 
 
+@pytest.mark.slow
 @emulates
 def test_a_core_without_float16_arithmetic_says_what_to_do(ready: Setup, tmp_path: Path) -> None:
     request = pipeline.Request(library.checkpoint("clip"), ("executorch",), BUILTIN["fp16"], tmp_path, image_only=True)
@@ -327,6 +330,7 @@ def test_a_core_without_float16_arithmetic_says_what_to_do(ready: Setup, tmp_pat
     assert found.float_multiply_adds > 100_000
 
 
+@pytest.mark.slow
 @emulates
 def test_a_stand_ins_dot_products_are_not_used_where_the_core_has_none(ready: Setup, student: Bundle) -> None:
     pixel = builtin()["pixel-3a"].cpu[0]
@@ -336,6 +340,7 @@ def test_a_stand_ins_dot_products_are_not_used_where_the_core_has_none(ready: Se
     assert dispatch_warnings(student, found, pixel) == ()
 
 
+@pytest.mark.slow
 @emulates
 def test_a_component_that_fails_there_says_why(ready: Setup, student: Bundle, tmp_path: Path) -> None:
     (artefact,) = {each.file for each in student.components.values()}
@@ -357,6 +362,7 @@ def test_runs_that_differ_are_refused() -> None:
         steady([even, replace(even, instructions=1100)])
 
 
+@pytest.mark.slow
 @emulates
 def test_the_core_is_the_devices_own(ready: Setup) -> None:
     for name, part in (("raspberry-pi-4", "0xd08"), ("jetson-orin-nano", "0xd42"), ("galaxy-s23", "0xd4e")):
@@ -371,6 +377,7 @@ def test_the_core_is_the_devices_own(ready: Setup) -> None:
             assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "ran\n"
 
 
+@pytest.mark.slow
 @emulates
 def test_each_part_is_made_once_and_has_a_size(ready: Setup) -> None:
     again = prepare(["tflite", "executorch"], progress=lambda stage, share: pytest.fail(stage))
