@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgevlm.bundle import FORMAT_VERSION, Bundle, BundledComponent, Manifest, seal
-from edgevlm.recipe import BUILTIN
-from edgevlm.spec import ImagePreprocessing, Source
+from edgevlm.bundle.bundle import Bundle, seal
+from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.bundle.spec import ImagePreprocessing, Source
 
 
 def bundle_for_tests(folder: Path, components: Mapping[str, BundledComponent], **changes: Any) -> Bundle:

@@ -43,7 +43,7 @@ def _apples_answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where what devices are emulated with, some 450 MB, is kept from one test run to the next."""
-    from edgevlm.devices import store
+    from edgevlm.process import store
 
     folder = request.config.cache.mkdir("devices")
     monkeypatch.setattr(store, "folder", lambda: folder)

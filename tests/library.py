@@ -20,20 +20,21 @@ from made import apart, once
 from torch import Tensor, nn
 
 import edgevlm
-from edgevlm import registry
 from edgevlm.benchmarks.bundles import bundle_for_tests
-from edgevlm.bundle import Bundle, BundledComponent
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import BundledComponent
+from edgevlm.bundle.recipe import BUILTIN, Recipe
+from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.compression.compression import Compressed, compress
 from edgevlm.data.scenes import Scenes
-from edgevlm.interfaces import Array, Program, Programs
+from edgevlm.graphs.program import Program, Programs
 from edgevlm.models import catalogue
 from edgevlm.models.model import assemble_programs
 from edgevlm.models.students.config import GridConfig, HybridConfig, ImageTowerConfig, square_pictures
 from edgevlm.models.students.reparameterised import fuse
 from edgevlm.models.students.towers import build_image_tower
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN, Recipe
-from edgevlm.spec import ComponentSpec, TensorSpec
+from edgevlm.process.progress import silent
+from edgevlm.targets import registry
 
 IMAGE, CONTEXT = 32, 8
 """Of both groups: pixels a side, and ids a text."""

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgevlm import cache
+from edgevlm.conversion import cache
+from edgevlm.process import store
 
 _KEPT = 2
 """Of how many states of the sources: one works on a change, and goes back once in a while."""
@@ -35,7 +36,7 @@ def home(folder: Path) -> Path:
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
     """The folder of that name, which `make` fills if nobody has yet; other processes wait for it meanwhile."""
-    kept = cache.folder() / "library" / name
+    kept = store.folder() / "library" / name
     if kept.exists():
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ TARGET_CODE = LAYERS[0] | LAYERS[1]
 
 
 def _imports(path: Path) -> set[str]:
-    """Names of `edgevlm`'s modules that a file imports, wherever in it: `edgevlm.models.clip` counts as `models`."""
+    """Names of `edgevlm`'s modules that a file imports, wherever in it: `edgevlm.models.encoders.clip` counts as `models`."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []

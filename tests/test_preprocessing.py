@@ -14,9 +14,9 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError, ImageError
-from edgevlm.preprocessing import decode, from_config, preprocess, resize_and_crop
-from edgevlm.spec import ImagePreprocessing
+from edgevlm.inputs.pictures import decode, from_config, preprocess, resize_and_crop
 
 CLIP = {"image_processor_type": "CLIPImageProcessor"}
 SIGLIP = {"image_processor_type": "SiglipImageProcessor"}

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevlm.errors import CheckpointError
-from edgevlm.models import builtin, hub
-from edgevlm.models.hub import is_hub_id
+from edgevlm.models import builtin
+from edgevlm.models.checkpoints import hub
+from edgevlm.models.checkpoints.hub import is_hub_id
 from edgevlm.models.students import layout
 
 if TYPE_CHECKING:
@@ -29,16 +30,16 @@ def load(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> 
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        CheckpointError: see `edgevlm.models.checkpoint.load`.
+        CheckpointError: see `edgevlm.models.checkpoints.loading.load`.
         MissingDependency: the packages that conversion needs are not installed.
     """
     if str(name) in builtin.FOLDERS:
         from edgevlm.models.students import folder as folders
 
         return folders.load(builtin.FOLDERS[str(name)], name=str(name))
-    from edgevlm.models import checkpoint
+    from edgevlm.models.checkpoints import loading
 
-    return checkpoint.load(name, revision=revision)
+    return loading.load(name, revision=revision)
 
 
 def fingerprint(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> str:
