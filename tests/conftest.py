@@ -17,7 +17,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """What is converted is shared by a run's workers, kept for later runs of the same sources, and not the user's."""
     from made import home
 
-    os.environ["EDGEVLM_CACHE_DIR"] = str(home(config.cache.mkdir("made")))
+    if hasattr(config, "cache"):  # `-p no:cacheprovider` leaves the environment as it is
+        os.environ["EDGEVLM_CACHE_DIR"] = str(home(config.cache.mkdir("made")))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

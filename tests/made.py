@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edgevlm.conversion import cache
-from edgevlm.process import store
 
 _KEPT = 2
 """Of how many states of the sources: one works on a change, and goes back once in a while."""
-_SOURCES = ("library.py", "checkpoints.py")
+_SOURCES = ("tests/library.py", "tests/checkpoints.py", "benchmarks/bundles.py")
 
 spent = 0.0
 """CPU seconds that this process has made things with which tests share: no test is to blame for them."""
@@ -25,8 +24,9 @@ _depth = 0
 
 def home(folder: Path) -> Path:
     """The one of a folder's folders in which lies what the present sources and tools make; the oldest others go."""
-    tests = [hashlib.sha256(Path(__file__).with_name(name).read_bytes()).hexdigest() for name in _SOURCES]
-    found = folder / cache.key({"tests": tests})
+    root = Path(__file__).parents[1]
+    hashes = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in _SOURCES]
+    found = folder / cache.key({"tests": hashes})
     found.mkdir(exist_ok=True)
     os.utime(found)
     for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
@@ -36,7 +36,7 @@ def home(folder: Path) -> Path:
 
 def once(name: str, make: Callable[[Path], object]) -> Path:
     """The folder of that name, which `make` fills if nobody has yet; other processes wait for it meanwhile."""
-    kept = store.folder() / "library" / name
+    kept = Path(os.environ["EDGEVLM_CACHE_DIR"], "library", name)
     if kept.exists():
         return kept
     kept.parent.mkdir(parents=True, exist_ok=True)
