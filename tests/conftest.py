@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """What is converted is shared by a run's workers, kept for later runs of the same sources, and not the user's."""
     from made import home
 
-    if hasattr(config, "cache"):  # `-p no:cacheprovider` leaves the environment as it is
-        os.environ["EDGEVLM_CACHE_DIR"] = str(home(config.cache.mkdir("made")))
+    if hasattr(config, "cache"):
+        folder = config.cache.mkdir("made")
+    else:  # with `-p no:cacheprovider`
+        scratch = tempfile.TemporaryDirectory(prefix="edgevlm-tests-")
+        config.add_cleanup(scratch.cleanup)
+        folder = Path(scratch.name)
+    os.environ["EDGEVLM_CACHE_DIR"] = str(home(folder))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -184,6 +184,7 @@ def test_what_float16_is_audited_on_is_calibration_data_where_there_is_any(tmp_p
     np.testing.assert_array_equal(rows["token_ids"], without.samples.token_ids)  # the data has no texts
 
 
+@pytest.mark.slow
 def test_data_for_the_audit_alone_leaves_the_embeddings_as_they_are(tmp_path: Path) -> None:
     request = Request(library.checkpoint("clip"), ("coreml",), BUILTIN["fp16"], tmp_path, image_only=True)
     recipe = replace(BUILTIN["fp16"], calibration=SIXTEEN)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import library
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
@@ -21,11 +22,15 @@ def run(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    result = run("convert", "--target", "coreml", "--out", out)
+def bundle() -> Path:
+    return library.student("coreml", "fp16").path
+
+
+def test_convert_says_where_the_bundle_is(bundle: Path, tmp_path: Path) -> None:
+    result = run("convert", "--target", "coreml", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    return out / "edgevlm-student-coreml-fp16.edgevlm"
+    assert f"coreml: {tmp_path / bundle.name}" in result.stdout.splitlines()
+    assert (tmp_path / bundle.name / "manifest.json").read_bytes() == (bundle / "manifest.json").read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import library
 import numpy as np
 import pytest
 import torch
-from library import LOWERED
+from library import LOWERED, QUICK
 from numpy.typing import NDArray
 from torch import nn
 
@@ -36,8 +36,6 @@ from edgevlm.targets.inspection import OpCount
 TARGETS = ("coreml", "executorch", "tflite")
 RECIPES = ("int8", "int8-static", "int8-weights", "int4-weights")
 REFUSED = [("executorch", "int8-weights")]
-QUICK = [("coreml", "int8"), ("tflite", "int8"), ("coreml", "int4-weights"), ("tflite", "int4-weights")]
-"""What is converted in the tests that one waits for."""
 BOTH = [
     pytest.param(target, recipe, marks=() if (target, recipe) in QUICK else pytest.mark.slow)
     for recipe in RECIPES
