@@ -94,10 +94,8 @@ def bundle(named: str, folder: Path) -> Bundle:
     compressed = compress(_programs(network), recipe, {COMPONENT: pictures}, silent)
     files = registry.converter(_TARGET).lower(compressed.programs, recipe, folder)
     component = BundledComponent(_spec(), files[0].path)
-    source = Source(network, "clip", "none", "Apache-2.0")
-    return bundle_for_tests(
-        folder, {COMPONENT: component}, name="network", target=_TARGET, recipe=recipe, source=source
-    )
+    components, source = {COMPONENT: component}, Source(network, "clip", "none", "Apache-2.0")
+    return bundle_for_tests(folder, components, name="network", target=_TARGET, recipe=recipe, source=source)
 
 
 def split(named: str) -> tuple[str, str]:
