@@ -12,7 +12,7 @@ import pytest
 # when they are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["patience"]
+pytest_plugins = ["patience", "pytester"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

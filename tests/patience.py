@@ -58,7 +58,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         if took > allowed:
             report.outcome = "failed"
             report.longrepr = (
-                f"{item.nodeid}: expected at most {allowed:.0f} CPU seconds of a {report.when}, took {took:.1f}.\n"
+                f"{item.nodeid}: expected at most {allowed:.1f} CPU seconds of a {report.when}, took {took:.1f}.\n"
                 "Ask tests/library.py for the bundle, or try less here; or mark it @pytest.mark.slow, beside a small "
                 "test of the same that is not."
             )

@@ -46,7 +46,7 @@ def test_a_planted_fault_is_found(target: str, plant: Plant, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "target", [pytest.param(each, marks=() if each == "tflite" else pytest.mark.slow) for each in registry.CONVERTERS]
+    "target", [pytest.param(each, marks=() if each == "coreml" else pytest.mark.slow) for each in registry.CONVERTERS]
 )
 def test_a_sound_file_is_not_blamed(target: str, tmp_path: Path) -> None:
     found = blamed(None, target, tmp_path / "b.edgevlm")
