@@ -146,7 +146,7 @@ CONVERSIONS = [
     *((name, "export", "iOS18") for name, network in NETWORKS.items() if "export" in network.routes),
     *((name, "core export", "iOS17") for name, network in NETWORKS.items() if "core export" in network.routes),
 ]
-QUICK = [("phone", "trace", "iOS15"), ("lstm", "core export", "iOS17"), ("detector", "export", "iOS18")]
+QUICK = [("phone", "trace", "iOS15"), ("detector", "export", "iOS18")]
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,9 @@ EVIDENCE = {"coreml": "program-semantics", "executorch": "host-runtime", "tflite
 
 
 CASES = [
-    pytest.param("student", "fp16", TARGETS[::2], id="student-fp16"),  # ExecuTorch takes twice as long as the others
+    pytest.param(("student", "fp16", TARGETS[::2]), id="student-fp16"),  # ExecuTorch takes twice as long as the others
     *(
-        pytest.param(model, recipe, TARGETS, id=f"{model}-{recipe}-every-target", marks=pytest.mark.slow)
+        pytest.param((model, recipe, TARGETS), id=f"{model}-{recipe}-every-target", marks=pytest.mark.slow)
         for model in MODELS
         for recipe in ("fp32", "fp16")
         if (model, recipe) != ("siglip", "fp16")
