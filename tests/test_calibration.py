@@ -17,11 +17,10 @@ from pictures import scene
 
 from edgevlm.bundle.recipe import BUILTIN, Calibration
 from edgevlm.cli import main
-from edgevlm.compression.calibration import CalibrationData, CalibrationSource
-from edgevlm.conversion.original import Prepared
+from edgevlm.compression.calibration import CalibrationData, CalibrationSource, calibration_inputs
 from edgevlm.conversion.pipeline import Request, convert
+from edgevlm.conversion.prepared import Prepared
 from edgevlm.errors import DataError, RecipeError
-from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
 from edgevlm.process.progress import silent
 
@@ -129,11 +128,8 @@ def test_too_few_for_the_recipe_says_how_to_ask_for_fewer(tmp_path: Path) -> Non
 
 def test_inputs_are_prepared_as_the_model_prepares_them(tmp_path: Path) -> None:
     model = catalogue.load(library.checkpoint("clip"))
-    assert model.text is not None
-    assert model.tokenizer_json is not None
-    (tmp_path / model.text.tokenizer_file).write_bytes(model.tokenizer_json)
     data = CalibrationData(CalibrationSource(str(classes(tmp_path / "c", cat=12, dog=12))), SIXTEEN)
-    inputs = data.inputs(model.programs, model.image, Tokenizer(model.text, tmp_path), silent)
+    inputs = calibration_inputs(model.programs, data.rows(model.programs, model, silent))
     for name, program in model.programs.items():
         assert len(inputs[name]) == 16
         for each in inputs[name]:
@@ -178,10 +174,9 @@ def test_what_float16_is_audited_on_is_calibration_data_where_there_is_any(tmp_p
     data = CalibrationData(CalibrationSource(str(loose(tmp_path / "p", 16))), SIXTEEN)
     without, given = (Prepared(model, each, wanted=None, image_only=False) for each in (None, data))
     rows = given.audit_rows(silent)
-    read = data.inputs(model.programs, model.image, None, silent)["encode_image"]
-    np.testing.assert_array_equal(rows["pixels"], np.concatenate(read))
+    np.testing.assert_array_equal(rows["pixels"], data.rows(model.programs, model, silent)["pixels"])
     assert not np.array_equal(rows["pixels"][0], without.audit_rows(silent)["pixels"][0])
-    np.testing.assert_array_equal(rows["token_ids"], without.samples.token_ids)  # the data has no texts
+    np.testing.assert_array_equal(rows["token_ids"], without.samples["token_ids"])  # the data has no texts
 
 
 @pytest.mark.slow

@@ -110,10 +110,10 @@ def test_every_shipped_recipe_makes_a_student_that_loads(
     assert (model.labels.names if model.labels else ()) == (("ball", "cube", "disc", "star") if not model.text else ())
     if model.text is not None:
         ids = torch.tensor([[600] * 76 + [model.text.eot_id]], dtype=torch.int32)
-        assert model.reference["encode_text"](ids).norm().item() == pytest.approx(1, abs=1e-5)
+        assert model.original.forward("encode_text", ids).norm().item() == pytest.approx(1, abs=1e-5)
     pixels = torch.rand(2, 3, 64, 64) * 255
     torch.testing.assert_close(
-        model.reference["encode_image"](pixels),
+        model.original.forward("encode_image", pixels),
         torch.cat([model.programs["encode_image"].module(one[None]) for one in pixels]),
         atol=1e-5,
         rtol=1e-4,

@@ -32,6 +32,7 @@ from edgevlm.evaluation import diagnostics, few_shot, retrieval, zero_shot
 from edgevlm.evaluation.answers import ask_pictures, ask_texts, spread
 from edgevlm.evaluation.encoders import open_encoder
 from edgevlm.evaluation.evaluation import evaluate
+from edgevlm.inference.embeddings import average
 from edgevlm.models.students import folder as student_folder
 from edgevlm.models.students.config import VitConfig, square_pictures
 from edgevlm.models.students.parts import FixedLabels, StudentParts
@@ -108,7 +109,7 @@ def test_top5_counts_labels_among_the_five_best() -> None:
 
 
 def test_prompts_are_averaged_to_unit_length() -> None:
-    found = zero_shot.average(np.float32([[1, 0], [0, 1], [0, 1]]), [2, 1])
+    found = average(np.float32([[1, 0], [0, 1], [0, 1]]), [2, 1])
     assert found == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], [0, 1]]))
 
 

@@ -17,7 +17,7 @@ import torch
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, InputError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.models.reference import TorchSession
+from edgevlm.models.reference import Original
 from edgevlm.targets import registry
 from edgevlm.targets.boundary import find_component, validate_inputs
 from edgevlm.targets.runtime import Session
@@ -32,7 +32,8 @@ IDS = library.tower_samples("token_ids", 2)
 def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     if request.param == "reference":
         programs = library.towers()
-        opened: Session = TorchSession(
+        opened: Session = Original(
+            torch.nn.ModuleList(program.module for program in programs.values()),
             {name: program.module for name, program in programs.items()},
             {name: program.spec for name, program in programs.items()},
         )
@@ -113,7 +114,7 @@ def test_an_unknown_component_lists_those_that_exist(session: Session) -> None:
         ({"pixels": PIXELS[0].astype(np.uint8)}, r"expected dtype float32, got uint8"),
         ({"pixels": PIXELS[0].astype(">f4")}, r"expected dtype float32, got >f4"),
         ({"pixels": PIXELS[0][0]}, r"expected shape \[1, 3, 32, 32\], got \[3, 32, 32\]"),
-        ({"pixels": np.zeros((2, 3, 32, 32), np.float32)}, r"expected shape \[1, 3, 32, 32\], got \[2, 3, 32, 32\]"),
+        ({"pixels": PIXELS[0][:, :, :31]}, r"expected shape \[1, 3, 32, 32\], got \[1, 3, 31, 32\]"),
         ({"pixels": PIXELS[0].tolist()}, r"expected a numpy array, got list"),
         ({"pixels": np.full_like(PIXELS[0], np.nan)}, r"3072 of 3072 that are NaN or infinite"),
         ({"pixels": np.full_like(PIXELS[0], -np.inf)}, r"NaN or infinite"),
@@ -124,6 +125,31 @@ def test_a_wrong_input_is_refused_with_what_was_expected(
 ) -> None:
     with pytest.raises(TensorError, match=message):
         session.run("encode_image", inputs)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_device_takes_one_row_at_a_time(target: str) -> None:
+    with (
+        registry.runtime(target).open(library.tower_bundle(target, "fp32")) as session,
+        pytest.raises(TensorError, match=r"expected shape \[1, 3, 32, 32\], got \[2, 3, 32, 32\]"),
+    ):
+        session.run("encode_image", {"pixels": np.concatenate(PIXELS)})
+
+
+def test_the_original_takes_rows_of_any_number_and_answers_each_as_alone() -> None:
+    program = library.towers()["encode_image"]
+    original = Original(program.module, {"encode_image": program.module}, {"encode_image": program.spec})
+    rows = np.concatenate(PIXELS * 20)  # more than a batch
+    together = original.run("encode_image", {"pixels": rows})["embedding"]
+    alone = np.concatenate([original.run("encode_image", {"pixels": row[None]})["embedding"] for row in rows])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert original.run("encode_image", {"pixels": rows[:0]})["embedding"].shape == (0, library.DIM)
+    assert list(original.answer({"pixels": rows[:1], "token_ids": IDS[0]})) == ["encode_image"]
+    with pytest.raises(TensorError, match="expected as many rows of each input, got \\[1, 2\\]"):
+        two = ComponentSpec(
+            "both", tuple(replace(each, name=name) for each in program.spec.inputs for name in "ab"), ()
+        )
+        Original(program.module, {"both": max}, {"both": two}).run("both", {"a": rows[:1], "b": rows[:2]})
 
 
 def test_wrong_token_ids_are_refused(session: Session) -> None:
@@ -150,7 +176,7 @@ def test_a_token_id_beyond_the_vocabulary_is_refused(target: str) -> None:
 def test_a_session_says_what_its_answers_prove(target: str) -> None:
     with registry.runtime(target).open(library.tower_bundle(target, "fp32")) as session:
         assert session.evidence == "host-runtime"
-    assert TorchSession({}, {}).evidence == "reference"
+    assert Original(torch.nn.Module(), {}, {}).evidence == "reference"
 
 
 def test_scalars_keep_their_shape_at_the_boundary() -> None:

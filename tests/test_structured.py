@@ -127,9 +127,9 @@ def assert_alike(before: Model, after: Model, *, components: Sequence[str]) -> N
     with torch.no_grad():
         for component in components:
             given = pixels(8) if component == "encode_image" else token_ids(before)
-            wanted = before.reference[component](given)
+            wanted = before.original.forward(component, given)
             assert (wanted[0] - wanted[1]).abs().max() > 1e-3
-            torch.testing.assert_close(after.reference[component](given), wanted, rtol=0, atol=3e-6)
+            torch.testing.assert_close(after.original.forward(component, given), wanted, rtol=0, atol=3e-6)
             torch.testing.assert_close(after.programs[component].module(given[:1]), wanted[:1], rtol=0, atol=1e-5)
 
 
@@ -298,9 +298,9 @@ def test_the_command_prunes_and_distilling_recovers(tmp_path: Path) -> None:
     whole = catalogue.load(builtin.STUDENT)
     given = torch.from_numpy(Scenes(99).batch(0, 64).pixels).permute(0, 3, 1, 2).float()
     with torch.no_grad():
-        wanted = whole.reference["encode_image"](given)
+        wanted = whole.original.forward("encode_image", given)
         before, after = (
-            (catalogue.load(path).reference["encode_image"](given) * wanted).sum(-1).mean().item()
+            (catalogue.load(path).original.forward("encode_image", given) * wanted).sum(-1).mean().item()
             for path in (smaller, f"{smaller}-recovered")
         )
     assert folders.read(Path(f"{smaller}-recovered")).image_config == folders.read(smaller).image_config
