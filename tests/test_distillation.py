@@ -129,7 +129,7 @@ def test_training_learns(teacher: Path, pictures: Path, cache: Path, tmp_path: P
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_bits(
     accumulate: int, teacher: Path, pictures: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +154,7 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert [line[0] for line in told[0]] == [line[0] for line in told[1]]  # no step is told twice
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     arguments = command(teacher, pictures, cache, tmp_path / "s", "--checkpoint-every", "0", "--epochs", "4")
     assert run(arguments).exit_code == 0
@@ -172,6 +173,7 @@ def test_a_damaged_checkpoint_is_passed_over(teacher: Path, pictures: Path, cach
     assert equal(weights(tmp_path / "t"), finished)
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     arguments = command(teacher, pictures, cache, tmp_path / "s", "--checkpoint-every", "0", "--epochs", "500")
     program = "from edgevlm.cli import program; program()"
@@ -188,6 +190,7 @@ def test_ctrl_c_says_how_to_go_on(teacher: Path, pictures: Path, cache: Path, tm
     assert not [path for path in (tmp_path / "s").rglob("*") if path.name.startswith(".step")]
 
 
+@pytest.mark.slow
 def test_two_processes_get_the_result_of_one(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     more = ("--recipe", "clip-kd", "--epochs", "3")
     assert run(command(teacher, pictures, cache, tmp_path / "one", *more)).exit_code == 0

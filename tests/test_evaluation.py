@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import library
 import numpy as np
 import pytest
 import torch
@@ -289,8 +290,8 @@ def test_a_limit_is_spread_over_the_data() -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return edgevlm.convert(target="coreml", out=tmp_path_factory.mktemp("dist")).path
+def bundle() -> Path:
+    return library.student("coreml", "fp16").path
 
 
 def test_a_bundle_answers_as_its_model_does(bundle: Path) -> None:
@@ -453,6 +454,7 @@ def labels_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_baked_labels_are_scored_where_they_are_the_datas(labels_only: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "cat" / "broken.jpg").unlink()
     bundle = edgevlm.convert(labels_only, target="coreml", recipe="fp32", out=tmp_path).path

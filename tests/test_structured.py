@@ -261,6 +261,7 @@ def test_rivals_compete_and_channels_stay_a_multiple_of_eight() -> None:
     assert [len(some) for some in untouched] == [4, 4, 40, 40]
 
 
+@pytest.mark.slow
 def test_the_built_in_student_loses_least_by_what_is_judged_least(tmp_path: Path) -> None:
     pruned = prune(Request(builtin.STUDENT, Ratios(mlp=0.5), "scenes:train:48:5", tmp_path / "s"))
     (tower,) = pruned.towers
@@ -272,6 +273,7 @@ def test_the_built_in_student_loses_least_by_what_is_judged_least(tmp_path: Path
     assert [each["ratios"]["mlp"] for each in read.provenance["pruned"]] == [0.5, 0.0]
 
 
+@pytest.mark.slow
 def test_channels_that_carry_much_are_judged_again_as_others_go(tmp_path: Path) -> None:
     pruned = prune(Request(builtin.STUDENT, Ratios(channels=0.25), "scenes:train:48:5", tmp_path / "s"))
     (tower,) = pruned.towers
@@ -283,6 +285,7 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_command_prunes_and_distilling_recovers(tmp_path: Path) -> None:
     data, smaller = "scenes:train:192:5", tmp_path / "smaller"
     done = run("prune", builtin.STUDENT, "--mlp", 0.8, "--heads", 0.5, "--data", data, "--out", smaller)
@@ -304,6 +307,7 @@ def test_the_command_prunes_and_distilling_recovers(tmp_path: Path) -> None:
     assert before < 0.9 < after
 
 
+@pytest.mark.slow
 def test_a_pruned_student_converts_and_says_so_in_json(tmp_path: Path) -> None:
     folders.save(tmp_path / "whole", student(TINY["grid"], fixed_labels(), halved=False))
     command = ("prune", tmp_path / "whole", "--channels", 0.5, "--mlp", 0.5, "--data", DATA, "--out", tmp_path / "s")

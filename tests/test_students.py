@@ -569,6 +569,7 @@ CONVERSIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONVERSIONS, ids=lambda case: f"{case.family}-{case.side}-{case.target}-{case.recipe}")
 def test_students_convert_and_pass(case: Conversion, folders: Callable[[str, str], Path], tmp_path: Path) -> None:
     folder = folders(case.family, case.side)
