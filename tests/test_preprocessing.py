@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from edgevlm.errors import CheckpointError, ImageError
-from edgevlm.preprocessing import decode, from_config, preprocess, resize_and_crop
+from edgevlm.models.checkpoints import picture_rules
+from edgevlm.preprocessing import decode, preprocess, resize_and_crop
 from edgevlm.spec import ImagePreprocessing
 
 CLIP = {"image_processor_type": "CLIPImageProcessor"}
@@ -87,8 +90,13 @@ def oracle(config: dict[str, Any]) -> CLIPImageProcessorPil | SiglipImageProcess
     return (CLIPImageProcessorPil if name.startswith("CLIP") else SiglipImageProcessorPil)(**config)
 
 
-def read(config: dict[str, Any]) -> ImagePreprocessing:
-    return from_config(config, image_size=(32, 32), where="preprocessor_config.json")
+def read(
+    config: Any, *, image_size: tuple[int, int] = (32, 32), file: str = "preprocessor_config.json"
+) -> ImagePreprocessing:
+    """The rules of a folder that holds the config alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / file).write_text(json.dumps(config))
+        return picture_rules.from_checkpoint(Path(folder), image_size=image_size)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -235,7 +243,7 @@ def test_a_picture_too_narrow_to_scale_is_refused_before_it_fills_the_memory() -
 
 
 def test_without_resize_and_crop_the_picture_must_have_the_networks_size() -> None:
-    spec = from_config({**SIGLIP, "do_resize": False}, image_size=(24, 40), where="test")
+    spec = read({**SIGLIP, "do_resize": False}, image_size=(24, 40))
     assert (spec.height, spec.width, spec.resize) == (24, 40, "none")
     assert preprocess(pictures.scene(24, 40), spec).shape == (1, 3, 24, 40)
     with pytest.raises(ImageError, match=r"expected a picture of 24 x 40 pixels .* got 40 x 24"):
@@ -244,7 +252,7 @@ def test_without_resize_and_crop_the_picture_must_have_the_networks_size() -> No
 
 def test_a_nested_processor_config_is_read_like_a_flat_one() -> None:
     nested = {"processor_class": "SiglipProcessor", "image_processor": {**SIGLIP, "size": [48, 64]}}
-    assert read(nested) == read({**SIGLIP, "size": [48, 64]})
+    assert read(nested, file="processor_config.json") == read({**SIGLIP, "size": [48, 64]})
 
 
 def test_null_means_the_processors_default() -> None:
@@ -279,5 +287,5 @@ def test_null_means_the_processors_default() -> None:
 )
 def test_a_config_that_cannot_be_followed_says_which_key_and_why(config: dict[str, Any], says: str) -> None:
     with pytest.raises(CheckpointError, match=says) as caught:
-        from_config(config, image_size=(224, 224), where="some/preprocessor_config.json")
-    assert caught.value.message.startswith("some/preprocessor_config.json")
+        read(config, image_size=(224, 224))
+    assert "preprocessor_config.json: " in caught.value.message

@@ -19,7 +19,8 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, p
 from transformers import AutoTokenizer, CLIPTokenizer, Siglip2Tokenizer, SiglipTokenizer
 
 from edgevlm.errors import CheckpointError, InputError
-from edgevlm.tokenizing import CheckpointTokenizer, Family, Tokenizer, from_checkpoint
+from edgevlm.models.checkpoints.text_rules import CheckpointTokenizer, Family, from_checkpoint
+from edgevlm.tokenizing import Tokenizer
 
 TEXTS = (
     "",

@@ -1,0 +1,330 @@
+"""How a checkpoint's texts become token ids: read by transformers, said in the manifest's numbers, and held against it.
+
+transformers' tokenizer of the folder is the reference. A device has the `tokenizers` library alone, so what ships is a
+`tokenizer.json`, with a handful of rules in the manifest. A folder whose ids would differ on a device is refused.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from edgevlm.capture import quiet
+from edgevlm.errors import CheckpointError
+from edgevlm.spec import TextCanonicalisation, TextPreprocessing
+from edgevlm.tokenizing import TOKENIZER_FILE, Tokenizer, parse
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Family: TypeAlias = Literal["clip", "siglip"]
+
+# What a checkpoint that names no class is read as.
+_FAMILY_CLASSES: dict[Family, str] = {"clip": "CLIPTokenizer", "siglip": "SiglipTokenizer"}
+
+# What transformers and a device must agree on. Long ones are of words: over a run of one letter, a Unigram model has
+# cuts of equal score, among which sentencepiece and `tokenizers` may choose differently.
+AWKWARD_TEXTS = (
+    "",
+    " ",
+    "a",
+    "a photo of a cat",
+    "A PHOTO of a Cat!",
+    "  two   spaces,\ttabs\nand\r\nnew lines \u00a0\u2003 ",
+    "it's they're we've I'm you'll he'd don't IT'S",
+    "caf\u00e9 cafe\u0301 \u212bngstr\u00f6m A\u030angstro\u0308m \ufb01ne",
+    "\U0001f600 a cat \U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",
+    "\u732b\u306e\u5199\u771f \uace0\uc591\uc774 \u0635\u0648\u0631\u0629 \u0642\u0637\u0629",
+    "\u0e09\u0e31\u0e19\u0e23\u0e31\u0e01\u0e41\u0e21\u0e27 \u05d7\u05ea\u05d5\u05dc \u092c\u093f\u0932\u094d",
+    "Stra\u00dfe \u0130stanbul \u03a3\u038a\u03a3\u03a5\u03a6\u039f\u03a3 \u01c4",
+    "1234567890 3.14 10,000 \u00b2 \u00bd \u2167 \u0663",
+    "!?.,:;-_'\"()[]{}<>@#$%^&*+=|\\/~`",
+    "\u00abquotes\u00bb \u201ccurly\u201d \u2026 \u2014 \u00bfqu\u00e9? \u2030 \u20ac",
+    "snake_case kebab-case CamelCase a.b.c http://example.org/?q=1&r=2",
+    "\u0000 null \u200b zero width \ufeff mark \u00ad hyphen \u0007 bell",
+    "\u2581 the piece mark \u2581\u2581 twice",
+    "two cats and a dog looking out of the window at the city by night, " * 20,
+)
+
+
+@dataclass(frozen=True)
+class CheckpointTokenizer:
+    """A checkpoint's tokenizer, ready to be shipped.
+
+    Attributes:
+        spec: Its rules; `tokenizer_file` is where `write` puts it.
+        tokenizer_json: Content of the `tokenizer.json`: the checkpoint's own bytes where it has that file.
+    """
+
+    spec: TextPreprocessing
+    tokenizer_json: bytes
+
+    def write(self, folder: Path) -> Path:
+        """Puts the `tokenizer.json` into a folder, which `Tokenizer(spec, folder)` then opens; gives its path."""
+        path = folder / self.spec.tokenizer_file
+        path.write_bytes(self.tokenizer_json)
+        return path
+
+
+def from_checkpoint(folder: Path, *, family: Family, context_length: int) -> CheckpointTokenizer:
+    """Reads the tokenizer of a checkpoint in Hugging Face format: any class that has a `tokenizers` backend.
+
+    `tokenizer.json` is taken as it is; where there is none, the one that transformers builds from the other files.
+    Padding is the tokenizer's own, not that of `config.json`, whose `pad_token_id` of 1 is wrong for CLIP.
+
+    Args:
+        folder: The checkpoint.
+        family: What the checkpoint's `config.json` says that it is.
+        context_length: Ids in each row, from `text_config.max_position_embeddings`.
+
+    Raises:
+        CheckpointError: a file is missing or damaged; the tokenizer needs the checkpoint's own code or Python's, pads
+            on the left, has no pad token, or is its family's own and does not end its texts; or a text has other ids
+            on a device than with transformers.
+    """
+    folder = Path(folder)
+    if context_length < 3:
+        raise CheckpointError(f"{folder}: expected a context of at least 3 ids, got {context_length}")
+    content = _read_tokenizer_json(folder)
+    original = _open(folder, family)
+    if content is None:
+        content = _build_tokenizer_json(folder, original.tokenizer)
+    checkpoint = CheckpointTokenizer(_read_rules(folder, content, original, context_length), content)
+    _compare(folder, checkpoint, original)
+    return checkpoint
+
+
+@dataclass(frozen=True)
+class _Original:
+    """transformers' tokenizer, and what its class stands for.
+
+    Attributes:
+        tokenizer: Opened from the folder.
+        name: Its class, as `tokenizer_config.json` names it, without `Fast`.
+        canonicalisation, lower_case: What the class does before its `tokenizers` backend would.
+        is_familys_own: Whether the family's models were trained with it, on texts that end with its end-of-text token.
+        canonicalises_itself: Whether `tokenizer` does what `canonicalisation` says, or is to be given its result.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    canonicalisation: TextCanonicalisation = "none"
+    lower_case: bool = False
+    is_familys_own: bool = False
+    canonicalises_itself: bool = True
+
+
+def _open(folder: Path, family: Family) -> _Original:
+    config = _read_json(folder / "tokenizer_config.json")
+    name = _class_name(folder, config, family)
+    lower_case = config.get("do_lower_case") is not False
+    if name == "SiglipTokenizer":
+        return _open_siglip(folder, lower_case=lower_case)
+    # SigLIP 2 was trained on lower-cased text (Tschannen et al., 2025). Its checkpoints name Gemma's tokenizer, which
+    # does not do that by itself; transformers' processor of SigLIP 2 takes this one.
+    is_siglip2 = name == "Siglip2Tokenizer" or (family == "siglip" and name == "GemmaTokenizer" and lower_case)
+    from transformers import AutoConfig, AutoTokenizer, Siglip2Tokenizer
+
+    with _reading(folder, name):
+        if is_siglip2:
+            # Its class pads on the left where the file says nothing, which no SigLIP was trained with.
+            given = {} if "padding_side" in config else {"padding_side": "right"}
+            tokenizer = Siglip2Tokenizer.from_pretrained(folder, local_files_only=True, **given)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=AutoConfig.for_model(family), local_files_only=True, trust_remote_code=False
+            )
+    _check_sides(folder, tokenizer)
+    own = is_siglip2 or (family == "clip" and name == "CLIPTokenizer")
+    return _Original(tokenizer, name, lower_case=is_siglip2, is_familys_own=own)
+
+
+def _open_siglip(folder: Path, *, lower_case: bool) -> _Original:
+    """SigLIP's own tokenizer, the one class whose `tokenizers` form is known beside sentencepiece's.
+
+    Without `spiece.model`, or without the packages that read it, transformers cannot open it. The reference is then its
+    plain class over the `tokenizer.json`, given canonical texts.
+    """
+    from transformers import SiglipTokenizer, TokenizersBackend
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: expected tokenizer.json, got "
+            + (
+                "only spiece.model, which the device's tokenizer cannot read"
+                if (folder / "spiece.model").is_file()
+                else "no tokenizer"
+            ),
+            hint="copy tokenizer.json from the checkpoint that this one was tuned from, such as "
+            "google/siglip-base-patch16-224: tuning leaves the vocabulary as it is",
+        )
+    whole = (folder / "spiece.model").is_file() and is_sentencepiece_available() and is_protobuf_available()
+    with _reading(folder, "SiglipTokenizer"):
+        tokenizer = (SiglipTokenizer if whole else TokenizersBackend).from_pretrained(folder, local_files_only=True)
+    for token in ("eos_token", "pad_token"):
+        if getattr(tokenizer, token) is None:
+            setattr(tokenizer, token, "</s>")  # SiglipTokenizer's defaults
+    _check_sides(folder, tokenizer)
+    return _Original(
+        tokenizer, "SiglipTokenizer", "siglip", lower_case, is_familys_own=True, canonicalises_itself=whole
+    )
+
+
+def _class_name(folder: Path, config: Mapping[str, Any], family: Family) -> str:
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    where = folder / "tokenizer_config.json"
+    if "auto_map" in config:
+        raise CheckpointError(
+            f"{where}: auto_map: expected one of transformers' own tokenizers, got the checkpoint's own code, "
+            f"{config['auto_map']!r}, which is not run",
+            hint="if one of transformers' classes gives the same ids, name it as tokenizer_class instead",
+        )
+    name = config.get("tokenizer_class") or _FAMILY_CLASSES[family]
+    if not isinstance(name, str) or tokenizer_class_from_name(name) is None:
+        raise CheckpointError(
+            f"{where}: tokenizer_class: expected one of transformers' tokenizers, such as {_FAMILY_CLASSES[family]} "
+            f"for a {family} checkpoint, got {name!r}",
+            hint="if its texts are prepared like one of these, name that one in the file",
+        )
+    return name.removesuffix("Fast")
+
+
+def _check_sides(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    for key in ("padding_side", "truncation_side"):
+        if getattr(tokenizer, key) != "right":
+            raise CheckpointError(
+                f"{folder / 'tokenizer_config.json'}: {key}: expected right, got {getattr(tokenizer, key)!r}",
+                hint=f"if the text tower was trained on texts padded and cut on the right, say {key} right in the file",
+            )
+
+
+def _read_tokenizer_json(folder: Path) -> bytes | None:
+    """The file's content, None where there is none."""
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    parse(content, str(path))
+    return content
+
+
+def _build_tokenizer_json(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """What transformers made of the files of an older format."""
+    files = tokenizer.vocab_files_names.items()
+    # transformers would go on without: with an empty vocabulary, or with merges that it guesses.
+    missing = [name for key, name in files if key != "tokenizer_file" and not (folder / name).is_file()]
+    if missing:
+        named = " with ".join(name for key, name in files if key != "tokenizer_file")
+        raise CheckpointError(
+            f"{folder}: expected tokenizer.json, or {named}, got no {' and no '.join(missing)}",
+            hint="copy the tokenizer's files from where the checkpoint came from",
+        )
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer that the `tokenizers` library runs, got {type(tokenizer).__name__}, which "
+            "runs in Python alone",
+            hint="copy tokenizer.json from the checkpoint that this one was tuned from, if that has one",
+        )
+    return str(tokenizer.backend_tokenizer.to_str(pretty=True)).encode()
+
+
+def _read_rules(folder: Path, content: bytes, original: _Original, context_length: int) -> TextPreprocessing:
+    tokenizer, backend = original.tokenizer, parse(content, str(folder / TOKENIZER_FILE))
+    pad = tokenizer.pad_token
+    if pad is None:
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer with a pad token, got {original.name} without one",
+            hint="name the pad_token that the text tower was trained with in tokenizer_config.json",
+        )
+    pad_id = backend.token_to_id(pad)
+    if pad_id is None:
+        raise CheckpointError(f"{folder}: expected the pad_token {pad!r} in the vocabulary, got none")
+    encoding = backend.encode("a")
+    ends = bool(encoding.special_tokens_mask) and encoding.special_tokens_mask[-1] == 1
+    eot_id = encoding.ids[-1] if ends else None
+    if original.is_familys_own and (eot_id is None or backend.id_to_token(eot_id) != tokenizer.eos_token):
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer that ends every text with {tokenizer.eos_token!r}, got ids "
+            f"{encoding.ids} for 'a'",
+            hint="the text tower reads its answer there: save the tokenizer again with the end token on",
+        )
+    return TextPreprocessing(
+        context_length=context_length,
+        pad_id=pad_id,
+        eot_id=eot_id,
+        canonicalisation=original.canonicalisation,
+        lower_case=original.lower_case,
+        tokenizer_file=TOKENIZER_FILE,
+    )
+
+
+def _compare(folder: Path, checkpoint: CheckpointTokenizer, original: _Original) -> None:
+    """Refuses a tokenizer whose ids on a device are not transformers' own, with the first text that differs."""
+    device, length = Tokenizer.from_bytes(checkpoint.spec, checkpoint.tokenizer_json), checkpoint.spec.context_length
+    texts = list(AWKWARD_TEXTS)
+    if checkpoint.spec.canonicalisation == "none" and not checkpoint.spec.lower_case:
+        # Elsewhere a special token's own text is canonicalised first on a device, as in the original training, where
+        # transformers looks for the token first.
+        texts += [f"a {token} b" for token in original.tokenizer.all_special_tokens]
+    given = texts if original.canonicalises_itself else [device.canonical(text) for text in texts]
+    with _reading(folder, original.name):
+        expected = _ask(original.tokenizer, given, length)
+    for text, theirs, ours in zip(texts, expected, device.encode(texts).tolist(), strict=True):
+        if theirs == ours:
+            continue
+        shown = 1 + next((place for place in range(length) if theirs[place : place + 1] != ours[place : place + 1]), 0)
+        raise CheckpointError(
+            f"{folder}: expected the ids of transformers' {original.name} on a device too, for the text "
+            f"{text[:60]!r} {theirs[:shown]}, got {ours[:shown]}",
+            hint="a device has tokenizer.json alone. If transformers' ids are the ones that the text tower was trained "
+            "with, save the tokenizer again: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+        )
+
+
+def _ask(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> list[list[int]]:
+    """transformers' own rows of ids, as a text tower is fed."""
+    ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)["input_ids"]
+    return [list(row) for row in ids]
+
+
+@contextmanager
+def _reading(folder: Path, name: str) -> Iterator[None]:
+    try:
+        with quiet():
+            yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # of many kinds, all about the files; the library's panics are no Exception
+        for path in sorted(folder.glob("*.json")):
+            _read_json(path)  # names the file that is damaged, where one is
+        needs = "" if importlib.util.find_spec("sentencepiece") else ", and install sentencepiece to read a .model file"
+        raise CheckpointError(
+            f"{folder}: expected the files of a {name} that transformers reads, got: "
+            + " ".join(f"{type(error).__name__}: {error}".split())[:300],
+            hint="copy the tokenizer's files from where the checkpoint came from" + needs,
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in the file, empty where there is no file."""
+    if not path.exists():
+        return {}
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}", hint="download it again") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: expected an object, got {type(data).__name__}")
+    return data
