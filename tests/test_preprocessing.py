@@ -13,6 +13,7 @@ import numpy as np
 import pictures
 import pytest
 from PIL import Image
+from transformers import AutoImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -255,15 +256,75 @@ def test_a_nested_processor_config_is_read_like_a_flat_one() -> None:
     assert read(nested, file="processor_config.json") == read({**SIGLIP, "size": [48, 64]})
 
 
-def test_null_means_the_processors_default() -> None:
-    assert read({**CLIP, "resample": None, "size": None, "image_mean": None, "do_resize": None}) == read(CLIP)
+@pytest.mark.parametrize("key", ["do_resize", "do_center_crop", "do_rescale", "do_normalize"])
+def test_null_means_what_it_means_to_transformers(key: str) -> None:
+    config = {**CLIP, "size": 32, "crop_size": 32, key: None}
+    if key == "do_center_crop":
+        config["default_to_square"] = True
+    image, spec = pictures.scene(57, 43), read(config, image_size=(57, 43))
+    mean, std = np.reshape(spec.mean, (3, 1, 1)), np.reshape(spec.std, (3, 1, 1))
+    got = (preprocess(image, spec)[0] * spec.rescale - mean) / std
+    np.testing.assert_allclose(got, oracle(config)(image)["pixel_values"][0], rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CLIPImageProcessorFast",
+        "SiglipImageProcessorPil",
+        "ViTImageProcessor",
+        "BlipImageProcessor",
+        "DeiTImageProcessor",
+        "BitImageProcessor",
+    ],
+)
+def test_any_processor_that_resizes_cuts_and_normalises_is_read(name: str) -> None:
+    """Its defaults are transformers' own, and the answers are held against its own pixels."""
+    config = {"image_processor_type": name, "size": {"height": 40, "width": 40}}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(config))
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    spec, image = read(config), pictures.scene(97, 301)
+    mean, std = np.reshape(spec.mean, (3, 1, 1)), np.reshape(spec.std, (3, 1, 1))
+    got = (preprocess(image, spec)[0] * spec.rescale - mean) / std
+    np.testing.assert_allclose(got, processor(image)["pixel_values"][0], rtol=1e-6, atol=1e-5)
+
+
+def test_of_two_files_the_one_counts_that_transformers_reads(tmp_path: Path) -> None:
+    """A folder saved over with transformers 5: the file of before is left behind."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**CLIP, "size": 64}))
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {**SIGLIP, "size": [24, 40]}}))
+    assert picture_rules.from_checkpoint(tmp_path, image_size=(32, 32)) == read({**SIGLIP, "size": [24, 40]})
+
+
+def test_a_folder_without_a_configuration_of_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"expected preprocessor_config.json, .* got no such file"):
+        picture_rules.from_checkpoint(tmp_path, image_size=(32, 32))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b'"CLIP"', b"null"])
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_a_damaged_configuration_of_pictures_is_a_checkpoint_error(content: bytes, file: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=file):
+        picture_rules.from_checkpoint(tmp_path, image_size=(32, 32))
 
 
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({}, "image_processor_type: expected CLIPImageProcessor"),
-        ({"image_processor_type": "ViTImageProcessor"}, "got 'ViTImageProcessor'"),
+        ({}, "image_processor_type: expected .* such as CLIPImageProcessor"),
+        ([], "expected an object, got list"),
+        ({"image_processor_type": "HerImageProcessor"}, "HerImageProcessor: expected"),
+        ({**CLIP, "auto_map": {"AutoImageProcessor": "a.B"}}, "auto_map: expected .* own code"),
+        ({"image_processor_type": "Siglip2ImageProcessor", "size": [64, 64]}, r"Siglip2.*: expected the same pixels"),
+        ({"image_processor_type": "ConvNextImageProcessor"}, "shorter side only"),
+        ({"image_processor_type": "EfficientNetImageProcessor", "rescale_offset": True}, "pixels that differ by up to"),
+        ({"image_processor_type": "LlavaNextImageProcessor", "do_pad": False}, "LlavaNext.*: expected the same pixels"),
+        ({**CLIP, "resample": None}, "resample: expected"),
+        ({**CLIP, "image_mean": None}, "image_mean: expected a number, got None"),
+        ({**CLIP, "size": None}, "size: expected .* got None"),
+        ({**SIGLIP, "size": [60_000, 60_000]}, "size: expected .* up to 8192"),
         ({"image_processor_type": ["CLIP"]}, "image_processor_type"),
         ({**CLIP, "do_center_crop": False}, "shorter side only"),
         ({**SIGLIP, "size": 224}, "shorter side only"),
@@ -271,9 +332,9 @@ def test_null_means_the_processors_default() -> None:
         ({**CLIP, "size": {"shortest_edge": 224, "longest_edge": 400}}, "size: expected"),
         ({**CLIP, "size": {"shortest_edge": -1}}, "size: expected"),
         ({**CLIP, "size": True}, "size: expected"),
-        ({**CLIP, "size": "224"}, "size: expected"),
+        ({**CLIP, "size": "224"}, "expected .* got: ValueError: Could not convert size .* 224"),
         ({**CLIP, "size": [224, 224.5]}, "size: expected"),
-        ({**CLIP, "crop_size": {"height": 224}}, "crop_size: expected"),
+        ({**CLIP, "crop_size": {"height": 224}}, "expected .* got: ValueError: crop_size must have .*'height'"),
         ({**SIGLIP, "do_center_crop": True}, "crop_size: expected"),
         ({**CLIP, "resample": 6}, "resample: expected"),
         ({**CLIP, "resample": "bicubic"}, "resample: expected"),

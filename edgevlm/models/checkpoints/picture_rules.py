@@ -100,7 +100,7 @@ def _open(folder: Path, config: Mapping[str, Any], where: str) -> BaseImageProce
         )
     try:
         with quiet():
-            return AutoImageProcessor.from_pretrained(  # type: ignore[no-any-return]
+            return AutoImageProcessor.from_pretrained(  # type: ignore[no-any-return, no-untyped-call]
                 folder, backend="pil", local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # of many kinds, all about the configuration
@@ -113,8 +113,8 @@ def _open(folder: Path, config: Mapping[str, Any], where: str) -> BaseImageProce
 
 def _read_rules(processor: BaseImageProcessor, image_size: tuple[int, int], where: str) -> ImagePreprocessing:
     values = {name: getattr(processor, name, None) for name in ("size", "crop_size", "resample", "rescale_factor")}
-    if getattr(processor, "do_pad", None):
-        raise CheckpointError(f"{where}: do_pad: expected false or nothing, got {processor.do_pad!r}")
+    if pads := getattr(processor, "do_pad", None):
+        raise CheckpointError(f"{where}: do_pad: expected false or nothing, got {pads!r}")
     resize: Literal["shortest_edge", "exact", "none"] = "none"
     resize_height, resize_width = 0, 0
     if _flag(processor, "do_resize", where):

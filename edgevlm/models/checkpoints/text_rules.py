@@ -6,13 +6,14 @@ transformers' tokenizer of the folder is the reference. A device has the `tokeni
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import tokenizers
 
 from edgevlm.capture import quiet
 from edgevlm.errors import CheckpointError
@@ -74,8 +75,10 @@ class CheckpointTokenizer:
 def from_checkpoint(folder: Path, *, family: Family, context_length: int) -> CheckpointTokenizer:
     """Reads the tokenizer of a checkpoint in Hugging Face format: any class that has a `tokenizers` backend.
 
-    `tokenizer.json` is taken as it is; where there is none, the one that transformers builds from the other files.
-    Padding is the tokenizer's own, not that of `config.json`, whose `pad_token_id` of 1 is wrong for CLIP.
+    `tokenizer.json` is taken as it is. Where there is none, or where transformers makes other ids of the same
+    vocabulary, as with a special token that only `tokenizer_config.json` names, the form is taken that transformers
+    made of the files. Padding is the tokenizer's own, not that of `config.json`, whose `pad_token_id` of 1 is wrong for
+    CLIP.
 
     Args:
         folder: The checkpoint.
@@ -90,13 +93,40 @@ def from_checkpoint(folder: Path, *, family: Family, context_length: int) -> Che
     folder = Path(folder)
     if context_length < 3:
         raise CheckpointError(f"{folder}: expected a context of at least 3 ids, got {context_length}")
-    content = _read_tokenizer_json(folder)
-    original = _open(folder, family)
-    if content is None:
-        content = _build_tokenizer_json(folder, original.tokenizer)
-    checkpoint = CheckpointTokenizer(_read_rules(folder, content, original, context_length), content)
-    _compare(folder, checkpoint, original)
-    return checkpoint
+    file = _read_tokenizer_json(folder)
+    original = _open(folder, family, has_tokenizer_json=file is not None)
+    built = original.to_tokenizer_json()
+    form = file or (None if built is None else _Form(built, parse(built, str(folder / TOKENIZER_FILE))))
+    if form is None:
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer that the `tokenizers` library runs, got {original.name}, which runs in "
+            "Python alone",
+            hint="copy tokenizer.json from the checkpoint that this one was tuned from, if that has one",
+        )
+    spec = _read_rules(folder, form, original, context_length)
+    difference = _find_difference(folder, spec, form, original)
+    if difference is None:
+        return CheckpointTokenizer(spec, form.tokenizer_json)
+    if built is not None and file is not None:
+        form = _Form(built, parse(built, original.name))
+        if form.tokenizer.get_vocab() == file.tokenizer.get_vocab():
+            spec = _read_rules(folder, form, original, context_length)
+            if _find_difference(folder, spec, form, original) is None:
+                return CheckpointTokenizer(spec, form.tokenizer_json)
+    raise CheckpointError(
+        f"{folder}: expected the ids of transformers' {original.name} on a device too, for the text "
+        f"{difference.text[:60]!r} {difference.expected}, got {difference.got}",
+        hint="a device has tokenizer.json alone. If transformers' ids are the ones that the text tower was trained "
+        "with, save the tokenizer again: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+    )
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What could be shipped: a `tokenizer.json`'s content, and the library's tokenizer of it."""
+
+    tokenizer_json: bytes
+    tokenizer: tokenizers.Tokenizer
 
 
 @dataclass(frozen=True)
@@ -106,6 +136,7 @@ class _Original:
     Attributes:
         tokenizer: Opened from the folder.
         name: Its class, as `tokenizer_config.json` names it, without `Fast`.
+        config: Content of `tokenizer_config.json`.
         canonicalisation, lower_case: What the class does before its `tokenizers` backend would.
         is_familys_own: Whether the family's models were trained with it, on texts that end with its end-of-text token.
         canonicalises_itself: Whether `tokenizer` does what `canonicalisation` says, or is to be given its result.
@@ -113,18 +144,29 @@ class _Original:
 
     tokenizer: PreTrainedTokenizerBase
     name: str
+    config: Mapping[str, Any]
     canonicalisation: TextCanonicalisation = "none"
     lower_case: bool = False
     is_familys_own: bool = False
     canonicalises_itself: bool = True
 
+    def to_tokenizer_json(self) -> bytes | None:
+        """What transformers made of the folder's files; None where that is not what `name` stands for.
 
-def _open(folder: Path, family: Family) -> _Original:
+        Asked for ids, `tokenizer` bakes cutting and padding in: call it first.
+        """
+        backend: tokenizers.Tokenizer | None = getattr(self.tokenizer, "backend_tokenizer", None)
+        return backend.to_str(pretty=True).encode() if backend is not None and self.canonicalises_itself else None
+
+
+def _open(folder: Path, family: Family, *, has_tokenizer_json: bool) -> _Original:
     config = _read_json(folder / "tokenizer_config.json")
     name = _class_name(folder, config, family)
     lower_case = config.get("do_lower_case") is not False
     if name == "SiglipTokenizer":
-        return _open_siglip(folder, lower_case=lower_case)
+        return _open_siglip(folder, config, lower_case=lower_case, has_tokenizer_json=has_tokenizer_json)
+    if not has_tokenizer_json:
+        _check_older_files(folder, name)
     # SigLIP 2 was trained on lower-cased text (Tschannen et al., 2025). Its checkpoints name Gemma's tokenizer, which
     # does not do that by itself; transformers' processor of SigLIP 2 takes this one.
     is_siglip2 = name == "Siglip2Tokenizer" or (family == "siglip" and name == "GemmaTokenizer" and lower_case)
@@ -133,7 +175,7 @@ def _open(folder: Path, family: Family) -> _Original:
     with _reading(folder, name):
         if is_siglip2:
             # Its class pads on the left where the file says nothing, which no SigLIP was trained with.
-            given = {} if "padding_side" in config else {"padding_side": "right"}
+            given: dict[str, Any] = {} if "padding_side" in config else {"padding_side": "right"}
             tokenizer = Siglip2Tokenizer.from_pretrained(folder, local_files_only=True, **given)
         else:
             tokenizer = AutoTokenizer.from_pretrained(
@@ -141,38 +183,42 @@ def _open(folder: Path, family: Family) -> _Original:
             )
     _check_sides(folder, tokenizer)
     own = is_siglip2 or (family == "clip" and name == "CLIPTokenizer")
-    return _Original(tokenizer, name, lower_case=is_siglip2, is_familys_own=own)
+    return _Original(tokenizer, name, config, lower_case=is_siglip2, is_familys_own=own)
 
 
-def _open_siglip(folder: Path, *, lower_case: bool) -> _Original:
+def _open_siglip(folder: Path, config: Mapping[str, Any], *, lower_case: bool, has_tokenizer_json: bool) -> _Original:
     """SigLIP's own tokenizer, the one class whose `tokenizers` form is known beside sentencepiece's.
 
     Without `spiece.model`, or without the packages that read it, transformers cannot open it. The reference is then its
     plain class over the `tokenizer.json`, given canonical texts.
     """
     from transformers import SiglipTokenizer, TokenizersBackend
-    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+    from transformers.utils.import_utils import is_protobuf_available, is_sentencepiece_available
 
-    if not (folder / TOKENIZER_FILE).is_file():
+    model = folder / "spiece.model"
+    if not has_tokenizer_json:
+        found = "only spiece.model, which the device's tokenizer cannot read" if model.is_file() else "no tokenizer"
         raise CheckpointError(
-            f"{folder}: expected tokenizer.json, got "
-            + (
-                "only spiece.model, which the device's tokenizer cannot read"
-                if (folder / "spiece.model").is_file()
-                else "no tokenizer"
-            ),
+            f"{folder}: expected tokenizer.json, got {found}",
             hint="copy tokenizer.json from the checkpoint that this one was tuned from, such as "
             "google/siglip-base-patch16-224: tuning leaves the vocabulary as it is",
         )
-    whole = (folder / "spiece.model").is_file() and is_sentencepiece_available() and is_protobuf_available()
+    whole = model.is_file() and is_sentencepiece_available() and is_protobuf_available()
     with _reading(folder, "SiglipTokenizer"):
-        tokenizer = (SiglipTokenizer if whole else TokenizersBackend).from_pretrained(folder, local_files_only=True)
+        opened = (SiglipTokenizer if whole else TokenizersBackend).from_pretrained(folder, local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = opened
     for token in ("eos_token", "pad_token"):
         if getattr(tokenizer, token) is None:
             setattr(tokenizer, token, "</s>")  # SiglipTokenizer's defaults
     _check_sides(folder, tokenizer)
     return _Original(
-        tokenizer, "SiglipTokenizer", "siglip", lower_case, is_familys_own=True, canonicalises_itself=whole
+        tokenizer,
+        "SiglipTokenizer",
+        config,
+        canonicalisation="siglip",
+        lower_case=lower_case,
+        is_familys_own=True,
+        canonicalises_itself=whole,
     )
 
 
@@ -205,8 +251,8 @@ def _check_sides(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
             )
 
 
-def _read_tokenizer_json(folder: Path) -> bytes | None:
-    """The file's content, None where there is none."""
+def _read_tokenizer_json(folder: Path) -> _Form | None:
+    """The folder's own, None where there is none."""
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         return None
@@ -214,87 +260,97 @@ def _read_tokenizer_json(folder: Path) -> bytes | None:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    parse(content, str(path))
-    return content
+    return _Form(content, parse(content, str(path)))
 
 
-def _build_tokenizer_json(folder: Path, tokenizer: PreTrainedTokenizerBase) -> bytes:
-    """What transformers made of the files of an older format."""
-    files = tokenizer.vocab_files_names.items()
-    # transformers would go on without: with an empty vocabulary, or with merges that it guesses.
-    missing = [name for key, name in files if key != "tokenizer_file" and not (folder / name).is_file()]
-    if missing:
-        named = " with ".join(name for key, name in files if key != "tokenizer_file")
+def _check_older_files(folder: Path, name: str) -> None:
+    """Refuses a folder without `tokenizer.json` where transformers would go on with an empty or guessed vocabulary."""
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    files = getattr(tokenizer_class_from_name(name), "vocab_files_names", {})
+    older = [file for key, file in files.items() if key != "tokenizer_file"]
+    missing = [file for file in older if not (folder / file).is_file()]
+    if missing or not older:
         raise CheckpointError(
-            f"{folder}: expected tokenizer.json, or {named}, got no {' and no '.join(missing)}",
+            f"{folder}: expected tokenizer.json"
+            + (f", or {' with '.join(older)}, got no {' and no '.join(missing)}" if older else ", got no such file"),
             hint="copy the tokenizer's files from where the checkpoint came from",
         )
-    if not hasattr(tokenizer, "backend_tokenizer"):
-        raise CheckpointError(
-            f"{folder}: expected a tokenizer that the `tokenizers` library runs, got {type(tokenizer).__name__}, which "
-            "runs in Python alone",
-            hint="copy tokenizer.json from the checkpoint that this one was tuned from, if that has one",
-        )
-    return str(tokenizer.backend_tokenizer.to_str(pretty=True)).encode()
 
 
-def _read_rules(folder: Path, content: bytes, original: _Original, context_length: int) -> TextPreprocessing:
-    tokenizer, backend = original.tokenizer, parse(content, str(folder / TOKENIZER_FILE))
+def _read_rules(folder: Path, form: _Form, original: _Original, context_length: int) -> TextPreprocessing:
+    tokenizer = original.tokenizer
     pad = tokenizer.pad_token
     if pad is None:
         raise CheckpointError(
             f"{folder}: expected a tokenizer with a pad token, got {original.name} without one",
             hint="name the pad_token that the text tower was trained with in tokenizer_config.json",
         )
-    pad_id = backend.token_to_id(pad)
+    pad_id = form.tokenizer.token_to_id(pad)
     if pad_id is None:
         raise CheckpointError(f"{folder}: expected the pad_token {pad!r} in the vocabulary, got none")
-    encoding = backend.encode("a")
+    encoding = form.tokenizer.encode("a")
     ends = bool(encoding.special_tokens_mask) and encoding.special_tokens_mask[-1] == 1
-    eot_id = encoding.ids[-1] if ends else None
-    if original.is_familys_own and (eot_id is None or backend.id_to_token(eot_id) != tokenizer.eos_token):
-        raise CheckpointError(
-            f"{folder}: expected a tokenizer that ends every text with {tokenizer.eos_token!r}, got ids "
-            f"{encoding.ids} for 'a'",
-            hint="the text tower reads its answer there: save the tokenizer again with the end token on",
-        )
+    if original.is_familys_own:
+        _check_ends(folder, original, encoding.tokens)
     return TextPreprocessing(
         context_length=context_length,
         pad_id=pad_id,
-        eot_id=eot_id,
+        eot_id=encoding.ids[-1] if ends else None,
         canonicalisation=original.canonicalisation,
         lower_case=original.lower_case,
         tokenizer_file=TOKENIZER_FILE,
     )
 
 
-def _compare(folder: Path, checkpoint: CheckpointTokenizer, original: _Original) -> None:
-    """Refuses a tokenizer whose ids on a device are not transformers' own, with the first text that differs."""
-    device, length = Tokenizer.from_bytes(checkpoint.spec, checkpoint.tokenizer_json), checkpoint.spec.context_length
-    texts = list(AWKWARD_TEXTS)
-    if checkpoint.spec.canonicalisation == "none" and not checkpoint.spec.lower_case:
-        # Elsewhere a special token's own text is canonicalised first on a device, as in the original training, where
-        # transformers looks for the token first.
-        texts += [f"a {token} b" for token in original.tokenizer.all_special_tokens]
-    given = texts if original.canonicalises_itself else [device.canonical(text) for text in texts]
-    with _reading(folder, original.name):
-        expected = _ask(original.tokenizer, given, length)
-    for text, theirs, ours in zip(texts, expected, device.encode(texts).tolist(), strict=True):
-        if theirs == ours:
-            continue
-        shown = 1 + next((place for place in range(length) if theirs[place : place + 1] != ours[place : place + 1]), 0)
+def _check_ends(folder: Path, original: _Original, tokens: Sequence[str]) -> None:
+    """Refuses a `tokenizer.json` whose beginnings and endings are not what the other files say: transformers goes on.
+
+    Args:
+        tokens: Of the text "a".
+    """
+    bos, eos, config = original.tokenizer.bos_token, original.tokenizer.eos_token, original.config
+    if not tokens or tokens[-1] != eos or config.get("add_eos_token") is False:
         raise CheckpointError(
-            f"{folder}: expected the ids of transformers' {original.name} on a device too, for the text "
-            f"{text[:60]!r} {theirs[:shown]}, got {ours[:shown]}",
-            hint="a device has tokenizer.json alone. If transformers' ids are the ones that the text tower was trained "
-            "with, save the tokenizer again: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+            f"{folder}: expected a tokenizer that ends every text with {eos!r}, got {list(tokens)} for 'a'",
+            hint="the text tower reads its answer there: save the tokenizer again with the end token on",
+        )
+    adds_bos = config.get("add_bos_token")
+    if bos is not None and adds_bos is not None and adds_bos != (tokens[0] == bos):
+        raise CheckpointError(
+            f"{folder}: tokenizer_config.json says add_bos_token {adds_bos}, and tokenizer.json does the opposite",
+            hint="save the tokenizer again, so that its files agree",
         )
 
 
-def _ask(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], length: int) -> list[list[int]]:
-    """transformers' own rows of ids, as a text tower is fed."""
-    ids = tokenizer(list(texts), padding="max_length", truncation=True, max_length=length)["input_ids"]
-    return [list(row) for row in ids]
+@dataclass(frozen=True)
+class _Difference:
+    """A text, and its ids up to the first that differs: transformers' and a device's."""
+
+    text: str
+    expected: list[int]
+    got: list[int]
+
+
+def _find_difference(folder: Path, spec: TextPreprocessing, form: _Form, original: _Original) -> _Difference | None:
+    """The first text whose ids on a device are not transformers' own."""
+    device, length = Tokenizer.from_bytes(spec, form.tokenizer_json), spec.context_length
+    texts = list(AWKWARD_TEXTS)
+    if spec.canonicalisation == "none" and not spec.lower_case:
+        # Elsewhere a special token's own text is canonicalised first on a device, as in the original training, where
+        # transformers looks for the token first. One that transformers put behind the vocabulary has no embedding.
+        known = [
+            token for token in original.tokenizer.all_special_tokens if form.tokenizer.token_to_id(token) is not None
+        ]
+        texts += [f"a {token} b" for token in known]
+    given = texts if original.canonicalises_itself else [device.canonical(text) for text in texts]
+    with _reading(folder, original.name):
+        rows = original.tokenizer(given, padding="max_length", truncation=True, max_length=length)["input_ids"]
+    for text, expected, got in zip(texts, map(list, rows), device.encode(texts).tolist(), strict=True):
+        if expected != got:
+            place = next(place for place in range(length) if expected[place : place + 1] != got[place : place + 1])
+            return _Difference(text, expected[: place + 1], got[: place + 1])
+    return None
 
 
 @contextmanager
@@ -307,11 +363,11 @@ def _reading(folder: Path, name: str) -> Iterator[None]:
     except BaseException as error:  # of many kinds, all about the files; the library's panics are no Exception
         for path in sorted(folder.glob("*.json")):
             _read_json(path)  # names the file that is damaged, where one is
-        needs = "" if importlib.util.find_spec("sentencepiece") else ", and install sentencepiece to read a .model file"
         raise CheckpointError(
             f"{folder}: expected the files of a {name} that transformers reads, got: "
             + " ".join(f"{type(error).__name__}: {error}".split())[:300],
-            hint="copy the tokenizer's files from where the checkpoint came from" + needs,
+            hint="copy the tokenizer's files from where the checkpoint came from; a .model file needs the package "
+            "sentencepiece, and may be left out where there is a tokenizer.json",
         ) from error
 
 
