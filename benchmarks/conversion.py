@@ -78,12 +78,12 @@ def bare(model: Path, target: str, recipe: str, out: Path) -> dict[str, float]:
 def _bare_coreml(modules: Modules, recipe: str, out: Path) -> None:
     import coremltools as ct  # type: ignore[import-untyped]
 
-    from edgevlm.converters import coreml_patches
+    from edgevlm.converters.coreml import patches
 
     precision = ct.precision.FLOAT32 if recipe == "fp32" else ct.precision.FLOAT16
     for name, (module, example) in modules.items():
         program = torch.export.export(module, example, strict=False).run_decompositions({})
-        with coreml_patches.applied():
+        with patches.applied():
             model = ct.convert(program, convert_to="mlprogram", compute_precision=precision, skip_model_load=True)
         model.save(str(out / f"{name}.mlpackage"))
 
@@ -125,9 +125,9 @@ _BARE: dict[str, Callable[[Modules, str, Path], None]] = {
 
 def ours(model: Path, target: str, recipe: str, out: Path) -> dict[str, float]:
     """Converts with the pipeline, without its cache; the peak of memory is taken before the proof begins, too."""
-    from edgevlm import pipeline
-    from edgevlm.prepared import Prepared
-    from edgevlm.recipe import BUILTIN
+    from edgevlm.bundle.recipe import BUILTIN
+    from edgevlm.conversion import pipeline
+    from edgevlm.conversion.original import Prepared
 
     peaks_mb: dict[str, float] = {}
 

@@ -28,10 +28,10 @@ from edgevlm.data.sources import open_data
 from edgevlm.distillation.augmentation import view
 from edgevlm.distillation.recipe import Augmentation, Schedule, resolve
 from edgevlm.distillation.run_folder import RunFolder
+from edgevlm.inputs.pictures import resize_and_crop
 from edgevlm.models.students.config import square_pictures
 from edgevlm.models.students.presets import preset
 from edgevlm.models.students.towers import build_image_tower
-from edgevlm.preprocessing import resize_and_crop
 
 STUDENT, TEACHER, PICTURES, BATCH, WINDOW, EMBEDDING_DIM = "hybrid-xs", "edgevlm-student", 640, 64, 10, 192
 SCHEDULE = Schedule(epochs=6, batch_size=BATCH)

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgevlm import forecast, registry
 from edgevlm.benchmarks.checkpoints import write_clip
 from edgevlm.benchmarks.compression.conversions import convert
 from edgevlm.benchmarks.measuring import keep
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.conversion import forecast
 from edgevlm.devices.local import Local
-from edgevlm.recipe import BUILTIN
+from edgevlm.targets import registry
 
 STUDENT, SMALL_CLIP = "edgevlm-student", "clip-small"
 _TOWER = {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}

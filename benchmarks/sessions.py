@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 import edgevlm
-from edgevlm import registry
 from edgevlm.benchmarks.measuring import keep, take_turns
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.targets import registry
 
 PIXELS = np.random.default_rng(0).uniform(0, 255, (1, 3, 64, 64)).astype(np.float32)
 

@@ -29,12 +29,14 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
-from edgevlm.capture import kind, place
+from edgevlm.bundle.recipe import AUTO, Recipe
+from edgevlm.bundle.spec import Array
+from edgevlm.converters.half import FP16_MAX
 from edgevlm.errors import RecipeError
-from edgevlm.interfaces import Array, OpRange, Program, Programs, Progress, Verdict
-from edgevlm.recipe import AUTO, Recipe
-
-from .half import FP16_MAX
+from edgevlm.graphs.capture import kind, place
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.process.progress import Progress
+from edgevlm.targets.converter import OpRange, Verdict
 
 FP16_SMALLEST_NORMAL = 2.0**-14
 _NEAR = 4.0

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from edgevlm.interfaces import Program
+from edgevlm.graphs.program import Program
 
 _aten = torch.ops.aten
 _decomposed = torch.ops.quantized_decomposed

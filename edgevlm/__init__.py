@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgevlm.api import convert, distill, open
-    from edgevlm.bundle import Bundle
-    from edgevlm.bundle_model import BundleModel
+    from edgevlm.bundle.bundle import Bundle
     from edgevlm.enrichment.enrichment import enrich
     from edgevlm.evaluation.evaluation import evaluate
+    from edgevlm.inference.embedder import BundleModel
 
 __version__ = "0.1.0"
 __all__ = ["Bundle", "BundleModel", "__version__", "convert", "distill", "enrich", "evaluate", "open"]
@@ -19,7 +19,7 @@ __all__ = ["Bundle", "BundleModel", "__version__", "convert", "distill", "enrich
 # Imported when first used, so that `edgevlm --help` answers at once.
 _HOMES = {
     "Bundle": "edgevlm.bundle",
-    "BundleModel": "edgevlm.bundle_model",
+    "BundleModel": "edgevlm.inference.embedder",
     "convert": "edgevlm.api",
     "distill": "edgevlm.api",
     "enrich": "edgevlm.enrichment.enrichment",

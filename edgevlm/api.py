@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgevlm.bundle import Bundle
-from edgevlm.bundle_model import BundleModel
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.errors import InputError, ParityFailed
+from edgevlm.inference.embedder import BundleModel
 
 if TYPE_CHECKING:
-    from edgevlm.bundle import Labels
+    from edgevlm.bundle.manifest import Labels
     from edgevlm.compression.calibration import CalibrationSource
     from edgevlm.data.dataset import Dataset
     from edgevlm.distillation.distillation import Distilled
@@ -66,8 +66,8 @@ def convert(
         ParityFailed: the bundle was written aside, and its answers are too far from the reference's.
         EdgeVLMError: nothing was written; see `edgevlm.errors`.
     """
-    from edgevlm import pipeline
-    from edgevlm.recipe import resolve
+    from edgevlm.bundle.recipe import resolve
+    from edgevlm.conversion import pipeline
 
     request = pipeline.Request(
         model=model,
@@ -172,7 +172,7 @@ def distill(
 def _labels(
     names: Sequence[str] | None, templates: Sequence[str], descriptions: Descriptions | str | Path | None
 ) -> Labels | None:
-    from edgevlm.bundle import Labels
+    from edgevlm.bundle.manifest import Labels
     from edgevlm.enrichment.descriptions import Descriptions, label_texts
 
     if names is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgevlm import __version__, interrupts
+from edgevlm import __version__
 from edgevlm.commands.audit import audit
 from edgevlm.commands.bench import bench, devices
 from edgevlm.commands.bundles import inspect, run, verify
@@ -19,6 +19,7 @@ from edgevlm.commands.lists import models, recipes, targets
 from edgevlm.commands.prune import prune
 from edgevlm.commands.tune import tune
 from edgevlm.errors import EdgeVLMError
+from edgevlm.process import interrupts
 
 
 class _Main(click.Group):

@@ -20,10 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgevlm.boundary import find_component, validate_inputs
-from edgevlm.bundle import Bundle, BundledComponent
-from edgevlm.interfaces import Array, BundleFile, Closing, OpCount, OpRange, Programs, Progress, Unsupported
-from edgevlm.recipe import Recipe
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import BundledComponent
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import Array
+from edgevlm.graphs.program import Programs
+from edgevlm.process.progress import Progress
+from edgevlm.targets.boundary import find_component, validate_inputs
+from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
+from edgevlm.targets.inspection import OpCount
+from edgevlm.targets.runtime import Closing
 
 
 class Pt2Converter:
@@ -97,8 +103,9 @@ def _load(bundle: Bundle, component: BundledComponent) -> Any:
 if __name__ == "__main__":
     from importlib.metadata import EntryPoint
 
-    from edgevlm import pipeline, registry
-    from edgevlm.recipe import BUILTIN
+    from edgevlm.bundle.recipe import BUILTIN
+    from edgevlm.conversion import pipeline
+    from edgevlm.targets import registry
 
     # Stands in for the installed package's entry point.
     registry._plugins = lambda: {"pt2": EntryPoint("pt2", "__main__:target", "edgevlm.targets")}

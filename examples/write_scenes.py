@@ -27,7 +27,7 @@ from PIL import Image
 
 from edgevlm.data.dataset import Dataset, Example
 from edgevlm.data.rendered import RenderedObjects
-from edgevlm.data.scenes import ATTRIBUTES
+from edgevlm.data.scene import ATTRIBUTES
 from edgevlm.data.sources import open_data
 from edgevlm.errors import EdgeVLMError
 

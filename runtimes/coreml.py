@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.boundary import find_component, validate_inputs
+from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency
-from edgevlm.interfaces import Advice, Array, Closing, OpCount, OpCoverage, Package, TracedOp
-from edgevlm.spec import ComponentSpec
-from edgevlm.stored import StoredWeight
+from edgevlm.targets.boundary import find_component, validate_inputs
+from edgevlm.targets.inspection import Advice, OpCount, OpCoverage, Package
+from edgevlm.targets.runtime import Closing, TracedOp
 
 if TYPE_CHECKING:
-    from edgevlm.bundle import Bundle
+    from edgevlm.bundle.bundle import Bundle
 
 
 class _Predictor(Protocol):

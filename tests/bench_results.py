@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgevlm.bench.results import Artefact, Counts, Emulated, Estimated, Failed, Measured, Result
-from edgevlm.onboard.figures import Memory, Spread, Sustained, System, Times, Window
+from edgevlm.bench.results import Artefact, Emulated, Estimated, Failed, Measured, Result
+from edgevlm.onboard.figures import Counts, Memory, Spread, Sustained, System, Times, Window
 
 COMPONENTS = ("encode_image", "encode_text")
 RECIPES = {"fp32": (1.0, 1.0), "fp16": (0.5, 0.999998), "int8": (0.26, 0.9962), "int8-static": (0.255, 0.9884)}

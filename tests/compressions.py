@@ -17,19 +17,20 @@ import torch
 from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
 from torch import Tensor, nn
 
-from edgevlm import bundle as bundles
-from edgevlm import registry
+from edgevlm.bundle import bundle as bundles
+from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.recipe import BUILTIN, Recipe
+from edgevlm.bundle.spec import Source
 from edgevlm.compression.compression import Compressed, compress
 from edgevlm.data.scenes import Scenes
-from edgevlm.interfaces import Program, Programs
+from edgevlm.graphs.program import Program, Programs
 from edgevlm.models import catalogue
 from edgevlm.models.model import assemble_programs
 from edgevlm.models.students.config import GridConfig, HybridConfig, ImageTowerConfig, square_pictures
 from edgevlm.models.students.reparameterised import fuse
 from edgevlm.models.students.towers import build_image_tower
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN, Recipe
-from edgevlm.spec import Source
+from edgevlm.process.progress import silent
+from edgevlm.targets import registry
 
 SIZE, CONTEXT, DIM = 32, 8, 24
 SAMPLES = 16
@@ -125,11 +126,11 @@ def lower(target: str, recipe: Recipe, lowered: Mapping[str, Program], folder: P
     folder.mkdir(parents=True)
     files = registry.converter(target).lower(lowered, recipe, folder)
     answered = {name: file.path for file in files for name in file.components}
-    manifest = bundles.Manifest(
-        format_version=bundles.FORMAT_VERSION,
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
         name="compressions",
         target=target,
-        components={name: bundles.BundledComponent(lowered[name].spec, file) for name, file in answered.items()},
+        components={name: BundledComponent(lowered[name].spec, file) for name, file in answered.items()},
         image=square_pictures(SIZE),
         text=None,
         labels=None,

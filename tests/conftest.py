@@ -52,7 +52,7 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> 
 @pytest.fixture
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where what devices are emulated with, some 450 MB, is kept from one test run to the next."""
-    from edgevlm.devices import store
+    from edgevlm.process import store
 
     folder = request.config.cache.mkdir("devices")
     monkeypatch.setattr(store, "folder", lambda: folder)

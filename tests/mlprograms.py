@@ -14,7 +14,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, types
 from numpy.typing import NDArray
 
-from edgevlm.converters import coreml_patches
+from edgevlm.converters.coreml import patches
 
 Array = NDArray[Any]
 
@@ -82,7 +82,7 @@ def save(model: Any, path: Path, edit: Callable[[Any], None] = lambda block: Non
 def convert(module: torch.nn.Module, example: tuple[torch.Tensor, ...], *, fp16: bool, **options: Any) -> Any:
     """Takes a module through torch.export and coremltools' converter; its result is named `embedding`."""
     exported = torch.export.export(module.eval(), example, strict=False).run_decompositions({})
-    with coreml_patches.applied():
+    with patches.applied():
         return ct.convert(
             exported,
             convert_to="mlprogram",

@@ -20,14 +20,14 @@ import towers
 from adbd import PROPERTIES, Adbd, Phone
 
 from edgevlm import schema
-from edgevlm.bench import runners
 from edgevlm.bench.artefacts import subjects
 from edgevlm.bench.measure import Effort
-from edgevlm.bench.phone import measure_phone
+from edgevlm.bench.phones import runners
+from edgevlm.bench.phones.phone import measure_phone
+from edgevlm.bench.phones.runners import BenchmarkModel, ExecutorRunner, Work
 from edgevlm.bench.results import Failed, Measured, Result
-from edgevlm.bench.runners import BenchmarkModel, ExecutorRunner, Work
 from edgevlm.bench.worker import Assignment
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.devices import adb as adb_module
 from edgevlm.devices import android
 from edgevlm.devices.adb import Adb
@@ -35,7 +35,7 @@ from edgevlm.devices.connection import NotReached
 from edgevlm.devices.device import Device
 from edgevlm.devices.profile import Profile
 from edgevlm.errors import ConnectionLost, DeviceError, OutOfMemory
-from edgevlm.progress import silent
+from edgevlm.process.progress import silent
 
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="needs adb: apt install adb")
 HERE = Path(__file__).parent

@@ -15,14 +15,16 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from edgevlm import pipeline, registry
-from edgevlm.audit import settle
+from edgevlm.bundle.recipe import BUILTIN, Recipe, resolve
+from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.cli import main
+from edgevlm.conversion import pipeline
+from edgevlm.conversion.audit import settle
 from edgevlm.errors import RecipeError, UnsupportedError
-from edgevlm.interfaces import Array, OpRange, Program
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN, Recipe, resolve
-from edgevlm.spec import ComponentSpec, TensorSpec
+from edgevlm.graphs.program import Program
+from edgevlm.process.progress import silent
+from edgevlm.targets import registry
+from edgevlm.targets.converter import OpRange
 
 FP16 = BUILTIN["fp16"]
 AUTO = replace(FP16, name="auto", float32_ops=("auto",))

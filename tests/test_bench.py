@@ -22,21 +22,23 @@ from sshd import SERVER, Sshd
 
 import edgevlm
 from edgevlm import schema
-from edgevlm.bench import compare, exports, results
+from edgevlm.bench import compare, results
 from edgevlm.bench.artefacts import describe
 from edgevlm.bench.bench import merge
 from edgevlm.bench.emulate import judge
 from edgevlm.bench.measure import thread_counts
-from edgevlm.bench.results import Counts, Emulated, Estimated, Failed, Measured
-from edgevlm.bundle import Bundle
+from edgevlm.bench.peers import exports
+from edgevlm.bench.results import Emulated, Estimated, Failed, Measured
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.cli import main
-from edgevlm.devices import device, profile, store
+from edgevlm.devices import device, profile
 from edgevlm.errors import DeviceError, InputError
 from edgevlm.models import catalogue
 from edgevlm.onboard import tensorrt
-from edgevlm.onboard.figures import Memory, Spread, System, Times, spread
+from edgevlm.onboard.figures import Counts, Memory, Spread, System, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
-from edgevlm.progress import silent
+from edgevlm.process import store
+from edgevlm.process.progress import silent
 
 needs_sshd = pytest.mark.skipif(SERVER is None or shutil.which("ssh") is None, reason="needs OpenSSH's sshd and ssh")
 QUICK = ("--seconds", "0.1", "--threads", "1", "--component", "encode_image")

@@ -15,10 +15,10 @@ import pytest
 from edgevlm.bench.report import curves
 from edgevlm.bench.report.charts import memory_chart
 from edgevlm.bench.report.content import report
-from edgevlm.bench.report.drawing import scale
 from edgevlm.bench.report.fronts import front, points
 from edgevlm.bench.report.markdown import write_markdown
 from edgevlm.bench.report.page import write_page
+from edgevlm.bench.report.svg import scale
 from edgevlm.bench.report.wording import GLYPHS, MEANINGS, WORDS, Names, clean, cosine, megabytes, number
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
 

@@ -11,15 +11,15 @@ from click.testing import CliRunner
 from coremltools.converters.mil import Builder as mb
 from mlprograms import write_program
 
-from edgevlm import registry
 from edgevlm.benchmarks.blame.plants import PLANTS, Plant, blamed, programs, sample
 from edgevlm.blame.blame import Blame, Step, blame
 from edgevlm.blame.matching import Matcher, unmasked
 from edgevlm.blame.page import verdict, write_page
 from edgevlm.blame.reference import Expected, expected_values
+from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.cli import main
-from edgevlm.interfaces import TracedOp
-from edgevlm.recipe import BUILTIN
+from edgevlm.targets import registry
+from edgevlm.targets.runtime import TracedOp
 
 # ExecuTorch converts slowly: one fault of each precision. The benchmark `blame` plants all.
 FAULTS = [

@@ -22,18 +22,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import edgevlm
-from edgevlm import registry
-from edgevlm.bundle import Bundle, BundledComponent, seal
-from edgevlm.devices import store
+from edgevlm.bundle.bundle import Bundle, seal
+from edgevlm.bundle.manifest import BundledComponent
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.devices.local import Local
 from edgevlm.devices.machine import Machine
 from edgevlm.devices.profile import Profile, builtin
 from edgevlm.emulation import board_image, cpio
 from edgevlm.emulation.board import QEMU, board, memory_mb
 from edgevlm.errors import DeviceError, OutOfMemory
-from edgevlm.interfaces import Program
-from edgevlm.recipe import BUILTIN
-from edgevlm.spec import ComponentSpec, TensorSpec
+from edgevlm.graphs.program import Program
+from edgevlm.process import store
+from edgevlm.targets import registry
 
 PI_5 = builtin()["raspberry-pi-5"]
 LITTLE_MB = 160  # the student's job takes 70 MB, and that of `Greedy` 300 MB

@@ -13,15 +13,16 @@ import torch
 from edgevlm import schema
 from edgevlm.benchmarks.builtin_card import model_card
 from edgevlm.data.captions import caption, vocabulary
-from edgevlm.data.scenes import Scenes, variants
+from edgevlm.data.scene import variants
+from edgevlm.data.scenes import Scenes
+from edgevlm.distillation.builtin import student as distillation
+from edgevlm.distillation.builtin.batches import FACTS, NEGATIVES, Steps, facts
+from edgevlm.distillation.builtin.caption_tokenizer import build_tokenizer
+from edgevlm.distillation.builtin.teacher import contrastive_loss, train
 from edgevlm.distillation.recipe import Schedule
 from edgevlm.evaluation.evaluation import evaluate
 from edgevlm.evaluation.scene_zero_shot import CANDIDATES, VARIED, distractors
 from edgevlm.models import builtin, catalogue
-from edgevlm.models.builtin import distillation
-from edgevlm.models.builtin.batches import FACTS, NEGATIVES, Steps, facts
-from edgevlm.models.builtin.caption_tokenizer import build_tokenizer
-from edgevlm.models.builtin.training import contrastive_loss, train
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.config import GridConfig, TextTowerConfig
 from edgevlm.models.students.towers import multiply_adds
@@ -132,7 +133,7 @@ def test_the_student_is_made_by_its_command(tmp_path: Path, monkeypatch: pytest.
 
 def test_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     how = {"seed": 0, "steps": 12, "batch_size": 8}
-    monkeypatch.setattr("edgevlm.models.builtin.training._EVERY", 5)
+    monkeypatch.setattr("edgevlm.distillation.builtin.teacher._EVERY", 5)
     straight = train(SMALL, SMALL_TEXT, build_tokenizer(1024), **how, out=tmp_path / "straight")
     train(SMALL, SMALL_TEXT, build_tokenizer(1024), **how, out=tmp_path / "stopped")
     checkpoints = tmp_path / "stopped" / "checkpoints"

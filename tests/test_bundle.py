@@ -10,20 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm.bundle import (
+from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.bundle.integer_weights import WeightProof
+from edgevlm.bundle.manifest import (
     FORMAT_VERSION,
-    Bundle,
     BundledComponent,
     CalibrationRecord,
     Manifest,
-    seal,
-    staged,
-    write_manifest,
 )
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
+from edgevlm.bundle.staging import staged
 from edgevlm.errors import BundleError, OutputError
-from edgevlm.recipe import BUILTIN
-from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
-from edgevlm.stored import WeightProof
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -15,15 +15,15 @@ import pytest
 from click.testing import CliRunner
 from pictures import scene
 
+from edgevlm.bundle.recipe import BUILTIN, Calibration
 from edgevlm.cli import main
 from edgevlm.compression.calibration import CalibrationData, CalibrationSource
+from edgevlm.conversion.original import Prepared
+from edgevlm.conversion.pipeline import Request, convert
 from edgevlm.errors import DataError, RecipeError
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
-from edgevlm.pipeline import Request, convert
-from edgevlm.prepared import Prepared
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN, Calibration
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.process.progress import silent
 
 SIXTEEN = Calibration(samples=16)
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 import edgevlm
-from edgevlm import codes
 from edgevlm.cli import main
 from edgevlm.data.sources import open_data
 from edgevlm.errors import DataError, InputError, TensorError
 from edgevlm.evaluation import index
 from edgevlm.evaluation.encoders import open_encoder
+from edgevlm.inference import codes
 
 F32 = NDArray[np.float32]
 PICTURES = 400

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.compression.compression import Compressed, compress
 from edgevlm.compression.folding import fold_layer_norms, fold_output_scales
 from edgevlm.compression.layers import find_layers
 from edgevlm.compression.pruning import prune
 from edgevlm.compression.quantisation import quantise
 from edgevlm.errors import RecipeError
-from edgevlm.interfaces import Program
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
-from edgevlm.spec import ComponentSpec, TensorSpec
-from edgevlm.stored import StoredWeight
+from edgevlm.graphs.program import Program
+from edgevlm.process.progress import silent
 
 COMPONENTS = ("clip_image", "clip_text", "siglip_image", "siglip_text", "hybrid", "grid")
 RECIPES = ("int8", "int8-static", "int8-weights", "int4-weights", "prune-50-int8")

@@ -16,20 +16,22 @@ from compressions import LOWERED
 from numpy.typing import NDArray
 from torch import nn
 
-from edgevlm import pipeline, registry
-from edgevlm.bundle import Bundle, seal
-from edgevlm.capture import unlifted
+from edgevlm.bundle.bundle import Bundle, seal
+from edgevlm.bundle.integer_weights import StoredWeight, WeightProof, prove
+from edgevlm.bundle.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.compression.calibration import CalibrationSource
 from edgevlm.compression.compression import compress
 from edgevlm.compression.layers import find_layers
-from edgevlm.converters import coreml_weights
+from edgevlm.conversion import pipeline
+from edgevlm.conversion.pipeline import verify_weights
+from edgevlm.converters.coreml import weights as coreml_weights
 from edgevlm.errors import CheckFailed
-from edgevlm.interfaces import OpCount, Program
-from edgevlm.pipeline import verify_weights
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
-from edgevlm.spec import ComponentSpec, TensorSpec
-from edgevlm.stored import StoredWeight, WeightProof, prove
+from edgevlm.graphs.capture import unlifted
+from edgevlm.graphs.program import Program
+from edgevlm.process.progress import silent
+from edgevlm.targets import registry
+from edgevlm.targets.inspection import OpCount
 
 TARGETS = ("coreml", "executorch", "tflite")
 RECIPES = ("int8", "int8-static", "int8-weights", "int4-weights")
@@ -227,7 +229,7 @@ def without_the_last(weights: Any) -> str:
 INTEGER_WEIGHTS_PASS: Callable[[Any], str] = coreml_weights.integer_weights_pass
 LOSSES = {
     # target: what a converter would do without the part of ours that keeps integers, and the layers that suffer
-    "coreml": ("edgevlm.converters.coreml.integer_weights_pass", without_the_last, "projection"),
+    "coreml": ("edgevlm.converters.coreml.converter.integer_weights_pass", without_the_last, "projection"),
     # litert-torch multiplies attention's scale into the query's weights, after they were decided.
     "tflite": ("edgevlm.compression.quantisation.fold_output_scales", lambda graph: None, "blocks.0.attention.query"),
 }

@@ -15,12 +15,13 @@ import torch
 import towers
 from torch import Tensor, nn
 
-from edgevlm import capture, registry
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import MissingDependency, UnsupportedError
-from edgevlm.interfaces import Program
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN
-from edgevlm.spec import ComponentSpec, TensorSpec
+from edgevlm.graphs import capture
+from edgevlm.graphs.program import Program
+from edgevlm.process.progress import silent
+from edgevlm.targets import registry
 
 TARGETS = ("coreml", "executorch", "tflite")
 SINGLE_FILES = {"executorch": "model.pte", "tflite": "model.tflite"}
@@ -268,7 +269,7 @@ def test_executorch_fp16_keeps_norms_in_float32() -> None:
 
 @pytest.mark.parametrize("mask", ["none", "causal", "bool", "float"])
 def test_attention_is_written_out_as_torch_computes_it(mask: str) -> None:
-    from edgevlm.converters.executorch import decompositions
+    from edgevlm.converters.executorch.converter import decompositions
 
     generator = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(1, 2, 5, 8, generator=generator) * 2 for _ in range(3))

@@ -14,13 +14,14 @@ import pytest
 from coremltools.converters.mil import Builder as mb
 from mlprograms import write_program
 
-from edgevlm.bundle import FORMAT_VERSION, Bundle, BundledComponent, Manifest, seal
+from edgevlm.bundle.bundle import Bundle, seal
+from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.interfaces import OpCount
-from edgevlm.recipe import BUILTIN
 from edgevlm.runtimes import coreml
 from edgevlm.runtimes.coreml import CoreMLRuntime
-from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
+from edgevlm.targets.inspection import OpCount
 
 pytestmark = pytest.mark.skipif(sys.platform == "darwin", reason="there Apple's own runtime answers")
 

@@ -20,7 +20,8 @@ from PIL import Image
 from edgevlm.data.captions import caption, vocabulary
 from edgevlm.data.dataset import Dataset, Example
 from edgevlm.data.rendered import HELD_OUT_START
-from edgevlm.data.scenes import Scenes, is_held_out
+from edgevlm.data.scene import is_held_out
+from edgevlm.data.scenes import Scenes
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot, limit
 from edgevlm.errors import DataError, ImageError

@@ -17,10 +17,9 @@ import pytest
 from fetching import skipped_offline
 
 import edgevlm
-from edgevlm import interrupts, pipeline, registry
-from edgevlm.bench.results import Counts
-from edgevlm.bundle import Bundle
-from edgevlm.devices import store
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.conversion import pipeline
 from edgevlm.devices.profile import Cluster, builtin
 from edgevlm.emulation import counting, plugin, processor, root, runner, shim, tools
 from edgevlm.emulation.counting import Emulation, dispatch_warnings, emulate, steady
@@ -28,7 +27,9 @@ from edgevlm.emulation.parts import Part
 from edgevlm.emulation.setup import Setup, prepare, setup
 from edgevlm.errors import DeviceError, EdgeVLMError
 from edgevlm.onboard.engines import sample_inputs
-from edgevlm.recipe import BUILTIN
+from edgevlm.onboard.figures import Counts
+from edgevlm.process import interrupts, store
+from edgevlm.targets import registry
 
 PI_4, PI_5 = (builtin()[name].cpu[0] for name in ("raspberry-pi-4", "raspberry-pi-5"))
 NEEDED = ("qemu-aarch64", "setarch", "gcc", "aarch64-linux-gnu-gcc", "aarch64-linux-gnu-g++", "apt-get", "dpkg")

@@ -26,7 +26,7 @@ from PIL import Image
 
 import edgevlm
 from edgevlm import schema
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.cli import main
 from edgevlm.enrichment import from_file, questions
 from edgevlm.enrichment.descriptions import Author, Descriptions, Entry, label_texts
@@ -34,7 +34,7 @@ from edgevlm.enrichment.endpoint import Endpoint
 from edgevlm.enrichment.enrichment import Question, enrich
 from edgevlm.enrichment.language_model import LocalModel
 from edgevlm.errors import CheckpointError, EnrichmentError, LabelError, OutputError
-from edgevlm.locking import locked
+from edgevlm.process.locking import locked
 
 LABELS = ("hoopoe", "dog [brown]", "ein Häuschen")
 SENTENCES = {

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import edgevlm
-from edgevlm.bundle import Labels
+from edgevlm.bundle.manifest import Labels
 from edgevlm.cli import main
 from edgevlm.data.captions import caption
 from edgevlm.data.dataset import Example
 from edgevlm.data.rendered import HELD_OUT_START
-from edgevlm.data.scenes import Scenes, variants
+from edgevlm.data.scene import variants
+from edgevlm.data.scenes import Scenes
 from edgevlm.data.sources import open_data
 from edgevlm.enrichment.descriptions import Descriptions, Entry
 from edgevlm.errors import CheckFailed, DataError, ImageError, InputError, LabelError, UnsupportedError

@@ -12,19 +12,20 @@ import compressions
 import pytest
 from click.testing import CliRunner, Result
 
-from edgevlm import forecast, pipeline, registry
 from edgevlm.benchmarks.forecast import measure_memory
-from edgevlm.bundle import Labels
-from edgevlm.capture import unlifted
+from edgevlm.bundle.manifest import Labels
+from edgevlm.bundle.recipe import BUILTIN, Recipe
 from edgevlm.cli import main
 from edgevlm.compression.compression import compress
 from edgevlm.compression.layers import find_layers
+from edgevlm.conversion import forecast, pipeline
 from edgevlm.errors import LabelError, RecipeError, UnsupportedError
-from edgevlm.footprint import distinct, outline
-from edgevlm.interfaces import Programs
+from edgevlm.graphs.capture import unlifted
+from edgevlm.graphs.outline import distinct, outline
+from edgevlm.graphs.program import Programs
 from edgevlm.models import builtin
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN, Recipe
+from edgevlm.process.progress import silent
+from edgevlm.targets import registry
 
 TARGETS = tuple(registry.CONVERTERS)
 REFUSED = {

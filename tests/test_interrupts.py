@@ -8,7 +8,7 @@ from types import FrameType
 
 import pytest
 
-from edgevlm import interrupts
+from edgevlm.process import interrupts
 
 
 @pytest.fixture

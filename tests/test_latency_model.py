@@ -14,8 +14,7 @@ from fetching import skipped_offline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgevlm.bench.calibration import AcceleratorPoint, CpuPoint, points
-from edgevlm.bench.latency_model import (
+from edgevlm.bench.estimates.latency_model import (
     BUS_SPREAD,
     NPU_SPREAD,
     Prediction,
@@ -27,6 +26,7 @@ from edgevlm.bench.latency_model import (
     scale,
     speedup,
 )
+from edgevlm.bench.estimates.published import AcceleratorPoint, CpuPoint, points
 from edgevlm.benchmarks.calibration.__main__ import POINTS, with_counts
 from edgevlm.benchmarks.calibration.counting import bundle, cluster, count, split
 from edgevlm.benchmarks.calibration.networks import NETWORKS, build, multiply_adds

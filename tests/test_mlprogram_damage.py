@@ -13,11 +13,11 @@ import pytest
 from coremltools.converters.mil import Builder as mb
 from mlprograms import write_program
 
+from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.errors import BundleError, EdgeVLMError, UnsupportedError
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 from edgevlm.runtimes.mlprogram.package import read_function
 from edgevlm.runtimes.mlprogram.stored import stored_weights
-from edgevlm.stored import StoredWeight
 
 INPUTS = {"x": np.ones((2, 64), np.float32)}
 MODEL = "Data/com.apple.CoreML/model.mlmodel"

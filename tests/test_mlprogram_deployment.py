@@ -15,12 +15,12 @@ from coremltools.converters.mil.mil import types
 from mlprogram_cases import positive, real, whole
 from mlprograms import Array, write_program
 
-from edgevlm.interfaces import Advice
 from edgevlm.runtimes.mlprogram.deployment import advise, systems
 from edgevlm.runtimes.mlprogram.facts import OF_FUNCTIONS, OF_OPS
 from edgevlm.runtimes.mlprogram.inspection import inspect_package
 from edgevlm.runtimes.mlprogram.opsets import SYSTEMS
 from edgevlm.runtimes.mlprogram.package import function_names, read_function, specification_version
+from edgevlm.targets.inspection import Advice
 
 Body = Callable[..., Any]
 X = {"x": real(2, 8)}

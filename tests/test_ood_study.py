@@ -16,7 +16,7 @@ from edgevlm.benchmarks.ood.side_by_side import make_runs
 from edgevlm.benchmarks.ood.study import Plan, Run, is_done, make_teacher, open_study
 from edgevlm.benchmarks.ood.teacher import Corpus, TeacherPlan
 from edgevlm.data.captions import caption
-from edgevlm.data.scenes import Scene
+from edgevlm.data.scene import Scene
 from edgevlm.distillation.recipe import Schedule
 from edgevlm.errors import InputError, OutputError
 from edgevlm.models import catalogue

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgevlm.interfaces import Closing
-from edgevlm.parity import Answers, Samples, ask, compare
-from edgevlm.recipe import BUILTIN, ParityLimits
+from edgevlm.bundle.recipe import BUILTIN, ParityLimits
+from edgevlm.parity.comparison import Answers, Samples, ask, compare
+from edgevlm.targets.runtime import Closing
 
 
 def _unit(rows: int, seed: int) -> np.ndarray:

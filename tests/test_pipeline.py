@@ -19,11 +19,15 @@ from checkpoints import VIT_B32_TEXT, VIT_B32_VISION, write_clip_checkpoint, wri
 from PIL import Image
 
 import edgevlm
-from edgevlm import cache, golden, labels, pipeline, registry
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.recipe import BUILTIN, ParityLimits
+from edgevlm.conversion import pipeline
 from edgevlm.errors import EdgeVLMError, LabelError, OutputError, TensorError, UnsupportedError
+from edgevlm.inputs import labels
 from edgevlm.models import builtin, catalogue
-from edgevlm.recipe import BUILTIN, ParityLimits
+from edgevlm.parity import golden, samples
+from edgevlm.process import store
+from edgevlm.targets import registry
 
 TARGETS = ("coreml", "executorch", "tflite")
 # Amplified weights show a wrong structure, and magnify float16's honest rounding beyond its limit.
@@ -58,7 +62,7 @@ def test_every_target_passes(converted: tuple[pipeline.Outcome, ...]) -> None:
         assert outcome.bundle is not None
         report = outcome.bundle.manifest.parity
         assert report is not None
-        assert report.samples == golden.SAMPLES == 200
+        assert report.samples == samples.SAMPLES == 200
         assert sys.platform == "darwin" or report.evidence == EVIDENCE[outcome.target]
         measured = {(check.component, check.measure) for check in report.checks}
         assert {
@@ -149,7 +153,7 @@ def test_labels_and_both_towers_agree(labels_file: Path, tmp_path: Path) -> None
     request = pipeline.Request(builtin.STUDENT, ("tflite",), BUILTIN["fp32"], tmp_path, labels=labels.read(labels_file))
     (outcome,) = pipeline.convert(request)
     assert outcome.bundle is not None
-    pictures = list(golden.sample_pictures()[:8])
+    pictures = list(samples.sample_pictures()[:8])
     with edgevlm.open(outcome.bundle.path) as model:
         assert set(outcome.bundle.components) == {"encode_image", "encode_text", "classify"}
         assert np.abs(model.classify(pictures) - model.classify(pictures, model.labels)).max() < 1e-4
@@ -169,7 +173,7 @@ def test_a_damaged_cache_entry_is_converted_again(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("EDGEVLM_CACHE_DIR", str(tmp_path / "cache"))
     request = pipeline.Request(builtin.STUDENT, ("tflite",), BUILTIN["fp32"], tmp_path / "a")
     pipeline.convert(request)
-    for entry in cache.folder().glob("*.edgevlm"):
+    for entry in store.folder().glob("*.edgevlm"):
         (entry / "extra").write_text("x")
     (again,) = pipeline.convert(replace(request, out=tmp_path / "b"))
     assert (again.status, again.cached) == ("passed", False)

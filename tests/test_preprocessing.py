@@ -17,10 +17,10 @@ from transformers import AutoImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError, ImageError
+from edgevlm.inputs.pictures import decode, preprocess, resize_and_crop
 from edgevlm.models.checkpoints import picture_rules
-from edgevlm.preprocessing import decode, preprocess, resize_and_crop
-from edgevlm.spec import ImagePreprocessing
 
 CLIP = {"image_processor_type": "CLIPImageProcessor"}
 SIGLIP = {"image_processor_type": "SiglipImageProcessor"}

@@ -8,8 +8,16 @@ import pytest
 import yaml
 
 from edgevlm import schema
+from edgevlm.bundle.recipe import (
+    BUILTIN,
+    Activations,
+    Calibration,
+    ParityLimits,
+    Recipe,
+    Weights,
+    resolve,
+)
 from edgevlm.errors import RecipeError
-from edgevlm.recipe import BUILTIN, Activations, Calibration, ParityLimits, Recipe, Weights, resolve
 
 
 def test_a_name_and_a_file_give_a_recipe(tmp_path: Path) -> None:

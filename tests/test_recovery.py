@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.compression import recovery
 from edgevlm.compression.pruning import prune
 from edgevlm.compression.quantisation import quantise
@@ -16,10 +17,9 @@ from edgevlm.data.rendered import open_rendered
 from edgevlm.distillation.distillation import Request, distill
 from edgevlm.distillation.recipe import resolve as resolve_distillation
 from edgevlm.errors import RecipeError
+from edgevlm.inputs.pictures import preprocess
 from edgevlm.models import builtin, catalogue
 from edgevlm.models.students import folder as folders
-from edgevlm.preprocessing import preprocess
-from edgevlm.recipe import BUILTIN
 
 
 def tower() -> nn.Module:

@@ -14,13 +14,13 @@ import pytest
 import torch
 import towers
 
-from edgevlm import registry
-from edgevlm.boundary import find_component, validate_inputs
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, InputError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.interfaces import Session
-from edgevlm.runtimes.torch import TorchSession
-from edgevlm.spec import ComponentSpec, TensorSpec
+from edgevlm.models.reference import TorchSession
+from edgevlm.targets import registry
+from edgevlm.targets.boundary import find_component, validate_inputs
+from edgevlm.targets.runtime import Session
 
 TARGETS = ("executorch", "tflite")
 FILES = {"executorch": "model.pte", "tflite": "model.tflite"}
@@ -231,7 +231,7 @@ def test_executorchs_thread_pool_is_not_changed_under_a_session_that_runs() -> N
 
 def test_executorch_runs_without_its_compiler() -> None:
     code = (
-        "import sys, edgevlm.runtimes.executorch as runtime; runtime._bindings();"
+        "import sys, edgevlm.runtimes.executorch.runtime as runtime; runtime._bindings();"
         "assert not {'executorch.exir', 'torchao', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)

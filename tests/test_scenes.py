@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgevlm.data.captions import caption, leave_open, vocabulary
-from edgevlm.data.scenes import (
+from edgevlm.data.scene import (
     ATTRIBUTES,
     BACKGROUNDS,
     STYLES,
@@ -18,12 +18,12 @@ from edgevlm.data.scenes import (
     UNSEEN_STYLES,
     Group,
     Scene,
-    Scenes,
     Split,
     describes,
     is_held_out,
     variants,
 )
+from edgevlm.data.scenes import Scenes
 
 RED_CIRCLE = Group("circle", "red", "matte", "plain", "large")
 BLUE_STARS = Group("star", "blue", "glossy", "striped", "small", 2)

@@ -24,7 +24,7 @@ import edgevlm
 from edgevlm import schema
 from edgevlm.bench.measure import Effort
 from edgevlm.bench.worker import Assignment
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.devices import ssh
 from edgevlm.devices.address import Address, parse
 from edgevlm.devices.device import resolve

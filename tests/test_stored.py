@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgevlm.stored import StoredWeight, prove, prove_again
+from edgevlm.bundle.integer_weights import StoredWeight, prove, prove_again
 
 
 def stored(layer: str, seed: int, **changes: Any) -> StoredWeight:

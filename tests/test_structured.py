@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel, SiglipModel
 
 import edgevlm
-from edgevlm.bundle import Labels
+from edgevlm.bundle.manifest import Labels
 from edgevlm.cli import main
 from edgevlm.compression import structured
 from edgevlm.compression.importance import choose, score

@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, SiglipTextModel
 
 import edgevlm
-from edgevlm import labels, pipeline
-from edgevlm.bundle import Labels
+from edgevlm.bundle.manifest import Labels
+from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.cli import main
+from edgevlm.conversion import pipeline
+from edgevlm.conversion.original import softmax
 from edgevlm.data.scenes import Scenes
 from edgevlm.errors import CheckpointError, InputError, TensorError, UnsupportedError
+from edgevlm.inputs import labels
 from edgevlm.models import builtin, catalogue
 from edgevlm.models.model import Model
 from edgevlm.models.students import folder as student_folder
@@ -40,8 +43,6 @@ from edgevlm.models.students.parts import FixedLabels, SmallText, StudentParts, 
 from edgevlm.models.students.presets import COST_DIM, COSTS, PRESETS, TEXT_PRESETS, preset, text_preset
 from edgevlm.models.students.reparameterised import RepConv, fuse
 from edgevlm.models.students.towers import build_image_tower, build_text_tower, cost, multiply_adds, parameters
-from edgevlm.prepared import softmax
-from edgevlm.recipe import BUILTIN
 
 torch.set_num_threads(1)
 

@@ -20,8 +20,8 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, p
 from transformers import AutoTokenizer, CLIPTokenizer, Siglip2Tokenizer, SiglipTokenizer
 
 from edgevlm.errors import CheckpointError, InputError
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models.checkpoints.text_rules import CheckpointTokenizer, Family, from_checkpoint
-from edgevlm.tokenizing import Tokenizer
 
 TEXTS = (
     "",
@@ -511,9 +511,9 @@ def without_the_ending(folder: Path) -> None:
         ("siglip", with_content("spiece.model", b""), "files of a SiglipTokenizer that transformers reads"),
         ("clip", with_content("tokenizer.json", b"{}"), "damaged or unknown"),
         ("clip", with_content("tokenizer.json", b"\xff\xfe"), "damaged or unknown"),
-        ("clip", with_content("tokenizer_config.json", b"{"), "not valid JSON"),
+        ("clip", with_content("tokenizer_config.json", b"{"), "not a readable JSON file"),
         ("clip", with_content("tokenizer_config.json", b"[]"), "expected an object"),
-        ("clip", with_content("special_tokens_map.json", b"\xff"), "not valid JSON"),
+        ("clip", with_content("special_tokens_map.json", b"\xff"), "not a readable JSON file"),
         ("clip", with_keys(tokenizer_class="BertTokenizer"), "ids of transformers' BertTokenizer on a device"),
         ("clip", with_keys(tokenizer_class="HerTokenizer"), "CLIPTokenizer for a clip checkpoint, got 'HerTokenizer'"),
         ("clip", with_keys(auto_map={"AutoTokenizer": ["a.B", None]}), "auto_map: expected .* own code"),

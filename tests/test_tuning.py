@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from checkpoints import write_clip_checkpoint
 
-from edgevlm import pipeline
+from edgevlm.bundle.recipe import BUILTIN, resolve
 from edgevlm.compression.calibration import CalibrationSource
+from edgevlm.conversion import pipeline
 from edgevlm.errors import DataError, InputError, OutputError
-from edgevlm.recipe import BUILTIN, resolve
+from edgevlm.tuning.request import TuneRequest
 from edgevlm.tuning.search import GROUP_SIZES, best
 from edgevlm.tuning.task import Score
 from edgevlm.tuning.trial import Trial
-from edgevlm.tuning.tuning import Tuned, TuneRequest, tune
+from edgevlm.tuning.tuning import Tuned, tune
 
 DATA = "objects:train:40:3"
 CALIBRATION = CalibrationSource("objects:train:200:4")

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx.traceback import NodeSource
 
-from edgevlm.converters import coreml_patches, executorch_patches
-from edgevlm.converters.executorch import decompositions
+from edgevlm.converters.coreml import patches as coreml_patches
+from edgevlm.converters.executorch import patches as executorch_patches
+from edgevlm.converters.executorch.converter import decompositions
 
 
 class TanhGelu(nn.Module):

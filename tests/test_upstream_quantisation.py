@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
 
-from edgevlm.capture import unlifted
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.compression.annotation import _WEIGHT, Annotator
 from edgevlm.compression.folding import parameter
 from edgevlm.compression.quantisation import quantise
 from edgevlm.converters.integers import baked
-from edgevlm.converters.tflite_weights import store_integers
-from edgevlm.interfaces import Program
-from edgevlm.recipe import BUILTIN
-from edgevlm.spec import ComponentSpec, TensorSpec
+from edgevlm.converters.tflite.weights import store_integers
+from edgevlm.graphs.capture import unlifted
+from edgevlm.graphs.program import Program
 
 PER_CHANNEL = torch.ops.quantized_decomposed.dequantize_per_channel.default
 

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgevlm import bundle as bundles
-from edgevlm import registry
-from edgevlm.interfaces import Array, Program, Programs
-from edgevlm.recipe import BUILTIN
-from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
+from edgevlm.bundle import bundle as bundles
+from edgevlm.bundle import manifest
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.bundle.spec import Array, ComponentSpec, ImagePreprocessing, Source, TensorSpec
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.targets import registry
 
 WIDTH, IMAGE, CONTEXT, VOCABULARY, DIM, LABELS = 512, 32, 8, 3000, 32, 5
 EOT = VOCABULARY - 1
@@ -151,18 +152,18 @@ def bundle(target: str, precision: str) -> bundles.Bundle:
 def _make(target: str, precision: str, folder: Path) -> bundles.Bundle:
     files = registry.converter(target).lower(programs(), BUILTIN[precision], folder)
     components = {
-        name: bundles.BundledComponent(programs()[name].spec, file.path) for file in files for name in file.components
+        name: manifest.BundledComponent(programs()[name].spec, file.path) for file in files for name in file.components
     }
     requires = {key: value for file in files for key, value in file.requires.items()}
     return bundles.seal(folder, _manifest(target, precision, components, requires))
 
 
 def _manifest(
-    target: str, precision: str, components: dict[str, bundles.BundledComponent], requires: dict[str, str]
-) -> bundles.Manifest:
+    target: str, precision: str, components: dict[str, manifest.BundledComponent], requires: dict[str, str]
+) -> manifest.Manifest:
     image = ImagePreprocessing(IMAGE, IMAGE, "exact", IMAGE, IMAGE, "bicubic", False, 1 / 255, (0.45,) * 3, (0.27,) * 3)
-    return bundles.Manifest(
-        format_version=bundles.FORMAT_VERSION,
+    return manifest.Manifest(
+        format_version=manifest.FORMAT_VERSION,
         name="towers",
         target=target,
         components=MappingProxyType(components),

@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgevlm import registry
 from edgevlm.benchmarks.blame.page import page
 from edgevlm.benchmarks.blame.plants import PLANTS, blamed
 from edgevlm.benchmarks.measuring import keep
+from edgevlm.targets import registry
 
 PAGE = Path(__file__).with_name("README.md")
 

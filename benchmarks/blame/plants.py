@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgevlm import registry
 from edgevlm.blame.blame import Blame, blame
-from edgevlm.bundle import FORMAT_VERSION, Bundle, BundledComponent, Manifest, seal
+from edgevlm.bundle.bundle import Bundle, seal
+from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.bundle.spec import Array, ComponentSpec, ImagePreprocessing, Source, TensorSpec
 from edgevlm.compression.compression import compress
 from edgevlm.errors import BundleError
-from edgevlm.interfaces import Array, Program, Programs
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN
-from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
-from edgevlm.stored import StoredWeight
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.process.progress import silent
+from edgevlm.targets import registry
 
 COMPONENT = "encode_image"
 SIDE, PATCH, WIDTH, HEADS, BLOCKS, DIM = 32, 8, 64, 4, 3, 16

@@ -16,16 +16,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgevlm import interrupts, schema
-from edgevlm.bench import calibration
-from edgevlm.bench.calibration import CpuPoint, points
+from edgevlm import schema
+from edgevlm.bench.estimates import published
+from edgevlm.bench.estimates.published import CpuPoint, points
 from edgevlm.benchmarks.calibration.counting import Counted, bundle, cluster, count
 from edgevlm.benchmarks.calibration.page import page
 from edgevlm.benchmarks.calibration.study import tables
 from edgevlm.benchmarks.measuring import keep
+from edgevlm.process import interrupts
 
 PAGE = Path(__file__).with_name("README.md")
-POINTS = Path(calibration.__file__).with_name("calibration.yaml")
+POINTS = Path(published.__file__).with_name("calibration.yaml")
 
 
 def main() -> None:

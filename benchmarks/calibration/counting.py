@@ -11,19 +11,20 @@ from types import MappingProxyType
 
 import torch
 
-from edgevlm import registry
-from edgevlm.bench.calibration import CpuPoint
-from edgevlm.bench.results import Counts
+from edgevlm.bench.estimates.published import CpuPoint
 from edgevlm.benchmarks.calibration.networks import CLASSES, NETWORKS, SIDE, build, multiply_adds
-from edgevlm.bundle import FORMAT_VERSION, Bundle, BundledComponent, Manifest, seal
+from edgevlm.bundle.bundle import Bundle, seal
+from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.recipe import BUILTIN, LEAST_SAMPLES
+from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
 from edgevlm.compression.compression import compress
 from edgevlm.devices.profile import Cluster
 from edgevlm.emulation import counting
 from edgevlm.errors import InputError
-from edgevlm.interfaces import Program, Programs, Progress
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN, LEAST_SAMPLES
-from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.onboard.figures import Counts
+from edgevlm.process.progress import Progress, silent
+from edgevlm.targets import registry
 
 COMPONENT = "classify"
 _RECIPES = {"fp32": "fp32", "int8": "int8-static"}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from edgevlm.bench.calibration import Calibration, CpuPoint
-from edgevlm.bench.latency_model import (
+from edgevlm.bench.estimates.latency_model import (
     Fit,
     LeftOut,
     accelerators_left_out,
@@ -16,6 +15,7 @@ from edgevlm.bench.latency_model import (
     predict,
     speedup,
 )
+from edgevlm.bench.estimates.published import Calibration, CpuPoint
 
 
 def tables(known: Calibration) -> dict[str, Any]:

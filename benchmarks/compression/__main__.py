@@ -21,18 +21,18 @@ from pathlib import Path
 
 import torch
 
-from edgevlm import report as terminal
 from edgevlm import schema
 from edgevlm.benchmarks.compression import conversions, report
 from edgevlm.benchmarks.compression.measurement import ONE_THREAD, PACKAGE, measure
 from edgevlm.benchmarks.compression.results import Peers, Results, Row, Run, read
 from edgevlm.benchmarks.measuring import in_fresh_process, machine
+from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.distillation.run_folder import write_atomically
 from edgevlm.errors import EdgeVLMError, InputError
-from edgevlm.interfaces import Progress
 from edgevlm.models import catalogue
-from edgevlm.recipe import BUILTIN
-from edgevlm.registry import CONVERTERS
+from edgevlm.process import terminal
+from edgevlm.process.progress import Progress
+from edgevlm.targets.registry import CONVERTERS
 
 
 def main() -> None:

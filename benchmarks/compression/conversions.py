@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgevlm import pipeline
 from edgevlm.benchmarks.checkpoints import write_clip, write_siglip
-from edgevlm.bundle import SUFFIX, Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import SUFFIX
+from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.compression.calibration import CalibrationSource
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN
+from edgevlm.conversion import pipeline
+from edgevlm.process.progress import Progress, silent
 
 MODELS = {
     "edgevlm-student": "the built-in student, which is trained",

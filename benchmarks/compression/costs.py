@@ -10,10 +10,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgevlm.capture import plain_attention
+from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.compression.layers import find_layers
-from edgevlm.interfaces import Program
-from edgevlm.stored import StoredWeight
+from edgevlm.graphs.capture import plain_attention
+from edgevlm.graphs.program import Program
 
 Shape = tuple[int, ...]
 

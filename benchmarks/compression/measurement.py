@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
-from edgevlm import registry, schema
+from edgevlm import schema
 from edgevlm.benchmarks.compression.costs import integer_shares
 from edgevlm.benchmarks.compression.results import Figures, Memory, Speed
 from edgevlm.benchmarks.measuring import in_fresh_process
-from edgevlm.bundle import Bundle, ParityReport
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import ParityReport
 from edgevlm.errors import BundleError
-from edgevlm.interfaces import Program
+from edgevlm.graphs.program import Program
+from edgevlm.targets import registry
 
 PACKAGE = "edgevlm.benchmarks.compression"
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

@@ -12,11 +12,12 @@ import json
 import sys
 from pathlib import Path
 
-from edgevlm import registry, schema
+from edgevlm import schema
 from edgevlm.benchmarks.compression.results import Memory
 from edgevlm.benchmarks.compression.speed import inputs
 from edgevlm.benchmarks.measuring import resident_mb
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.targets import registry
 
 _RUNTIMES = {
     "tflite": ("ai_edge_litert.interpreter",),

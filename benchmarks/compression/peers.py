@@ -4,7 +4,7 @@
 
 AI Edge Quantizer reads our fp32 .tflite and quantises it dynamically. ONNX Runtime quantises dynamically, too, what
 torch exports. OpenVINO gets NNCF's static quantisation, calibrated with the pictures that our own static recipes get.
-Each is made by its own documented call (`edgevlm/bench/exports.py`), kept, and compared with its own fp32.
+Each is made by its own documented call (`edgevlm/bench/peers/exports.py`), kept, and compared with its own fp32.
 """
 
 from __future__ import annotations
@@ -21,19 +21,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevlm import golden, parity, registry, schema
-from edgevlm.bench.exports import FACTS, FILES, ON_CPU, Kind, make
+from edgevlm import schema
+from edgevlm.bench.peers.exports import FACTS, FILES, ON_CPU, Kind, make
 from edgevlm.benchmarks.compression import conversions
 from edgevlm.benchmarks.compression.results import Contender
 from edgevlm.benchmarks.compression.speed import inputs
 from edgevlm.benchmarks.measuring import clock_turns
-from edgevlm.bundle import Bundle
-from edgevlm.capture import quiet
-from edgevlm.interfaces import F32, Session
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.recipe import ParityLimits
+from edgevlm.bundle.spec import F32
 from edgevlm.models import catalogue
 from edgevlm.onboard.engines import OnnxEngine, OpenVINOEngine
-from edgevlm.progress import silent
-from edgevlm.recipe import ParityLimits
+from edgevlm.parity import comparison, golden
+from edgevlm.parity.samples import make_samples
+from edgevlm.process.progress import silent
+from edgevlm.process.quiet import quiet
+from edgevlm.targets import registry
+from edgevlm.targets.runtime import Session
 
 if TYPE_CHECKING:
     from edgevlm.models.model import Model
@@ -159,12 +163,12 @@ def _own_encoder(session: Session) -> Encode:
 def _compare(encoders: Mapping[str, Encode], fp32: Bundle) -> dict[str, float]:
     """The centred cosine of each with the float reference, on the pictures of our own parity samples."""
     fixtures, pictures, reference = golden.read(fp32.path)
-    samples = golden.make_samples(pictures, fixtures.sample_texts, fp32.manifest.image, None)
+    samples = make_samples(pictures, fixtures.sample_texts, fp32.manifest.image, None)
     found = {}
     for name, encode in encoders.items():
         answers = np.concatenate([encode(picture[None]) for picture in samples.pixels])
-        checks = parity.compare(
-            parity.Answers(reference.image, None, None), parity.Answers(answers, None, None), ParityLimits()
+        checks = comparison.compare(
+            comparison.Answers(reference.image, None, None), comparison.Answers(answers, None, None), ParityLimits()
         )
         found[name] = next(check.value for check in checks if check.measure == "centred_cosine")
     return found

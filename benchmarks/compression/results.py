@@ -9,8 +9,8 @@ from pathlib import Path
 
 from edgevlm import schema
 from edgevlm.benchmarks.measuring import Times
+from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.errors import InputError
-from edgevlm.recipe import BUILTIN
 
 
 @dataclass(frozen=True)

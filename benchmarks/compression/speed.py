@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgevlm import registry, schema
+from edgevlm import schema
 from edgevlm.benchmarks.compression.results import Speed
 from edgevlm.benchmarks.measuring import clock_turns
-from edgevlm.bundle import Bundle
-from edgevlm.interfaces import Array
-from edgevlm.spec import ComponentSpec
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.spec import Array, ComponentSpec
+from edgevlm.targets import registry
 
 
 def inputs(spec: ComponentSpec) -> dict[str, Array]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from edgevlm import report as terminal
 from edgevlm.benchmarks.fuzzing import corpus, summaries
 from edgevlm.benchmarks.fuzzing.trials import Trials
 from edgevlm.benchmarks.fuzzing.workers import Limits, run
 from edgevlm.benchmarks.measuring import keep
+from edgevlm.process import terminal
 
 
 def main() -> None:

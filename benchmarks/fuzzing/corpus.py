@@ -15,7 +15,7 @@ from coremltools.proto import Model_pb2  # type: ignore[import-untyped]
 
 from edgevlm.benchmarks.fuzzing.gallery import Inputs, gallery
 from edgevlm.benchmarks.fuzzing.models import functions, models
-from edgevlm.capture import quiet
+from edgevlm.process.quiet import quiet
 
 MANIFEST = "Manifest.json"
 MODEL = "Data/com.apple.CoreML/model.mlmodel"

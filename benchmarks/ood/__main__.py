@@ -13,12 +13,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from edgevlm import report as terminal
 from edgevlm.benchmarks.ood import report
 from edgevlm.benchmarks.ood.arms import ARMS
 from edgevlm.benchmarks.ood.side_by_side import make_runs
 from edgevlm.benchmarks.ood.study import Plan, Run, is_done, make_teacher, open_study
 from edgevlm.errors import EdgeVLMError
+from edgevlm.process import terminal
 
 
 def main() -> None:

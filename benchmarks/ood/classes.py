@@ -20,7 +20,7 @@ from edgevlm.data.dataset import Example
 from edgevlm.data.drawing import draw
 from edgevlm.data.fingerprints import fingerprint
 from edgevlm.data.rendered import RENDERER_VERSION, SIZE
-from edgevlm.data.scenes import (
+from edgevlm.data.scene import (
     ATTRIBUTES,
     BACKGROUNDS,
     CELLS,

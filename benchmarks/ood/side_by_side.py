@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from edgevlm.benchmarks.ood.study import Plan, Run, make_run
-from edgevlm.interfaces import Progress
+from edgevlm.process.progress import Progress
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue

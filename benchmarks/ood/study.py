@@ -31,8 +31,8 @@ from edgevlm.distillation.recipe import Schedule
 from edgevlm.distillation.run_folder import write_atomically
 from edgevlm.errors import OutputError
 from edgevlm.evaluation.evaluation import evaluate
-from edgevlm.interfaces import Progress
 from edgevlm.models.students.layout import is_student
+from edgevlm.process.progress import Progress
 
 _TEST_SEED = 1_000_000  # training pictures have the seeds of the trainings
 

@@ -22,13 +22,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from edgevlm.benchmarks.ood.classes import StudyClass, draw_scenes, other_names, place
+from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.data.captions import OPENINGS, caption, leave_open
-from edgevlm.data.scenes import ATTRIBUTES, COUNTS, Group
+from edgevlm.data.scene import ATTRIBUTES, COUNTS, Group
 from edgevlm.distillation import checkpoints
+from edgevlm.distillation.builtin.batches import token_ids
+from edgevlm.distillation.builtin.caption_tokenizer import build_tokenizer
 from edgevlm.distillation.losses import LossInputs, clip
-from edgevlm.interfaces import Progress
-from edgevlm.models.builtin.batches import token_ids
-from edgevlm.models.builtin.caption_tokenizer import build_tokenizer
+from edgevlm.inputs.texts import TOKENIZER_FILE
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.config import square_pictures
 from edgevlm.models.students.dual_encoder import DualEncoder
@@ -36,8 +37,7 @@ from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import SmallText, StudentParts
 from edgevlm.models.students.presets import preset, text_preset
 from edgevlm.models.students.towers import build_image_tower, build_text_tower
-from edgevlm.spec import TextPreprocessing
-from edgevlm.tokenizing import TOKENIZER_FILE
+from edgevlm.process.progress import Progress
 
 EMBEDDING_DIM = 128
 _VOCABULARY_SIZE = 1024

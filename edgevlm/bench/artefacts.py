@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgevlm.bench.results import Artefact
-from edgevlm.bundle import MANIFEST, SUFFIX, Bundle, hash_file
+from edgevlm.bundle.bundle import Bundle, hash_file
+from edgevlm.bundle.manifest import MANIFEST, SUFFIX
 from edgevlm.devices.machine import Machine
 from edgevlm.emulation import runner
 from edgevlm.emulation.runner import PROGRAM
 from edgevlm.errors import DeviceError, InputError
-from edgevlm.interfaces import Progress
+from edgevlm.process.progress import Progress
 
 _RUNNERS_ARCHITECTURE = "aarch64"
 _ANY_PYTHON = "3.11"  # the runner is made from a wheel, and holds nothing of its Python

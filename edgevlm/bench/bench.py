@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgevlm import interrupts
 from edgevlm.bench import fleet, results
 from edgevlm.bench.artefacts import open_all, subjects
 from edgevlm.bench.measure import Effort
@@ -21,9 +20,9 @@ from edgevlm.bench.worker import Assignment
 from edgevlm.devices.device import Device, resolve
 from edgevlm.devices.profile import Profile
 from edgevlm.errors import EdgeVLMError, InputError, OutputError
-from edgevlm.interfaces import Progress
-from edgevlm.locking import locked
-from edgevlm.progress import silent
+from edgevlm.process import interrupts
+from edgevlm.process.locking import locked
+from edgevlm.process.progress import Progress, silent
 
 RESULTS, PAGE, MARKDOWN = "results.jsonl", "report.html", "report.md"
 

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from edgevlm.bench.artefacts import BundledSubject
-from edgevlm.bench.estimate import estimate
+from edgevlm.bench.estimates.estimate import estimate
 from edgevlm.bench.measure import Effort, measure
-from edgevlm.bench.results import Counts, Emulated, Failed, Result
+from edgevlm.bench.results import Emulated, Failed, Result
 from edgevlm.devices.device import Device
 from edgevlm.devices.profile import Cluster
 from edgevlm.emulation import board, counting, tools
 from edgevlm.errors import EdgeVLMError
-from edgevlm.interfaces import Progress
 from edgevlm.onboard import system
+from edgevlm.onboard.figures import Counts
+from edgevlm.process.progress import Progress
 
 
 def emulate(device: Device, subjects: Sequence[BundledSubject], effort: Effort, progress: Progress) -> Iterator[Result]:

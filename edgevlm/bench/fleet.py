@@ -20,9 +20,9 @@ from edgevlm.bench.results import Failed, Result, from_json
 from edgevlm.bench.worker import Assignment
 from edgevlm.devices.local import process_of
 from edgevlm.errors import EdgeVLMError
-from edgevlm.interfaces import Progress
 from edgevlm.onboard.failures import ended_without_a_word
 from edgevlm.onboard.failures import from_json as failure
+from edgevlm.process.progress import Progress
 
 _TO_END_SECONDS = 20.0  # for a worker to remove what it set up elsewhere
 

@@ -11,8 +11,8 @@ from edgevlm.bench.artefacts import Subject
 from edgevlm.bench.results import Emulated, Failed, Measured, Result
 from edgevlm.devices.machine import Machine
 from edgevlm.errors import ConnectionLost, DeviceError, EdgeVLMError, OutOfMemory
-from edgevlm.interfaces import Progress
 from edgevlm.onboard.figures import Memory, Sustained, System, Times
+from edgevlm.process.progress import Progress
 
 _START_SECONDS = 120.0  # for a slow board to import torch
 _EMULATION = 10  # times as slow as the board, and more beside other work

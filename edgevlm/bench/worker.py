@@ -15,16 +15,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from edgevlm import interrupts, schema
+from edgevlm import schema
 from edgevlm.bench.artefacts import BundledSubject, open_all, subjects
 from edgevlm.bench.measure import Effort, measure
 from edgevlm.bench.results import Failed, Result, to_json
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.devices.device import Device
 from edgevlm.devices.machine import Machine
 from edgevlm.errors import DeviceError, EdgeVLMError
-from edgevlm.interfaces import Progress
 from edgevlm.onboard.protocol import Say, answer, telling
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress
 
 _ARM = "aarch64"
 
@@ -72,11 +73,11 @@ def examine(assignment: Assignment, progress: Progress) -> Iterator[Result]:
 
         yield from emulate(device, asked, assignment.effort, progress)
     elif device.profile.reach == "none":
-        from edgevlm.bench.estimate import scaled
+        from edgevlm.bench.estimates.estimate import scaled
 
         yield from scaled(device, asked)
     elif device.profile.reach == "adb":
-        from edgevlm.bench.phone import measure_phone
+        from edgevlm.bench.phones.phone import measure_phone
 
         yield from measure_phone(device, asked, assignment.effort, progress)
     else:
@@ -102,7 +103,7 @@ def _measure_peers(
     machine: Machine, assignment: Assignment, bundles: Sequence[Bundle], progress: Progress
 ) -> Iterator[Result]:
     """Other toolchains' files of each model that the bundles were made of."""
-    from edgevlm.bench.peers import make_peers, offers
+    from edgevlm.bench.peers.peers import make_peers, offers
 
     device = assignment.device.name
     offered = offers(machine)

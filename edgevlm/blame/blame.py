@@ -10,8 +10,10 @@ import numpy as np
 
 from edgevlm.blame.matching import LEAST_SIZE, Match, Matcher, unmasked
 from edgevlm.blame.reference import Expected, expected_values
-from edgevlm.interfaces import Array, Program, TracedOp
-from edgevlm.recipe import Recipe
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import Array
+from edgevlm.graphs.program import Program
+from edgevlm.targets.runtime import TracedOp
 
 _SUMS = re.compile(r"add|sub|concat|pack|stack|where|select", re.IGNORECASE)
 """Ops in which a small operand can drown beside a large one."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgevlm import parity, registry
 from edgevlm.blame.blame import Blame, blame
-from edgevlm.bundle import Bundle
-from edgevlm.capture import quiet
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.spec import F32
+from edgevlm.conversion.original import Prepared
 from edgevlm.errors import InputError
-from edgevlm.interfaces import F32, Progress
 from edgevlm.models import catalogue
 from edgevlm.models.model import Model
-from edgevlm.prepared import Prepared
-from edgevlm.progress import silent
+from edgevlm.parity import comparison
+from edgevlm.process.progress import Progress, silent
+from edgevlm.process.quiet import quiet
+from edgevlm.targets import registry
 
 
 def source_model(bundle: Bundle, model: str | None = None) -> Model:
@@ -46,7 +47,11 @@ def source_model(bundle: Bundle, model: str | None = None) -> Model:
 
 
 def blame_bundle(
-    bundle: Bundle, model: Model, samples: parity.Samples, reference: parity.Answers, progress: Progress = silent
+    bundle: Bundle,
+    model: Model,
+    samples: comparison.Samples,
+    reference: comparison.Answers,
+    progress: Progress = silent,
 ) -> tuple[Blame, ...]:
     """Where each component parts from the model, on the sample that it answers worst.
 
@@ -64,7 +69,7 @@ def blame_bundle(
     runtime = registry.runtime(manifest.target)
     found = []
     with runtime.open(bundle, threads=1) as session:
-        asked = parity.ask(
+        asked = comparison.ask(
             session, tuple(bundle.components), samples, lambda share: progress("looking for the worst sample", share)
         )
     for name, component in bundle.components.items():
@@ -81,7 +86,7 @@ def blame_bundle(
     return tuple(found)
 
 
-def _pair(component: str, reference: parity.Answers, asked: parity.Answers) -> tuple[F32, F32]:
+def _pair(component: str, reference: comparison.Answers, asked: comparison.Answers) -> tuple[F32, F32]:
     """What the reference and the bundle answer to all samples, [N, ...] each."""
     field = {"encode_image": "image", "encode_text": "text", "classify": "scores"}[component]
     wanted, got = getattr(reference, field), getattr(asked, field)

@@ -13,7 +13,7 @@ from math import inf
 import numpy as np
 
 from edgevlm.blame.reference import Expected
-from edgevlm.interfaces import F32
+from edgevlm.bundle.spec import F32
 
 _MAX = float(np.finfo(np.float32).max)
 LEAST_SIZE = 4

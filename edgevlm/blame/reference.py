@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgevlm.capture import capture, kind, place
-from edgevlm.interfaces import F32, Array, Program
+from edgevlm.bundle.spec import F32, Array
+from edgevlm.graphs.capture import capture, kind, place
+from edgevlm.graphs.program import Program
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from edgevlm.commands.options import as_json
 from edgevlm.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
-    from edgevlm.audit import Audit
-    from edgevlm.interfaces import OpRange
+    from edgevlm.conversion.audit import Audit
+    from edgevlm.targets.converter import OpRange
 
 _COLOURS = {"overflow": "red", "underflow": "red", "near": "yellow"}
 
@@ -40,17 +40,19 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
       edgevlm audit ./my-clip --data photos/ --samples 200
       edgevlm audit ./my-clip --target coreml --json
     """
-    from edgevlm import registry, report
-    from edgevlm.audit import audit as measure
-    from edgevlm.audit import draw_samples
+    from edgevlm.commands import showing
+    from edgevlm.conversion.audit import audit as measure
+    from edgevlm.conversion.audit import draw_samples
     from edgevlm.data.sources import open_data
     from edgevlm.models import catalogue
+    from edgevlm.process import terminal
+    from edgevlm.targets import registry
 
     known = registry.targets()
     if target != "all" and target not in known:
         raise InputError(f"no target {target!r}: expected all or one of {', '.join(known)}")
     dataset = open_data(data) if data else None
-    with report.progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         progress("loading the model", None)
         loaded = catalogue.load(model)
         progress("reading the samples", None)
@@ -58,10 +60,10 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
         found = measure(loaded, known if target == "all" else (target,), rows, progress)
     if as_json:
         audits = [
-            {"target": each.target, "float32_ops": each.float32_ops, "ops": [report.range_json(op) for op in each.ops]}
+            {"target": each.target, "float32_ops": each.float32_ops, "ops": [showing.range_json(op) for op in each.ops]}
             for each in found
         ]
-        report.print_json({"model": model, "audits": audits})
+        terminal.print_json({"model": model, "audits": audits})
     else:
         for each in found:
             _show(each, top)
@@ -70,8 +72,8 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
 
 
 def _show(found: Audit, top: int) -> None:
-    from edgevlm import report
-    from edgevlm.audit import recipe_lines
+    from edgevlm.conversion.audit import recipe_lines
+    from edgevlm.process import terminal
 
     if not found.ops:
         click.echo(f"{found.target}: computes in float32 in every recipe\n")
@@ -81,7 +83,7 @@ def _show(found: Audit, top: int) -> None:
         components.setdefault(op.place.partition("/")[0], []).append(op)
     nearest = [sorted(ops, key=lambda op: (not op.float32_ops, op.headroom))[:top] for ops in components.values()]
     headings = ("place", "op", "in", ">peak", ">headroom", ">typical", ">below normal", ">squares inside", "in fp16")
-    report.table(found.target, headings, [_row(op) for ops in nearest for op in ops])
+    terminal.table(found.target, headings, [_row(op) for ops in nearest for op in ops])
     if found.float32_ops:
         click.echo(f"a recipe for --recipe that keeps {found.target} within float16:\n")
         click.echo(recipe_lines(found.float32_ops) + "\n")

@@ -82,9 +82,9 @@ def bench(
             raise InputError("--compare takes two results.jsonl and --limit, no bundles and no devices")
         _compare(*compare, limit, as_json)
         return
-    from edgevlm import report
     from edgevlm.bench import bench as run
     from edgevlm.bench.measure import Effort
+    from edgevlm.process import terminal
 
     known, own = _profiles(profiles)
     request = run.Request(
@@ -99,7 +99,7 @@ def bench(
     )
     if peers and not any(_measured(name, known) for name in request.devices):
         raise InputError("--peers are measured, and none of the devices is", hint="add --device host, or one's address")
-    with report.progress_bar(log_seconds=30) as progress:
+    with terminal.progress_bar(log_seconds=30) as progress:
         found = run.bench(request, progress)
     if as_json:
         _print_json(found)
@@ -132,10 +132,10 @@ def _profiles(path: Path | None) -> tuple[dict[str, Profile], tuple[str, ...]]:
 
 
 def _print_json(found: tuple[Result, ...]) -> None:
-    from edgevlm import report
     from edgevlm.bench.results import to_json
+    from edgevlm.process import terminal
 
-    report.print_json({"results": [to_json(each) for each in found]})
+    terminal.print_json({"results": [to_json(each) for each in found]})
 
 
 def _exit(found: tuple[Result, ...]) -> None:
@@ -148,12 +148,12 @@ def _exit(found: tuple[Result, ...]) -> None:
 
 
 def _compare(old: Path, new: Path, limit: str, as_json: bool) -> None:
-    from edgevlm import report
     from edgevlm.bench import compare
+    from edgevlm.process import terminal
 
     found = compare.compare(old, new, compare.parse_limit(limit))
     if as_json:
-        report.print_json(compare.to_json(found))
+        terminal.print_json(compare.to_json(found))
     else:
         from edgevlm.bench.report.terminal import print_comparison
 
@@ -178,8 +178,9 @@ def devices(context: click.Context, profiles: Path | None, show: str | None, as_
     """
     if context.invoked_subcommand:
         return
-    from edgevlm import report, schema
+    from edgevlm import schema
     from edgevlm.devices.profile import find
+    from edgevlm.process import terminal
 
     known, _ = _profiles(profiles)
     if show is not None:
@@ -189,16 +190,16 @@ def devices(context: click.Context, profiles: Path | None, show: str | None, as_
         shown = {show: {key: value for key, value in profile.items() if value not in ("", 0, 0.0, [])}}
         print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120), end="")
     elif as_json:
-        report.print_json({"devices": schema.write(known)})
+        terminal.print_json({"devices": schema.write(known)})
     else:
         rows = [_row(name, profile) for name, profile in known.items()]
-        report.table(None, ("device", "", "chip", "processor", ">memory", "asked by"), rows)
+        terminal.table(None, ("device", "", "chip", "processor", ">memory", "asked by"), rows)
 
 
 def _row(name: str, profile: Profile) -> tuple[str, ...]:
     from rich.markup import escape
 
-    from edgevlm.bench.calibration import points
+    from edgevlm.bench.estimates.published import points
 
     processor = " + ".join(f"{each.cores} x {each.core} {each.clock_mhz / 1e3:.1f} GHz" for each in profile.cpu)
     asked = {
@@ -224,20 +225,20 @@ def setup(names: tuple[str, ...], profiles: Path | None, as_json: bool) -> None:
     Examples:
       edgevlm devices setup raspberry-pi-5
     """
-    from edgevlm import report
     from edgevlm.devices.profile import find
     from edgevlm.emulation import board_image
     from edgevlm.emulation import setup as emulation
+    from edgevlm.process import terminal
 
     known, _ = _profiles(profiles)
     parts: dict[str, Part] = {}
-    with report.progress_bar(log_seconds=10) as progress:
+    with terminal.progress_bar(log_seconds=10) as progress:
         for name in names:
             ready = emulation.setup(find(name, known), progress)
             parts |= {part.name: part for part in (*ready.parts, board_image.part(progress))}
     if as_json:
         found = [{"part": part.name, "version": part.version, "size_bytes": part.size_bytes} for part in parts.values()]
-        report.print_json({"parts": found})
+        terminal.print_json({"parts": found})
         return
     rows = [(part.name, part.version, f"{part.size_bytes / 1e6:.1f}") for part in parts.values()]
-    report.table(None, ("part", "version", ">MB"), rows)
+    terminal.table(None, ("part", "version", ">MB"), rows)

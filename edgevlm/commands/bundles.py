@@ -14,9 +14,10 @@ from edgevlm.errors import CheckFailed, InputError
 
 if TYPE_CHECKING:
     from edgevlm.blame.blame import Blame
-    from edgevlm.bundle import Bundle
-    from edgevlm.interfaces import PackageReader, Progress
-    from edgevlm.tokenizing import Tokenizer
+    from edgevlm.bundle.bundle import Bundle
+    from edgevlm.inputs.texts import Tokenizer
+    from edgevlm.process.progress import Progress
+    from edgevlm.targets.inspection import PackageReader
 
 
 @click.command()
@@ -37,8 +38,12 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
       edgevlm verify dist/edgevlm-student-coreml-fp16.edgevlm
       edgevlm verify dist/my-clip-tflite-int8.failed-parity.edgevlm --blame --model ./my-clip
     """
-    from edgevlm import pipeline, registry, report, schema
-    from edgevlm.bundle import Bundle
+    from edgevlm import schema
+    from edgevlm.bundle.bundle import Bundle
+    from edgevlm.commands import showing
+    from edgevlm.conversion import pipeline
+    from edgevlm.process import terminal
+    from edgevlm.targets import registry
 
     if registry.package_reader(bundle) is not None:
         raise InputError(
@@ -48,7 +53,7 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
     if blame:
         refuse_unwritable(out)
     opened = Bundle.open(bundle)
-    with report.progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         parity = pipeline.verify(opened, progress)
         progress("reading the weights back", None)
         weights = pipeline.verify_weights(opened)
@@ -58,11 +63,11 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
         found = {"parity": schema.write(parity), "weights": schema.write(weights)}
         if blames is not None:
             found["blame"] = schema.write(blames)
-        report.print_json({"bundle": str(bundle), "passed": passed} | found)
+        terminal.print_json({"bundle": str(bundle), "passed": passed} | found)
     else:
         click.echo(f"{len(opened.manifest.files)} files are what the manifest says")
         title = f"{parity.samples} pictures, evidence: {parity.evidence}"
-        report.table(title, ("component", "measure", ">value", ">limit", "result"), report.parity_rows(parity))
+        terminal.table(title, ("component", "measure", ">value", ">limit", "result"), showing.parity_rows(parity))
         for proof in weights:
             click.echo(f"{proof.component}: {proof.identical} of {proof.decided} integer weights are as NNCF decided")
             if proof.lost:
@@ -80,9 +85,9 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
 
 
 def _blame(opened: Bundle, model: str | None, out: Path, progress: Progress) -> tuple[Blame, ...]:
-    from edgevlm import pipeline
     from edgevlm.blame.bundles import blame_bundle, source_model
     from edgevlm.blame.page import write_page
+    from edgevlm.conversion import pipeline
 
     progress("loading the model", None)
     loaded = source_model(opened, model)
@@ -106,7 +111,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
       edgevlm inspect dist/edgevlm-student-tflite-fp16.edgevlm
       edgevlm inspect Detector.mlpackage
     """
-    from edgevlm import registry
+    from edgevlm.targets import registry
 
     reader = registry.package_reader(bundle)
     if reader is None:
@@ -116,43 +121,48 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 
 def _inspect_bundle(bundle: Path, as_json: bool) -> None:
-    from edgevlm import registry, report, schema
-    from edgevlm.bundle import Bundle
-    from edgevlm.interfaces import Adviser
+    from edgevlm import schema
+    from edgevlm.bundle.bundle import Bundle
+    from edgevlm.commands import showing
+    from edgevlm.process import terminal
+    from edgevlm.targets import registry
+    from edgevlm.targets.inspection import Adviser
 
     opened = Bundle.open(bundle)
-    with report.progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         progress("reading the artefact", None)
         runtime = registry.runtime(opened.manifest.target)
         ops = runtime.inspect(opened)
         advice = runtime.advice(opened) if isinstance(runtime, Adviser) else {}
     if as_json:
         found = {"manifest": opened.manifest, "ops": ops, "advice": advice}
-        report.print_json(schema.write(found))
+        terminal.print_json(schema.write(found))
         return
-    report.table(None, ("", ""), report.describe(opened))
+    terminal.table(None, ("", ""), showing.describe(opened))
     sizes = [(file, f"{record.size_bytes:,}") for file, record in opened.manifest.files.items()]
-    report.table(None, ("file", ">bytes"), sizes)
-    rows = [row for component, counts in ops.items() for row in report.op_rows(component, counts)]
-    report.table(None, ("component", "op", ">count", "precision", "weights", "runs on"), rows)
-    report.advice_lists(advice)
+    terminal.table(None, ("file", ">bytes"), sizes)
+    rows = [row for component, counts in ops.items() for row in showing.op_rows(component, counts)]
+    terminal.table(None, ("component", "op", ">count", "precision", "weights", "runs on"), rows)
+    showing.advice_lists(advice)
 
 
 def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
-    from edgevlm import report, schema
+    from edgevlm import schema
+    from edgevlm.commands import showing
+    from edgevlm.process import terminal
 
-    with report.progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         progress("reading the package", None)
         package = reader.read_package(path)
     if as_json:
-        report.print_json({"package": str(path)} | schema.write(package))
+        terminal.print_json({"package": str(path)} | schema.write(package))
         return
-    report.table(None, ("", ""), report.describe_package(package))
-    report.table(None, ("file", ">bytes"), [(file, f"{size:,}") for file, size in package.files.items()])
-    report.table(None, ("function", "", "name", "type", "shape"), report.value_rows(package))
-    rows = [row[:-1] for function in package.functions for row in report.op_rows(function.name, function.ops)]
-    report.table(None, ("function", "op", ">count", "precision", "weights"), rows)
-    report.advice_lists({path.name: package.advice})
+    terminal.table(None, ("", ""), showing.describe_package(package))
+    terminal.table(None, ("file", ">bytes"), [(file, f"{size:,}") for file, size in package.files.items()])
+    terminal.table(None, ("function", "", "name", "type", "shape"), showing.value_rows(package))
+    rows = [row[:-1] for function in package.functions for row in showing.op_rows(function.name, function.ops)]
+    terminal.table(None, ("function", "op", ">count", "precision", "weights"), rows)
+    showing.advice_lists({path.name: package.advice})
 
 
 @click.command()
@@ -182,13 +192,15 @@ def run(
       edgevlm run B.edgevlm photo.png --labels birds.txt --descriptions birds.descriptions.json
       edgevlm run B.edgevlm *.png --text "a glossy purple heart"
     """
-    from edgevlm import api, report
+    from edgevlm import api
+    from edgevlm.commands import showing
+    from edgevlm.process import terminal
 
     if labels is not None and text is not None:
         raise InputError("expected --labels or --text, got both")
     if descriptions is not None and labels is None:
         raise InputError("--descriptions needs --labels: it is about them")
-    with report.progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         progress("opening the bundle", None)
         with api.open(bundle, threads=threads) as model:
             progress(f"asking about {len(images)} picture{'s' * (len(images) > 1)}", None)
@@ -206,25 +218,25 @@ def run(
             {"image": image, "scores": dict(zip(names, map(float, row), strict=True))}
             for image, row in zip(images, scores, strict=True)
         ]
-        report.print_json({"answers": answers})
+        terminal.print_json({"answers": answers})
         return
     for image, row in zip(images, scores, strict=True):
-        report.bars(image, names, row, top)
+        showing.bars(image, names, row, top)
 
 
 def _show_ranking(images: Sequence[str], text: str, cosines: Sequence[float], as_json: bool) -> None:
-    from edgevlm import report
+    from edgevlm.process import terminal
 
     ranked = sorted(zip(images, cosines, strict=True), key=lambda pair: -pair[1])
     if as_json:
-        report.print_json({"text": text, "images": [{"image": image, "cosine": cosine} for image, cosine in ranked]})
+        terminal.print_json({"text": text, "images": [{"image": image, "cosine": cosine} for image, cosine in ranked]})
     else:
-        report.table(text, ("picture", ">cosine"), [(image, f"{cosine:.4f}") for image, cosine in ranked])
+        terminal.table(text, ("picture", ">cosine"), [(image, f"{cosine:.4f}") for image, cosine in ranked])
 
 
 def _describe(names: tuple[str, ...], path: Path, tokenizer: Tokenizer | None) -> tuple[tuple[str, ...], ...]:
-    from edgevlm import labels
     from edgevlm.enrichment.descriptions import Descriptions, label_texts
+    from edgevlm.inputs import labels
 
     texts = label_texts(names, (labels.PLAIN,), Descriptions.read(path))
     if tokenizer is not None:
@@ -233,7 +245,7 @@ def _describe(names: tuple[str, ...], path: Path, tokenizer: Tokenizer | None) -
 
 
 def _split_labels(text: str) -> tuple[str, ...]:
-    from edgevlm import labels
+    from edgevlm.inputs import labels
 
     if Path(text).is_file():
         return labels.read(Path(text)).names

@@ -13,10 +13,10 @@ from edgevlm.commands.options import PATH, as_json
 from edgevlm.errors import CheckFailed, InputError, UnsupportedError
 
 if TYPE_CHECKING:
-    from edgevlm.bundle import Labels
+    from edgevlm.bundle.manifest import Labels
+    from edgevlm.bundle.recipe import Recipe
     from edgevlm.compression.calibration import CalibrationSource
-    from edgevlm.pipeline import Request
-    from edgevlm.recipe import Recipe
+    from edgevlm.conversion.pipeline import Request
 
 
 @click.command()
@@ -86,7 +86,10 @@ def convert(
     --dry-run estimates the size of what an app would ship, what its engine adds to a process's memory at most, and says
     the least system: before the long work, and without calibration data. It reads no options about the output.
     """
-    from edgevlm import pipeline, registry, report
+    from edgevlm.commands import showing
+    from edgevlm.conversion import pipeline
+    from edgevlm.process import terminal
+    from edgevlm.targets import registry
 
     known = registry.targets()
     if target != "all" and target not in known:
@@ -108,12 +111,12 @@ def convert(
     if dry_run:
         _forecast(request, chosen, as_json=as_json)
         return
-    with report.progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         outcomes = pipeline.convert(request, progress)
     if as_json:
-        report.print_json({"outcomes": [report.outcome_json(outcome) for outcome in outcomes]})
+        terminal.print_json({"outcomes": [showing.outcome_json(outcome) for outcome in outcomes]})
     else:
-        report.outcomes(outcomes)
+        showing.outcomes(outcomes)
     errors = [outcome.error for outcome in outcomes if outcome.error]
     if errors:
         sys.exit(max(error.exit_code for error in errors))
@@ -128,7 +131,7 @@ def _resolve(names: tuple[str, ...], *, several: bool) -> tuple[Recipe, ...]:
         RecipeError: there is no such recipe.
         InputError: there are several, and one is expected; or two of one name.
     """
-    from edgevlm.recipe import BUILTIN, resolve
+    from edgevlm.bundle.recipe import BUILTIN, resolve
 
     if not several and (len(names) > 1 or "all" in names):
         raise InputError(
@@ -143,10 +146,11 @@ def _resolve(names: tuple[str, ...], *, several: bool) -> tuple[Recipe, ...]:
 
 
 def _forecast(request: Request, recipes: tuple[Recipe, ...], *, as_json: bool) -> None:
-    from edgevlm import report
-    from edgevlm.forecast import forecast, read_programs
+    from edgevlm.commands import showing
+    from edgevlm.conversion.forecast import forecast, read_programs
+    from edgevlm.process import terminal
 
-    with report.progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         progress("reading the model", None)
         programs = read_programs(
             request.model, revision=request.revision, labels=request.labels, image_only=request.image_only
@@ -154,9 +158,9 @@ def _forecast(request: Request, recipes: tuple[Recipe, ...], *, as_json: bool) -
         progress("looking at its layers", None)
         found = forecast(programs, request.targets, recipes)
     if as_json:
-        report.print_json({"forecasts": [report.forecast_json(each) for each in found]})
+        terminal.print_json({"forecasts": [showing.forecast_json(each) for each in found]})
     else:
-        report.forecasts(found)
+        showing.forecasts(found)
     if all(each.refused for each in found):
         sys.exit(UnsupportedError.exit_code)
 
@@ -173,8 +177,8 @@ def _calibration(data: str | None, texts: Path | None, images: Path | None) -> C
 
 
 def _read_labels(path: Path | None, templates: tuple[str, ...], descriptions: Path | None) -> Labels | None:
-    from edgevlm import labels
     from edgevlm.enrichment.descriptions import Descriptions, label_texts
+    from edgevlm.inputs import labels
 
     if path is None:
         for option, given in (("--template", templates), ("--descriptions", descriptions)):

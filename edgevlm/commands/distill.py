@@ -99,17 +99,17 @@ def distill(
       edgevlm distill --teacher ./clip-l --student my-student --data photos/ --few-shot new-classes/ --out my-student-2
       edgevlm distill --student my-student --recipe recovery --compress prune-50 --data photos/ --out my-pruned-student
     """
-    from edgevlm import report
     from edgevlm.enrichment.descriptions import Descriptions
     from edgevlm.models import builtin
+    from edgevlm.process import terminal
 
     if few_shot is None and shots is not None:
         raise InputError("--shots needs --few-shot: it says how many pictures of each new class are taken")
     _set_threads(threads)
-    with report.progress_bar(log_seconds=30) as progress:
+    with terminal.progress_bar(log_seconds=30) as progress:
+        from edgevlm.bundle.recipe import resolve
         from edgevlm.distillation.distillation import Request
         from edgevlm.distillation.distillation import distill as run
-        from edgevlm.recipe import resolve
 
         request = Request(
             teachers=teachers or (builtin.TEACHER,),
@@ -136,7 +136,7 @@ def distill(
     if os.environ.get("RANK", "0") != "0":  # of several processes, one speaks
         return
     if as_json:
-        report.print_json(asdict(distilled) | {"folder": str(distilled.folder)})
+        terminal.print_json(asdict(distilled) | {"folder": str(distilled.folder)})
     else:
         _tell(distilled, compress)
 
@@ -168,7 +168,7 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _tell(distilled: Distilled, compress: str | None) -> None:
-    from edgevlm import report
+    from edgevlm.process import terminal
 
     text = {
         "teacher": "the teacher's",
@@ -188,7 +188,7 @@ def _tell(distilled: Distilled, compress: str | None) -> None:
         ("last loss", f"{distilled.loss:.4f}"),
         ("pictures skipped", f"{len(distilled.skipped):,}" + (" (see skipped.txt)" if distilled.skipped else "")),
     ]
-    report.table(None, ("", ""), rows)
+    terminal.table(None, ("", ""), rows)
     click.echo(f"losses: {distilled.folder / 'losses.png'}")
     recipe = f" --recipe {compress}" if compress else ""
     click.echo(f"next: edgevlm convert {distilled.folder} --target all{recipe}", err=True)

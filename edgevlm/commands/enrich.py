@@ -66,8 +66,8 @@ def enrich(
       edgevlm enrich birds.txt --with Qwen/Qwen2.5-1.5B-Instruct
       edgevlm distill --data photos/ --descriptions birds.descriptions.json --out my-student
     """
-    from edgevlm import report
     from edgevlm.enrichment import enrichment
+    from edgevlm.process import terminal
 
     names, out = _read_labels(labels, out)
     asked = _question(
@@ -82,7 +82,7 @@ def enrich(
     )
     if allow_missing and not enrichment.from_a_file(source):
         raise InputError("--allow-missing is for a FILE: a language model is asked about every label")
-    with report.progress_bar(log_seconds=30) as progress:
+    with terminal.progress_bar(log_seconds=30) as progress:
         done = enrichment.enrich(
             names, source, out, question=asked, allow_missing=allow_missing, force=force, progress=progress
         )
@@ -95,7 +95,7 @@ def enrich(
 
 
 def _read_labels(given: str, out: Path | None) -> tuple[tuple[str, ...], Path]:
-    from edgevlm import labels
+    from edgevlm.inputs import labels
 
     if given == "-":
         if out is None:
@@ -121,9 +121,10 @@ def _question(**options: Any) -> Question | None:
 
 
 def _print_json(done: Enriched) -> None:
-    from edgevlm import report, schema
+    from edgevlm import schema
+    from edgevlm.process import terminal
 
-    report.print_json(
+    terminal.print_json(
         {
             "out": str(done.out),
             "labels": len(done.labels),
@@ -141,13 +142,13 @@ def _print_json(done: Enriched) -> None:
 
 
 def _tell(done: Enriched) -> None:
-    from edgevlm import report
+    from edgevlm.process import terminal
 
     described = [label for label in done.labels if label not in done.missing]
     new = [label for label in described if label not in done.kept]
     rows = [(label, "\n".join(done.descriptions.labels[label].descriptions)) for label in (new or described)[:_SHOWN]]
     if rows:
-        report.table(None, ("label", "description"), rows)
+        terminal.table(None, ("label", "description"), rows)
     more = f", of which {len(done.kept)} before" if done.kept else ""
     asked = f"; {done.asked} questions asked" if done.asked else ""
     click.echo(f"{len(described)} of {len(done.labels)} labels described{more}{asked}: {done.out}")

@@ -91,13 +91,14 @@ def evaluate(
       edgevlm evaluate edgevlm-student --attributes --data seen=scenes:train:500:1:held-out \\
         --data unseen=scenes:combinations:500:1:held-out --data styles=scenes:styles:500:1:held-out
     """
-    from edgevlm import report, schema
+    from edgevlm import schema
     from edgevlm.evaluation.evaluation import evaluate as measure
+    from edgevlm.process import terminal
 
     numbers = _parse_shots(shots)
     if out is not None:
         refuse_unwritable(out)
-    with report.progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         found = measure(
             model,
             _parse_data(data),
@@ -114,10 +115,10 @@ def evaluate(
             progress=progress,
         )
     if out is not None:
-        _write(out, report.json_text(schema.write(found)))
+        _write(out, terminal.json_text(schema.write(found)))
         click.echo(f"wrote {out}", err=True)
     if as_json:
-        report.print_json(schema.write(found))
+        terminal.print_json(schema.write(found))
     else:
         _show(found)
 
@@ -144,7 +145,7 @@ def _parse_shots(text: str | None) -> tuple[int, ...]:
 
 
 def _write(path: Path, text: str) -> None:
-    from edgevlm.bundle import output_error
+    from edgevlm.bundle.staging import output_error
 
     try:
         path.write_text(text + "\n", encoding="utf-8")
@@ -155,13 +156,13 @@ def _write(path: Path, text: str) -> None:
 def _show(found: Evaluation) -> None:
     from rich.markup import escape
 
-    from edgevlm import report
+    from edgevlm.process import terminal
 
     rows = [row for row in _rows(found.sets) if any(cell != _NOTHING for cell in row[1:])]
     click.echo(f"{found.model}: {found.precision}, evidence: {found.evidence}")
     if found.templates and any(each.zero_shot for each in found.sets):
         click.echo(f"prompts: {'; '.join(found.templates)}")
-    report.table(None, ("", *(f">{escape(each.name)}" for each in found.sets)), rows)
+    terminal.table(None, ("", *(f">{escape(each.name)}" for each in found.sets)), rows)
     _show_attributes(found.sets)
     for each in found.sets:
         if each.index:
@@ -220,8 +221,8 @@ def _probe(each: SetEvaluation, shots: int) -> FewShot | None:
 def _show_attributes(sets: Sequence[SetEvaluation]) -> None:
     from rich.markup import escape
 
-    from edgevlm import report
     from edgevlm.evaluation.scene_zero_shot import CANDIDATES, VARIED
+    from edgevlm.process import terminal
 
     measured = [(each.name, each.attributes) for each in sets if each.attributes]
     if not measured:
@@ -234,7 +235,7 @@ def _show_attributes(sets: Sequence[SetEvaluation]) -> None:
     for name in VARIED:
         rows.append(_row(f"  in the {name}", scenes, partial(_show_attribute, name)))
     title = "The true description scores highest (by chance)"
-    report.table(title, ("", *(f">{escape(name)}" for name, _ in measured)), rows)
+    terminal.table(title, ("", *(f">{escape(name)}" for name, _ in measured)), rows)
 
 
 def _show_attribute(name: str, found: SceneAccuracy) -> str:
@@ -244,7 +245,7 @@ def _show_attribute(name: str, found: SceneAccuracy) -> str:
 def _show_index(name: str, index: Index) -> None:
     from rich.markup import escape
 
-    from edgevlm import report
+    from edgevlm.process import terminal
 
     rows = [
         (
@@ -258,7 +259,7 @@ def _show_index(name: str, index: Index) -> None:
     ]
     near = f">{index.neighbours_k} nearest kept"
     columns = ("stored as", ">bytes a picture", ">nearest kept", near, ">text → image, at 1 / 5 / 10")
-    report.table(escape(f"{name}: an index of {index.pictures:,} pictures"), columns, rows)
+    terminal.table(escape(f"{name}: an index of {index.pictures:,} pictures"), columns, rows)
 
 
 def _show_skipped(each: SetEvaluation) -> None:
@@ -275,7 +276,7 @@ def _show_skipped(each: SetEvaluation) -> None:
 def _show_classes(each: SetEvaluation) -> None:
     from rich.markup import escape
 
-    from edgevlm import report
+    from edgevlm.process import terminal
 
     if each.zero_shot is None:
         return
@@ -288,7 +289,7 @@ def _show_classes(each: SetEvaluation) -> None:
         (escape(found.label), f"{found.pictures:,}", _percent(found.accuracy), escape(found.mistaken_for or ""))
         for found in classes[:_CLASSES_SHOWN]
     ]
-    report.table(escape(f"{each.name}: by class{few}"), ("class", ">pictures", ">accuracy", "mostly taken for"), rows)
+    terminal.table(escape(f"{each.name}: by class{few}"), ("class", ">pictures", ">accuracy", "mostly taken for"), rows)
 
 
 def _joined(numbers: Iterable[int]) -> str:

@@ -33,7 +33,8 @@ def targets(ops: str | None, as_json: bool) -> None:
     """
     from importlib.util import find_spec
 
-    from edgevlm import registry, report
+    from edgevlm.process import terminal
+    from edgevlm.targets import registry
 
     if ops is not None:
         _list_ops(ops, as_json)
@@ -48,30 +49,32 @@ def targets(ops: str | None, as_json: bool) -> None:
         for target in registry.targets()
     ]
     if as_json:
-        report.print_json({"targets": rows})
+        terminal.print_json({"targets": rows})
         return
     missing = [
         (str(r["target"]), str(r["summary"]), "yes" if r["converts"] else _extra(str(r["target"]))) for r in rows
     ]
-    report.table(None, ("target", "what it is", "converts here"), missing)
+    terminal.table(None, ("target", "what it is", "converts here"), missing)
 
 
 def _list_ops(target: str, as_json: bool) -> None:
-    from edgevlm import registry, report, schema
-    from edgevlm.interfaces import Evaluator
+    from edgevlm import schema
+    from edgevlm.process import terminal
+    from edgevlm.targets import registry
+    from edgevlm.targets.inspection import Evaluator
 
     runtime = registry.runtime(target)
     if not isinstance(runtime, Evaluator):
         raise UnsupportedError(f"{target} computes no ops itself: its bundles are run by its own runtime")
     found = runtime.op_coverage()
     if as_json:
-        report.print_json({"ops": [{**schema.write(op), "covered": op.covered} for op in found]})
+        terminal.print_json({"ops": [{**schema.write(op), "covered": op.covered} for op in found]})
         return
     rows = [
         (op.kind, ", ".join(op.opsets), "yes" if op.covered else "no", ", ".join(op.oracles) or op.reason)
         for op in found
     ]
-    report.table(None, ("op", "defined in", "computed", "compared with"), rows)
+    terminal.table(None, ("op", "defined in", "computed", "compared with"), rows)
     covered = sum(op.covered for op in found)
     click.echo(f"{covered} of {len(found)} ops are computed")
 
@@ -80,21 +83,22 @@ def _list_ops(target: str, as_json: bool) -> None:
 @as_json
 def models(as_json: bool) -> None:
     """List the built-in models, the families of checkpoints that can be converted, and the students to distill."""
-    from edgevlm import report, schema
+    from edgevlm import schema
     from edgevlm.models import builtin, catalogue
     from edgevlm.models.students.presets import COST_DIM, COSTS, PRESETS, TEXT_PRESETS
+    from edgevlm.process import terminal
 
     figures = {name: builtin.figures(name) for name in builtin.FOLDERS}
     if as_json:
         students = {name: {**schema.write(PRESETS[name]), **schema.write(cost)} for name, cost in COSTS.items()}
-        report.print_json({"builtin": figures, "families": catalogue.FAMILIES, "students": students})
+        terminal.print_json({"builtin": figures, "families": catalogue.FAMILIES, "students": students})
         return
     rows = [
         *((name, _tell(found)) for name, found in figures.items()),
         *((f"{family} checkpoints", what) for family, what in catalogue.FAMILIES.items()),
     ]
-    report.table(None, ("model", "what it is"), rows)
-    report.table(
+    terminal.table(None, ("model", "what it is"), rows)
+    terminal.table(
         f"Students to distill: image towers, embeddings of {COST_DIM}",
         ("student", ">pixels", ">M parameters", ">M multiply-adds"),
         [
@@ -102,7 +106,7 @@ def models(as_json: bool) -> None:
             for name, cost in COSTS.items()
         ],
     )
-    report.table(
+    terminal.table(
         "Text towers to train along",
         ("text tower", ">width", ">blocks", ">heads"),
         [(name, *map(str, sizes)) for name, sizes in TEXT_PRESETS.items()],
@@ -128,20 +132,21 @@ def recipes(as_json: bool) -> None:
     """
     from importlib.util import find_spec
 
-    from edgevlm import report, schema
+    from edgevlm import schema
+    from edgevlm.bundle.recipe import BUILTIN
     from edgevlm.distillation import recipe as distillation
-    from edgevlm.recipe import BUILTIN
+    from edgevlm.process import terminal
 
     if as_json:
         trained = [schema.write(recipe) for recipe in distillation.builtin()]
-        report.print_json({"recipes": [schema.write(recipe) for recipe in BUILTIN.values()], "distillation": trained})
+        terminal.print_json({"recipes": [schema.write(recipe) for recipe in BUILTIN.values()], "distillation": trained})
         return
     rows = []
     for recipe in BUILTIN.values():
         limits = schema.write(recipe.parity).items()
         rows.append((recipe.name, recipe.summary, ", ".join(f"{k} {v:g}" for k, v in limits if v is not None)))
-    report.table("edgevlm convert", ("recipe", "what it does", "parity limits"), rows)
-    report.table(
+    terminal.table("edgevlm convert", ("recipe", "what it does", "parity limits"), rows)
+    terminal.table(
         "edgevlm distill",
         ("recipe", "what it does", "losses"),
         [
@@ -153,7 +158,7 @@ def recipes(as_json: bool) -> None:
         return  # losses are functions on its tensors
     from edgevlm.distillation.losses import LOSSES
 
-    report.table(
+    terminal.table(
         "Losses",
         ("loss", "needs", "options", "from"),
         [

@@ -69,10 +69,11 @@ def prune(
       edgevlm prune openai/clip-vit-base-patch32 --mlp 0.3 --tower both --data coco_val.json --images val2017 --out clip
       edgevlm distill --student smaller --recipe recovery --data scenes:train:5000 --out recovered
     """
-    from edgevlm import report, schema
+    from edgevlm import schema
+    from edgevlm.process import terminal
 
     _require()
-    with report.progress_bar() as progress:
+    with terminal.progress_bar() as progress:
         from edgevlm.compression.structured import Ratios, Request
         from edgevlm.compression.structured import prune as run
 
@@ -89,7 +90,7 @@ def prune(
         )
         pruned = run(request, progress)
     if as_json:
-        report.print_json(schema.write(pruned) | {"folder": str(pruned.folder)})
+        terminal.print_json(schema.write(pruned) | {"folder": str(pruned.folder)})
     else:
         _tell(pruned)
         click.echo(f"next: {_next(pruned, data)}", err=True)
@@ -106,7 +107,7 @@ def _require() -> None:
 
 
 def _tell(pruned: Pruned) -> None:
-    from edgevlm import report
+    from edgevlm.process import terminal
 
     rows = []
     for tower in pruned.towers:
@@ -121,7 +122,7 @@ def _tell(pruned: Pruned) -> None:
             )
         )
     headings = ("component", "structures", ">parameters, M", ">multiply-adds, M", "cosine with the original")
-    report.table(None, headings, rows)
+    terminal.table(None, headings, rows)
     click.echo(f"{pruned.folder}, judged by {pruned.pictures:,} pictures")
 
 

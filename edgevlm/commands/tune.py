@@ -52,14 +52,16 @@ def tune(
       edgevlm tune ./my-clip --target coreml --data photos/ --max-drop 1 --out tuned-coreml
       edgevlm tune my-student --target executorch --data coco_val.json --images val2017 --fastest
     """
-    from edgevlm import interrupts, registry, report, schema
+    from edgevlm import schema
     from edgevlm.errors import InputError
+    from edgevlm.process import interrupts, terminal
+    from edgevlm.targets import registry
 
     if target not in registry.targets():
         raise InputError(f"no target {target!r}: expected one of {', '.join(registry.targets())}")
-    with report.progress_bar(log_seconds=30) as progress, interrupts.advice("the same command goes on from here"):
+    with terminal.progress_bar(log_seconds=30) as progress, interrupts.advice("the same command goes on from here"):
         from edgevlm.compression.calibration import CalibrationSource
-        from edgevlm.tuning.tuning import TuneRequest
+        from edgevlm.tuning.request import TuneRequest
         from edgevlm.tuning.tuning import tune as run
 
         if calibration is None and calibration_texts is not None:
@@ -73,13 +75,13 @@ def tune(
             progress,
         )  # fmt: skip
     if as_json:
-        report.print_json(schema.write(tuned) | {"recipe_file": str(tuned.recipe_file)})
+        terminal.print_json(schema.write(tuned) | {"recipe_file": str(tuned.recipe_file)})
     else:
         _show(tuned, out)
 
 
 def _show(tuned: Tuned, out: Path) -> None:
-    from edgevlm import report
+    from edgevlm.process import terminal
 
     rows = [
         (
@@ -99,7 +101,7 @@ def _show(tuned: Tuned, out: Path) -> None:
         f"{tuned.pictures} pictures, {tuned.words} texts to choose from: the float model names "
         f"{100 * tuned.accuracy:.1f} % right, and one picture is {100 / tuned.pictures:.2g} points"
     )
-    report.table(None, headings, rows)
+    terminal.table(None, headings, rows)
     for trial in tuned.trials:
         if trial.error is not None:
             click.echo(f"{trial.recipe.name}: {trial.error}", err=True)

@@ -12,18 +12,19 @@ from typing import TypeAlias
 
 import torch
 
-from edgevlm.bundle import CalibrationRecord
+from edgevlm.bundle.manifest import CalibrationRecord
+from edgevlm.bundle.recipe import LEAST_SAMPLES, Calibration
+from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.data.dataset import Dataset, Example
 from edgevlm.data.files import PictureFiles
 from edgevlm.data.folders import SUFFIXES, class_folders
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError
-from edgevlm.interfaces import Programs, Progress
-from edgevlm.preprocessing import preprocess
-from edgevlm.recipe import LEAST_SAMPLES, Calibration
-from edgevlm.spec import ImagePreprocessing
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.graphs.program import Programs
+from edgevlm.inputs.pictures import preprocess
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.process.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from importlib.util import find_spec
 
 import torch
 
+from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import MissingDependency
-from edgevlm.interfaces import Program, Programs, Progress
-from edgevlm.recipe import Recipe
-from edgevlm.stored import StoredWeight
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.process.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from nncf.torch.quantization.layers import INT4SymmetricWeightsDecompressor, unp
 from torch import Tensor
 from torch.fx import GraphModule
 
+from edgevlm.bundle.recipe import Recipe
 from edgevlm.compression.folding import parameter
 from edgevlm.compression.layers import Layer, find_layers
-from edgevlm.recipe import Recipe
 
 LOW, HIGH = -8, 7
 

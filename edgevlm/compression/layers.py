@@ -9,11 +9,11 @@ from fnmatch import fnmatchcase
 import torch
 from torch.fx import GraphModule, Node
 
-from edgevlm.capture import plain_attention, unlifted
+from edgevlm.bundle.recipe import Recipe
 from edgevlm.compression.folding import parameter
 from edgevlm.errors import RecipeError
-from edgevlm.interfaces import Program, Programs
-from edgevlm.recipe import Recipe
+from edgevlm.graphs.capture import plain_attention, unlifted
+from edgevlm.graphs.program import Program, Programs
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = (_aten.conv2d.default, _aten.conv2d.padding)  # with padding in numbers, or by name

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgevlm.compression.structures import Group, keep, resize
-from edgevlm.models import checkpoint, weights
+from edgevlm.models.checkpoints import files, weights
 from edgevlm.models.network import build_text_half
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.parts import BorrowedText, SmallText, StudentParts, TextSide
@@ -59,7 +59,7 @@ def write_checkpoint(folder: Path, source: Path, cuts: Mapping[str, Cut]) -> Non
         source: The whole one's folder.
         cuts: By component; of each the groups keep equally many.
     """
-    config = json.loads(json.dumps(checkpoint.read_json(source / "config.json")))
+    config = json.loads(json.dumps(files.read_json(source / "config.json")))
     state: dict[str, Tensor] = {}
     for file in weights.find_files(source):
         state |= load_file(file)

@@ -15,9 +15,10 @@ import nncf  # type: ignore[import-untyped]
 import torch
 from torch import nn
 
-from edgevlm.capture import plain_attention, quiet
-from edgevlm.interfaces import Program
-from edgevlm.recipe import Recipe
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.graphs.capture import plain_attention
+from edgevlm.graphs.program import Program
+from edgevlm.process.quiet import quiet
 
 
 def prune(program: Program, recipe: Recipe) -> Program:

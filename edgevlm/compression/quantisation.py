@@ -20,16 +20,17 @@ from nncf.quantization.algorithms.min_max.algorithm import MinMaxQuantization  #
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from edgevlm.capture import plain_attention, quiet, unlifted
+from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.recipe import Recipe
 from edgevlm.compression.allocation import mapped_activations
 from edgevlm.compression.annotation import Annotator
 from edgevlm.compression.folding import fold_layer_norms, fold_output_scales, parameter
 from edgevlm.compression.groups import decide_int4, store_groups
 from edgevlm.compression.layers import Layer, becomes_integers, find_layers, weight_of
 from edgevlm.errors import RecipeError
-from edgevlm.interfaces import Program
-from edgevlm.recipe import Recipe
-from edgevlm.stored import StoredWeight
+from edgevlm.graphs.capture import plain_attention, unlifted
+from edgevlm.graphs.program import Program
+from edgevlm.process.quiet import quiet
 
 
 def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tuple[Program, tuple[StoredWeight, ...]]:

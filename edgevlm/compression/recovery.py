@@ -19,9 +19,10 @@ from torch.nn.utils import parametrize
 from torchao.quantization.pt2e import MovingAverageMinMaxObserver  # type: ignore[import-untyped]
 from torchao.quantization.pt2e.fake_quantize import FakeQuantize  # type: ignore[import-untyped]
 
-from edgevlm.capture import plain_attention, quiet
+from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import RecipeError
-from edgevlm.recipe import Recipe
+from edgevlm.graphs.capture import plain_attention
+from edgevlm.process.quiet import quiet
 
 _LAYERS = nn.Linear | nn.Conv2d
 _LEAST_SCALE = 1e-8

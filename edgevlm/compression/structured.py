@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgevlm import interrupts, schema
-from edgevlm.bundle import output_error
+from edgevlm import schema
+from edgevlm.bundle.staging import output_error
 from edgevlm.compression.importance import select
 from edgevlm.compression.pruned_folder import Cut, write_checkpoint, write_student
 from edgevlm.compression.structures import Group, Kind, find_hub_mlps, find_structures
@@ -21,15 +21,16 @@ from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError, InputError, OutputError, UnsupportedError
-from edgevlm.interfaces import Progress
+from edgevlm.inputs.pictures import resize_and_crop
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
 from edgevlm.models.model import Model
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import SmallText, StudentParts
 from edgevlm.models.students.towers import count_multiply_adds, parameters
-from edgevlm.preprocessing import resize_and_crop
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress
 
 Component: TypeAlias = Literal["encode_image", "encode_text"]
 FEWEST = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from edgevlm.data.scenes import ATTRIBUTES, AXES, Group, Scene
+from edgevlm.data.scene import ATTRIBUTES, AXES, Group, Scene
 
 OPENINGS = ("", "", "", "a picture of ", "a drawing of ", "a photo of ", "an image of ", "there is ")
 SYNONYMS: dict[str, tuple[str, ...]] = {

@@ -42,7 +42,7 @@ class Dataset(Protocol):
         """The words of picture `index`, without reading the picture."""
 
     def picture(self, index: int) -> Image.Image:
-        """The picture, upright and in RGB (see `edgevlm.preprocessing.decode`).
+        """The picture, upright and in RGB (see `edgevlm.inputs.pictures.decode`).
 
         Raises:
             ImageError: it cannot be read.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.data.scenes import ATTRIBUTES, CELLS, Group, Scene, uniforms
+from edgevlm.data.scene import ATTRIBUTES, CELLS, Group, Scene, uniforms
 
 F32 = NDArray[np.float32]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from edgevlm.errors import ImageError
-from edgevlm.preprocessing import decode
+from edgevlm.inputs.pictures import decode
 
 NARROWEST = 200
 """How many times as long as wide a picture may be. Models scale the shorter side, some to several hundred pixels."""

@@ -23,7 +23,7 @@ from edgevlm.data.captions import caption, leave_open
 from edgevlm.data.dataset import Dataset, Example
 from edgevlm.data.drawing import draw
 from edgevlm.data.fingerprints import fingerprint
-from edgevlm.data.scenes import (
+from edgevlm.data.scene import (
     ATTRIBUTES,
     BACKGROUNDS,
     CELLS,
@@ -32,11 +32,11 @@ from edgevlm.data.scenes import (
     UNSEEN_STYLES,
     Group,
     Scene,
-    Scenes,
     Split,
     is_held_out,
     uniforms,
 )
+from edgevlm.data.scenes import Scenes
 from edgevlm.errors import DataError
 
 HELD_OUT_START = 1 << 40

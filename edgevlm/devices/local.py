@@ -13,8 +13,7 @@ from typing import Any
 import edgevlm
 from edgevlm.devices.answers import answers
 from edgevlm.devices.far_side import PACKAGES
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.process.progress import Progress, silent
 
 
 def process_of(module: str) -> tuple[list[str], dict[str, str]]:

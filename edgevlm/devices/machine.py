@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.process.progress import Progress, silent
 
 
 class Machine(Protocol):

@@ -31,7 +31,8 @@ class Cluster:
         qemu_cpu: QEMU's name of a CPU that has the same instructions.
         stands_in: Whether that one is another core than `core`.
         dot_product: Whether it has Armv8.2's dot products of int8, which XNNPACK's int8 kernels use.
-        fma_lanes: float32 multiply-adds a cycle that it can begin; see `edgevlm.bench.calibration`. 0 where unknown.
+        fma_lanes: float32 multiply-adds a cycle that it can begin; see `edgevlm.bench.estimates.published`. 0
+            where unknown.
     """
 
     core: str
@@ -59,7 +60,7 @@ class Profile:
         address: `ssh://user@host[:port]` or `adb://serial`, in a user's own profile.
         python: The interpreter over there; found by itself where empty.
         runner: What takes the place of Python on a phone: an executable here, or a folder of them. See
-            `edgevlm.bench.runners`.
+            `edgevlm.bench.phones.runners`.
         sources: Where the figures above are from.
     """
 

@@ -11,11 +11,10 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edgevlm.bundle import hash_file
-from edgevlm.devices.store import keep
+from edgevlm.bundle.bundle import hash_file
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.process.progress import Progress, silent
+from edgevlm.process.store import keep
 
 PACKAGES = ("numpy", "pillow", "tokenizers")
 """What every bundle needs."""

@@ -11,15 +11,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from edgevlm import interrupts
 from edgevlm.devices import far_side, site
 from edgevlm.devices.address import Address
 from edgevlm.devices.answers import answers
 from edgevlm.devices.connection import Connection, NotReached
 from edgevlm.devices.far_python import FarPython, ended
 from edgevlm.errors import ConnectionLost, DeviceError
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress, silent
 
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Between tries to reach a machine again: together, about what a board takes to boot."""

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.distillation.augmentation import view
 from edgevlm.distillation.material import Material
 from edgevlm.distillation.recipe import DistillRecipe
 from edgevlm.distillation.teacher_cache import view_draws
 from edgevlm.errors import InputError
-from edgevlm.preprocessing import resize_and_crop
-from edgevlm.spec import ImagePreprocessing
+from edgevlm.inputs.pictures import resize_and_crop
 
 
 @dataclass(frozen=True)

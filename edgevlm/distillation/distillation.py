@@ -13,8 +13,10 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 
-from edgevlm import cache, interrupts, schema
-from edgevlm.bundle import output_error
+from edgevlm import schema
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.staging import output_error
+from edgevlm.conversion import cache
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot as draw_few_shot
@@ -22,18 +24,18 @@ from edgevlm.distillation.batches import Batches, Shares
 from edgevlm.distillation.learner import Learner, find_former, make_learner, refuse_ensemble
 from edgevlm.distillation.losses import LOSSES, Term
 from edgevlm.distillation.material import Material, gather_material
-from edgevlm.distillation.plot import draw_losses
+from edgevlm.distillation.plots import draw_losses
 from edgevlm.distillation.recipe import TEXT_TOWERS, DistillRecipe, check
 from edgevlm.distillation.run_folder import RunFolder, open_run, write_atomically
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.distillation.trainer import Training, train
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError, InputError, RecipeError
-from edgevlm.interfaces import Progress
 from edgevlm.models import catalogue
 from edgevlm.models.students.parts import FixedLabels
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
-from edgevlm.recipe import Recipe
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress
 
 _GOES_ON = "the same command goes on where this one stopped"
 

@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgevlm.bundle import Labels
+from edgevlm.bundle.manifest import Labels
+from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.distillation.material import Material
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.errors import InputError, UnsupportedError
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import builtin
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.config import ImageTowerConfig, square_pictures
@@ -24,8 +26,6 @@ from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import FixedLabels, SmallText, StudentParts, TextSide, teacher_text
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS, preset, text_preset
 from edgevlm.models.students.towers import build_image_tower, build_text_tower
-from edgevlm.spec import ImagePreprocessing
-from edgevlm.tokenizing import Tokenizer
 
 
 @dataclass(frozen=True)

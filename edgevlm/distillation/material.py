@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgevlm.bundle.spec import F32
 from edgevlm.data.dataset import Dataset
 from edgevlm.distillation import teacher_cache
 from edgevlm.distillation.recipe import DistillRecipe
@@ -17,7 +18,7 @@ from edgevlm.distillation.teacher import Teacher, average_texts
 from edgevlm.distillation.teacher_cache import Embeddings
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError
-from edgevlm.interfaces import F32, Progress
+from edgevlm.process.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 from edgevlm.distillation import checkpoints
 from edgevlm.errors import OutputError
-from edgevlm.locking import locked
+from edgevlm.process.locking import locked
 
 _RUN, _METRICS, _DONE, _LOCK = "run.json", "metrics.jsonl", "config.json", ".run.lock"
 _SAID = 40

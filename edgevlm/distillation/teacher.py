@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from edgevlm.bundle.spec import F32
 from edgevlm.errors import UnsupportedError
-from edgevlm.interfaces import F32
-from edgevlm.labels import check_lengths
+from edgevlm.inputs.labels import check_lengths
+from edgevlm.inputs.pictures import resize_and_crop
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
-from edgevlm.preprocessing import resize_and_crop
-from edgevlm.tokenizing import Tokenizer
 
 _PICTURES_AT_ONCE, _TEXTS_AT_ONCE = 32, 128
 

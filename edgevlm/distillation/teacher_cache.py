@@ -24,13 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevlm.bundle import hash_file
+from edgevlm.bundle.bundle import hash_file
+from edgevlm.bundle.spec import F32
 from edgevlm.data.dataset import Dataset
 from edgevlm.distillation.augmentation import view
 from edgevlm.distillation.recipe import Augmentation
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.errors import ImageError
-from edgevlm.interfaces import F32, Progress
+from edgevlm.process.progress import Progress
 
 SHARD = 1024
 _AT_ONCE = 64

@@ -24,9 +24,8 @@ from edgevlm.distillation.losses import LossInputs, Term, total
 from edgevlm.distillation.recipe import Schedule
 from edgevlm.distillation.run_folder import RunFolder
 from edgevlm.errors import TrainingFailed
-from edgevlm.interfaces import Progress
 from edgevlm.models.students.dual_encoder import DualEncoder
-from edgevlm.progress import duration
+from edgevlm.process.progress import Progress, duration
 
 _LOG_EVERY = 10
 _LARGEST_LOG_SCALE = math.log(100)

@@ -15,15 +15,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from edgevlm import interrupts
 from edgevlm.devices.address import Address
 from edgevlm.devices.profile import Profile
 from edgevlm.devices.ssh import Ssh
 from edgevlm.emulation import board_image, cpio, tools
 from edgevlm.emulation.board_image import Image
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress, silent
 
 QEMU = "qemu-system-aarch64"
 _HOST = "127.0.0.1"

@@ -17,12 +17,11 @@ from functools import partial
 from pathlib import Path
 
 from edgevlm.devices import site
-from edgevlm.devices.store import keep
 from edgevlm.emulation import cpio, root, tools
 from edgevlm.emulation.parts import Part
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.process.progress import Progress, silent
+from edgevlm.process.store import keep
 
 ADDRESS = "10.0.2.15"
 """Of the board in the network that QEMU makes for it."""

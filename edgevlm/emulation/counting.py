@@ -18,20 +18,21 @@ from typing import Any
 
 import numpy as np
 
-from edgevlm import interrupts
-from edgevlm.bench.results import Counts
-from edgevlm.boundary import find_component, validate_inputs
-from edgevlm.bundle import Bundle, BundledComponent
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import BundledComponent
+from edgevlm.bundle.spec import F32, Array
 from edgevlm.devices.profile import Cluster
 from edgevlm.emulation import plugin, processor, root, runner, tools
 from edgevlm.emulation.plugin import between
 from edgevlm.emulation.setup import Setup, prepare
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import F32, Array, Progress
 from edgevlm.onboard.counting import BEFORE, FIRST_RUN
 from edgevlm.onboard.engines import sample_inputs
 from edgevlm.onboard.failures import ended_without_a_word, from_json
-from edgevlm.progress import silent
+from edgevlm.onboard.figures import Counts
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress, silent
+from edgevlm.targets.boundary import find_component, validate_inputs
 
 _EVERY_SECONDS = 0.1
 _RUNNER_SAYS = "error: "

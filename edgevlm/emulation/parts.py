@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Part:
-    """A folder that is kept; see `edgevlm.devices.store`.
+    """A folder that is kept; see `edgevlm.process.store`.
 
     Attributes:
         name: What people call it.

@@ -8,13 +8,12 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from edgevlm.bench.results import Counts
-from edgevlm.devices.store import keep
 from edgevlm.emulation import tools
 from edgevlm.emulation.parts import Part
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.onboard.figures import Counts
+from edgevlm.process.progress import Progress, silent
+from edgevlm.process.store import keep
 
 _SOURCE = "counts.c"
 _LIBRARY = "counts.so"

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from edgevlm.devices.profile import Cluster
-from edgevlm.devices.store import keep
 from edgevlm.emulation.parts import Part
+from edgevlm.process.store import keep
 
 _ARM = 0x41
 # Arm's part numbers, from the technical reference manual of each core (register MIDR_EL1).

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from edgevlm.devices.store import keep
 from edgevlm.emulation import tools
 from edgevlm.emulation.parts import Part
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.process.progress import Progress, silent
+from edgevlm.process.store import keep
 
 PACKAGES = ("python3", "libstdc++6", "libgomp1")
 _APT, _OS_RELEASE = Path("/etc/apt"), Path("/etc/os-release")

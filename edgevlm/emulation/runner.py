@@ -12,12 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from edgevlm.devices import site
-from edgevlm.devices.store import keep
 from edgevlm.emulation import shim, tools
 from edgevlm.emulation.parts import Part
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.process.progress import Progress, silent
+from edgevlm.process.store import keep
 
 PROGRAM = "runner"
 _SOURCES = ("runner.cpp", "shim.c", "packing.c")

@@ -11,8 +11,7 @@ from edgevlm.emulation import plugin, root, runner, tools
 from edgevlm.emulation.parts import Part
 from edgevlm.emulation.tools import Qemu
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import Progress
-from edgevlm.progress import silent
+from edgevlm.process.progress import Progress, silent
 
 TARGETS = ("tflite", "executorch")
 

@@ -24,9 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgevlm import interrupts, labels, schema
-from edgevlm.bundle import output_error
+from edgevlm import schema
+from edgevlm.bundle.staging import output_error
 from edgevlm.errors import EnrichmentError, LabelError
+from edgevlm.inputs import labels
+from edgevlm.process import interrupts
 
 SCHEMA_VERSION = 1
 _LISTED = 10

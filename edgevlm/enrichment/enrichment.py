@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from edgevlm import interrupts
-from edgevlm.bundle import output_error
+from edgevlm.bundle.staging import output_error
 from edgevlm.enrichment import from_file, questions
 from edgevlm.enrichment.descriptions import Author, Descriptions, Entry
 from edgevlm.enrichment.endpoint import Endpoint
 from edgevlm.enrichment.language_model import LanguageModel, LocalModel, Tell
 from edgevlm.errors import EnrichmentError, LabelError
-from edgevlm.interfaces import Progress
-from edgevlm.locking import locked
+from edgevlm.process import interrupts
+from edgevlm.process.locking import locked
+from edgevlm.process.progress import Progress
 
 KEY_ENV = "OPENAI_API_KEY"
 _SAMPLING_TEMPERATURE = 0.8
@@ -257,7 +257,7 @@ def _copy(found: Descriptions, book: _Book, labels: Sequence[str], where: str, *
 
 
 def _open(source: str, question: Question) -> LanguageModel:
-    from edgevlm.models import hub
+    from edgevlm.models.checkpoints import hub
 
     if _is_url(source):
         key = os.environ.get(question.key_env)

@@ -56,7 +56,7 @@ class LocalModel:
                 raise MissingDependency(package, extra="convert")
         import torch
 
-        from edgevlm.models import hub
+        from edgevlm.models.checkpoints import hub
 
         here = Path(name).expanduser()
         folder = here if here.is_dir() else hub.download(name)
@@ -111,8 +111,8 @@ def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from edgevlm.errors import CheckpointError
-    from edgevlm.models import weights
-    from edgevlm.models.checkpoint import read_json
+    from edgevlm.models.checkpoints import weights
+    from edgevlm.models.checkpoints.files import read_json
 
     config = read_json(folder / "config.json")
     weights.find_files(folder)

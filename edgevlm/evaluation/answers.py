@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgevlm.bundle.spec import F32
 from edgevlm.data.dataset import Dataset
 from edgevlm.errors import CheckFailed, DataError, ImageError
-from edgevlm.interfaces import F32, Progress
+from edgevlm.process.progress import Progress
 
 Question = Callable[[Sequence[Image.Image]], F32]
 

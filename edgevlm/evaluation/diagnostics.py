@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bundle.spec import F32
 from edgevlm.errors import DataError
-from edgevlm.interfaces import F32
 
 NEIGHBOURS = 10
 """k of M_neigh and of M_vlalign, where there are as many."""

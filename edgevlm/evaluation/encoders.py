@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 from PIL import Image
 
-from edgevlm.bundle import MANIFEST, SUFFIX, Bundle
-from edgevlm.bundle_model import BundleModel
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import MANIFEST, SUFFIX
+from edgevlm.bundle.spec import F32
 from edgevlm.errors import TensorError
-from edgevlm.interfaces import F32, Closing
-from edgevlm.preprocessing import resize_and_crop
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.inference.embedder import BundleModel
+from edgevlm.inputs.pictures import resize_and_crop
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.targets.runtime import Closing
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,7 +32,7 @@ class Encoder(Protocol):
 
     Attributes:
         name: What a user called it.
-        evidence: What its answers prove: `reference` for a float model, else see `edgevlm.interfaces.Session`.
+        evidence: What its answers prove: `reference` for a float model, else see `edgevlm.targets.runtime.Session`.
         precision: Of the weights; of a bundle, its recipe, such as `int8`.
         tokenizer: Of the text tower; None where there is none.
         labels: What it tells apart without a text tower; empty where no labels are baked in.

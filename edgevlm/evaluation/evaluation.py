@@ -14,7 +14,7 @@ from edgevlm.errors import InputError
 from edgevlm.evaluation import few_shot
 from edgevlm.evaluation.encoders import choose_speaker, open_encoder
 from edgevlm.evaluation.measurement import Measurement, Options, SetEvaluation
-from edgevlm.interfaces import Progress
+from edgevlm.process.progress import Progress
 
 TEMPLATES = ("a photo of a {}",)
 """What students are trained with, too, unless their recipe says otherwise."""

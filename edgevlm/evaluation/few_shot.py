@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bundle.spec import F32
 from edgevlm.errors import DataError, MissingDependency
-from edgevlm.interfaces import F32
 
 INVERSE_REGULARISATION = 31.6
 """scikit-learn's `C` for embeddings of length one: the 0.316 of CLIP's published example, whose embeddings are not

@@ -1,4 +1,4 @@
-"""What an index on a device keeps of float32 search when its embeddings are stored as `edgevlm.codes`."""
+"""What an index on a device keeps of float32 search when its embeddings are stored as `edgevlm.inference.codes`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm import codes
+from edgevlm.bundle.spec import F32
 from edgevlm.errors import DataError
 from edgevlm.evaluation.retrieval import CUTS
-from edgevlm.interfaces import F32
+from edgevlm.inference import codes
 
 NEIGHBOURS = 10
 SHORTLIST = 4

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from edgevlm.bundle.spec import F32
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.rendered import RenderedScenes
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
@@ -22,7 +23,7 @@ from edgevlm.evaluation.index import Index
 from edgevlm.evaluation.retrieval import Retrieval
 from edgevlm.evaluation.scene_zero_shot import SceneAccuracy
 from edgevlm.evaluation.zero_shot import ZeroShot
-from edgevlm.interfaces import F32, Progress
+from edgevlm.process.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.interfaces import F32
+from edgevlm.bundle.spec import F32
 
 CUTS = (1, 5, 10)
 _ROWS_AT_ONCE = 256

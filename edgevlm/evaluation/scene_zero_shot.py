@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgevlm.bundle.spec import F32
 from edgevlm.data.captions import caption
-from edgevlm.data.scenes import ATTRIBUTES, Scene, variants
-from edgevlm.interfaces import F32
+from edgevlm.data.scene import ATTRIBUTES, Scene, variants
 
 VARIED = (*ATTRIBUTES, "count", "position")
 CANDIDATES = 50

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from edgevlm.bundle import Labels
-from edgevlm.interfaces import Program, Programs
-from edgevlm.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec, TextPreprocessing
+from edgevlm.bundle.manifest import Labels
+from edgevlm.bundle.spec import (
+    ComponentSpec,
+    ImagePreprocessing,
+    Source,
+    TensorSpec,
+    TextPreprocessing,
+)
+from edgevlm.graphs.program import Program, Programs
 
 Reference = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
 

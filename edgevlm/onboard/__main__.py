@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import Progress
 from edgevlm.onboard.protocol import Say, answer, telling
+from edgevlm.process.progress import Progress
 
 Job = Callable[[Mapping[str, Any], Progress], Mapping[str, Any]]
 """Takes the job and whom to tell, and gives the result, plain values."""

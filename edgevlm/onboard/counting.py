@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from edgevlm import registry
-from edgevlm.bundle import Bundle
-from edgevlm.interfaces import Progress
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.process.progress import Progress
+from edgevlm.targets import registry
 
 MARK = 0x51AE0000
 BEFORE, LOADED, FIRST_RUN = 0, 1, 2

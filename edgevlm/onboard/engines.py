@@ -13,15 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm import registry
-from edgevlm.boundary import find_component
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.spec import F32, Array, TensorSpec
 from edgevlm.errors import DeviceError, MissingDependency
-from edgevlm.interfaces import F32, Array, Progress, Session
+from edgevlm.inputs.pictures import preprocess
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import tensorrt
-from edgevlm.preprocessing import preprocess
-from edgevlm.spec import TensorSpec
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.process.progress import Progress
+from edgevlm.targets import registry
+from edgevlm.targets.boundary import find_component
+from edgevlm.targets.runtime import Session
 
 PICTURE_SHAPE = (960, 1280, 3)
 """Of the sample picture, [H, W, C]: what a camera's preview has."""

@@ -147,3 +147,26 @@ class System:
     load: float
     emulator: str | None
     versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one thread executes for one inference, exactly.
+
+    Attributes:
+        instructions: All of them.
+        float_multiply_adds: Multiply-adds of vector float instructions, each lane counted.
+        integer_multiply_adds: Multiply-adds of vector integer instructions, each lane counted, those of the next two
+            included.
+        dot_products: `sdot`, `udot`, `usdot` and `sudot` instructions.
+        matrix_products: `smmla`, `ummla` and `usmmla` instructions.
+        bytes_loaded, bytes_stored: By load and store instructions, whichever cache they hit.
+    """
+
+    instructions: int
+    float_multiply_adds: int
+    integer_multiply_adds: int
+    dot_products: int
+    matrix_products: int
+    bytes_loaded: int
+    bytes_stored: int

@@ -19,12 +19,12 @@ from typing import Any
 
 from edgevlm import schema
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import Progress
 from edgevlm.onboard import native
 from edgevlm.onboard.engines import make
 from edgevlm.onboard.failures import ended_without_a_word, from_json
 from edgevlm.onboard.figures import Memory
 from edgevlm.onboard.watching import MEMORY, poll, status
+from edgevlm.process.progress import Progress
 
 _READY = "opening the artefact"
 

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgevlm.boundary import find_component
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.onboard.engines import sample_inputs
 from edgevlm.onboard.failures import ended_without_a_word
 from edgevlm.onboard.figures import Memory, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
 from edgevlm.onboard.watching import MEMORY, poll
+from edgevlm.targets.boundary import find_component
 
 LEAST_RUNS, MOST_RUNS = 5, 1_000_000
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from edgevlm.errors import DeviceError, EdgeVLMError, OutOfMemory, named_failures
-from edgevlm.interfaces import Progress
 from edgevlm.onboard.failures import to_json
+from edgevlm.process.progress import Progress
 
 Say = Callable[[Mapping[str, Any]], None]
 Work = Callable[[Mapping[str, Any], Say], None]

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgevlm import schema
-from edgevlm.interfaces import Progress
 from edgevlm.onboard.engines import make
 from edgevlm.onboard.figures import Sustained, Window
 from edgevlm.onboard.system import clock_mhz, temperature_c
+from edgevlm.process.progress import Progress
 
 WINDOW_SECONDS = 1.0
 _THROTTLING = ("vcgencmd", "get_throttled")  # Raspberry Pi's; 0x0 means never since it was switched on

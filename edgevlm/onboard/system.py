@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm import schema
-from edgevlm.interfaces import Progress
 from edgevlm.onboard.figures import System
+from edgevlm.process.progress import Progress
 
 _PACKAGES = ("numpy", "pillow", "tokenizers", "ai-edge-litert", "tflite-runtime", "executorch", "torch", "coremltools")
 _PEERS = ("onnxruntime", "onnxruntime-gpu", "openvino")

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgevlm import interrupts, schema
+from edgevlm import schema
 from edgevlm.errors import DeviceError
-from edgevlm.interfaces import Progress
 from edgevlm.onboard.figures import Times, spread
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress
 
 _JETPACK = Path("/usr/src/tensorrt/bin/trtexec")
 

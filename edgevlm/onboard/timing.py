@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from edgevlm import schema
-from edgevlm.bundle import Bundle
-from edgevlm.bundle_model import label_scores
-from edgevlm.interfaces import Progress
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.inference.embedder import label_scores
+from edgevlm.inputs.pictures import preprocess
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import native
 from edgevlm.onboard.engines import TEXT, Engine, make, sample_picture
 from edgevlm.onboard.figures import Spread, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
-from edgevlm.preprocessing import preprocess
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.process.progress import Progress
 
 LEAST_RUNS = 5
 LABELS = 100

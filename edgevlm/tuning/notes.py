@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgevlm import schema
+from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import OutputError
-from edgevlm.recipe import Recipe
-
-from .sensitivity import LayerCost
-from .trial import Trial
+from edgevlm.tuning.sensitivity import LayerCost
+from edgevlm.tuning.trial import Trial
 
 STATE = "tune.json"
 

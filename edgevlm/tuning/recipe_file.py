@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevlm import schema
-
-from .trial import Trial
+from edgevlm.tuning.trial import Trial
 
 if TYPE_CHECKING:
-    from .tuning import TuneRequest
+    from edgevlm.tuning.request import TuneRequest
 
 _MARGIN = 0.02
 

@@ -16,18 +16,21 @@ from typing import Literal
 
 import torch
 
-from edgevlm import parity, pipeline, registry
-from edgevlm.bundle import Bundle
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.recipe import BUILTIN, ParityLimits, Recipe
+from edgevlm.bundle.spec import Array
 from edgevlm.compression.compression import compress
-from edgevlm.interfaces import Array, Programs, Progress, Session
-from edgevlm.parity import Answers, Samples
-from edgevlm.progress import Countdown, silent
-from edgevlm.recipe import BUILTIN, ParityLimits, Recipe
-
-from .notes import Notes
-from .sensitivity import LayerCost, run_programs
-from .task import Score, Task
-from .trial import Trial
+from edgevlm.conversion import pipeline
+from edgevlm.graphs.program import Programs
+from edgevlm.parity import comparison
+from edgevlm.parity.comparison import Answers, Samples
+from edgevlm.process.progress import Countdown, Progress, silent
+from edgevlm.targets import registry
+from edgevlm.targets.runtime import Session
+from edgevlm.tuning.notes import Notes
+from edgevlm.tuning.sensitivity import LayerCost, run_programs
+from edgevlm.tuning.task import Score, Task
+from edgevlm.tuning.trial import Trial
 
 Objective = Literal["size", "latency"]
 
@@ -193,7 +196,7 @@ def _grouped(recipe: Recipe, size: int) -> Recipe:
 
 def _ask(session: Session, bundle: Bundle, samples: Samples, progress: Progress) -> Answers:
     components = tuple(name for name in ("encode_image", "encode_text") if name in bundle.components)
-    return parity.ask(session, components, samples, lambda share: progress("asking the artefact", share))
+    return comparison.ask(session, components, samples, lambda share: progress("asking the artefact", share))
 
 
 def _latency_ratio(bench: Bench, session: Session) -> float | None:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import F32
 from edgevlm.compression.layers import layer_names
 from edgevlm.compression.quantisation import quantise
 from edgevlm.errors import RecipeError
-from edgevlm.interfaces import F32, Program, Programs, Progress
-from edgevlm.parity import Answers, Samples
-from edgevlm.progress import Countdown
-from edgevlm.recipe import Recipe
-
-from .task import Score, Task
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.parity.comparison import Answers, Samples
+from edgevlm.process.progress import Countdown, Progress
+from edgevlm.tuning.task import Score, Task
 
 
 @dataclass(frozen=True)

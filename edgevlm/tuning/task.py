@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bundle.spec import F32
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError
 from edgevlm.evaluation.zero_shot import average
-from edgevlm.interfaces import F32, Progress
+from edgevlm.inputs.pictures import preprocess
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models.model import Model
-from edgevlm.parity import Answers, Samples
-from edgevlm.preprocessing import preprocess
-from edgevlm.tokenizing import Tokenizer
+from edgevlm.parity.comparison import Answers, Samples
+from edgevlm.process.progress import Progress
 
 TEMPLATE = "a photo of a {}"
 

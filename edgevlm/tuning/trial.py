@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgevlm.recipe import ParityLimits, Recipe
-
-from .task import Score
+from edgevlm.bundle.recipe import ParityLimits, Recipe
+from edgevlm.tuning.task import Score
 
 
 @dataclass(frozen=True)

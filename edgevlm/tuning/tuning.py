@@ -18,58 +18,32 @@ from typing import Any
 
 import torch
 
-from edgevlm import cache, pipeline, registry
+from edgevlm.bundle.recipe import BUILTIN, Calibration, ParityLimits, Recipe
 from edgevlm.compression.calibration import CalibrationData, CalibrationSource
+from edgevlm.conversion import cache, pipeline
 from edgevlm.data.sources import open_data
 from edgevlm.errors import CheckFailed, DataError, InputError, OutputError, UnsupportedError
-from edgevlm.interfaces import Programs, Progress
-from edgevlm.locking import locked
+from edgevlm.graphs.program import Programs
+from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
 from edgevlm.models.model import Model
-from edgevlm.parity import Answers
-from edgevlm.progress import silent
-from edgevlm.recipe import BUILTIN, Calibration, ParityLimits, Recipe
-from edgevlm.tokenizing import Tokenizer
-
-from . import pictures
-from .notes import STATE, Notes
-from .recipe_file import next_command, write_recipe
-from .search import Bench, Objective, best, measure, search
-from .sensitivity import LayerCost, measure_layers
-from .task import Task
-from .trial import Trial
+from edgevlm.parity.comparison import Answers
+from edgevlm.process.locking import locked
+from edgevlm.process.progress import Progress, silent
+from edgevlm.targets import registry
+from edgevlm.tuning import plots
+from edgevlm.tuning.notes import STATE, Notes
+from edgevlm.tuning.recipe_file import next_command, write_recipe
+from edgevlm.tuning.request import TuneRequest
+from edgevlm.tuning.search import Bench, best, measure, search
+from edgevlm.tuning.sensitivity import LayerCost, measure_layers
+from edgevlm.tuning.task import Task
+from edgevlm.tuning.trial import Trial
 
 _LOCK = ".tune.lock"
 # A layer's cost is measured on fewer pictures than a recipe's: there are many more layers than recipes.
 _LAYER_PICTURES = 64
 _LAYER_CALIBRATION = 16
-
-
-@dataclass(frozen=True)
-class TuneRequest:
-    """What to search for.
-
-    Attributes:
-        model: What `edgevlm convert` takes.
-        target: One target.
-        data: Pictures with labels or captions: the task.
-        out: Folder of what is found.
-        max_drop: Points of accuracy that may be lost.
-        calibration: Pictures to measure ranges on; `data`'s own others if None.
-        pictures: How many of `data` are asked about.
-        objective: What is to be small.
-        images: Folder of the pictures that a captions file names.
-    """
-
-    model: str | Path
-    target: str
-    data: str
-    out: Path
-    max_drop: float = 0.5
-    calibration: CalibrationSource | None = None
-    pictures: int = 500
-    objective: Objective = "size"
-    images: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -167,10 +141,10 @@ class _Finder:
         found = [plain]
         for trial in search(bench, self._notes, max_drop=self._request.max_drop, costs=self._costs):
             found.append(trial)
-            pictures.draw_trade_off(found, self._accuracy, self._request.max_drop, self._request.out / "trade-off.svg")
+            plots.draw_trade_off(found, self._accuracy, self._request.max_drop, self._request.out / "trade-off.svg")
         chosen = best(found[1:], max_drop=self._request.max_drop, objective=self._request.objective)
         self._costs(BUILTIN["int8-static"])
-        pictures.draw_costs(self._notes.costs, self._request.out / "sensitivity.svg")
+        plots.draw_costs(self._notes.costs, self._request.out / "sensitivity.svg")
         if chosen is None:
             least = min((trial for trial in found[1:] if trial.error is None), key=lambda trial: trial.drop)
             raise CheckFailed(

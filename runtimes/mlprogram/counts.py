@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from edgevlm.interfaces import OpCount
 from edgevlm.runtimes.mlprogram.program import Constant, Function, Operation
+from edgevlm.targets.inspection import OpCount
 
 _COMPRESSED = ("int4", "int8", "palette", "sparse")
 

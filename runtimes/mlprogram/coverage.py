@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 
-from edgevlm.interfaces import OpCoverage
 from edgevlm.runtimes.mlprogram.opsets import definitions
+from edgevlm.targets.inspection import OpCoverage
 
 NOT_COVERED = {
     "conv_quantized": "of the older neural network format alone, to which coremltools maps it",

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from edgevlm.interfaces import Advice
 from edgevlm.runtimes.mlprogram.conditions import boundary
 from edgevlm.runtimes.mlprogram.facts import ARRAYS, CODE, COREMLTOOLS, GUIDE, MOST_WEIGHT_BYTES, OF_FUNCTIONS, OF_OPS
 from edgevlm.runtimes.mlprogram.opsets import SYSTEMS, System, definitions, earliest, system
 from edgevlm.runtimes.mlprogram.program import Function
 from edgevlm.runtimes.mlprogram.uses import Use, uses
+from edgevlm.targets.inspection import Advice
 
 OPS = "https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html"
 _CHUNKED = "https://github.com/apple/ml-stable-diffusion#converting-models-to-core-ml"

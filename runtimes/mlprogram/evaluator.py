@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from edgevlm.errors import BundleError, EdgeVLMError, TensorError, UnsupportedError
-from edgevlm.interfaces import OpCount
 from edgevlm.runtimes.mlprogram.audit import Audit, OpAudit
 from edgevlm.runtimes.mlprogram.counts import count_ops
 from edgevlm.runtimes.mlprogram.dtypes import BY_NAME
@@ -25,6 +24,7 @@ from edgevlm.runtimes.mlprogram.plan import make_plan
 from edgevlm.runtimes.mlprogram.program import Function
 from edgevlm.runtimes.mlprogram.steps import Mode, Observer, located, round_to
 from edgevlm.runtimes.mlprogram.values import Cell, Value
+from edgevlm.targets.inspection import OpCount
 
 Precision = Literal["declared", "fp32", "audit"]
 Answer = NDArray[Any] | Image | str | int | dict[str | int, float]

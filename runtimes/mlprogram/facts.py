@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from edgevlm.interfaces import AdviceKind
 from edgevlm.runtimes.mlprogram import conditions as has
 from edgevlm.runtimes.mlprogram.conditions import of
 from edgevlm.runtimes.mlprogram.program import Function
 from edgevlm.runtimes.mlprogram.uses import Use
+from edgevlm.targets.inspection import AdviceKind
 
 COREMLTOOLS = "https://github.com/apple/coremltools"
 CODE = f"{COREMLTOOLS}/blob/9.0/coremltools"

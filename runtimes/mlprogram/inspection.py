@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from edgevlm.interfaces import Advice, Package, PackageFunction, PackageValue
 from edgevlm.runtimes.mlprogram.conditions import returned
 from edgevlm.runtimes.mlprogram.counts import count_ops
 from edgevlm.runtimes.mlprogram.deployment import advise, systems
 from edgevlm.runtimes.mlprogram.package import function_names, read_function, specification_version
 from edgevlm.runtimes.mlprogram.program import Constant, Described, Function, Named
+from edgevlm.targets.inspection import Advice, Package, PackageFunction, PackageValue
 
 _SPECIFICATION = (".json", ".mlmodel")
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bundle.integer_weights import ScaleType, StoredWeight
 from edgevlm.errors import BundleError
 from edgevlm.runtimes.mlprogram.program import Constant, Function, Operation
-from edgevlm.stored import ScaleType, StoredWeight
 
 _HINT = "convert the model again"
 _SCALES: Mapping[str, ScaleType] = {"float32": "float32", "float16": "float16"}

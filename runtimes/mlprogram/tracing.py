@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from edgevlm.interfaces import Array, TracedOp
+from edgevlm.bundle.spec import Array
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 from edgevlm.runtimes.mlprogram.program import Operation
 from edgevlm.runtimes.mlprogram.values import Value
+from edgevlm.targets.runtime import TracedOp
 
 
 def trace(program: MLProgram, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:

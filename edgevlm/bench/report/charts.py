@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from edgevlm.bench.report.drawing import (
+from edgevlm.bench.report.fronts import Point
+from edgevlm.bench.report.svg import (
     WIDTH,
     Scale,
     across,
@@ -21,7 +22,6 @@ from edgevlm.bench.report.drawing import (
     text_width,
     tick_text,
 )
-from edgevlm.bench.report.fronts import Point
 from edgevlm.bench.report.wording import WORDS, Names, megabytes, number, threads
 from edgevlm.bench.results import Artefact, Emulated, Evidence, Measured, evidence
 from edgevlm.onboard.figures import Memory

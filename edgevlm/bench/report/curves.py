@@ -7,8 +7,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edgevlm.bench.report.drawing import WIDTH, Scale, across, line, mark, path, scale, svg, text, tick_text
 from edgevlm.bench.report.fronts import Point, Respect, front
+from edgevlm.bench.report.svg import (
+    WIDTH,
+    Scale,
+    across,
+    line,
+    mark,
+    path,
+    scale,
+    svg,
+    text,
+    tick_text,
+)
 from edgevlm.bench.report.wording import UNKNOWN, Names, cosine, megabytes, number
 from edgevlm.onboard.figures import Sustained, Window
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from edgevlm.bench.report import charts, curves
 from edgevlm.bench.report.content import Device, Report, report
-from edgevlm.bench.report.drawing import mark
 from edgevlm.bench.report.fronts import Point, Respect, best_known, points
 from edgevlm.bench.report.summary import Figure
+from edgevlm.bench.report.svg import mark
 from edgevlm.bench.report.tables import Cell, Column, Row, Table
 from edgevlm.bench.report.wording import MEANINGS, PEER_MEANING, WORDS, Names, one_line, threads
 from edgevlm.bench.results import Emulated, Evidence, Measured, Result

@@ -7,8 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgevlm.bench.report.wording import UNKNOWN, Names, clean, cosine, count, megabytes, number, one_line, share
-from edgevlm.bench.results import Artefact, Counts, Emulated, Estimated, Evidence, Failed, Measured, Result, evidence
-from edgevlm.onboard.figures import Memory, Spread
+from edgevlm.bench.results import (
+    Artefact,
+    Emulated,
+    Estimated,
+    Evidence,
+    Failed,
+    Measured,
+    Result,
+    evidence,
+)
+from edgevlm.onboard.figures import Counts, Memory, Spread
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import click
 
-from edgevlm import report
 from edgevlm.bench.compare import Comparison
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
+from edgevlm.process import terminal
 
 _BUSY_SHARE = 0.75
 _COLOURS = {"measured": "green", "emulated": "cyan", "estimated": "yellow"}
@@ -21,7 +21,7 @@ def print_table(found: Sequence[Result]) -> None:
     rows = [_row(each) for each in sorted_by_device if not isinstance(each, Failed)]
     if rows:
         heads = ("device", "artefact", "component", ">threads", "evidence", "latency", "memory", "")
-        report.table(None, heads, rows)
+        terminal.table(None, heads, rows)
     for device, said in busy(found).items():
         click.echo(f"{device}: {said}", err=True)
     for each in found:
@@ -65,7 +65,7 @@ def print_comparison(comparison: Comparison) -> None:
         names = map(escape, (each.device, each.artefact, each.component, each.what))
         rows.append((*names, *figures, ratio, verdict))
     if rows:
-        report.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
+        terminal.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
     for regression in comparison.regressions:
         click.echo(f"REGRESSION: {regression}", err=True)
     click.echo(

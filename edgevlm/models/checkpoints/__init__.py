@@ -1,0 +1,1 @@
+"""Checkpoints in Hugging Face format, from a folder or the hub."""

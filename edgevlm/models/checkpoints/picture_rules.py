@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevlm.capture import quiet
+from edgevlm.bundle.spec import ImagePreprocessing, Resample
 from edgevlm.errors import CheckpointError
-from edgevlm.preprocessing import resize_and_crop
-from edgevlm.spec import ImagePreprocessing, Resample
+from edgevlm.inputs.pictures import resize_and_crop
+from edgevlm.process.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor

@@ -6,7 +6,6 @@ transformers' tokenizer of the folder is the reference. A device has the `tokeni
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import tokenizers
 
-from edgevlm.capture import quiet
+from edgevlm.bundle.spec import TextCanonicalisation, TextPreprocessing
 from edgevlm.errors import CheckpointError
-from edgevlm.spec import TextCanonicalisation, TextPreprocessing
-from edgevlm.tokenizing import TOKENIZER_FILE, Tokenizer, parse
+from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer, parse
+from edgevlm.models.checkpoints.files import read_json
+from edgevlm.process.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -371,16 +371,6 @@ def _reading(folder: Path, name: str) -> Iterator[None]:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Mapping[str, Any]:
     """The object in the file, empty where there is no file."""
-    if not path.exists():
-        return {}
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}", hint="download it again") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: expected an object, got {type(data).__name__}")
-    return data
+    return read_json(path) if path.exists() else {}

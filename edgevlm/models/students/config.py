@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from edgevlm import schema
+from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import EdgeVLMError
-from edgevlm.spec import ImagePreprocessing
 
 
 @dataclass(frozen=True, kw_only=True)

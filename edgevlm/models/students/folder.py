@@ -24,10 +24,14 @@ from safetensors.torch import save as save_weights
 from torch import Tensor, nn
 
 from edgevlm import schema
+from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError
-from edgevlm.models import checkpoint, weights
+from edgevlm.inputs.texts import TOKENIZER_FILE
+from edgevlm.models.checkpoints import weights
+from edgevlm.models.checkpoints.files import read_json, read_licence
 from edgevlm.models.layers import causal_mask
 from edgevlm.models.model import Model, assemble_programs
+from edgevlm.models.reference import text_reference
 from edgevlm.models.students import text_sides
 from edgevlm.models.students.card import model_card
 from edgevlm.models.students.config import read_image_tower, square_pictures
@@ -36,8 +40,6 @@ from edgevlm.models.students.parts import BorrowedText, FixedLabels, SmallText, 
 from edgevlm.models.students.reparameterised import fuse
 from edgevlm.models.students.text_tower import TextTower
 from edgevlm.models.students.towers import build_image_tower
-from edgevlm.spec import ImagePreprocessing, Source
-from edgevlm.tokenizing import TOKENIZER_FILE
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def read(folder: Path) -> StudentParts:
             config, weights and tokenizer contradict each other.
     """
     file = folder / "config.json"
-    data = checkpoint.read_json(file)
+    data = read_json(file)
     if data.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{file}: format_version: expected {FORMAT_VERSION}, got {data.get('format_version')!r}",
@@ -123,7 +125,7 @@ def read(folder: Path) -> StudentParts:
         text=side,
         image=config.image,
         provenance=config.provenance,
-        licence=checkpoint.read_licence(folder / "README.md"),
+        licence=read_licence(folder / "README.md"),
     )
 
 
@@ -150,7 +152,7 @@ def load(folder: Path, *, name: str | None = None, commit: str | None = None) ->
     elif isinstance(side, BorrowedText):
         network.text = side.network
         encode_text, _ = text_sides.FAMILIES[side.family].build_text_tower(side.network, side.text, where=str(folder))
-        reference["encode_text"] = checkpoint.text_reference(side.network)
+        reference["encode_text"] = text_reference(side.network)
     files = [path for path in list_files(folder) if path.suffix != ".md"]
     return Model(
         source=Source(

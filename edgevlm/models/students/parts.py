@@ -8,13 +8,13 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-from edgevlm.bundle import Labels
+from edgevlm.bundle.manifest import Labels
+from edgevlm.bundle.spec import ImagePreprocessing, TextPreprocessing
 from edgevlm.errors import UnsupportedError
 from edgevlm.models.model import Model
 from edgevlm.models.network import Network
 from edgevlm.models.students.config import ImageTowerConfig, TextTowerConfig
 from edgevlm.models.students.text_tower import TextTower
-from edgevlm.spec import ImagePreprocessing, TextPreprocessing
 
 
 @dataclass(frozen=True)

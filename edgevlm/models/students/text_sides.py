@@ -11,16 +11,17 @@ import tokenizers
 import torch
 
 from edgevlm import schema
-from edgevlm.bundle import Labels
+from edgevlm.bundle.manifest import Labels
+from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import CheckpointError
-from edgevlm.models import checkpoint, clip, siglip, weights
+from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer
+from edgevlm.models.checkpoints import files, weights
+from edgevlm.models.encoders import clip, siglip
 from edgevlm.models.network import Network, build_text_half
 from edgevlm.models.students.config import TextTowerConfig, check_text_tower
 from edgevlm.models.students.layout import TEXT_TOWER
 from edgevlm.models.students.parts import BorrowedText, FixedLabels, SmallText, TextSide
 from edgevlm.models.students.towers import build_text_tower
-from edgevlm.spec import TextPreprocessing
-from edgevlm.tokenizing import TOKENIZER_FILE, Tokenizer
 
 FAMILIES = {"clip": clip, "siglip": siglip}
 
@@ -101,7 +102,7 @@ def read(data: Mapping[str, Any], folder: Path, embedding_dim: int, *, where: st
 
 def _read_half(folder: Path, family: str, text: TextPreprocessing, embedding_dim: int) -> Network:
     where = folder / "config.json"
-    network = build_text_half(checkpoint.read_json(where), family, where=str(where))
+    network = build_text_half(files.read_json(where), family, where=str(where))
     longest = network.text_model.config.max_position_embeddings
     if text.context_length > longest:
         raise CheckpointError(f"{where}: expected a context of {text.context_length} ids or more, got {longest}")

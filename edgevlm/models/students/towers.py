@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.models.students import grid, hybrid, vit
 from edgevlm.models.students.config import Cost, GridConfig, HybridConfig, ImageTowerConfig, TextTowerConfig, VitConfig
 from edgevlm.models.students.reparameterised import fuse
 from edgevlm.models.students.text_tower import TextTower
-from edgevlm.spec import TextPreprocessing
 
 
 def build_image_tower(config: ImageTowerConfig, embedding_dim: int) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Core ML: ML Program packages."""

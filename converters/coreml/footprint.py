@@ -1,0 +1,58 @@
+"""What an ML Program is expected to take, before it is made: what each weight is stored as, op for op."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.graphs.outline import Constant, Outline
+from edgevlm.targets.converter import Footprint
+
+# Measured by `python -m edgevlm.benchmarks.forecast`; a model's file names its ops and what flows between them.
+_BYTES_A_CALL, _BYTES_A_STATIC_LAYER, _BYTES_A_BLOB = 350, 1800, 64 + 32  # blobs are aligned, with a record each
+LEAST_SIZE = 2048
+"""Numbers below which coremltools leaves a weight as it is: the ops would cost more than it saves."""
+WORTH_A_MASK = 0.3
+"""Share of zeros from which a bit for each value, and the values that are not zero, are less than all of them."""
+
+
+def footprint(outlines: Mapping[str, Outline], recipe: Recipe, requires: Mapping[str, str]) -> Footprint:
+    """Each component is a package of its own, so that a tower that two of them share is stored twice.
+
+    Args:
+        outlines: By component, with what the recipe makes of each constant.
+        recipe: The recipe.
+        requires: The least systems.
+    """
+    width = 4 if recipe.precision == "fp32" else 2
+    static = recipe.activations.ranges == "static"
+    sizes, peaks = [], []
+    for outline in outlines.values():
+        stored = sum(_stored_bytes(each, width) + _BYTES_A_BLOB for each in outline.constants)
+        layers = sum(each.dtype == "int8" for each in outline.constants) if static else 0
+        sizes.append(stored + outline.calls * _BYTES_A_CALL + layers * _BYTES_A_STATIC_LAYER)
+        laid_out = width * sum(each.count for each in outline.constants)
+        peaks.append((laid_out + outline.activation_bytes * width // 4, stored))
+    anonymous, mapped = max(peaks, key=sum)
+    return Footprint(
+        size_bytes=sum(sizes),
+        anonymous_bytes=anonymous,
+        mapped_bytes=mapped,
+        requires=requires,
+        basis="weights as stored, again in full as an engine lays them out, and activations; checked on no device",
+    )
+
+
+def _stored_bytes(constant: Constant, width: int) -> int:
+    """Bytes of one constant beside `width` bytes a float."""
+    count, scales = constant.count, constant.scales * width
+    large = constant.kind != "other" and count > LEAST_SIZE
+    if constant.dtype.startswith("palette") and large:
+        bits = int(constant.dtype.removeprefix("palette-"))
+        return count * bits // 8 + (width << bits)
+    if constant.dtype == "int4":
+        return count // 2 + scales
+    each = 1 if constant.dtype == "int8" else width
+    if constant.sparsity > WORTH_A_MASK and (constant.dtype == "int8" or large):
+        return count // 8 + round((1 - constant.sparsity) * count) * each + (scales if each == 1 else 0)
+    return count + scales if constant.dtype == "int8" else count * width

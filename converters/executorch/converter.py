@@ -1,0 +1,198 @@
+"""ExecuTorch: one `model.pte` whose methods are the components, for XNNPACK on a phone's or a board's CPU.
+
+Format: https://docs.pytorch.org/executorch/stable/pte-file-format.html
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import Array
+from edgevlm.converters.executorch import patches
+from edgevlm.converters.executorch.footprint import footprint
+from edgevlm.converters.requirements import require
+from edgevlm.graphs.capture import capture, examples, place
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.process.progress import Progress
+from edgevlm.process.quiet import quiet
+from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+    from edgevlm.graphs.outline import Outline
+    from edgevlm.targets.converter import Footprint
+
+FILE = "model.pte"
+_GROUP = 32
+
+
+class ExecuTorchConverter:
+    """Lowers components to one .pte file; equal weights are stored once."""
+
+    target = "executorch"
+
+    def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
+        """Weights that XNNPACK has no kernel for."""
+        weights, ranges = recipe.weights, recipe.activations.ranges
+        if weights.dtype.startswith("palette"):
+            return (Unsupported("XNNPACK has no palettes", instead="--recipe int4-weights"),)
+        if recipe.quantises and ranges == "float":
+            return (
+                Unsupported(
+                    "XNNPACK has no kernel for integer weights beside float activations", instead="--recipe int8"
+                ),
+            )
+        if weights.dtype == "int4" and weights.group_size % _GROUP:
+            return (
+                Unsupported(
+                    f"XNNPACK's int4 groups are multiples of {_GROUP}, not {weights.group_size}",
+                    instead=f"weights: {{group_size: {_GROUP}}}",
+                ),
+            )
+        return ()
+
+    def audit(
+        self, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
+    ) -> tuple[OpRange, ...]:
+        """What float16 would make of the ops as they are lowered: attention and GELU's tanh form written out."""
+        from edgevlm.converters.audit import audit
+        from edgevlm.converters.half import half_ops
+
+        if not _computes_in_fp16(recipe):
+            return ()
+        with quiet():
+            graphs = {name: _capture(program) for name, program in programs.items()}
+            return audit(graphs, programs, recipe, samples, half_ops, progress)
+
+    def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
+        """Writes `model.pte`.
+
+        In fp16, weights and arithmetic are float16 (XNNPACK computes them natively on Armv8.2-A with FP16 and
+        on x86 with F16C), inputs and outputs float32.
+
+        Raises:
+            MissingDependency: executorch is not installed.
+            OSError: the file cannot be written.
+        """
+        require("executorch", extra=self.target)
+        with quiet(), patches.applied():
+            lowered = _lower({name: _prepare(program, recipe) for name, program in programs.items()})
+        with (out_dir / FILE).open("wb") as file:
+            lowered.write_to_file(file)  # in pieces: `lowered.buffer` would be a second copy of the weights
+        return (BundleFile(path=FILE, components=tuple(programs), requires=_requires(recipe)),)
+
+    def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
+        """What the file is expected to take, and the least runtime: that of the executorch that is installed.
+
+        Raises:
+            MissingDependency: none is.
+        """
+        require("executorch", extra=self.target)
+        return footprint(outlines, recipe, _requires(recipe))
+
+
+def _requires(recipe: Recipe) -> dict[str, str]:
+    requires = {"executorch": _version()}
+    if _computes_in_fp16(recipe):
+        requires["cpu"] = "Armv8.2-A FP16 or x86-64 F16C"
+    return requires
+
+
+def _computes_in_fp16(recipe: Recipe) -> bool:
+    """XNNPACK's integer kernels take and give float32."""
+    return recipe.precision == "fp16" and not recipe.quantises
+
+
+def _capture(program: Program) -> ExportedProgram:
+    # Only the ops in the table are replaced; every other one stays whole for the partitioner.
+    exported: ExportedProgram = capture(program).run_decompositions(decompositions())
+    return exported
+
+
+def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
+    if recipe.quantises:
+        from edgevlm.converters.integers import with_dynamic_activations, with_int8_embeddings
+
+        program = with_int8_embeddings(program)
+        if recipe.activations.ranges == "dynamic":
+            program = with_dynamic_activations(program)
+    exported = _capture(program)
+    if _computes_in_fp16(recipe):
+        from edgevlm.converters.half import to_half
+
+        name = program.spec.name
+        exported = to_half(exported, examples(program), lambda node: recipe.keeps_float32(place(name, node)))
+    return exported
+
+
+def _lower(programs: dict[str, ExportedProgram]) -> Any:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # type: ignore[import-untyped]
+    from executorch.backends.xnnpack.utils import configs  # type: ignore[import-untyped]
+    from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-untyped]
+
+    edge = to_edge_transform_and_lower(
+        programs,
+        partitioner={name: [XnnpackPartitioner()] for name in programs},
+        transform_passes=configs.get_transform_passes(),
+        compile_config=configs.get_xnnpack_edge_compile_config(),
+    )
+    return edge.to_executorch()
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Ops that XNNPACK would compute wrongly or leave outside, written out in ops that it takes whole."""
+    import torch
+
+    return {
+        torch.ops.aten.gelu.default: _gelu,
+        torch.ops.aten.scaled_dot_product_attention.default: _attention,
+    }
+
+
+def _gelu(x: Tensor, *, approximate: str = "none") -> Any:
+    """GELU's tanh form; XNNPACK has only the exact one and would use it in silence (4.7e-4 an activation)."""
+    import torch
+
+    if approximate != "tanh":
+        return NotImplemented
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention in three products; torch's own decomposition guards against fully masked rows op by op."""
+    import torch
+
+    if enable_gqa or dropout_p:
+        return NotImplemented
+    scores = torch.matmul(query * (scale or 1 / math.sqrt(query.shape[-1])), key.transpose(-1, -2))
+    if is_causal:
+        scores = scores + torch.full(scores.shape[-2:], -math.inf, dtype=scores.dtype).triu(1)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return torch.matmul(torch.softmax(scores, -1), value)
+
+
+def _version() -> str:
+    """Runtimes read files of their own minor version and of older ones."""
+    from importlib.metadata import version
+
+    return ".".join(version("executorch").split(".")[:2])

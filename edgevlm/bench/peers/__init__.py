@@ -1,0 +1,1 @@
+"""Other toolchains' files of the same model."""

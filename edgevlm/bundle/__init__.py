@@ -1,0 +1,1 @@
+"""The format: what ships."""

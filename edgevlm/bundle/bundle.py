@@ -1,0 +1,136 @@
+"""The bundle, format version 1: a folder that says all about itself in `manifest.json`.
+
+    NAME.edgevlm/
+      manifest.json     what follows, with the sha256 and size of every other file
+      model.tflite | model.pte | <component>.mlpackage/
+      tokenizer.json    unless the bundle has no text tower
+      golden/           pictures and texts with every stage's result, for tests on the device
+
+It is a closed world: `Bundle.open` refuses a folder with a file that the manifest does not list, a listed one
+missing or changed, a link, or a path that leads outside, before anything in it is loaded. Nothing is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from edgevlm import schema
+from edgevlm.bundle.manifest import FORMAT_VERSION, MANIFEST, BundledComponent, FileRecord, Manifest
+from edgevlm.errors import BundleError
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose integrity has been checked."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def components(self) -> Mapping[str, BundledComponent]:
+        return self.manifest.components
+
+    @property
+    def size_bytes(self) -> int:
+        """Of every file."""
+        return sum(record.size_bytes for record in self.manifest.files.values())
+
+    @property
+    def artefact_bytes(self) -> int:
+        """Of the files that a runtime loads."""
+        artefacts = {component.file for component in self.components.values()}
+        return sum(record.size_bytes for path, record in self.manifest.files.items() if path.split("/")[0] in artefacts)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Reads the manifest and checks every file against it.
+
+        Raises:
+            BundleError: not a bundle, a version this EdgeVLM does not know, or damage (the message names it).
+        """
+        folder = Path(path)
+        manifest = _read_manifest(folder)
+        _check_files(folder, manifest)
+        return cls(folder, manifest)
+
+
+def seal(folder: Path, manifest: Manifest) -> Bundle:
+    """Writes `manifest.json` with the hash and size of every file in the folder."""
+    files = {
+        path.relative_to(folder).as_posix(): FileRecord(hash_file(path), path.stat().st_size)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+    return write_manifest(folder, replace(manifest, files=files))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Bundle:
+    """Writes `manifest.json` as it is given; the files that it lists must not have changed since."""
+    text = json.dumps(schema.write(manifest), indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    return Bundle(folder, manifest)
+
+
+def hash_file(path: Path) -> str:
+    """The file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise BundleError(
+            f"{folder}: expected a bundle folder, found {'a file' if folder.exists() else 'nothing'}",
+            hint="a bundle is a folder whose name ends in .edgevlm",
+        )
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{folder}: no {MANIFEST}, so this is not a bundle", hint="edgevlm convert writes bundles")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: not readable as JSON: {error}", hint="convert the model again") from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if not isinstance(version, str) or version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        raise BundleError(
+            f"{path}: expected format version {FORMAT_VERSION.split('.')[0]}.x, got {version!r}",
+            hint="update edgevlm, or convert the model again with this one",
+        )
+    return schema.read(Manifest, data, where=str(path), error=BundleError)
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    for name in manifest.files:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or name == MANIFEST:
+            raise BundleError(f"{folder}: the manifest lists the path {name!r}, which leads out of the bundle")
+    found = set()
+    for root, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = Path(root, name)
+            if path.is_symlink():
+                raise BundleError(f"{path}: a bundle holds no links")
+            if name in names:
+                found.add(path.relative_to(folder).as_posix())
+    for name in sorted(found - set(manifest.files) - {MANIFEST}):
+        raise BundleError(f"{folder / name}: the manifest does not list this file", hint="remove it")
+    for name, record in manifest.files.items():
+        path = folder / name
+        if name not in found:
+            raise BundleError(f"{path}: listed in the manifest and missing", hint="copy the whole folder again")
+        size_bytes = path.stat().st_size
+        if size_bytes != record.size_bytes:
+            raise BundleError(
+                f"{path}: expected {record.size_bytes} bytes, got {size_bytes}", hint="copy the bundle again"
+            )
+        if hash_file(path) != record.sha256:
+            raise BundleError(f"{path}: the content is not what the manifest's sha256 says", hint="copy it again")
+    for name, component in manifest.components.items():
+        file = component.file
+        if file not in manifest.files and not any(listed.startswith(f"{file}/") for listed in manifest.files):
+            raise BundleError(f"{folder}: the component {name!r} names the file {file!r}, which is not in the bundle")

@@ -1,0 +1,118 @@
+"""What crosses a seam, in numbers: tensors, components, and how pictures and words become tensors.
+
+Every class here is a frozen dataclass of plain values, so that it can be hashed, compared, written into
+a bundle's manifest and read back without loading a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+Array = F32 | NDArray[np.int32]
+
+
+DType = Literal["float32", "int32"]
+Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+TextCanonicalisation = Literal["none", "siglip"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor at a component's boundary.
+
+    Attributes:
+        name: The name under which every backend takes or returns it.
+        dtype: Element type at the boundary, whatever the precision inside.
+        shape: Fixed shape, batch first.
+        meaning: Value range, layout and units, in words.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """One exported function of a model, such as `encode_image`."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class ImagePreprocessing:
+    """How a picture becomes the pixels that an artefact takes: resize, then centre crop.
+
+    The artefact takes RGB pixels as float32 in 0..255, shape [1, 3, height, width]; rescaling and
+    normalisation, `(pixel * rescale - mean) / std`, are inside its graph.
+
+    Attributes:
+        height, width: Size in pixels of what the artefact takes.
+        resize: `shortest_edge` scales so that the shorter side has `resize_height` pixels (then equal to
+            `resize_width`); `exact` scales to `resize_height` x `resize_width`; `none` leaves the size.
+        resize_height, resize_width: See `resize`; 0 where it is `none`.
+        resample: Pillow's filter of that name, antialiased.
+        centre_crop: Whether `height` x `width` is cut from the middle, zero-padded where the picture is
+            smaller. Without it the resized picture has that size already.
+        rescale: Factor from 0..255 to the range that `mean` and `std` expect, mostly 1/255.
+        mean, std: Per channel, R G B.
+    """
+
+    height: int
+    width: int
+    resize: Literal["shortest_edge", "exact", "none"]
+    resize_height: int
+    resize_width: int
+    resample: Resample
+    centre_crop: bool
+    rescale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class TextPreprocessing:
+    """How a text becomes the token ids that an artefact takes.
+
+    Attributes:
+        context_length: Number of ids, padding included.
+        pad_id: Id that fills the rest, on the right.
+        eot_id: Id that ends every text; kept when a text is cut to fit. None where the family has none.
+        canonicalisation: Rule applied before the tokenizer: `siglip` removes ASCII punctuation and collapses white
+            space (the family's own `canonicalize_text`), `none` does nothing.
+        lower_case: Whether the text is lower-cased before the tokenizer sees it: as a whole with `siglip` (a final
+            Greek sigma keeps its form), letter by letter with `none`.
+        tokenizer_file: Path of the `tokenizer.json` in the bundle or checkpoint.
+    """
+
+    context_length: int
+    pad_id: int
+    eot_id: int | None
+    canonicalisation: TextCanonicalisation
+    lower_case: bool
+    tokenizer_file: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model came from.
+
+    Attributes:
+        name: Folder name, hub id, or built-in name.
+        family: `clip`, `siglip` or `student`.
+        revision: Hub commit, or `sha256:` of the weights for a folder or a built-in model.
+        licence: SPDX id or the checkpoint's own word for it; `unknown` where it says nothing.
+    """
+
+    name: str
+    family: str
+    revision: str
+    licence: str

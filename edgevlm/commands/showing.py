@@ -1,0 +1,280 @@
+"""What the command line shows: tables and bars for people, JSON with a schema version for programs."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm import schema
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import Manifest, ParityReport
+from edgevlm.process.terminal import table
+
+if TYPE_CHECKING:
+    from edgevlm.conversion.forecast import Forecast
+    from edgevlm.conversion.pipeline import Outcome
+    from edgevlm.targets.converter import OpRange
+    from edgevlm.targets.inspection import Advice, OpCount, Package, PackageValue
+
+BAR_WIDTH = 24
+
+
+def outcomes(found: Sequence[Outcome]) -> None:
+    """What became of each target: a table, then where the bundles are, or why there are none."""
+    colours = {"passed": "green", "failed parity": "red", "failed": "red"}
+    rows = []
+    for outcome in found:
+        parity = outcome.bundle.manifest.parity if outcome.bundle else None
+        rows.append(
+            (
+                outcome.target,
+                f"[{colours[outcome.status]}]{outcome.status}[/]" + (" (cached)" if outcome.cached else ""),
+                f"{outcome.bundle.artefact_bytes / 1e6:.2f} MB" if outcome.bundle else "",
+                _parity_summary(parity) if parity else "",
+                f"{outcome.seconds:.1f}",
+            )
+        )
+    table(None, ("target", "result", ">for the app", "parity with float32", ">seconds"), rows)
+    for outcome in found:
+        if outcome.bundle:
+            click.echo(f"{outcome.target}: {outcome.bundle.path}")
+        if outcome.at_risk:
+            nearest = min(outcome.at_risk, key=lambda op: op.headroom)
+            click.echo(
+                f"{outcome.target}: {len(outcome.at_risk)} ops come close to float16's limits, such as {nearest.place} "
+                f"({nearest.kind}, up to {nearest.peak:.3g}); edgevlm audit shows them",
+                err=True,
+            )
+        if outcome.bundle and outcome.status == "failed parity":
+            click.echo(f"  try: {_way_out(outcome.bundle)}", err=True)
+        if outcome.error:
+            click.echo(f"{outcome.target}: {outcome.error.message}", err=True)
+            if outcome.error.hint:
+                click.echo(f"  try: {outcome.error.hint}", err=True)
+
+
+def forecasts(found: Sequence[Forecast]) -> None:
+    """What to expect of each target and recipe: a table, and how the figures came about."""
+    rows = []
+    for each in found:
+        footprint = each.footprint
+        if footprint is None:
+            said = "; ".join(problem.what for problem in each.refused)
+            rows.append((each.target, each.recipe, "", "", "", f"[red]refused[/]: {said}" if said else "not known"))
+            continue
+        rows.append(
+            (
+                each.target,
+                each.recipe,
+                _megabytes(footprint.size_bytes),
+                _megabytes(footprint.peak_memory_bytes),
+                _megabytes(footprint.mapped_bytes),
+                _platforms(footprint.requires),
+            )
+        )
+    table(None, ("target", "recipe", ">for the app", ">peak memory", ">of it mapped", "needs"), rows)
+    click.echo(
+        "Estimated; nothing was converted. Size: each weight in the type that it would be stored in. Peak memory:"
+    )
+    click.echo("what the engine adds while it opens the artefact and runs the component that needs most, namely")
+    for target, basis in {each.target: each.footprint.basis for each in found if each.footprint}.items():
+        click.echo(f"  {target}: {basis}")
+
+
+def forecast_json(forecast: Forecast) -> dict[str, Any]:
+    """The same in plain values; what is not known is null."""
+    footprint = forecast.footprint
+    return {
+        "target": forecast.target,
+        "recipe": forecast.recipe,
+        "evidence": "estimated",
+        "size_bytes": footprint.size_bytes if footprint else None,
+        "peak_memory_bytes": footprint.peak_memory_bytes if footprint else None,
+        "anonymous_bytes": footprint.anonymous_bytes if footprint else None,
+        "mapped_bytes": footprint.mapped_bytes if footprint else None,
+        "memory_basis": footprint.basis if footprint else None,
+        "requires": dict(footprint.requires) if footprint else None,
+        "refused": [schema.write(problem) for problem in forecast.refused],
+    }
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+def _way_out(bundle: Bundle) -> str:
+    """What to do about answers that a recipe has moved too far."""
+    recipe, record = bundle.manifest.recipe, bundle.manifest.calibration
+    if recipe.weights.sparsity:
+        return (
+            f"edgevlm distill --student STUDENT --data DATA --recipe recovery --compress {recipe.name} --out OUT\n"
+            "       trains a distilled student around its pruning"
+        )
+    if record is not None and record.texts is None and "encode_text" in bundle.components:
+        return "--calibration-texts FILE, texts like those to come, a line each; or edgevlm tune"
+    if recipe.quantises or recipe.weights.dtype != "float":
+        return "edgevlm tune, which finds the smallest recipe that keeps your task, and which layers to leave in float"
+    return "--recipe fp32, or edgevlm audit, which says where float16 does not reach"
+
+
+def _download(manifest: Manifest) -> str:
+    if manifest.compressed_size_bytes is None:
+        return ""
+    return f", about {manifest.compressed_size_bytes / 1e6:.2f} MB of a compressed download"
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """The same, with every check."""
+    bundle = outcome.bundle
+    return {
+        "target": outcome.target,
+        "status": outcome.status,
+        "cached": outcome.cached,
+        "seconds": round(outcome.seconds, 3),
+        "parity_seconds": round(outcome.parity_seconds, 3),
+        "bundle": str(bundle.path) if bundle else None,
+        "size_bytes": bundle.size_bytes if bundle else None,
+        "artefact_bytes": bundle.artefact_bytes if bundle else None,
+        "parity": schema.write(bundle.manifest.parity) if bundle else None,
+        "at_risk": None if outcome.at_risk is None else [range_json(op) for op in outcome.at_risk],
+        "error": {"message": outcome.error.message, "hint": outcome.error.hint} if outcome.error else None,
+    }
+
+
+def range_json(op: OpRange) -> dict[str, Any]:
+    """What an op's values span, with the headroom."""
+    return {**schema.write(op), "headroom": op.headroom}
+
+
+def parity_rows(parity: ParityReport) -> list[tuple[str, ...]]:
+    """Component, measure, value, limit and verdict of each check."""
+    return [
+        (
+            check.component,
+            check.measure,
+            f"{check.value:.7g}" if check.measure == "min_cosine" else f"{check.value:.3g}",
+            "" if check.limit is None else f"{check.limit:g}",
+            "[green]passed[/]" if check.passed else "[red]failed[/]",
+        )
+        for check in parity.checks
+    ]
+
+
+def op_rows(component: str, ops: Sequence[OpCount]) -> list[tuple[str, ...]]:
+    """One row an op kind, the most frequent first."""
+    ordered = sorted(ops, key=lambda op: (op.runs_on, -op.count, op.kind))
+    return [(component, op.kind, str(op.count), op.dtype, op.weights, op.runs_on) for op in ordered]
+
+
+def advice_lists(advice: Mapping[str, Sequence[Advice]]) -> None:
+    """What is known against each component: what it is about, what to do, and on a line of its own who says so."""
+    width = min(shutil.get_terminal_size().columns, 110)
+    for component, found in advice.items():
+        if found:
+            click.echo(f"Advice on {component}")
+        for each in found:
+            message = textwrap.fill(f"{each.message}.", width, initial_indent="    ", subsequent_indent="    ")
+            click.echo(f"  {each.kind}: {each.where}\n{message}\n    {each.source}")
+
+
+def describe_package(package: Package) -> list[tuple[str, str]]:
+    """What a package needs and how large it is, a line a fact."""
+    because = f": {', '.join(package.because)}" if package.because else ""
+    return [
+        ("declares", _platforms(package.declares) or "a version of the format that is not known here"),
+        ("needs", _platforms(package.needs) + because),
+        ("functions", ", ".join(function.name for function in package.functions)),
+        ("size", f"{sum(package.files.values()) / 1e6:.2f} MB in {len(package.files)} files"),
+    ]
+
+
+def value_rows(package: Package) -> list[tuple[str, ...]]:
+    """One row an input, state or output: function, which of them, name, type and shape."""
+    return [
+        (function.name, value.role, value.name, value.dtype, _sizes(value))
+        for function in package.functions
+        for value in function.values
+    ]
+
+
+def _sizes(value: PackageValue) -> str:
+    def shown(shape: Sequence[object]) -> str:
+        return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+    picture = f", a picture ({value.picture})" if value.picture else ""
+    if value.choices:
+        return " or ".join(shown(each) for each in value.choices) + picture
+    if value.sizes is not None:
+        return shown([low if low == high else f"{low} to {high or '?'}" for low, high in value.sizes]) + picture
+    return ("any" if value.shape is None else shown(value.shape)) + picture
+
+
+def _platforms(requires: Mapping[str, str]) -> str:
+    """What something needs, in words, such as `iOS 16, macOS 13`."""
+    return ", ".join(f"{platform} {least}" for platform, least in requires.items())
+
+
+def describe(bundle: Bundle) -> list[tuple[str, str]]:
+    """What a bundle is, a line a fact."""
+    manifest = bundle.manifest
+    image = manifest.image
+    facts = [
+        ("model", f"{manifest.source.name} ({manifest.source.family}, {manifest.source.licence})"),
+        ("revision", manifest.source.revision),
+        ("target", f"{manifest.target}, recipe {manifest.recipe.name}"),
+        *(("in float32", place) for place in manifest.recipe.float32_ops),
+        ("needs", _platforms(manifest.requires)),
+        ("for the app", f"{bundle.artefact_bytes / 1e6:.2f} MB{_download(manifest)}"),
+        ("with fixtures", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
+        ("peak memory", f"about {_megabytes(manifest.estimated_peak_memory_bytes)} of the engine's own (estimated)"),
+        ("picture", f"{image.height} x {image.width}, {image.resize.replace('_', ' ')}, {image.resample}"),
+        ("embedding", f"{manifest.embedding_dim} numbers, space {manifest.embedding_space_id[:19]}…"),
+    ]
+    for proof in manifest.weights:
+        kinds = ", ".join(f"{count} int{bits}" for bits, count in proof.bits.items())
+        facts.append((proof.component, f"{proof.identical} of {proof.decided} weights as NNCF decided: {kinds}"))
+    if not manifest.weights and manifest.recipe.weights.dtype.startswith("palette"):
+        facts.append(("weights", "in palettes of coremltools' choice, which the parity of the answers stands for"))
+    if manifest.text:
+        facts.append(("text", f"{manifest.text.context_length} tokens"))
+    if manifest.labels:
+        facts.append(("labels", f"{len(manifest.labels.names)}: {', '.join(manifest.labels.names[:6])}"))
+    if manifest.parity:
+        verdict = "passed" if manifest.parity.passed else "FAILED"
+        facts.append(
+            ("parity", f"{verdict} on {manifest.parity.samples} pictures, evidence {manifest.parity.evidence}")
+        )
+    return facts
+
+
+def bars(picture: str, labels: Sequence[str], scores: NDArray[np.float32], top: int) -> None:
+    """A picture's best labels, each with a bar and its share."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(picture, style="bold", markup=False)
+    for index in np.argsort(-scores, kind="stable")[:top]:
+        filled = round(float(np.nan_to_num(scores[index])) * BAR_WIDTH)
+        bar = "█" * filled + "░" * (BAR_WIDTH - filled)
+        console.print(f"  {bar} {float(scores[index]):6.1%}  {labels[index]}", markup=False, soft_wrap=True)
+
+
+def _parity_summary(parity: ParityReport) -> str:
+    failed = [check for check in parity.checks if not check.passed]
+    shown = failed or [check for check in parity.checks if check.measure in ("max_abs_error", "min_cosine")]
+    if not shown:
+        return ""
+    if failed:
+        return "\n".join(f"{c.component}: {c.measure} {c.value:.4g}, allowed {c.limit:g}" for c in failed)
+    worst = max((c.value for c in shown if c.measure == "max_abs_error"), default=0.0)
+    cosines = [c.value for c in shown if c.measure == "min_cosine"]
+    agreements = [c.value for c in parity.checks if c.measure == "top1_agreement"]
+    if cosines:
+        return f"cosine ≥ {np.floor(min(cosines) * 1e7) / 1e7:.7f}, max abs {worst:.1e}"
+    return f"top-1 the same for {min(agreements, default=1.0):.1%}, max abs {worst:.1e}"

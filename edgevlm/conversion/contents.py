@@ -1,0 +1,134 @@
+"""What a bundle holds beside the artefact: the tokenizer, the golden fixtures, the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgevlm import schema
+from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.conversion import cache, forecast
+from edgevlm.conversion.original import Prepared, softmax
+from edgevlm.graphs.work import multiply_adds
+from edgevlm.parity import golden, samples
+from edgevlm.targets import registry
+from edgevlm.targets.converter import BundleFile
+
+if TYPE_CHECKING:
+    from edgevlm.compression.calibration import CalibrationData
+
+
+def write_golden(source: Prepared, folder: Path) -> None:
+    """Writes the tokenizer and the golden fixtures, answered by the float reference."""
+    tokenizer = source.tokenizer if "encode_text" in source.programs else None
+    if tokenizer and source.model.tokenizer_json:
+        (folder / tokenizer.spec.tokenizer_file).write_bytes(source.model.tokenizer_json)
+    pixels = golden.write_pictures(folder, source.model.image)
+    images = source.embed("encode_image", np.concatenate(list(pixels.values())))
+    has_image, has_labels = "encode_image" in source.programs, "classify" in source.programs
+    label_scores = source.classify(images) if has_labels else None
+    texts: list[golden.GoldenText] = []
+    scores = np.zeros((len(images), 0), np.float32)
+    if tokenizer:
+        words = samples.sample_texts()[:4]
+        ids = tokenizer.encode(words)
+        embeddings = source.embed("encode_text", ids)
+        texts = [
+            golden.GoldenText(text, tuple(row.tolist()), tuple(embedding.tolist()))
+            for text, row, embedding in zip(words, ids, embeddings, strict=True)
+        ]
+        scores = softmax(source.model.logit_scale * images @ embeddings.T)
+    pictures = [
+        golden.GoldenPicture(
+            file=f"{golden.FOLDER}/{name}",
+            pixels=f"{golden.FOLDER}/{Path(name).with_suffix('.rgb')}",
+            what=what,
+            embedding=tuple(images[index].tolist()) if has_image else None,
+            scores=tuple(label_scores[index].tolist()) if label_scores is not None else None,
+        )
+        for index, (name, (_, what)) in enumerate(samples.golden_pictures().items())
+    ]
+    golden.write(folder, pictures=pictures, texts=texts, scores=scores, reference=source.reference)
+
+
+def make_manifest(
+    source: Prepared, recipe: Recipe, *, name: str, target: str, files: Sequence[BundleFile], folder: Path
+) -> Manifest:
+    """The manifest, its file list and its proofs still empty.
+
+    Args:
+        source: What was lowered.
+        recipe: How it was compressed, as settled for this target.
+        name: What the bundle is called.
+        target: For which it was lowered.
+        files: What the converter wrote.
+        folder: Where it wrote them.
+    """
+    model, calibration = source.model, _calibration(source, recipe)
+    expected = forecast.footprint(registry.converter(target), source.outlines, recipe)
+    answered_by = {component: file.path for file in files for component in file.components}
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=name,
+        target=target,
+        components={
+            component: BundledComponent(program.spec, answered_by[component])
+            for component, program in source.programs.items()
+        },
+        image=model.image,
+        text=model.text if "encode_text" in source.programs else None,
+        labels=source.labels,
+        embedding_dim=model.embedding_dim,
+        logit_scale=model.logit_scale,
+        embedding_space_id=_embedding_space_id(source, recipe),
+        recipe=recipe,
+        source=model.source,
+        requires={platform: least for file in files for platform, least in file.requires.items()},
+        estimated_peak_memory_bytes=expected.peak_memory_bytes if expected else source.peak_bytes,
+        parity=None,
+        tool_versions=cache.tool_versions(),
+        compressed_size_bytes=sum(_deflated_bytes(path) for path in _artefact_files(folder, files)),
+        calibration=calibration.record if calibration else None,
+        multiply_adds={name: multiply_adds(program) for name, program in source.programs.items()},
+    )
+
+
+def _calibration(source: Prepared, recipe: Recipe) -> CalibrationData | None:
+    """What moved the embeddings; data that only an audit was made on does not."""
+    return source.calibration if recipe.needs_calibration else None
+
+
+def _artefact_files(folder: Path, files: Sequence[BundleFile]) -> list[Path]:
+    paths = [folder / file.path for file in files]
+    return [
+        each for path in paths for each in ([path] if path.is_file() else sorted(path.rglob("*"))) if each.is_file()
+    ]
+
+
+def _deflated_bytes(path: Path) -> int:
+    """What a file comes to in an app's download, in pieces so that a large one is not held twice."""
+    deflater, size = zlib.compressobj(), 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            size += len(deflater.compress(piece))
+    return size + len(deflater.flush())
+
+
+def _embedding_space_id(source: Prepared, recipe: Recipe) -> str:
+    """A hash of all that moves embeddings: an app indexes its pictures again when it changes."""
+    model, calibration = source.model, _calibration(source, recipe)
+    digest = hashlib.sha256(model.tokenizer_json or b"")
+    moves = [model.image, model.text, recipe.precision, recipe.weights, recipe.activations]
+    digest.update(json.dumps([*schema.write(moves), calibration.fingerprint if calibration else None]).encode())
+    for program in model.programs.values():
+        for name, tensor in sorted(program.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy())
+    return f"sha256:{digest.hexdigest()}"

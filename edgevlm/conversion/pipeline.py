@@ -1,0 +1,299 @@
+"""From a model's name to verified bundles: load -> export -> lower -> verify -> write, a target at a time."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgevlm import schema
+from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
+from edgevlm.bundle.manifest import SUFFIX, Labels, ParityReport
+from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
+from edgevlm.bundle.staging import refuse_existing, staged
+from edgevlm.conversion import audit, cache
+from edgevlm.conversion.contents import make_manifest, write_golden
+from edgevlm.conversion.original import Prepared
+from edgevlm.errors import CheckFailed, EdgeVLMError, MissingDependency, RecipeError, UnsupportedError, named_failures
+from edgevlm.graphs.program import Programs
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.models import catalogue
+from edgevlm.parity import comparison, golden
+from edgevlm.parity.samples import make_samples
+from edgevlm.process.progress import Progress, silent
+from edgevlm.targets import registry
+from edgevlm.targets.converter import BundleFile, Converter, OpRange
+
+if TYPE_CHECKING:
+    from edgevlm.compression.calibration import CalibrationData, CalibrationSource
+    from edgevlm.compression.compression import Compressed
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to convert, and how.
+
+    Attributes:
+        model: A built-in name, a folder or a hub id.
+        revision: Of a hub id.
+        targets: Names of targets.
+        recipe: How to compress.
+        labels: A label set to bake into a `classify` component.
+        image_only: Whether the text tower is left out; with `labels`, the bundle has `classify` alone.
+        out: Folder that the bundles are written into.
+        name: What they are called; the model's own name where it is None.
+        force: Whether an existing bundle is replaced.
+        use_cache: Whether a bundle that was converted before from the same inputs is copied.
+        calibration: Data to measure ranges on; in float16, what is audited too.
+    """
+
+    model: str | Path
+    targets: tuple[str, ...]
+    recipe: Recipe
+    out: Path
+    revision: str | None = None
+    labels: Labels | None = None
+    image_only: bool = False
+    name: str | None = None
+    force: bool = False
+    use_cache: bool = True
+    calibration: CalibrationSource | None = None
+
+    @property
+    def called(self) -> str:
+        """The name of the bundles."""
+        return self.name or catalogue.short_name(self.model)
+
+    def destination(self, target: str) -> Path:
+        """Where the bundle of a target goes."""
+        return self.out / f"{self.called}-{target}-{self.recipe.name}{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one target.
+
+    Attributes:
+        target: Which.
+        status: `passed`; `failed parity`, with the bundle kept aside for looking into; or `failed`, with `error`.
+        bundle: What was written.
+        error: Why nothing was.
+        seconds: Wall time, of which `parity_seconds` went into the proof: the float reference's answers, the golden
+            fixtures and the comparison.
+        cached: Whether it was copied from an earlier conversion.
+        at_risk: In fp16, the ops that come close to float16's limits; None where it was copied.
+    """
+
+    target: str
+    status: Literal["passed", "failed parity", "failed"]
+    bundle: Bundle | None
+    error: EdgeVLMError | None
+    seconds: float
+    parity_seconds: float = 0.0
+    cached: bool = False
+    at_risk: tuple[OpRange, ...] | None = None
+
+
+def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...]:
+    """Converts a model to every target asked for. One that fails does not stop the others.
+
+    Raises:
+        EdgeVLMError: what is wrong with the request or the model itself, before the long work starts.
+    """
+    if find_spec("torch") is None:
+        raise MissingDependency("torch", extra=request.targets[0] if len(request.targets) == 1 else "all")
+    for target in request.targets:
+        registry.converter(target)
+        refuse_existing(request.destination(target), force=request.force)
+    if request.name is not None:
+        refuse_bad_name(request.name, "--name")
+    calibration = _open_calibration(request)
+    outcomes = []
+    source: Prepared | None = None
+    progress("reading the model's files", None)
+    fingerprint = catalogue.fingerprint(request.model, revision=request.revision) if request.use_cache else None
+    for target in request.targets:
+        began = time.monotonic()
+        entry = _cache_key(request, target, fingerprint, calibration)
+        kept = cache.find(entry) if entry else None
+        try:
+            if kept is not None:
+                outcome = _copy(kept, request, target)
+            else:
+                source = source or _prepare(request, calibration, progress)
+                outcome = _convert_one(source, request, target, progress)
+                if entry and outcome.status == "passed" and outcome.bundle:
+                    cache.keep(entry, outcome.bundle)
+        except EdgeVLMError as error:
+            if source is None and kept is None:
+                raise
+            outcome = Outcome(target, "failed", None, error, 0.0)
+        outcomes.append(replace(outcome, seconds=time.monotonic() - began))
+    return tuple(outcomes)
+
+
+def verify_weights(bundle: Bundle) -> tuple[WeightProof, ...]:
+    """Reads the integer weights back from the shipped file and compares with those that NNCF decided on.
+
+    Raises:
+        BundleError: the file is damaged.
+        MissingDependency: what reads it is not installed.
+    """
+    proofs = bundle.manifest.weights
+    if not proofs:
+        return ()
+    found = registry.runtime(bundle.manifest.target).stored_weights(bundle)
+    return tuple(prove_again(proof, found[proof.component]) for proof in proofs)
+
+
+def _open_calibration(request: Request) -> CalibrationData | None:
+    """The calibration data, its pictures still unread."""
+    if request.calibration is None:
+        if not request.recipe.needs_calibration:
+            return None
+        raise RecipeError(
+            f"recipe {request.recipe.name} measures ranges, and there is no calibration data",
+            hint="--calibration DATA takes pictures like those that the app will see: a folder, a captions file, ...",
+        )
+    from edgevlm.compression.calibration import CalibrationData
+
+    wanted = request.recipe.calibration
+    if not request.recipe.needs_calibration:
+        wanted = replace(wanted, samples=LEAST_SAMPLES)  # for the audit
+    return CalibrationData(request.calibration, wanted)
+
+
+def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
+    """Runs the shipped file on its parity samples again and compares with the reference that it carries.
+
+    Raises:
+        BundleError: the golden fixtures are not readable.
+        MissingDependency: the target's runtime is not installed.
+    """
+    return _measure(bundle, *fixtures(bundle), progress)
+
+
+def fixtures(bundle: Bundle) -> tuple[comparison.Samples, comparison.Answers]:
+    """The parity samples of a bundle, and the float reference's answers to them.
+
+    Raises:
+        BundleError: the golden fixtures are not readable.
+    """
+    manifest = bundle.manifest
+    stored, pictures, reference = golden.read(bundle.path)
+    tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
+    return make_samples(pictures, stored.sample_texts, manifest.image, tokenizer), reference
+
+
+def _prepare(request: Request, calibration: CalibrationData | None, progress: Progress) -> Prepared:
+    progress("loading the model", None)
+    model = catalogue.load(request.model, revision=request.revision)
+    source = Prepared(model, calibration, wanted=request.labels, image_only=request.image_only)
+    if calibration is not None and request.recipe.needs_calibration:
+        calibration.check(source.programs)
+    return source
+
+
+def _convert_one(source: Prepared, request: Request, target: str, progress: Progress) -> Outcome:
+    converter = registry.converter(target)
+    refused = converter.unsupported(source.programs, request.recipe)
+    if refused:
+        what = "; ".join(problem.what for problem in refused)
+        raise UnsupportedError(f"{target} cannot hold this: {what}", hint=refused[0].instead)
+    rows = source.audit_rows(progress)
+    recipe, at_risk = audit.settle(converter, source.programs, request.recipe, rows, progress)
+    compressed = source.compress(recipe, progress)
+    with staged(request.destination(target), force=request.force) as stage:
+        progress(f"{target}: lowering", None)
+        files = _lower(converter, compressed.programs, recipe, stage.folder)
+        began = time.monotonic()
+        progress(f"{target}: asking the float reference", None)
+        write_golden(source, stage.folder)
+        manifest = make_manifest(source, recipe, name=request.called, target=target, files=files, folder=stage.folder)
+        bundle = seal(stage.folder, manifest)
+        progress(f"{target}: reading the weights back", None)
+        proofs = _prove_weights(bundle, compressed)
+        report = _measure(bundle, source.samples, source.reference, progress)
+        parity_seconds = time.monotonic() - began
+        bundle = write_manifest(stage.folder, replace(bundle.manifest, parity=report, weights=proofs))
+        # What fails is kept for looking into, under a name that no app picks up by mistake, until the next try.
+        stem = stage.destination.name.removesuffix(SUFFIX)
+        failed = stage.destination.with_name(f"{stem}.failed-parity{SUFFIX}")
+        shutil.rmtree(failed, ignore_errors=True)
+        if not report.passed:
+            stage.destination = failed
+    return Outcome(
+        target=target,
+        status="passed" if report.passed else "failed parity",
+        bundle=Bundle(stage.destination, bundle.manifest),
+        error=None,
+        seconds=0.0,
+        parity_seconds=parity_seconds,
+        at_risk=at_risk,
+    )
+
+
+def _prove_weights(bundle: Bundle, compressed: Compressed) -> tuple[WeightProof, ...]:
+    """What was decided against what the shipped file holds.
+
+    Raises:
+        CheckFailed: a weight is not in the file as it was decided.
+    """
+    if not compressed.decided:
+        return ()
+    target = bundle.manifest.target
+    found = registry.runtime(target).stored_weights(bundle)
+    proofs = tuple(prove(name, decided, found[name]) for name, decided in compressed.decided.items())
+    for proof in proofs:
+        if proof.lost:
+            raise CheckFailed(
+                f"{target}: {len(proof.lost)} of the {proof.decided} integer weights of {proof.component} are not in "
+                f"the file as they were decided: {', '.join(proof.lost[:5])}",
+                hint="name these layers in the recipe's weights.float_layers, and report this: it is a fault of ours",
+            )
+    return proofs
+
+
+def _lower(converter: Converter, programs: Programs, recipe: Recipe, folder: Path) -> tuple[BundleFile, ...]:
+    with named_failures(f"{converter.target}: the backend's converter"):
+        return converter.lower(programs, recipe, folder)
+
+
+def _measure(
+    bundle: Bundle, samples: comparison.Samples, reference: comparison.Answers, progress: Progress
+) -> ParityReport:
+    stage = f"{bundle.manifest.target}: comparing with the float reference"
+    with registry.runtime(bundle.manifest.target).open(bundle, threads=1) as session:
+        answers = comparison.ask(session, tuple(bundle.components), samples, lambda share: progress(stage, share))
+        checks = comparison.compare(
+            reference, answers, bundle.manifest.recipe.parity, logit_scale=bundle.manifest.logit_scale
+        )
+        return ParityReport(session.evidence, len(samples.pixels), checks)
+
+
+def _cache_key(
+    request: Request, target: str, fingerprint: str | None, calibration: CalibrationData | None
+) -> str | None:
+    if fingerprint is None or target not in registry.CONVERTERS:
+        return None
+    inputs = {
+        "model": fingerprint,
+        "called": str(request.model),
+        "target": target,
+        "recipe": schema.write(request.recipe),
+        "labels": schema.write(request.labels),
+        "image_only": request.image_only,
+        "name": request.name,
+        "calibration": schema.write(calibration.record) if calibration else None,
+    }
+    return cache.key(inputs)
+
+
+def _copy(kept: Bundle, request: Request, target: str) -> Outcome:
+    with staged(request.destination(target), force=request.force) as stage:
+        shutil.copytree(kept.path, stage.folder, dirs_exist_ok=True)
+    return Outcome(target, "passed", Bundle(stage.destination, kept.manifest), None, 0.0, cached=True)

@@ -1,0 +1,1 @@
+"""Programs as torch graphs."""

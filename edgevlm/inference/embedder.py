@@ -1,0 +1,148 @@
+"""An open bundle that takes pictures and texts as they come, and gives arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.spec import F32
+from edgevlm.errors import LabelError, TensorError
+from edgevlm.inputs.pictures import Picture, preprocess
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.targets import registry
+from edgevlm.targets.runtime import Closing, Session
+
+
+class BundleModel(Closing):
+    """An open bundle: pictures and texts in, embeddings and scores out. A context manager.
+
+    Args:
+        bundle: What to run.
+        threads: CPU threads of the backend; its own default where None.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        self.bundle = bundle
+        manifest = bundle.manifest
+        self.tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
+        self.session: Session = registry.runtime(manifest.target).open(bundle, threads=threads)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The baked labels, in the order of their scores; empty where none are baked."""
+        return self.bundle.manifest.labels.names if self.bundle.manifest.labels else ()
+
+    @cached_property
+    def mean_embedding(self) -> F32:
+        """The mean embedding of the bundle's 200 sample pictures, float32 [D]: what binary codes may be made with.
+
+        The rows of the tensor `image` in golden/reference.safetensors, averaged in float64. They are rendered scenes:
+        where the pictures of an index are others, such as photographs, the mean of some of these is the better one.
+
+        Raises:
+            TensorError: the bundle has no `encode_image`.
+        """
+        from safetensors.numpy import load_file
+
+        if "encode_image" not in self.bundle.components:
+            raise TensorError(
+                "this bundle has no encode_image, so it has no embeddings", hint="convert without --image-only"
+            )
+        rows = load_file(self.bundle.path / "golden" / "reference.safetensors")["image"]
+        return np.asarray(rows.mean(0, dtype=np.float64), np.float32)
+
+    def encode_image(self, images: Sequence[Picture]) -> F32:
+        """Embeddings of pictures.
+
+        Args:
+            images: Paths, PIL images, encoded bytes or uint8 [H, W, 3] arrays; N of them.
+
+        Returns:
+            float32 [N, D], unit norm.
+
+        Raises:
+            ImageError: a picture cannot be decoded.
+            TensorError: the bundle has no `encode_image`.
+        """
+        rows = [self._run("encode_image", "pixels", preprocess(image, self.bundle.manifest.image)) for image in images]
+        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
+
+    def encode_text(self, texts: Sequence[str]) -> F32:
+        """Embeddings of texts, float32 [N, D], unit norm.
+
+        Raises:
+            TensorError: the bundle has no text tower.
+        """
+        if self.tokenizer is None:
+            raise TensorError(
+                "this bundle has no text tower, so it cannot encode texts",
+                hint=f"ask about its {len(self.labels)} baked labels: leave yours out"
+                if self.labels
+                else "convert a model that has one, without --image-only",
+            )
+        ids = self.tokenizer.encode(texts)
+        rows = [self._run("encode_text", "token_ids", row[None]) for row in ids]
+        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
+
+    def classify(self, images: Sequence[Picture], labels: Sequence[str | Sequence[str]] | None = None) -> F32:
+        """How well each label describes each picture.
+
+        Args:
+            images: N pictures, see `encode_image`.
+            labels: L texts, or several texts in place of one, whose embeddings are averaged; None for the baked labels.
+                Some of these by name, where there is no text tower.
+
+        Returns:
+            float32 [N, L]; each row sums to 1: softmax of the scaled cosines.
+
+        Raises:
+            LabelError: no labels given and none baked in, or a label without a text.
+        """
+        if labels is None:
+            if not self.labels:
+                raise LabelError("expected labels: this bundle has none baked in")
+            rows = [self._run("classify", "pixels", preprocess(image, self.bundle.manifest.image)) for image in images]
+            return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+        if not labels:
+            raise LabelError("expected at least one label, got none")
+        if self.tokenizer is None and all(label in self.labels for label in labels):
+            scores = self.classify(images)[:, [self.labels.index(str(label)) for label in labels]]
+            return np.asarray(scores / scores.sum(1, keepdims=True), np.float32)  # a softmax over these alone
+        return label_scores(self.encode_image(images), self._embed_labels(labels), self.bundle.manifest.logit_scale)
+
+    def _embed_labels(self, labels: Sequence[str | Sequence[str]]) -> F32:
+        several = [(label,) if isinstance(label, str) else tuple(label) for label in labels]
+        if not all(several):
+            raise LabelError(f"label {several.index(())}: expected at least one text, got none")
+        rows = [self.encode_text(texts) for texts in several]
+        means = np.stack([row.mean(0) for row in rows])
+        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
+
+    def close(self) -> None:
+        """Frees the backend's memory."""
+        self.session.close()
+
+    def _run(self, component: str, name: str, value: NDArray[np.float32] | NDArray[np.int32]) -> F32:
+        (answer,) = self.session.run(component, {name: value}).values()
+        row: F32 = answer[0]
+        return row
+
+
+def label_scores(images: F32, labels: F32, logit_scale: float) -> F32:
+    """How well each label describes each picture: softmax of the scaled cosines.
+
+    Args:
+        images: Embeddings, float32 [N, D], unit norm.
+        labels: Likewise, float32 [L, D].
+        logit_scale: Factor of the cosines.
+
+    Returns:
+        float32 [N, L]; each row sums to 1.
+    """
+    logits = logit_scale * images @ labels.T
+    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)

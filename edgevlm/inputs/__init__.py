@@ -1,0 +1,1 @@
+"""Pictures and words, as a device makes tensors of them."""

@@ -1,0 +1,86 @@
+"""Labels: files with a name or prompt per line, and the texts that a text tower is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgevlm.bundle.manifest import Labels
+from edgevlm.errors import LabelError
+from edgevlm.inputs.texts import Tokenizer
+
+PLAIN = "{}"
+
+
+def read(path: Path, templates: Sequence[str] = ()) -> Labels:
+    """The labels of a file, to be put into each template where `{}` stands.
+
+    Raises:
+        LabelError: the file is missing, not text, empty or names a label twice; or a template lacks its `{}`.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelError(f"{path}: expected a text file in UTF-8 with a label per line: {error}") from error
+    names = parse(text, where=str(path))
+    _check_templates(templates)
+    return Labels(names, tuple(templates) or (PLAIN,))
+
+
+def parse(text: str, *, where: str) -> tuple[str, ...]:
+    """The labels in a text, one a line; blank lines do not count.
+
+    Raises:
+        LabelError: there is none, or one occurs twice.
+    """
+    names: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        name = line.strip()
+        if name in names:
+            raise LabelError(f"{where}: line {number} repeats the label {name!r} of line {names[name]}")
+        if name:
+            names[name] = number
+    if not names:
+        raise LabelError(f"{where}: expected a label per line, got none")
+    return tuple(names)
+
+
+def fill(names: Sequence[str], templates: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """For each label the templates with its name in place of `{}`.
+
+    Raises:
+        LabelError: a template lacks its `{}`.
+    """
+    _check_templates(templates)
+    return tuple(tuple(template.replace(PLAIN, name) for template in templates) for name in names)
+
+
+def texts_of(labels: Labels) -> tuple[tuple[str, ...], ...]:
+    """For each label the texts whose embeddings are averaged."""
+    return fill(labels.names, labels.templates) if labels.texts is None else labels.texts
+
+
+def check_lengths(names: Sequence[str], texts: Sequence[Sequence[str]], tokenizer: Tokenizer) -> None:
+    """Refuses labels that the model would cut.
+
+    Raises:
+        LabelError: one of a label's texts has more tokens than the context.
+    """
+    context_length = tokenizer.spec.context_length
+    for name, several in zip(names, texts, strict=True):
+        for text in several:
+            count = tokenizer.token_count(text)
+            if count > context_length:
+                raise LabelError(
+                    f"the label {name!r} has {count} tokens, the model's context {context_length}"
+                    + (f": {text!r}" if text != name else ""),
+                    hint="shorten the label, its template or its description",
+                )
+
+
+def _check_templates(templates: Sequence[str]) -> None:
+    for template in templates:
+        if template.count(PLAIN) != 1 or template.count("{") != 1 or template.count("}") != 1:
+            raise LabelError(
+                f"template {template!r}: expected exactly one {{}} where the label goes", hint='e.g. "a photo of a {}"'
+            )

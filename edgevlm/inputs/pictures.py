@@ -1,0 +1,201 @@
+"""How a picture becomes the pixels that an artefact takes, equal to the checkpoint's own processor to the bit.
+
+The reference is Hugging Face transformers' Pillow backend (`CLIPImageProcessorPil`, `SiglipImageProcessorPil`), whose
+sizes, antialiased resampling and padding are followed exactly. This module needs Pillow and numpy alone, so that the
+same code runs at conversion and on a small board.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from edgevlm.bundle.spec import ImagePreprocessing
+from edgevlm.errors import ImageError
+
+Picture: TypeAlias = str | Path | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
+
+# What Pillow's decoders raise on damaged input and closed files, besides UnidentifiedImageError (an OSError).
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+
+
+def decode(source: Picture) -> Image.Image:
+    """Decodes a picture to upright RGB.
+
+    - EXIF orientation is applied, all eight of them.
+    - Transparency, of any mode, is composited onto white: what the processors' `convert_to_rgb` does.
+    - 16-bit grey keeps its high byte, as Pillow itself does with 16-bit colour; Pillow's own conversion of 16-bit
+      grey would clip all but the darkest 256 of 65,536 levels to white.
+    - Of an animation, the first frame.
+
+    Args:
+        source: A path, an encoded picture's bytes, a PIL image, or a uint8 array: [H, W, 3] in RGB or [H, W] in grey.
+
+    Raises:
+        ImageError: no such file, not a picture, truncated, past Pillow's limit on decompression bombs, 32-bit pixels,
+            or an array of another dtype or shape.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _to_upright_rgb(source, "the picture")
+    if isinstance(source, bytes | bytearray | memoryview):
+        file: io.BytesIO | Path = io.BytesIO(source)
+        name = "the picture"
+    elif isinstance(source, str | Path):
+        file, name = Path(source), str(source)
+    else:
+        raise ImageError(
+            f"expected a path, bytes, a PIL image or a uint8 array, got {type(source).__name__}",
+            hint="a torch tensor goes in as its .numpy(), shape [H, W, 3]",
+        )
+    try:
+        with Image.open(file) as image:
+            # Pillow would hand these to Ghostscript, if there is one: not for pictures from anywhere.
+            if image.format == "EPS":
+                raise ImageError(f"{name}: EPS is a program, not a picture", hint="convert it to PNG first")
+            return _to_upright_rgb(image, name)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file", hint="paths are relative to the current folder") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: too many pixels: {error}", hint="shrink the picture first") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not a picture in a format that Pillow reads", hint="convert it to PNG") from error
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"{name}: cannot be opened: {error}") from error
+
+
+def resize_and_crop(image: Image.Image, spec: ImagePreprocessing) -> NDArray[np.uint8]:
+    """Scales and cuts an RGB picture, equal to the bit to the processor's pixels before rescale and normalise.
+
+    Args:
+        image: What `decode` returned.
+        spec: Sizes and filter.
+
+    Returns:
+        uint8 [height, width, 3], 0..255.
+
+    Raises:
+        ImageError: the spec does not resize and the picture has another size; or the picture is so narrow that
+            scaling its shorter side would pass Pillow's limit on pixels.
+    """
+    if spec.resize != "none":
+        height, width = _resized(image.height, image.width, spec)
+        image = image.resize((width, height), Image.Resampling[spec.resample.upper()])
+    pixels = np.asarray(image, dtype=np.uint8)
+    if spec.centre_crop:
+        return _centre_crop(pixels, spec.height, spec.width)
+    if pixels.shape != (spec.height, spec.width, 3):
+        raise ImageError(
+            f"expected a picture of {spec.height} x {spec.width} pixels (height x width), since this model's "
+            f"preprocessing neither resizes nor crops, got {image.height} x {image.width}",
+            hint="resize the picture first",
+        )
+    return pixels
+
+
+def preprocess(source: Picture, spec: ImagePreprocessing) -> NDArray[np.float32]:
+    """Decodes, scales and cuts a picture to what an artefact takes.
+
+    Returns:
+        float32 [1, 3, height, width], RGB in 0..255, contiguous.
+
+    Raises:
+        ImageError: see `decode` and `resize_and_crop`.
+    """
+    pixels = resize_and_crop(decode(source), spec)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[np.newaxis], dtype=np.float32)
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    grey_or_rgb = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if array.dtype != np.uint8 or not grey_or_rgb or array.size == 0:
+        raise ImageError(
+            f"expected a uint8 array [H, W, 3] or [H, W], got {array.dtype} {list(array.shape)}",
+            hint="channels come last, values are 0..255",
+        )
+    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+
+
+def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    if 0 in image.size:
+        raise ImageError(f"{name}: expected at least one pixel, got {image.height} x {image.width}")
+    try:
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "F"):
+            raise ImageError(
+                f"{name}: 32-bit pixels have no agreed range to scale to 0..255", hint="save it with 8 or 16 bits"
+            )
+        if image.mode.startswith("I;16"):
+            return _from_16_bit_grey(image)
+        if "A" in image.getbands() or image.info.get("transparency") is not None:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+            image = Image.alpha_composite(white, image)
+        return image.convert("RGB")
+    except _DECODING_ERRORS as error:
+        raise ImageError(f"{name}: damaged, truncated or closed: {error}", hint="save or download it again") from error
+
+
+def _from_16_bit_grey(image: Image.Image) -> Image.Image:
+    levels = np.asarray(image)
+    grey = (levels >> 8).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[levels == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _resized(height: int, width: int, spec: ImagePreprocessing) -> tuple[int, int]:
+    """(height, width) after scaling; the longer side is rounded down, as in the processors."""
+    if spec.resize == "exact":
+        return spec.resize_height, spec.resize_width
+    short, long = sorted((height, width))
+    new_long = spec.resize_height * long // short
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and spec.resize_height * new_long > 2 * limit:
+        raise ImageError(
+            f"a picture of {height} x {width} pixels is too narrow: scaling its shorter side to {spec.resize_height} "
+            f"would make the longer one {new_long}",
+            hint="crop the picture first",
+        )
+    return (new_long, spec.resize_height) if width <= height else (spec.resize_height, new_long)
+
+
+def _centre_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Cuts [H, W, 3] to [height, width, 3]; where it is smaller, black is put around it."""
+    (rows_from, rows_to), (columns_from, columns_to) = (
+        _centred(have, want) for have, want in zip(pixels.shape[:2], (height, width), strict=True)
+    )
+    out = np.zeros((height, width, 3), np.uint8)
+    out[rows_to, columns_to] = pixels[rows_from, columns_from]
+    return out
+
+
+def _centred(have: int, want: int) -> tuple[slice, slice]:
+    """Where to read and where to write along one side; an odd remainder goes as transformers has it."""
+    if have >= want:
+        start = (have - want) // 2
+        return slice(start, start + want), slice(0, want)
+    start = math.ceil((want - have) / 2)
+    return slice(0, have), slice(start, start + have)

@@ -1,0 +1,97 @@
+"""Loads a CLIP or SigLIP checkpoint in Hugging Face format."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tokenizers
+
+from edgevlm.bundle.spec import ImagePreprocessing, Source
+from edgevlm.errors import CheckpointError, MissingDependency
+from edgevlm.models.checkpoints import picture_rules, text_rules
+from edgevlm.models.checkpoints.files import read_json, read_licence
+from edgevlm.models.reference import _reference
+
+if TYPE_CHECKING:
+    from edgevlm.models.model import Model
+    from edgevlm.models.network import Network
+
+
+def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
+    """Reads a checkpoint and makes export-ready programs of it.
+
+    Args:
+        folder: With `config.json`, a preprocessor config, tokenizer files and safetensors.
+        name: What the model is called.
+        commit: Of a hub id; a folder's revision is the hash of its weights.
+
+    Returns:
+        The model in float32, whatever dtype its weights are stored in.
+
+    Raises:
+        CheckpointError: another family; files that are missing, damaged or cut short; or a config, weights,
+            preprocessor and tokenizer that contradict each other.
+        MissingDependency: torch or transformers is not installed.
+    """
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependency(package, extra="convert")
+    from edgevlm.models.checkpoints import weights
+    from edgevlm.models.encoders import clip, siglip
+    from edgevlm.models.model import Model, assemble_programs
+    from edgevlm.models.network import build_network
+
+    config_file = folder / "config.json"
+    config = read_json(config_file)
+    network = build_network(config, where=str(config_file))
+    files = weights.find_files(folder)
+    image = _read_image_preprocessing(folder, network)
+    tokenizer = _read_tokenizer(folder, config["model_type"], network)
+    weights.fill_network(network, files)
+    family = {"clip": clip, "siglip": siglip}[config["model_type"]]
+    encode_image, encode_text, embedding_dim = family.build_towers(
+        network, image, tokenizer.spec, where=str(config_file)
+    )
+    return Model(
+        source=Source(
+            name=name,
+            family=config["model_type"],
+            revision=commit or f"sha256:{weights.hash_files([config_file, *files])}",
+            licence=read_licence(folder / "README.md"),
+        ),
+        image=image,
+        text=tokenizer.spec,
+        tokenizer_json=tokenizer.tokenizer_json,
+        embedding_dim=embedding_dim,
+        logit_scale=float(network.logit_scale.exp()),
+        programs=assemble_programs(
+            encode_image, encode_text, image=image, text=tokenizer.spec, embedding_dim=embedding_dim
+        ),
+        reference=_reference(network, image),
+        network=network,
+    )
+
+
+def _read_image_preprocessing(folder: Path, network: Network) -> ImagePreprocessing:
+    vision = network.config.vision_config
+    image = picture_rules.from_checkpoint(folder, image_size=(vision.image_size, vision.image_size))
+    if min(image.height, image.width) < vision.patch_size:
+        raise CheckpointError(
+            f"{folder}: expected pictures of at least one patch, {vision.patch_size} pixels a side, "
+            f"got {image.height} x {image.width}"
+        )
+    return image
+
+
+def _read_tokenizer(folder: Path, family: text_rules.Family, network: Network) -> text_rules.CheckpointTokenizer:
+    config = network.config.text_config
+    tokenizer = text_rules.from_checkpoint(folder, family=family, context_length=config.max_position_embeddings)
+    highest = max(tokenizers.Tokenizer.from_buffer(tokenizer.tokenizer_json).get_vocab().values())
+    if highest >= config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer with ids below text_config.vocab_size, {config.vocab_size}, got {highest}",
+            hint="take the tokenizer's files and the weights from the same checkpoint",
+        )
+    return tokenizer

@@ -1,0 +1,1 @@
+"""The process around the work: signals, locks, progress, the terminal, what is kept on disk."""

@@ -1,0 +1,91 @@
+"""What every session checks before a backend sees an array.
+
+Backends differ in what they do with a wrong input: some raise, some read past the end of a short buffer, some
+answer NaN. So the check is made once, here, in numpy, and is the same for every target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
+from edgevlm.errors import InputError, TensorError
+
+T = TypeVar("T")
+
+
+def validate_inputs(spec: ComponentSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs in the order of the spec, C-contiguous and aligned; copied only where they were not.
+
+    Args:
+        spec: Names, dtypes and shapes that the component takes.
+        inputs: One array a name; float32 arrays hold finite values.
+
+    Raises:
+        TensorError: a name is missing or unknown; or an array is no ndarray, has the wrong dtype or shape,
+            or holds NaN or infinity.
+    """
+    expected = [tensor.name for tensor in spec.inputs]
+    unknown = [name for name in inputs if name not in expected]
+    missing = [name for name in expected if name not in inputs]
+    if unknown or missing:
+        raise TensorError(
+            f"{spec.name}: expected the inputs {_listed(expected)}, got {_listed(inputs)}",
+            hint=_name_hint(missing, unknown),
+        )
+    return {tensor.name: _validate(spec.name, tensor, inputs[tensor.name]) for tensor in spec.inputs}
+
+
+def find_component(components: Mapping[str, T], name: str) -> T:
+    """The component of that name.
+
+    Raises:
+        TensorError: the bundle has none of that name; the message lists those that it has.
+    """
+    try:
+        return components[name]
+    except KeyError:
+        raise TensorError(f"no component {name!r}: this bundle has {_listed(components)}") from None
+
+
+def validate_threads(threads: int | None) -> None:
+    """Refuses what is neither None (the runtime's own choice) nor a whole number of at least 1.
+
+    Raises:
+        InputError: anything else.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads: expected a whole number of at least 1, got {threads!r}")
+
+
+def _validate(component: str, tensor: TensorSpec, array: Any) -> Array:
+    where = f"{component}: input {tensor.name!r}"
+    if not isinstance(array, np.ndarray):
+        raise TensorError(
+            f"{where}: expected a numpy array, got {type(array).__name__}", hint=f"it holds {tensor.meaning}"
+        )
+    if array.dtype != tensor.dtype:
+        raise TensorError(
+            f"{where}: expected dtype {tensor.dtype}, got {array.dtype}", hint=f"convert it: .astype({tensor.dtype!r})"
+        )
+    if array.shape != tensor.shape:
+        raise TensorError(
+            f"{where}: expected shape {list(tensor.shape)}, got {list(array.shape)}",
+            hint=f"it holds {tensor.meaning}",
+        )
+    if tensor.dtype == "float32" and not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise TensorError(f"{where}: expected finite values, got {bad} of {array.size} that are NaN or infinite")
+    return np.require(np.asarray(array), requirements=["C", "A"])
+
+
+def _listed(names: Mapping[str, Any] | list[str]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+def _name_hint(missing: list[str], unknown: list[str]) -> str:
+    parts = [f"{word} {_listed(names)}" for word, names in (("missing:", missing), ("unknown:", unknown)) if names]
+    return "; ".join(parts)

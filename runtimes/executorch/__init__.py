@@ -1,0 +1,1 @@
+"""ExecuTorch's own runtime behind the seam."""

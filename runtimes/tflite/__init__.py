@@ -1,0 +1,1 @@
+"""LiteRT's own runtime behind the seam."""
