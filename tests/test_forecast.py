@@ -10,7 +10,10 @@ from pathlib import Path
 
 import compressions
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgevlm.benchmarks.forecast import measure_memory
 from edgevlm.bundle.manifest import Labels
@@ -80,16 +83,27 @@ def test_the_least_system_is_the_one_that_the_artefact_needs(
 
 
 def test_real_conversions_are_what_was_foreseen(
-    students: dict[tuple[str, str], forecast.Forecast], tmp_path: Path
+    students: dict[tuple[str, str], forecast.Forecast], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = pipeline.Request(builtin.STUDENT, ("coreml", "tflite"), BUILTIN["int8"], tmp_path)
-    for outcome in pipeline.convert(request):
+    looked_by, enter = [], FakeTensorMode.__enter__
+
+    def noted(mode: FakeTensorMode) -> FakeTensorMode:
+        looked_by.append(sys._getframe(1).f_globals["__name__"])
+        return enter(mode)
+
+    monkeypatch.setattr(FakeTensorMode, "__enter__", noted)
+    request = pipeline.Request(builtin.STUDENT, ("coreml", "tflite"), BUILTIN["int8"], tmp_path, use_cache=False)
+    outcomes = pipeline.convert(request)
+    # Each of the two components is looked at once, however many targets there are.
+    assert [name for name in looked_by if name.startswith("edgevlm.")] == ["edgevlm.graphs.outline"] * 2
+    for outcome in outcomes:
         expected = students[outcome.target, "int8"].footprint
         assert outcome.bundle is not None
         assert expected is not None
         assert expected.size_bytes == pytest.approx(outcome.bundle.artefact_bytes, rel=0.01)
         assert dict(expected.requires) == dict(outcome.bundle.manifest.requires)
         assert outcome.bundle.manifest.estimated_peak_memory_bytes == expected.peak_memory_bytes
+        assert outcome.bundle.manifest.multiply_adds == {"encode_image": 21_809_152, "encode_text": 55_784_448}
         if outcome.target == "tflite" and sys.platform == "linux":
             assert expected.peak_memory_bytes == pytest.approx(measure_memory(outcome.bundle), rel=0.3)
 
@@ -104,6 +118,33 @@ def test_an_outline_has_the_layers_of_the_captured_graph(component: str) -> None
     }
     tensors = dict(program.module.named_parameters()) | dict(program.module.named_buffers())
     assert sum(each.count for each in seen.constants) == sum(tensor.numel() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("component", "calls", "activation_bytes", "weight_bytes", "multiply_adds"),
+    [
+        ("clip_text", 62, 11_232, 129_184, 24_192),
+        ("siglip_image", 67, 52_224, 182_616, 553_728),
+        ("hybrid", 65, 57_344, 83_872, 383_328),
+        ("grid", 62, 49_152, 88_544, 601_088),
+        ("encode_image", 87, 665_344, 1_556_496, 21_809_152),
+        ("encode_text", 111, 709_824, 5_423_616, 55_784_448),
+    ],
+)
+def test_one_look_tells_what_a_component_takes(
+    component: str, calls: int, activation_bytes: int, weight_bytes: int, multiply_adds: int
+) -> None:
+    # As three passes over it had them, one for each kind of figure; the last two are the built-in student's.
+    of_student = component.startswith("encode_")
+    program = (forecast.read_programs(builtin.STUDENT) if of_student else compressions.programs())[component]
+    seen = outline(program)
+    assert (seen.calls, seen.activation_bytes, seen.weight_bytes, seen.multiply_adds) == (
+        *(calls, activation_bytes, weight_bytes),
+        multiply_adds,
+    )
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        program.module(*program.example)
+    assert 2 * seen.multiply_adds == counter.get_total_flops()
 
 
 def test_a_tower_that_two_components_share_is_stored_once_where_they_share_a_file() -> None:

@@ -21,6 +21,7 @@ from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError, InputError, OutputError, UnsupportedError
+from edgevlm.graphs.outline import outline
 from edgevlm.inputs.pictures import resize_and_crop
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
@@ -28,7 +29,7 @@ from edgevlm.models.model import Model
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import SmallText, StudentParts
-from edgevlm.models.students.towers import count_multiply_adds, parameters
+from edgevlm.models.students.towers import parameters
 from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress
 
@@ -323,9 +324,7 @@ def _compare(tower: _Tower, kept: Sequence[Tensor], model: Model, smaller: Model
     return PrunedTower(
         component=tower.component,
         parameters=Change(parameters(before.module), parameters(after.module)),
-        multiply_adds=Change(
-            count_multiply_adds(before.module, before.example), count_multiply_adds(after.module, after.example)
-        ),
+        multiply_adds=Change(outline(before).multiply_adds, outline(after).multiply_adds),
         structures=structures,
         mean_cosine=cosine.mean().item(),
         min_cosine=cosine.min().item(),

@@ -16,7 +16,6 @@ from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.original import Prepared, softmax
-from edgevlm.graphs.work import multiply_adds
 from edgevlm.parity import golden, samples
 from edgevlm.targets import registry
 from edgevlm.targets.converter import BundleFile
@@ -96,7 +95,7 @@ def make_manifest(
         tool_versions=cache.tool_versions(),
         compressed_size_bytes=sum(_deflated_bytes(path) for path in _artefact_files(folder, files)),
         calibration=calibration.record if calibration else None,
-        multiply_adds={name: multiply_adds(program) for name, program in source.programs.items()},
+        multiply_adds={name: seen.multiply_adds for name, seen in source.outlines.items()},
     )
 
 
