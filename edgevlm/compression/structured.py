@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, cast, get_args
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from edgevlm import schema
-from edgevlm.bundle.staging import output_error
 from edgevlm.compression.importance import select
 from edgevlm.compression.pruned_folder import Cut, write_checkpoint, write_student
 from edgevlm.compression.structures import Group, Kind, find_hub_mlps, find_structures
@@ -30,8 +28,8 @@ from edgevlm.models.students import folder as folders
 from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import SmallText, StudentParts
 from edgevlm.models.students.towers import parameters
-from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress
+from edgevlm.process.writing import staged_folder
 
 Component: TypeAlias = Literal["encode_image", "encode_text"]
 FEWEST = 16
@@ -170,13 +168,13 @@ def prune(request: Request, progress: Progress = lambda stage, share: None) -> P
     kept = {tower.component: _judge(tower, request, progress) for tower in towers}
     _refuse_nothing(towers, kept)
     cuts: dict[str, Cut] = {tower.component: (tower.groups, kept[tower.component]) for tower in towers}
-    with _staged(request.out) as folder:
+    with staged_folder(request.out, replace=False) as stage:
         progress("writing the model", None)
         if parts is None:
-            write_checkpoint(folder, source, cuts)
+            write_checkpoint(stage.folder, source, cuts)
         else:
-            write_student(folder, parts, cuts, provenance=_provenance(request, model, data))
-        smaller = catalogue.load(folder)
+            write_student(stage.folder, parts, cuts, provenance=_provenance(request, model, data))
+        smaller = catalogue.load(stage.folder)
         pruned = tuple(_compare(tower, kept[tower.component], model, smaller, progress) for tower in towers)
     return Pruned(
         folder=request.out,
@@ -185,19 +183,6 @@ def prune(request: Request, progress: Progress = lambda stage, share: None) -> P
         pictures=len(data),
         towers=pruned,
     )
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`, renamed to it when the block ends without an error."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with interrupts.temporary_folder(out.parent, f".{out.name}.") as folder:
-            folder.chmod(0o755)
-            yield folder
-            folder.rename(out)
-    except OSError as error:
-        raise output_error(error, out) from error
 
 
 def _recovery(parts: StudentParts | None, components: Sequence[Component]) -> Literal["recovery", "clip-kd"] | None:

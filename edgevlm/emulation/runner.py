@@ -48,7 +48,7 @@ def build(python: str, progress: Progress = silent) -> Part:
     cpuinfo = (headers / "cpuinfo.h").read_text(encoding="utf-8")
     version = tools.run([compiler, "-dumpfullversion"], "ask the cross compiler for its version").strip()
     inputs = (requirement, str(wheel.name), version, cpuinfo, *sources)
-    made = keep("runner", inputs, partial(_make, compiler, wheel, headers, progress))
+    made = keep("devices/runner", inputs, partial(_make, compiler, wheel, headers, progress))
     return Part("ExecuTorch runner", made, f"{requirement.replace('==', ' ')}, gcc {version}")
 
 
