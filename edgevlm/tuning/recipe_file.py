@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevlm import schema
+from edgevlm.process.writing import write_atomically
 from edgevlm.tuning.trial import Trial
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def write_recipe(path: Path, trial: Trial, request: TuneRequest, *, accuracy: fl
     if limits:
         lines += [f"parity:  # what the search measured, less {_MARGIN:g}"]
         lines += [f"  {name}: {max(0.0, value - _MARGIN):.3f}" for name, value in limits.items()]
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    write_atomically(path, "\n".join([*lines, ""]))
 
 
 def next_command(path: Path, trial: Trial, request: TuneRequest) -> str:
