@@ -68,7 +68,7 @@ def forecast(programs: Programs, targets: Sequence[str], recipes: Sequence[Recip
 def read_programs(
     model: str | Path, *, revision: str | None = None, labels: Labels | None = None, image_only: bool = False
 ) -> Programs:
-    """A model's components as `edgevlm.conversion.pipeline.convert` would lower them, with zeros for the labels' embeddings.
+    """A model's components as a conversion would lower them, with zeros for the labels' embeddings.
 
     Args:
         model: A built-in name, a folder or a hub id.

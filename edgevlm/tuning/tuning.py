@@ -31,7 +31,7 @@ from edgevlm.parity.comparison import Answers
 from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets import registry
-from edgevlm.tuning import plots as pictures
+from edgevlm.tuning import plots
 from edgevlm.tuning.notes import STATE, Notes
 from edgevlm.tuning.recipe_file import next_command, write_recipe
 from edgevlm.tuning.request import TuneRequest
@@ -141,10 +141,10 @@ class _Finder:
         found = [plain]
         for trial in search(bench, self._notes, max_drop=self._request.max_drop, costs=self._costs):
             found.append(trial)
-            pictures.draw_trade_off(found, self._accuracy, self._request.max_drop, self._request.out / "trade-off.svg")
+            plots.draw_trade_off(found, self._accuracy, self._request.max_drop, self._request.out / "trade-off.svg")
         chosen = best(found[1:], max_drop=self._request.max_drop, objective=self._request.objective)
         self._costs(BUILTIN["int8-static"])
-        pictures.draw_costs(self._notes.costs, self._request.out / "sensitivity.svg")
+        plots.draw_costs(self._notes.costs, self._request.out / "sensitivity.svg")
         if chosen is None:
             least = min((trial for trial in found[1:] if trial.error is None), key=lambda trial: trial.drop)
             raise CheckFailed(
