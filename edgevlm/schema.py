@@ -83,18 +83,18 @@ def meanings(kind: type, path: str = "") -> dict[str, str]:
     a list's items.
     """
     hints, own = get_type_hints(kind), _attributes(kind)
-    found = {}
+    found: dict[str, str] = {}
     for field in dataclasses.fields(kind):
         hint, key = hints[field.name], path + field.name
         (item, *_) = get_args(hint) or (hint,)
         said = [own.get(field.name, "")]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             said.insert(0, _introduction(hint))
             found |= meanings(hint, f"{key}.")
         elif get_origin(hint) is Literal:
             said.append(f"One of {', '.join(map(str, get_args(hint)))}.")
         lines = [" ".join(filter(None, said))]
-        if dataclasses.is_dataclass(item) and item is not hint:
+        if isinstance(item, type) and dataclasses.is_dataclass(item) and item is not hint:
             lines += [f"  {name}: {text}" for name, text in _attributes(item).items()]
         found[key] = re.sub(r"\bNone\b", "null", "\n".join(lines))
     return found

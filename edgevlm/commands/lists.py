@@ -15,8 +15,8 @@ from edgevlm.errors import InputError, OutputError, RecipeError, UnsupportedErro
 
 if TYPE_CHECKING:
     from edgevlm.bundle.recipe import Recipe
-    from edgevlm.distillation.recipe import DistillRecipe
     from edgevlm.distillation.losses import Loss
+    from edgevlm.distillation.recipe import DistillRecipe
 
 
 @click.command()
@@ -136,8 +136,8 @@ def _tell(figures: Mapping[str, Any]) -> str:
 def recipes(name: str | None, copy: Path | None, force: bool, as_json: bool) -> None:
     """List the built-in recipes, and the losses that a distillation recipe of your own may mix.
 
-    With NAME, print that recipe as a YAML file with what each key means, or write it with --copy: edit the copy, which is
-    a recipe of its own, called after its file. `--json` prints recipes in full.
+    With NAME, print that recipe as a YAML file with what each key means, or write it with --copy: edit the copy, which
+    is a recipe of its own, called after its file. `--json` prints recipes in full.
 
     \b
     Examples:
