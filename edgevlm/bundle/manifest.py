@@ -14,7 +14,7 @@ from edgevlm.bundle.spec import (
     TextPreprocessing,
 )
 
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"
 

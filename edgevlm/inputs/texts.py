@@ -16,6 +16,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import normalizers
 
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import CheckpointError, InputError
 
@@ -51,6 +52,16 @@ class Tokenizer:
         tokenizer.spec = spec
         tokenizer._tokenizer = parse(tokenizer_json, spec.tokenizer_file)
         return tokenizer
+
+    @classmethod
+    def of_bundle(cls, bundle: Bundle) -> Tokenizer | None:
+        """The tokenizer that a bundle ships; None where no component takes texts.
+
+        Raises:
+            CheckpointError: its file is damaged.
+        """
+        text = bundle.manifest.text
+        return cls(text, bundle.path) if text is not None else None
 
     @property
     def highest_id(self) -> int:

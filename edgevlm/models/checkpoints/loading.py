@@ -12,7 +12,7 @@ from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError, MissingDependency
 from edgevlm.models.checkpoints import picture_rules, text_rules
 from edgevlm.models.checkpoints.files import read_json, read_licence
-from edgevlm.models.reference import _reference
+from edgevlm.models.reference import Original, image_reference, text_reference
 
 if TYPE_CHECKING:
     from edgevlm.models.model import Model
@@ -54,6 +54,10 @@ def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
     encode_image, encode_text, embedding_dim = family.build_towers(
         network, image, tokenizer.spec, where=str(config_file)
     )
+    programs = assemble_programs(
+        encode_image, encode_text, image=image, text=tokenizer.spec, embedding_dim=embedding_dim
+    )
+    forwards = {"encode_image": image_reference(network, image), "encode_text": text_reference(network)}
     return Model(
         source=Source(
             name=name,
@@ -66,11 +70,8 @@ def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
         tokenizer_json=tokenizer.tokenizer_json,
         embedding_dim=embedding_dim,
         logit_scale=float(network.logit_scale.exp()),
-        programs=assemble_programs(
-            encode_image, encode_text, image=image, text=tokenizer.spec, embedding_dim=embedding_dim
-        ),
-        reference=_reference(network, image),
-        network=network,
+        programs=programs,
+        original=Original(network, forwards, {name: program.spec for name, program in programs.items()}),
     )
 
 
