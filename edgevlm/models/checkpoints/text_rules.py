@@ -348,7 +348,7 @@ def _find_difference(folder: Path, spec: TextPreprocessing, form: _Form, origina
         rows = original.tokenizer(given, padding="max_length", truncation=True, max_length=length)["input_ids"]
     for text, expected, got in zip(texts, map(list, rows), device.encode(texts).tolist(), strict=True):
         if expected != got:
-            place = next(place for place in range(length) if expected[place : place + 1] != got[place : place + 1])
+            place = next((place for place in range(length) if expected[place] != got[place]), length - 1)
             return _Difference(text, expected[: place + 1], got[: place + 1])
     return None
 
