@@ -84,12 +84,12 @@ def _once(run: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - began) / 1e6
 
 
-def _stages(bundle: Bundle, component: str) -> dict[str, Spread]:
-    """What comes before the engine, and what comes after it, by the names of `Times`."""
+def _stages(bundle: Bundle, component: str) -> dict[str, Any]:
+    """What comes before the engine, and what comes after it: a `Spread` for each name of `Times`."""
     manifest, tokenizer = bundle.manifest, Tokenizer.of_bundle(bundle)
     spec = find_component(dict(bundle.components), component).spec
     quick = partial(repeat, seconds=0.2)
-    found = {}
+    found: dict[str, Spread] = {}
     if takes(spec, TOKEN_IDS) and tokenizer is not None:
         found["tokenise_ms"] = quick(lambda: tokenizer.encode([TEXT]))
     if takes(spec, PIXELS):
