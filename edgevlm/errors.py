@@ -31,6 +31,12 @@ from contextlib import contextmanager
 class EdgeVLMError(Exception):
     """The root of every error that EdgeVLM raises on purpose.
 
+    >>> try:
+    ...     model = edgevlm.open("gone.edgevlm")
+    ... except edgevlm.BundleError as error:  # one kind; `except edgevlm.EdgeVLMError` catches all
+    ...     print(error.message, "-", error.hint)
+    gone.edgevlm: expected a bundle folder, found nothing - a bundle is a folder whose name ends in .edgevlm
+
     Args:
         message: What was expected and what was found instead.
         hint: What to do about it; printed on a line of its own.

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.benchmarks.bundles import bundle_for_tests
+from edgevlm.bundle.bundle import Bundle, write_manifest
 from edgevlm.bundle.integer_weights import WeightProof
 from edgevlm.bundle.manifest import (
-    FORMAT_VERSION,
     BundledComponent,
     CalibrationRecord,
-    Manifest,
 )
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
@@ -37,26 +36,16 @@ def make(folder: Path) -> Bundle:
         (TensorSpec("pixels", "float32", (1, 3, 8, 8), "RGB"),),
         (TensorSpec("embedding", "float32", (1, 4), "unit vector"),),
     )
-    return seal(
+    return bundle_for_tests(
         folder,
-        Manifest(
-            format_version=FORMAT_VERSION,
-            name="small",
-            target="coreml",
-            components={"encode_image": BundledComponent(spec, "encode_image.mlpackage")},
-            image=ImagePreprocessing(8, 8, "exact", 8, 8, "bicubic", False, 1 / 255, HALF, HALF),
-            text=None,
-            labels=None,
-            embedding_dim=4,
-            logit_scale=100.0,
-            embedding_space_id="sha256:0",
-            recipe=BUILTIN["fp16"],
-            source=Source("small", "clip", "sha256:0", "MIT"),
-            requires={"iOS": "16"},
-            estimated_peak_memory_bytes=1,
-            parity=None,
-            tool_versions={},
-        ),
+        {"encode_image": BundledComponent(spec, "encode_image.mlpackage")},
+        image=ImagePreprocessing(8, 8, "exact", 8, 8, "bicubic", False, 1 / 255, HALF, HALF),
+        logit_scale=100.0,
+        embedding_space_id="sha256:0",
+        recipe=BUILTIN["fp16"],
+        source=Source("small", "clip", "sha256:0", "MIT"),
+        requires={"iOS": "16"},
+        estimated_peak_memory_bytes=1,
     )
 
 

@@ -14,7 +14,7 @@ from edgevlm.bundle.spec import (
     TextPreprocessing,
 )
 
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"
 
@@ -77,6 +77,10 @@ class ParityReport:
 @dataclass(frozen=True)
 class Labels:
     """A baked label set: `classify` answers in this order.
+
+    >>> labels = edgevlm.Labels(names=("a cat", "a dog"), templates=("a photo of {}", "a drawing of {}"))
+    >>> labels.names.index("a dog")  # the column of its scores
+    1
 
     Attributes:
         names: What the answers are called.

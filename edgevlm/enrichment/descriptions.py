@@ -75,19 +75,23 @@ class Entry:
 
 @dataclass(frozen=True)
 class Descriptions:
-    """Descriptions and attributes by label, and who wrote them."""
+    """Descriptions and attributes by label, and who wrote them.
+
+    >>> written = edgevlm.Descriptions.read("descriptions.json")  # what `edgevlm.enrich` wrote
+    >>> missing = {"a cat", "a dog"} - set(written.labels)
+    """
 
     authors: Mapping[str, Author]
     labels: Mapping[str, Entry]
 
     @classmethod
-    def read(cls, path: Path) -> Descriptions:
+    def read(cls, path: str | Path) -> Descriptions:
         """What `write` wrote, or a person in its form.
 
         Raises:
             EnrichmentError: no such file, not JSON, another version, or a key or value that does not belong there.
         """
-        data = read_json(path)
+        data = read_json(Path(path))
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
             raise EnrichmentError(

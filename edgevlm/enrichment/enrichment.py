@@ -102,6 +102,10 @@ def enrich(
 
     Every answer is in the file before the next question is asked, so that a run that was stopped goes on where it was.
 
+    >>> enriched = edgevlm.enrich(["red circle", "blue square"], "examples/descriptions.csv", "descriptions.json")
+    >>> enriched.descriptions.labels["red circle"].descriptions
+    ('a round red shape',)
+
     Args:
         labels: What is described.
         source: A JSON, CSV or TSV file (see `edgevlm.enrichment.from_file`); a causal language model's folder or hub

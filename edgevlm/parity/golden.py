@@ -4,7 +4,7 @@
     golden/<picture>.png|.jpg     pictures that hurt: wide, turned by EXIF, grey, with transparency
     golden/<picture>.rgb          what preprocessing must make of it: uint8 [H, W, 3], row by row
     golden/samples.png            the pictures of the parity samples, 64 x 64 each, in rows of twenty
-    golden/reference.safetensors  the float reference's answers to all samples
+    golden/reference.safetensors  the float reference's answers to all samples, a tensor `<component>.<output>` each
 
 A test on the device decodes a picture and compares with the `.rgb`, tokenizes a text and compares the ids, runs the
 artefact on both and compares the embeddings: the first stage that differs is where to look. `edgevlm verify` asks
@@ -14,43 +14,48 @@ the artefact about all samples again, on whatever machine it runs.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm import schema
-from edgevlm.bundle.spec import ImagePreprocessing
+from edgevlm.bundle.spec import F32, ImagePreprocessing
 from edgevlm.errors import BundleError
 from edgevlm.inputs.pictures import preprocess
 from edgevlm.parity.comparison import Answers
-from edgevlm.parity.samples import _SIDE, golden_pictures, sample_pictures, sample_texts
+from edgevlm.parity.samples import SIDE, golden_pictures, sample_pictures, sample_texts
 
 FOLDER = "golden"
+SCHEMA_VERSION = 2
 _COLUMNS = 20
+
+
+GoldenAnswers: TypeAlias = Mapping[str, Mapping[str, tuple[float, ...]]]
+"""What every component that takes the sample answers: component -> output -> its numbers, row by row."""
 
 
 @dataclass(frozen=True)
 class GoldenPicture:
-    """A picture file, the pixels that it becomes and the reference's answer to them."""
+    """A picture file, the pixels that it becomes and the reference's answers to them."""
 
     file: str
     pixels: str
     what: str
-    embedding: tuple[float, ...] | None
-    scores: tuple[float, ...] | None
+    answers: GoldenAnswers
 
 
 @dataclass(frozen=True)
 class GoldenText:
-    """A text, its token ids and the reference's answer to them."""
+    """A text, its token ids and the reference's answers to them."""
 
     text: str
     token_ids: tuple[int, ...]
-    embedding: tuple[float, ...]
+    answers: GoldenAnswers
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def write(
     from safetensors.numpy import save_file
 
     golden = Golden(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         pictures=tuple(pictures),
         texts=tuple(texts),
         scores=tuple(tuple(row) for row in scores.tolist()),
@@ -92,13 +97,14 @@ def write(
     (folder / FOLDER / "golden.json").write_text(
         json.dumps(schema.write(golden), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
-    sheet = sample_pictures().reshape(-1, _COLUMNS, _SIDE, _SIDE, 3).swapaxes(1, 2)
-    Image.fromarray(sheet.reshape(-1, _COLUMNS * _SIDE, 3)).save(folder / FOLDER / "samples.png")
-    answers = {"image": reference.image, "text": reference.text, "scores": reference.scores}
-    save_file(
-        {name: np.ascontiguousarray(value) for name, value in answers.items() if value is not None},
-        folder / FOLDER / "reference.safetensors",
-    )
+    sheet = sample_pictures().reshape(-1, _COLUMNS, SIDE, SIDE, 3).swapaxes(1, 2)
+    Image.fromarray(sheet.reshape(-1, _COLUMNS * SIDE, 3)).save(folder / FOLDER / "samples.png")
+    tensors = {
+        f"{component}.{output}": np.ascontiguousarray(rows)
+        for component, outputs in reference.items()
+        for output, rows in outputs.items()
+    }
+    save_file(tensors, folder / FOLDER / "reference.safetensors")
 
 
 def write_pictures(folder: Path, spec: ImagePreprocessing) -> dict[str, NDArray[np.float32]]:
@@ -132,8 +138,36 @@ def read(folder: Path) -> tuple[Golden, NDArray[np.uint8], Answers]:
         arrays = load_file(folder / FOLDER / "reference.safetensors")
         with Image.open(folder / FOLDER / "samples.png") as sheet:
             pixels = np.asarray(sheet.convert("RGB"))
-        pictures = pixels.reshape(-1, _SIDE, _COLUMNS, _SIDE, 3).swapaxes(1, 2).reshape(-1, _SIDE, _SIDE, 3)
+        pictures = pixels.reshape(-1, SIDE, _COLUMNS, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
     except (OSError, ValueError, SafetensorError) as error:
         raise BundleError(f"{folder}: the golden fixtures cannot be read: {error}") from error
-    golden = schema.read(Golden, data, where=str(path), error=BundleError)
-    return golden, pictures, Answers(arrays.get("image"), arrays.get("text"), arrays.get("scores"))
+    golden = schema.read(Golden, _upgraded(data), where=str(path), error=BundleError)
+    answers: dict[str, dict[str, F32]] = {}
+    for name, rows in arrays.items():
+        component, _, output = _TENSORS_OF_1.get(name, name).rpartition(".")
+        answers.setdefault(component, {})[output] = rows
+    return golden, pictures, answers
+
+
+_TENSORS_OF_1 = {"image": "encode_image.embedding", "text": "encode_text.embedding", "scores": "classify.scores"}
+"""What bundles up to format 1.2 called the reference's answers."""
+
+
+def _upgraded(data: Any) -> Any:
+    """A `golden.json` of bundles up to format 1.2, whose pictures and texts had a field an output."""
+    if not isinstance(data, Mapping) or data.get("schema_version") != 1:
+        return data
+
+    def answers(sample: dict[str, Any], component: str) -> dict[str, Any]:
+        old = {
+            "embedding": (component, sample.pop("embedding", None)),
+            "scores": ("classify", sample.pop("scores", None)),
+        }
+        found = {name: {output: numbers} for output, (name, numbers) in old.items() if numbers is not None}
+        return sample | {"answers": found}
+
+    return dict(data) | {
+        "schema_version": SCHEMA_VERSION,
+        "pictures": [answers(dict(each), "encode_image") for each in data["pictures"]],
+        "texts": [answers(dict(each), "encode_text") for each in data["texts"]],
+    }

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,7 @@ from edgevlm.models.checkpoints import weights
 from edgevlm.models.checkpoints.files import read_json, read_licence
 from edgevlm.models.layers import causal_mask
 from edgevlm.models.model import Model, assemble_programs
-from edgevlm.models.reference import text_reference
+from edgevlm.models.reference import Forward, Original, text_reference
 from edgevlm.models.students import text_sides
 from edgevlm.models.students.card import model_card
 from edgevlm.models.students.config import read_image_tower, square_pictures
@@ -149,14 +149,17 @@ def load(folder: Path, *, name: str | None = None, commit: str | None = None) ->
     text = None if isinstance(side, FixedLabels) else side.text
     network = _gather(student.image_tower, side)
     encode_text: nn.Module | None = None
-    reference: dict[str, Callable[[Tensor], Tensor]] = {"encode_image": student.image_tower}
+    forwards: dict[str, Forward] = {"encode_image": student.image_tower}
     if isinstance(side, SmallText):
-        encode_text = reference["encode_text"] = side.tower
+        encode_text = forwards["encode_text"] = side.tower
     elif isinstance(side, BorrowedText):
         network.text = side.network
         encode_text, _ = text_sides.FAMILIES[side.family].build_text_tower(side.network, side.text, where=str(folder))
-        reference["encode_text"] = text_reference(side.network)
+        forwards["encode_text"] = text_reference(side.network)
     files = [path for path in list_files(folder) if path.suffix != ".md"]
+    programs = assemble_programs(
+        fuse(student.image_tower), encode_text, image=student.image, text=text, embedding_dim=student.embedding_dim
+    )
     return Model(
         source=Source(
             name=name or folder.resolve().name,
@@ -169,11 +172,8 @@ def load(folder: Path, *, name: str | None = None, commit: str | None = None) ->
         tokenizer_json=None if isinstance(side, FixedLabels) else side.tokenizer_json,
         embedding_dim=student.embedding_dim,
         logit_scale=student.logit_scale,
-        programs=assemble_programs(
-            fuse(student.image_tower), encode_text, image=student.image, text=text, embedding_dim=student.embedding_dim
-        ),
-        reference=reference,
-        network=network,
+        programs=programs,
+        original=Original(network, forwards, {name: program.spec for name, program in programs.items()}),
         labels=fixed.labels if fixed else None,
         label_embeddings=fixed.embeddings if fixed else None,
     )
