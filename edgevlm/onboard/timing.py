@@ -21,7 +21,7 @@ from edgevlm.inputs.pictures import preprocess
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import native
-from edgevlm.onboard.engines import TEXT, Engine, make, sample_picture
+from edgevlm.onboard.engines import TEXT, BundleEngine, Engine, make, sample_picture
 from edgevlm.onboard.figures import Spread, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
 from edgevlm.process.progress import Progress
@@ -35,9 +35,17 @@ _WARM_UP_SECONDS = 0.3
 
 def clock(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """Times one component in this process, which has not run it before; a `Times` in plain values."""
-    times = native.clock(job) if "native" in job else _clock(make(job), float(job["seconds"]))
-    if "bundle" in job:
-        times = replace(times, **_stages(Bundle.open(job["bundle"]), job["component"]))
+    bundle = None
+    if "native" in job:
+        bundle = Bundle.open(job["bundle"])
+        times = native.clock(job, bundle)
+    else:
+        engine = make(job)
+        times = _clock(engine, float(job["seconds"]))
+        if isinstance(engine, BundleEngine):
+            bundle = engine.bundle
+    if bundle is not None:
+        times = replace(times, **_stages(bundle, job["component"]))
     plain: Mapping[str, Any] = schema.write(times)
     return plain
 
