@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgevlm.errors import EdgeVLMError
 
@@ -14,16 +15,46 @@ T = TypeVar("T")
 _EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
 
-def read(kind: type[T], data: Any, *, where: str, error: type[EdgeVLMError]) -> T:
+@dataclass(frozen=True)
+class Quantity:
+    """What a number counts and how far it may go; part of a field's type: `Annotated[int, Quantity("pixels", least=1)]`.
+
+    Attributes:
+        unit: In the plural; empty for a number without one.
+        least: Smallest value that is read.
+        above: Value that it has to exceed.
+    """
+
+    unit: str = ""
+    least: float | None = None
+    above: float | None = None
+
+    @property
+    def range(self) -> str:
+        """The values that are read, in words; empty where all are."""
+        if self.least is not None:
+            return f"{self.least:g} or more"
+        return "" if self.above is None else f"more than {self.above:g}"
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is one that is read. NaN is not: it is no number."""
+        return (self.least is None or value >= self.least) and (self.above is None or value > self.above)
+
+
+def read(
+    kind: type[T], data: Any, *, where: str, error: type[EdgeVLMError], ignored: list[str] | None = None
+) -> T:
     """The dataclass that `data` describes.
 
     Args:
-        kind: A dataclass of plain values, nested dataclasses, tuples, dicts with text keys, literals and unions.
+        kind: A dataclass of plain values, nested dataclasses, tuples, dicts with text keys, literals, unions and
+            numbers with a `Quantity`.
         data: What `json.load` or `read_yaml` gave.
         where: Path that messages start with, such as a file's name.
         error: Raised for an unknown or missing key or a value of the wrong type; its message names the path.
+        ignored: Where given, unknown keys are no error: what they were is added to this list, as `image.key`.
     """
-    value: T = _read(kind, data, where, error)
+    value: T = _Reader(where, error, ignored).read(kind, data, "")
     return value
 
 
@@ -59,57 +90,79 @@ def write(value: Any) -> Any:
     return value
 
 
-def _read(kind: Any, data: Any, where: str, error: type[EdgeVLMError]) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return _read_union(arguments, data, where, error)
-    if origin is Literal:
-        if data not in arguments:
-            raise error(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {data!r}")
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether `read` refuses data without this key."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """One call of `read`. A path, such as `.image.mean[0]`, says where in the file a value stands."""
+
+    where: str
+    error: type[EdgeVLMError]
+    ignored: list[str] | None
+
+    def read(self, kind: Any, data: Any, path: str) -> Any:
+        origin, arguments = get_origin(kind), get_args(kind)
+        if origin is Annotated:
+            return self._read_quantity(*arguments, data, path)
+        if origin in (Union, UnionType):
+            return self._read_union(arguments, data, path)
+        if origin is Literal:
+            if data not in arguments:
+                raise self._wrong(path, f"expected one of {', '.join(map(repr, arguments))}, got {data!r}")
+            return data
+        if origin is tuple:
+            return self._read_tuple(arguments, data, path)
+        if origin is not None and issubclass(origin, Mapping):
+            if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+                raise self._wrong(path, f"expected a mapping, got {data!r}")
+            return {key: self.read(arguments[1], item, f"{path}.{key}") for key, item in data.items()}
+        if dataclasses.is_dataclass(kind):
+            return self._read_dataclass(kind, data, path)
+        if kind is float and isinstance(data, int) and not isinstance(data, bool):
+            return float(data)
+        if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
+            raise self._wrong(path, f"expected {kind.__name__}, got {data!r}")
         return data
-    if origin is tuple:
-        return _read_tuple(arguments, data, where, error)
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-            raise error(f"{where}: expected a mapping, got {data!r}")
-        return {key: _read(arguments[1], item, f"{where}.{key}", error) for key, item in data.items()}
-    if dataclasses.is_dataclass(kind):
-        return _read_dataclass(kind, data, where, error)
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
-        raise error(f"{where}: expected {kind.__name__}, got {data!r}")
-    return data
 
+    def _read_dataclass(self, kind: Any, data: Any, path: str) -> Any:
+        if not isinstance(data, Mapping):
+            raise self._wrong(path, f"expected a mapping, got {data!r}")
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        unknown = [key for key in data if key not in fields]
+        if unknown and self.ignored is None:
+            raise self._wrong(path, f"unknown key {unknown[0]!r}: expected {', '.join(sorted(fields))}")
+        if self.ignored is not None:
+            self.ignored += [f"{path}.{key}".removeprefix(".") for key in unknown]
+        for name, field in fields.items():
+            if name not in data and is_required(field):
+                raise self._wrong(path, f"the key {name!r} is missing")
+        hints = get_type_hints(kind, include_extras=True)
+        return kind(**{name: self.read(hints[name], data[name], f"{path}.{name}") for name in fields if name in data})
 
-def _read_dataclass(kind: Any, data: Any, where: str, error: type[EdgeVLMError]) -> Any:
-    if not isinstance(data, Mapping):
-        raise error(f"{where}: expected a mapping, got {data!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in data:
-        if key not in fields:
-            raise error(f"{where}: unknown key {key!r}: expected {', '.join(sorted(fields))}")
-    for name, field in fields.items():
-        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        if name not in data and not optional:
-            raise error(f"{where}: the key {name!r} is missing")
-    hints = get_type_hints(kind)
-    return kind(**{name: _read(hints[name], item, f"{where}.{name}", error) for name, item in data.items()})
+    def _read_tuple(self, arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
+        if not isinstance(data, list | tuple):
+            raise self._wrong(path, f"expected a list, got {data!r}")
+        kinds = (arguments[0],) * len(data) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) != len(data):
+            raise self._wrong(path, f"expected {len(kinds)} values, got {len(data)}")
+        return tuple(
+            self.read(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, data, strict=True))
+        )
 
+    def _read_union(self, arguments: tuple[Any, ...], data: Any, path: str) -> Any:
+        if data is None and NoneType in arguments:
+            return None
+        (kind,) = (argument for argument in arguments if argument is not NoneType)
+        return self.read(kind, data, path)
 
-def _read_tuple(arguments: tuple[Any, ...], data: Any, where: str, error: type[EdgeVLMError]) -> tuple[Any, ...]:
-    if not isinstance(data, list | tuple):
-        raise error(f"{where}: expected a list, got {data!r}")
-    kinds = (arguments[0],) * len(data) if arguments[-1] is Ellipsis else arguments
-    if len(kinds) != len(data):
-        raise error(f"{where}: expected {len(kinds)} values, got {len(data)}")
-    return tuple(
-        _read(kind, item, f"{where}[{i}]", error) for i, (kind, item) in enumerate(zip(kinds, data, strict=True))
-    )
+    def _read_quantity(self, kind: Any, quantity: Quantity, data: Any, path: str) -> Any:
+        value = self.read(kind, data, path)
+        if not quantity.holds(value):
+            raise self._wrong(path, f"expected {quantity.range} {quantity.unit}".rstrip() + f", got {data!r}")
+        return value
 
-
-def _read_union(arguments: tuple[Any, ...], data: Any, where: str, error: type[EdgeVLMError]) -> Any:
-    if data is None and NoneType in arguments:
-        return None
-    (kind,) = (argument for argument in arguments if argument is not NoneType)
-    return _read(kind, data, where, error)
+    def _wrong(self, path: str, problem: str) -> EdgeVLMError:
+        return self.error(f"{self.where}{path}: {problem}")

@@ -111,8 +111,12 @@ class Recipe:
             has it beside what the other sections ask for; XNNPACK computes in float32 between its int8 layers.
         summary: One line for `edgevlm recipes`.
         parity: What the artefact must keep.
+        weights: What became of the weights; since 1.1.
+        activations: What became of the inputs of int8 layers; since 1.1.
+        calibration: How much data ranges were measured on, where any were; since 1.1.
         float32_ops: What stays in float32 in an fp16 recipe: globs on `component/module`, such as
-            `encode_image/blocks.3.mlp.*`, and `AUTO`. Where a target computes in float32 anyway, nothing changes.
+            `encode_image/blocks.3.mlp.*`, and `auto`. Where a target computes in float32 anyway, nothing
+            changes; since 1.1.
     """
 
     name: str

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevlm import schema
+from edgevlm.bundle.golden import FOLDER, GoldenPicture, GoldenText
 from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.conversion import cache, forecast
@@ -34,21 +35,21 @@ def write_golden(source: Prepared, folder: Path) -> None:
     images = source.embed("encode_image", np.concatenate(list(pixels.values())))
     has_image, has_labels = "encode_image" in source.programs, "classify" in source.programs
     label_scores = source.classify(images) if has_labels else None
-    texts: list[golden.GoldenText] = []
+    texts: list[GoldenText] = []
     scores = np.zeros((len(images), 0), np.float32)
     if tokenizer:
         words = samples.sample_texts()[:4]
         ids = tokenizer.encode(words)
         embeddings = source.embed("encode_text", ids)
         texts = [
-            golden.GoldenText(text, tuple(row.tolist()), tuple(embedding.tolist()))
+            GoldenText(text, tuple(row.tolist()), tuple(embedding.tolist()))
             for text, row, embedding in zip(words, ids, embeddings, strict=True)
         ]
         scores = softmax(source.model.logit_scale * images @ embeddings.T)
     pictures = [
-        golden.GoldenPicture(
-            file=f"{golden.FOLDER}/{name}",
-            pixels=f"{golden.FOLDER}/{Path(name).with_suffix('.rgb')}",
+        GoldenPicture(
+            file=f"{FOLDER}/{name}",
+            pixels=f"{FOLDER}/{Path(name).with_suffix('.rgb')}",
             what=what,
             embedding=tuple(images[index].tolist()) if has_image else None,
             scores=tuple(label_scores[index].tolist()) if label_scores is not None else None,

@@ -184,7 +184,7 @@ def fixtures(bundle: Bundle) -> tuple[comparison.Samples, comparison.Answers]:
         BundleError: the golden fixtures are not readable.
     """
     manifest = bundle.manifest
-    stored, pictures, reference = golden.read(bundle.path)
+    stored, pictures, reference = golden.read(bundle.path, newer=bundle.is_newer)
     tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
     return make_samples(pictures, stored.sample_texts, manifest.image, tokenizer), reference
 

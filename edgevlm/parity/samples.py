@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from edgevlm.bundle.golden import SIDE
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.data.captions import caption
 from edgevlm.data.scenes import Scenes
@@ -18,7 +19,6 @@ from edgevlm.parity.comparison import Samples
 SAMPLES = 200
 TEXTS = 50
 _SEED = 20_260_101
-_SIDE = 64
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -30,7 +30,7 @@ def sample_texts() -> tuple[str, ...]:
 
 def sample_pictures() -> NDArray[np.uint8]:
     """`SAMPLES` rendered scenes, uint8 [N, 64, 64, 3]."""
-    return Scenes(_SEED, "combinations", _SIDE).batch(0, SAMPLES).pixels
+    return Scenes(_SEED, "combinations", SIDE).batch(0, SAMPLES).pixels
 
 
 def make_samples(
