@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ _EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a number counts and how far it may go; part of a field's type: `Annotated[int, Quantity("pixels", least=1)]`.
+    """What a number counts and how far it may go: part of a type, `Annotated[int, Quantity("pixels", least=1)]`.
 
     Attributes:
         unit: In the plural; empty for a number without one.
@@ -41,9 +42,7 @@ class Quantity:
         return (self.least is None or value >= self.least) and (self.above is None or value > self.above)
 
 
-def read(
-    kind: type[T], data: Any, *, where: str, error: type[EdgeVLMError], ignored: list[str] | None = None
-) -> T:
+def read(kind: type[T], data: Any, *, where: str, error: type[EdgeVLMError], ignored: list[str] | None = None) -> T:
     """The dataclass that `data` describes.
 
     Args:
@@ -95,6 +94,12 @@ def is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields; finding out takes longer than reading a value."""
+    return get_type_hints(kind, include_extras=True)
+
+
 @dataclass(frozen=True)
 class _Reader:
     """One call of `read`. A path, such as `.image.mean[0]`, says where in the file a value stands."""
@@ -135,11 +140,11 @@ class _Reader:
         if unknown and self.ignored is None:
             raise self._wrong(path, f"unknown key {unknown[0]!r}: expected {', '.join(sorted(fields))}")
         if self.ignored is not None:
-            self.ignored += [f"{path}.{key}".removeprefix(".") for key in unknown]
+            self.ignored.extend(f"{path}.{key}".removeprefix(".") for key in unknown)
         for name, field in fields.items():
             if name not in data and is_required(field):
                 raise self._wrong(path, f"the key {name!r} is missing")
-        hints = get_type_hints(kind, include_extras=True)
+        hints = _hints(kind)
         return kind(**{name: self.read(hints[name], data[name], f"{path}.{name}") for name in fields if name in data})
 
     def _read_tuple(self, arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:

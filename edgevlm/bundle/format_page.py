@@ -37,7 +37,7 @@ def page(text: str) -> str:
 
 
 def schema_text(kind: Any) -> str:
-    """The file with the JSON Schema of a dataclass. One of this version knows all versions before it, and none after."""
+    """The file with the JSON Schema of a dataclass: valid are this minor version and those before it."""
     found = json_schema(kind)
     if kind is Manifest:
         major, minor = FORMAT_VERSION.split(".")
@@ -84,7 +84,7 @@ def _type(kind: Any) -> str:
     if origin is not None and issubclass(origin, Mapping):
         return f"object, text to ({_type(arguments[1])})"
     if dataclasses.is_dataclass(kind):
-        name = getattr(kind, "__name__")
+        name = str(kind.__name__)
         return f"[{name}](#{name.lower()})"
     return _PLAIN[kind]
 

@@ -124,7 +124,7 @@ def _value(kind: Any) -> dict[str, Any]:
     if origin is not None and issubclass(origin, Mapping):
         return {"type": "object", "additionalProperties": _value(arguments[1])}
     if dataclasses.is_dataclass(kind):
-        return {"$ref": f"#/$defs/{getattr(kind, '__name__')}"}
+        return {"$ref": f"#/$defs/{kind.__name__}"}
     return {"type": _PLAIN[kind]}
 
 

@@ -160,7 +160,7 @@ class Manifest:
     image: ImagePreprocessing
     text: TextPreprocessing | None
     labels: Labels | None
-    embedding_dim: Annotated[int, Quantity("numbers", least=1)]
+    embedding_dim: Annotated[int, Quantity(least=1)]
     logit_scale: Positive
     embedding_space_id: str
     recipe: Recipe

@@ -28,7 +28,8 @@ def is_newer(version: Any, *, where: str) -> bool:
     found = _VERSION.fullmatch(version) if isinstance(version, str) else None
     if found is None:
         raise BundleError(
-            f'{where}: expected a format version such as "{FORMAT_VERSION}", a text of two whole numbers, got {version!r}',
+            f'{where}: expected a format version such as "{FORMAT_VERSION}", a text of two whole numbers, '
+            f"got {version!r}",
             hint="copy the bundle again, or convert the model again",
         )
     (major, minor), (own_major, own_minor) = (map(int, each.split(".")) for each in (found[0], FORMAT_VERSION))
