@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.benchmarks.bundles import bundle_for_tests
+from edgevlm.bundle.bundle import Bundle, write_manifest
 from edgevlm.bundle.integer_weights import WeightProof
 from edgevlm.bundle.manifest import (
     FORMAT_VERSION,
     BundledComponent,
     CalibrationRecord,
-    Manifest,
 )
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
@@ -39,26 +39,16 @@ def make(folder: Path) -> Bundle:
         (TensorSpec("pixels", "float32", (1, 3, 8, 8), "RGB"),),
         (TensorSpec("embedding", "float32", (1, 4), "unit vector"),),
     )
-    return seal(
+    return bundle_for_tests(
         folder,
-        Manifest(
-            format_version=FORMAT_VERSION,
-            name="small",
-            target="coreml",
-            components={"encode_image": BundledComponent(spec, "encode_image.mlpackage")},
-            image=ImagePreprocessing(8, 8, "exact", 8, 8, "bicubic", False, 1 / 255, HALF, HALF),
-            text=None,
-            labels=None,
-            embedding_dim=4,
-            logit_scale=100.0,
-            embedding_space_id="sha256:0",
-            recipe=BUILTIN["fp16"],
-            source=Source("small", "clip", "sha256:0", "MIT"),
-            requires={"iOS": "16"},
-            estimated_peak_memory_bytes=1,
-            parity=None,
-            tool_versions={},
-        ),
+        {"encode_image": BundledComponent(spec, "encode_image.mlpackage")},
+        image=ImagePreprocessing(8, 8, "exact", 8, 8, "bicubic", False, 1 / 255, HALF, HALF),
+        logit_scale=100.0,
+        embedding_space_id="sha256:0",
+        recipe=BUILTIN["fp16"],
+        source=Source("small", "clip", "sha256:0", "MIT"),
+        requires={"iOS": "16"},
+        estimated_peak_memory_bytes=1,
     )
 
 
@@ -154,7 +144,7 @@ def test_a_newer_minor_version_is_read_without_its_keys_and_a_note_says_so(bundl
     assert opened.manifest == replace(bundle.manifest, format_version="1.7")
     assert opened.is_newer
     (note,) = opened.notes
-    assert "is in format 1.7, this edgevlm knows 1.2" in note
+    assert f"is in format 1.7, this edgevlm knows {FORMAT_VERSION}" in note
     assert "(components.encode_image.spec.outputs[0].scale, image.gamma, signature)" in note
     assert "update edgevlm" in note
 

@@ -31,6 +31,11 @@ from edgevlm.errors import BundleError
 class Bundle:
     """A bundle on disk whose integrity has been checked.
 
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> bundle.manifest.target, list(bundle.components)
+    ('coreml', ['encode_image', 'encode_text'])
+    >>> megabytes = bundle.artefact_bytes / 1e6
+
     Attributes:
         path: Its folder.
         manifest: What its `manifest.json` says.

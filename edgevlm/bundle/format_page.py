@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from edgevlm import schema
 from edgevlm.bundle.golden import Golden
-from edgevlm.bundle.json_schema import FIRST_VERSION, fields, json_schema, objects, summary
+from edgevlm.bundle.json_schema import FIRST_VERSION, fields, json_schema, objects
 from edgevlm.bundle.manifest import FORMAT_VERSION, Manifest
 from edgevlm.bundle.recipe import BUILTIN
 
@@ -61,7 +61,7 @@ def _object_table(kind: Any, since: str) -> str:
         )
         for field in fields(kind)
     )
-    return f"#### {kind.__name__}\n\n{summary(kind)}{later}\n\n" + _table(
+    return f"#### {kind.__name__}\n\n{schema.introduction(kind)}{later}\n\n" + _table(
         ("key", "type", "since", "if missing", "what it is"), rows
     )
 

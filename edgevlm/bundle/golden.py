@@ -4,7 +4,7 @@
     golden/<picture>.png|.jpg     pictures that hurt: wide, turned by EXIF, grey, with transparency
     golden/<picture>.rgb          what preprocessing must make of it: uint8 [H, W, 3], row by row
     golden/samples.png            the pictures of the parity samples, 64 x 64 each, in rows of twenty
-    golden/reference.safetensors  the float reference's answers to all samples
+    golden/reference.safetensors  the float reference's answers to all samples, a tensor `<component>.<output>` each
 
 A test on the device decodes a picture and compares with the `.rgb`, tokenizes a text and compares the ids, runs the
 artefact on both and compares the embeddings: the first stage that differs is where to look.
@@ -12,8 +12,9 @@ artefact on both and compares the embeddings: the first stage that differs is wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from edgevlm import schema
 from edgevlm.bundle.spec import TokenId
@@ -27,7 +28,12 @@ SIDE = 64
 """Pixels of a sample picture's side."""
 COLUMNS = 20
 """Sample pictures in a row of the sheet."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+TENSORS_OF_1 = {"image": "encode_image.embedding", "text": "encode_text.embedding", "scores": "classify.scores"}
+"""What bundles up to format 1.2 called the reference's answers."""
+
+GoldenAnswers: TypeAlias = Mapping[str, Mapping[str, tuple[float, ...]]]
+"""What every component that takes the sample answers: component -> output -> its numbers, row by row."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +44,28 @@ class GoldenPicture:
         file: Path of the picture.
         pixels: Path of what it becomes: `height` x `width` x 3 bytes, R G B, row by row from the top.
         what: What is awkward about it, in words.
-        embedding: `embedding_dim` numbers, from `encode_image`; None where there is no such component.
-        scores: A number for each of `labels.names`, from `classify`; None where there is no such component.
+        answers: Of each component that takes `pixels`, each output's numbers, row by row: component, output, numbers.
     """
 
     file: str
     pixels: str
     what: str
-    embedding: tuple[float, ...] | None
-    scores: tuple[float, ...] | None
+    answers: GoldenAnswers = field(metadata={"since": "1.3"})
 
 
 @dataclass(frozen=True)
 class GoldenText:
-    """A text, its token ids and the reference's answer to them.
+    """A text, its token ids and the reference's answers to them.
 
     Attributes:
         text: The text.
         token_ids: `context_length` ids, padding included.
-        embedding: `embedding_dim` numbers, from `encode_text`.
+        answers: Of each component that takes `token_ids`, likewise.
     """
 
     text: str
     token_ids: tuple[TokenId, ...]
-    embedding: tuple[float, ...]
+    answers: GoldenAnswers = field(metadata={"since": "1.3"})
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Golden:
     """What `golden.json` holds.
 
     Attributes:
-        schema_version: Of this file: 1.
+        schema_version: Of this file: 2.
         pictures: What each picture becomes, stage by stage.
         texts: What each text becomes, stage by stage; empty where there is no text tower.
         scores: softmax over the texts of `logit_scale * picture . text`: a row for each of `pictures`, a number for
@@ -85,7 +89,7 @@ class Golden:
 
 
 def read_golden(data: Any, *, where: str, newer: bool) -> Golden:
-    """What `golden.json` says.
+    """What `golden.json` says; what bundles up to format 1.2 have is read as well.
 
     Args:
         data: What `json.load` gave.
@@ -96,10 +100,28 @@ def read_golden(data: Any, *, where: str, newer: bool) -> Golden:
         BundleError: another version of this file, or not what a golden.json holds.
     """
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if isinstance(version, bool) or not isinstance(version, int) or version != SCHEMA_VERSION:
+    if isinstance(version, bool) or not isinstance(version, int) or version not in (1, SCHEMA_VERSION):
         is_later = isinstance(version, int) and version > SCHEMA_VERSION
         raise BundleError(
             f"{where}: expected schema_version {SCHEMA_VERSION}, got {version!r}",
             hint="update edgevlm, or convert the model again with this one" if is_later else "convert the model again",
         )
+    data = _upgraded(data) if version == 1 else data
     return schema.read(Golden, data, where=where, error=BundleError, ignored=[] if newer else None)
+
+
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """A `golden.json` of bundles up to format 1.2, whose pictures and texts had a field an output."""
+
+    def upgrade(sample: Any, component: str) -> Any:
+        if not isinstance(sample, dict):
+            return sample
+        kept = {key: value for key, value in sample.items() if key not in ("embedding", "scores")}
+        answers = {component: ("embedding", sample.get("embedding")), "classify": ("scores", sample.get("scores"))}
+        return kept | {"answers": {name: {output: row} for name, (output, row) in answers.items() if row is not None}}
+
+    found = data | {"schema_version": SCHEMA_VERSION}
+    for key, component in (("pictures", "encode_image"), ("texts", "encode_text")):
+        if isinstance(data.get(key), list):
+            found[key] = [upgrade(sample, component) for sample in data[key]]
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from edgevlm import schema
 
 _PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean"}
-_SINCE = re.compile(r"; since (\d+\.\d+)\.$")
 FIRST_VERSION = "1.0"
 
 
@@ -42,24 +40,24 @@ def fields(kind: Any) -> tuple[Field, ...]:
     """The keys of a dataclass, in the order of its file.
 
     Raises:
-        ValueError: the docstring's `Attributes:` do not name each field.
+        ValueError: the docstring's `Attributes:` name a field nowhere, and it is no object that says itself what it is.
     """
-    described = _attributes(kind)
+    described = schema.attributes(kind)
     hints = get_type_hints(kind, include_extras=True)
     found = []
     for field in dataclasses.fields(kind):
-        if field.name not in described:
+        own = hints[field.name]
+        meaning = described.get(field.name) or (schema.introduction(own) if dataclasses.is_dataclass(own) else "")
+        if not meaning:
             raise ValueError(f"{kind.__name__}.{field.name}: expected a line about it under Attributes:, got none")
-        text = described[field.name]
-        since = _SINCE.search(text)
         found.append(
             Field(
                 name=field.name,
-                kind=hints[field.name],
-                meaning=_SINCE.sub(".", text),
-                since=since[1] if since else None,
+                kind=own,
+                meaning=re.sub(r"\bNone\b", "null", meaning),  # what JSON calls it
+                since=field.metadata.get("since"),
                 required=schema.is_required(field),
-                default=schema.write(_default(field)),
+                default=None if schema.is_required(field) else schema.write(schema.default(field)),
             )
         )
     return tuple(found)
@@ -94,7 +92,7 @@ def objects(kind: Any, since: str = FIRST_VERSION) -> dict[Any, str]:
 def _object(kind: Any) -> dict[str, Any]:
     found = fields(kind)
     return {
-        "description": summary(kind),
+        "description": schema.introduction(kind),
         "type": "object",
         "properties": {
             field.name: {
@@ -151,25 +149,3 @@ def _dataclasses(kind: Any) -> Iterator[Any]:
         yield kind
     for argument in get_args(kind):
         yield from _dataclasses(argument)
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return field.default
-    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def summary(kind: Any) -> str:
-    """The first paragraph of the docstring."""
-    return " ".join(inspect.cleandoc(kind.__doc__).split("\n\n")[0].split())
-
-
-def _attributes(kind: Any) -> dict[str, str]:
-    """What the docstring says under `Attributes:` of each name; several names may share a text."""
-    _, _, text = inspect.cleandoc(kind.__doc__).partition("\nAttributes:\n")
-    text = re.sub(r"\bNone\b", "null", text)  # what JSON calls it
-    found = {}
-    for entry in re.split(r"\n(?= {4}\w)", "\n" + text):
-        names, _, meaning = entry.strip().partition(":")
-        found |= {name.strip(): " ".join(meaning.split()) for name in names.split(",") if name}
-    return found

@@ -17,10 +17,11 @@ from edgevlm.bundle.spec import (
 )
 from edgevlm.schema import Quantity
 
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"
 Bytes = Annotated[int, Quantity("bytes", least=0)]
+MultiplyAdds = Annotated[int, Quantity("multiply-adds", least=0)]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,10 @@ class ParityReport:
 class Labels:
     """A baked label set: `classify` answers in this order.
 
+    >>> labels = edgevlm.Labels(names=("a cat", "a dog"), templates=("a photo of {}", "a drawing of {}"))
+    >>> labels.names.index("a dog")  # the column of its scores
+    1
+
     Attributes:
         names: What the answers are called.
         templates: Texts in which `{}` stands for the name.
@@ -125,7 +130,7 @@ class CalibrationRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds. Field order is the file's.
+    """What `manifest.json` holds. Field order is the file's; `since` is the version of the format that brought a key.
 
     Attributes:
         format_version: Of the bundle's format, `MAJOR.MINOR`.
@@ -147,10 +152,10 @@ class Manifest:
         parity: How the shipped file compared with the float reference; None where that was not measured.
         tool_versions: Of every package that shaped the bundle.
         files: Every other file of the bundle, by its path.
-        compressed_size_bytes: What the artefact's files come to in a compressed download (deflate); since 1.1.
-        calibration: What ranges were measured on; None where none were; since 1.1.
-        weights: Proof for each component whose weights are integers, that they arrived; since 1.1.
-        multiply_adds: Of each component's convolutions, matrix products and attention; since 1.2.
+        compressed_size_bytes: What the artefact's files come to in a compressed download (deflate).
+        calibration: What ranges were measured on; None where none were.
+        weights: Proof for each component whose weights are integers, that they arrived.
+        multiply_adds: Of each component's convolutions, matrix products and attention.
     """
 
     format_version: str
@@ -170,7 +175,7 @@ class Manifest:
     parity: ParityReport | None
     tool_versions: Mapping[str, str]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
-    compressed_size_bytes: Bytes | None = None
-    calibration: CalibrationRecord | None = None
-    weights: tuple[WeightProof, ...] = ()
-    multiply_adds: Mapping[str, Annotated[int, Quantity("multiply-adds", least=0)]] = field(default_factory=dict)
+    compressed_size_bytes: Bytes | None = field(default=None, metadata={"since": "1.1"})
+    calibration: CalibrationRecord | None = field(default=None, metadata={"since": "1.1"})
+    weights: tuple[WeightProof, ...] = field(default=(), metadata={"since": "1.1"})
+    multiply_adds: Mapping[str, MultiplyAdds] = field(default_factory=dict, metadata={"since": "1.2"})

@@ -23,12 +23,13 @@ from edgevlm.bundle.golden import (
     SAMPLE_SHEET,
     SCHEMA_VERSION,
     SIDE,
+    TENSORS_OF_1,
     Golden,
     GoldenPicture,
     GoldenText,
     read_golden,
 )
-from edgevlm.bundle.spec import ImagePreprocessing
+from edgevlm.bundle.spec import F32, ImagePreprocessing
 from edgevlm.errors import BundleError
 from edgevlm.inputs.pictures import preprocess
 from edgevlm.parity.comparison import Answers
@@ -58,11 +59,12 @@ def write(
     )
     sheet = sample_pictures().reshape(-1, COLUMNS, SIDE, SIDE, 3).swapaxes(1, 2)
     Image.fromarray(sheet.reshape(-1, COLUMNS * SIDE, 3)).save(folder / SAMPLE_SHEET)
-    answers = {"image": reference.image, "text": reference.text, "scores": reference.scores}
-    save_file(
-        {name: np.ascontiguousarray(value) for name, value in answers.items() if value is not None},
-        folder / REFERENCE,
-    )
+    tensors = {
+        f"{component}.{output}": np.ascontiguousarray(rows)
+        for component, outputs in reference.items()
+        for output, rows in outputs.items()
+    }
+    save_file(tensors, folder / REFERENCE)
 
 
 def write_pictures(folder: Path, spec: ImagePreprocessing) -> dict[str, NDArray[np.float32]]:
@@ -104,4 +106,8 @@ def read(folder: Path, *, newer: bool = False) -> tuple[Golden, NDArray[np.uint8
     except (OSError, ValueError, SafetensorError) as error:
         raise BundleError(f"{folder}: the golden fixtures cannot be read: {error}") from error
     golden = read_golden(data, where=str(path), newer=newer)
-    return golden, pictures, Answers(arrays.get("image"), arrays.get("text"), arrays.get("scores"))
+    answers: dict[str, dict[str, F32]] = {}
+    for name, rows in arrays.items():
+        component, _, output = TENSORS_OF_1.get(name, name).rpartition(".")
+        answers.setdefault(component, {})[output] = rows
+    return golden, pictures, answers
