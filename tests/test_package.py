@@ -44,6 +44,9 @@ def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Pat
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "edgevlm").rglob("*.jinja")} <= names
     assert {
         "edgevlm/py.typed",
+        "edgevlm/bundle/README.md",
+        "edgevlm/bundle/manifest.schema.json",
+        "edgevlm/bundle/golden.schema.json",
         "edgevlm/models/builtin/student/config.json",
         "edgevlm/models/builtin/student/model.safetensors",
         "edgevlm/models/builtin/student/tokenizer.json",
