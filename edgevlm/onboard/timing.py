@@ -92,8 +92,8 @@ def _once(run: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - began) / 1e6
 
 
-def _stages(bundle: Bundle, component: str) -> dict[str, Spread]:
-    """What comes before the engine, and what comes after it, by the names of `Times`."""
+def _stages(bundle: Bundle, component: str) -> dict[str, Any]:
+    """The `Spread` of what comes before the engine, and of what comes after it, by the names of `Times`."""
     manifest, tokenizer = bundle.manifest, Tokenizer.of_bundle(bundle)
     spec = find_component(dict(bundle.components), component).spec
     quick = partial(repeat, seconds=0.2)
