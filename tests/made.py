@@ -44,9 +44,10 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-                make(Path(scratch))
-                Path(scratch).rename(kept)
-                Path(scratch).mkdir()
+                folder = Path(scratch, "made")
+                folder.mkdir()
+                make(folder)
+                folder.rename(kept)
     return kept
 
 
