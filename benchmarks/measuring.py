@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from edgevlm.process.writing import write_atomically
+
 RESULTS = Path(__file__).parent / "results"
 _STATUS = Path("/proc/self/status")
 _PACKAGES = (
@@ -139,9 +141,7 @@ def keep(name: str, figures: Mapping[str, Any], command: str, path: Path | None 
     """Writes a result to `path`, which is `benchmarks/results/NAME.json` unless told otherwise, and prints where."""
     path = path or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"command": command, "machine": machine(), **figures}, indent=2) + "\n", encoding="utf-8"
-    )
+    write_atomically(path, json.dumps({"command": command, "machine": machine(), **figures}, indent=2) + "\n")
     print(f"kept in {path}")
     return path
 

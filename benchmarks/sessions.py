@@ -34,9 +34,9 @@ def bare_tflite(bundle: Bundle) -> Callable[[], NDArray[np.float32]]:
 
 
 def bare_executorch(bundle: Bundle) -> Callable[[], NDArray[np.float32]]:
-    from executorch.extension.pybindings import _portable_lib  # type: ignore[import-untyped]
+    from executorch.extension.pybindings import _C  # type: ignore[import-untyped]
 
-    program = _portable_lib._load_program(str(bundle.path / bundle.components["encode_image"].file))
+    program = _C._load_program(str(bundle.path / bundle.components["encode_image"].file))
     method = program.load_method("encode_image")
     return lambda: method([torch.from_numpy(PIXELS)])[0].numpy()
 

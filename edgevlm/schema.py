@@ -1,16 +1,22 @@
-"""Reads plain JSON or YAML values into frozen dataclasses, strictly: every key known, every type as declared."""
+"""Reads plain JSON or YAML values into frozen dataclasses, strictly: every key known, every type as declared.
+
+And writes them: as plain values, or as a YAML file that people edit, with what a key means above it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgevlm.errors import EdgeVLMError
 
 T = TypeVar("T")
+_WIDTH = 110
 _EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
 
@@ -57,6 +63,92 @@ def write(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [write(item) for item in value]
     return value
+
+
+def to_yaml(value: Any, comments: Mapping[str, str], *, changed_only: bool = False) -> str:
+    """The YAML file that `read_yaml` and `read` turn back into a dataclass. The same value gives the same text.
+
+    Args:
+        value: A dataclass of plain values, such as a recipe.
+        comments: What stands above a key, by its path, such as `weights.dtype`; `meanings` gives one for each.
+        changed_only: Whether keys that have their default are left out.
+    """
+    return "".join(f"{line}\n" for line in _yaml_lines(value, comments, changed_only, "", ""))
+
+
+def meanings(kind: type, path: str = "") -> dict[str, str]:
+    """What the docstrings of a dataclass, and of those nested in it, say of each key, by its path.
+
+    Where a key takes one of a few words, these are named as well. A line that begins with two spaces is about a key of
+    a list's items.
+    """
+    hints, own = get_type_hints(kind), _attributes(kind)
+    found: dict[str, str] = {}
+    for field in dataclasses.fields(kind):
+        hint, key = hints[field.name], path + field.name
+        (item, *_) = get_args(hint) or (hint,)
+        said = [own.get(field.name, "")]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            said.insert(0, _introduction(hint))
+            found |= meanings(hint, f"{key}.")
+        elif get_origin(hint) is Literal:
+            said.append(f"One of {', '.join(map(str, get_args(hint)))}.")
+        lines = [" ".join(filter(None, said))]
+        if isinstance(item, type) and dataclasses.is_dataclass(item) and item is not hint:
+            lines += [f"  {name}: {text}" for name, text in _attributes(item).items()]
+        found[key] = re.sub(r"\bNone\b", "null", "\n".join(lines))
+    return found
+
+
+def _introduction(kind: type) -> str:
+    """A docstring down to its sections, without examples, as one paragraph."""
+    text = re.split(r"^\w+:$", inspect.getdoc(kind) or "", flags=re.MULTILINE)[0]
+    return " ".join(re.split(r"^>>>", text, flags=re.MULTILINE)[0].split())
+
+
+def _attributes(kind: type) -> dict[str, str]:
+    """The section `Attributes:` of a docstring; `a, b: text` is said of both."""
+    _, _, section = (inspect.getdoc(kind) or "").partition("Attributes:\n")
+    entries = re.findall(r"^    (\w[\w, ]*): ((?:.|\n     +)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+
+
+def _yaml_lines(value: Any, comments: Mapping[str, str], changed_only: bool, path: str, margin: str) -> Iterator[str]:
+    for field in dataclasses.fields(value):
+        item, key = getattr(value, field.name), path + field.name
+        if changed_only and item == _default(field):
+            continue
+        nested = None
+        if dataclasses.is_dataclass(item):
+            nested = list(_yaml_lines(item, comments, changed_only, f"{key}.", f"{margin}  "))
+        elif isinstance(item, tuple) and item and not isinstance(item[0], int | float):
+            nested = [f"{margin}  - {_inline(each)}" for each in item]
+        if nested == []:
+            continue
+        for line in comments.get(key, "").splitlines():
+            indent = f"{margin}# " + " " * (len(line) - len(line.lstrip()))
+            yield from textwrap.wrap(
+                line.strip(), _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+            )
+        if nested is None:
+            yield f"{margin}{field.name}: {_inline(item)}"
+        else:
+            yield f"{margin}{field.name}:"
+            yield from nested
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _inline(value: Any) -> str:
+    """A value on one line, as YAML 1.1 and 1.2 both read it."""
+    import yaml
+
+    text: str = yaml.safe_dump(
+        write(value), default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
+    )
+    return text.removesuffix("...\n").strip()
 
 
 def _read(kind: Any, data: Any, where: str, error: type[EdgeVLMError]) -> Any:

@@ -17,7 +17,7 @@ ROOMS = (
     *("data", "parity", "compression", "conversion", "blame"),
     *("onboard", "devices", "emulation", "bench"),
     *("enrichment", "evaluation", "distillation", "distillation.builtin", "tuning"),
-    *("api", "commands", "cli", "__main__"),
+    *("testing", "api", "commands", "cli", "__main__"),
 )
 TARGET_CODE = {"errors", "bundle", "graphs", "process", "targets"}
 """What converters and runtimes know of `edgevlm`: the format, programs and the seam."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import itertools
 import shutil
 import stat
 import subprocess
@@ -20,7 +18,7 @@ from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.conversion import pipeline
 from edgevlm.devices.profile import Cluster, builtin
-from edgevlm.emulation import counting, plugin, processor, root, runner, shim, tools
+from edgevlm.emulation import counting, plugin, processor, root, runner, tools
 from edgevlm.emulation.counting import Emulation, dispatch_warnings, emulate, steady
 from edgevlm.emulation.parts import Part
 from edgevlm.emulation.setup import Setup, prepare, setup
@@ -148,7 +146,7 @@ def test_sources_without_arm64_packages_are_said_to_be(tmp_path: Path, monkeypat
     with pytest.raises(DeviceError, match=r"cannot (read|find|fetch)") as raised:
         root.prepare()
     assert "sources that have arm64 packages" in (raised.value.hint or "")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache" / "devices").iterdir()) == []
 
 
 def test_an_interrupted_part_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,86 +170,6 @@ def test_what_cannot_be_emulated_says_so() -> None:
         setup(builtin()["iphone-15-pro"])
     with pytest.raises(DeviceError, match="expected a bundle for tflite or executorch"):
         prepare(["coreml"])
-
-
-# The shim
-
-
-@emulates
-@pytest.mark.parametrize(
-    ("name", "dims", "tiles", "ids"),
-    [
-        ("pthreadpool_parallelize_1d", 1, 0, 0),
-        ("pthreadpool_parallelize_1d_tile_1d_dynamic", 1, 1, 0),
-        ("pthreadpool_parallelize_2d_tile_1d_with_uarch", 2, 1, 1),
-        ("pthreadpool_parallelize_3d_tile_2d_dynamic_with_thread", 3, 2, 1),
-        ("pthreadpool_parallelize_3d_tile_1d_with_uarch_with_thread", 3, 1, 2),
-        ("pthreadpool_parallelize_4d_tile_2d", 4, 2, 0),
-    ],
-)
-def test_loops_visit_each_place_once_in_order(name: str, dims: int, tiles: int, ids: int, tmp_path: Path) -> None:
-    (tmp_path / "loops.c").write_text(shim.source([name]) + "void refuse(const char *name) { (void)name; }\n")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "loops.so", tmp_path / "loops.c"], check=True)
-    seen = []
-    task = ctypes.CFUNCTYPE(None, *[ctypes.c_size_t] * (1 + ids + dims + tiles))(lambda *words: seen.append(words))
-    ranges, sizes = (5, 3, 7, 4)[:dims], (2, 3)[:tiles]
-    uarchs = (0, 1) if "uarch" in name else ()
-    words = (*uarchs, *ranges, *sizes, 0)
-    ctypes.CDLL(str(tmp_path / "loops.so"))[name](None, task, ctypes.c_void_p(99), *map(ctypes.c_size_t, words))
-    steps = (1,) * (dims - tiles) + sizes
-    places = itertools.product(*(range(0, end, step) for end, step in zip(ranges, steps, strict=True)))
-    expected = []
-    for place in places:
-        counts = [min(ranges[dims - tiles + i] - place[dims - tiles + i], size) for i, size in enumerate(sizes)]
-        expected.append((99, *(0,) * ids, *place, *counts))
-    assert seen == expected
-
-
-_PACKING = """
-#include <stdio.h>
-#include <stdlib.h>
-void kai_run_lhs_quant_pack_qai8dxp_f32(size_t, size_t, size_t, size_t, size_t, size_t, const float *, size_t, void *);
-int main(int count, char **words) {
-    size_t rows = atoi(words[1]), width = atoi(words[2]), mr = atoi(words[3]), kr = atoi(words[4]), sr = atoi(words[5]);
-    float *values = malloc(4 * rows * width);
-    size_t size = (rows + mr - 1) / mr * mr * ((width + 31) / 32 * 32 + 8);
-    void *packed = calloc(1, size);
-    fread(values, 4, rows * width, stdin);
-    kai_run_lhs_quant_pack_qai8dxp_f32(rows, width, mr, kr, sr, 0, values, 4 * width, packed);
-    return fwrite(packed, 1, size, stdout) != size;
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def packing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("packing")
-    (folder / "main.c").write_text(_PACKING)
-    source = Path(runner.__file__).with_name("packing.c")
-    build = ["aarch64-linux-gnu-gcc", "-O2", "-static", "-o", folder / "main", folder / "main.c", source, "-lm"]
-    subprocess.run(build, check=True)
-    return folder / "main"
-
-
-@emulates
-@pytest.mark.parametrize(("mr", "kr", "sr"), [(1, 8, 2), (4, 8, 2), (4, 16, 2), (1, 8, 1)])
-@pytest.mark.parametrize("width", [5, 37, 64])
-def test_activations_are_packed_as_kleidiais_kernels_read_them(
-    mr: int, kr: int, sr: int, width: int, packing: Path
-) -> None:
-    rows, filled, piece = 6, (width + 31) // 32 * 32, kr // sr
-    values = np.random.default_rng(width).normal(1, 3, (rows, width)).astype(np.float32)
-    values[2] = 0
-    command = [tools.qemu().path, packing, *map(str, (rows, width, mr, kr, sr))]
-    packed = subprocess.run(command, input=values.tobytes(), capture_output=True, check=True).stdout
-    blocks = np.frombuffer(packed, np.uint8).reshape(-1, mr * (filled + 8))
-    quantised = blocks[:, : mr * filled].view(np.int8).reshape(-1, filled // piece, mr, piece)
-    quantised = quantised.transpose(0, 2, 1, 3).reshape(-1, filled)[:rows, :width].astype(np.float64)
-    zeros = blocks[:, mr * filled : mr * (filled + 4)].copy().view(np.int32).reshape(-1, 1)[:rows]
-    scales = blocks[:, mr * (filled + 4) :].copy().view(np.float32).reshape(-1, 1)[:rows]
-    assert np.abs((quantised + zeros) * scales - values).max() <= scales.max() * 0.51 + 1e-6
-    spans = np.maximum(values.max(1), 0) - np.minimum(values.min(1), 0)
-    np.testing.assert_allclose(scales[:, 0], np.where(spans > 0, spans / 255, 1), rtol=1e-5)
 
 
 # Real bundles
@@ -309,13 +227,15 @@ def test_counting_again_gives_the_same(ready: Setup, student: Bundle) -> None:
 
 @pytest.mark.slow
 @emulates
-def test_the_runners_own_kernel_looks_up_texts_in_int8_tables(ready: Setup, tmp_path: Path) -> None:
-    request = pipeline.Request(library.checkpoint("clip"), ("executorch",), BUILTIN["int8"], tmp_path)
+@pytest.mark.parametrize("recipe", ["int8", "int4-weights"])
+def test_texts_are_embedded_by_the_kernels_that_a_core_has(recipe: str, ready: Setup, tmp_path: Path) -> None:
+    request = pipeline.Request(library.checkpoint("clip"), ("executorch",), BUILTIN[recipe], tmp_path)
     (outcome,) = pipeline.convert(request)
     assert outcome.bundle is not None
     inputs = sample_inputs(outcome.bundle, "encode_text")
     found = emulate(outcome.bundle, "encode_text", inputs, PI_5, runs=1)
     assert_same_answer(found, outcome.bundle, "encode_text", inputs)
+    assert found.runs[0].dot_products > 0
 
 
 @pytest.mark.slow

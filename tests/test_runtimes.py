@@ -271,7 +271,7 @@ def test_importing_a_runtime_imports_no_framework(target: str) -> None:
 
 @pytest.mark.parametrize(
     ("target", "gone", "extra"),
-    [("tflite", ("ai_edge_litert.interpreter", "tflite_runtime.interpreter"), "tflite-runtime"),
+    [("tflite", ("ai_edge_litert.interpreter", "tflite_runtime.interpreter"), "tflite-device"),
      ("executorch", ("executorch",), "executorch")],
 )  # fmt: skip
 def test_a_missing_runtime_is_named_with_its_extra(

@@ -74,7 +74,7 @@ ASK_IN_INT32 = """
 import torch
 import executorch.exir.passes._quant_patterns_and_replacements, executorch.kernels.quantized
 from executorch.exir import to_edge_transform_and_lower
-from executorch.extension.pybindings import _portable_lib
+from executorch.extension.pybindings import _C
 
 class Lookup(torch.nn.Module):
     def forward(self, ids):
@@ -83,7 +83,7 @@ class Lookup(torch.nn.Module):
 
 ids = torch.tensor([[1, 2]], dtype=torch.{dtype})
 program = to_edge_transform_and_lower(torch.export.export(Lookup(), (ids,), strict=False)).to_executorch()
-_portable_lib._load_for_executorch_from_buffer(program.buffer).run_method("forward", (ids,))
+_C._load_for_executorch_from_buffer(program.buffer).run_method("forward", (ids,))
 print("answered")
 """
 

@@ -27,11 +27,11 @@ from edgevlm.benchmarks.compression.measurement import ONE_THREAD, PACKAGE, meas
 from edgevlm.benchmarks.compression.results import Peers, Results, Row, Run, read
 from edgevlm.benchmarks.measuring import in_fresh_process, machine
 from edgevlm.bundle.recipe import BUILTIN
-from edgevlm.distillation.run_folder import write_atomically
 from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.models import catalogue
 from edgevlm.process import terminal
 from edgevlm.process.progress import Progress
+from edgevlm.process.writing import write_atomically
 from edgevlm.targets.registry import CONVERTERS
 
 

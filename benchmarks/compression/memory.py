@@ -21,7 +21,7 @@ from edgevlm.targets import registry
 
 _RUNTIMES = {
     "tflite": ("ai_edge_litert.interpreter",),
-    "executorch": ("torch", "executorch.extension.pybindings._portable_lib", "executorch.kernels.quantized"),
+    "executorch": ("torch", "executorch.extension.pybindings._C", "executorch.kernels.quantized"),
 }
 """What the sessions import, in their order."""
 

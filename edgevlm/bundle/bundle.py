@@ -26,7 +26,13 @@ from edgevlm.errors import BundleError
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose integrity has been checked."""
+    """A bundle on disk whose integrity has been checked.
+
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> bundle.manifest.target, list(bundle.components)
+    ('coreml', ['encode_image', 'encode_text'])
+    >>> megabytes = bundle.artefact_bytes / 1e6
+    """
 
     path: Path
     manifest: Manifest

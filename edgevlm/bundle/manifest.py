@@ -78,6 +78,10 @@ class ParityReport:
 class Labels:
     """A baked label set: `classify` answers in this order.
 
+    >>> labels = edgevlm.Labels(names=("a cat", "a dog"), templates=("a photo of {}", "a drawing of {}"))
+    >>> labels.names.index("a dog")  # the column of its scores
+    1
+
     Attributes:
         names: What the answers are called.
         templates: Texts in which `{}` stands for the name.

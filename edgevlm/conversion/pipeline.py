@@ -171,6 +171,10 @@ def _open_calibration(request: Request) -> CalibrationData | None:
 def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
     """Runs the shipped file on its parity samples again and compares with the reference that it carries.
 
+    >>> report = edgevlm.verify(edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm"))
+    >>> report.passed, report.evidence
+    (True, 'program-semantics')
+
     Raises:
         BundleError: the golden fixtures are not readable.
         MissingDependency: the target's runtime is not installed.

@@ -223,8 +223,6 @@ def _files(work: Path, code: int, component: BundledComponent) -> dict[str, F32]
 def _hint(said: str) -> str | None:
     if "loading the method" in said:
         return "a float16 bundle needs a processor with float16 arithmetic; convert with --recipe fp32 for others"
-    if "called kai_" in said:
-        return "the runner packs int8 for dot products, not int4; convert with --recipe int8"
     return None
 
 

@@ -7,9 +7,9 @@
 // is not among RUNS. Around each step stand the marks of edgevlm.onboard.counting. Exit code 1 comes with a line on
 // stderr.
 //
-// It links the library that ExecuTorch's own wheel has for Python; what that one expects of torch is in shim.c. The
-// kernel of lookups in int8 token embeddings, which the wheel has in a library for torch only, is here.
+// It links the libraries that ExecuTorch's own wheel has for programs in C++.
 
+#include <executorch/extension/threadpool/threadpool_guard.h>
 #include <executorch/runtime/core/data_loader.h>
 #include <executorch/runtime/core/evalue.h>
 #include <executorch/runtime/core/hierarchical_allocator.h>
@@ -17,8 +17,6 @@
 #include <executorch/runtime/executor/memory_manager.h>
 #include <executorch/runtime/executor/method.h>
 #include <executorch/runtime/executor/program.h>
-#include <executorch/runtime/kernel/kernel_runtime_context.h>
-#include <executorch/runtime/kernel/operator_registry.h>
 #include <executorch/runtime/platform/runtime.h>
 
 #include <fcntl.h>
@@ -33,7 +31,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
-#include <ios>
 #include <iterator>
 #include <list>
 #include <memory>
@@ -46,9 +43,6 @@ using namespace executorch::runtime;
 using executorch::aten::ScalarType;
 using executorch::aten::Tensor;
 using executorch::aten::TensorImpl;
-
-// The wheel's library takes it that libstdc++ has set up the streams, as that of GCC 13 and later does by itself.
-const std::ios_base::Init streams;
 
 constexpr unsigned MARK = 0x51AE0000;
 constexpr unsigned BEFORE = 0, LOADED = 1, FIRST_RUN = 2;
@@ -125,38 +119,6 @@ class Heap final : public MemoryAllocator {
  private:
     std::vector<void*> taken_;
 };
-
-// quantized_decomposed::embedding_byte: rows of an int8 table, each less its zero point, times its scale.
-void look_up(KernelRuntimeContext& context, Span<EValue*> stack) {
-    const Tensor &table = stack[0]->toTensor(), &scales = stack[1]->toTensor(), &ids = stack[5]->toTensor();
-    const bool has_zeros = !stack[2]->isNone();
-    Tensor& out = stack[stack.size() - 1]->toTensor();
-    const bool known_types = table.scalar_type() == ScalarType::Char && scales.scalar_type() == ScalarType::Float &&
-                             out.scalar_type() == ScalarType::Float &&
-                             (!has_zeros || stack[2]->toTensor().scalar_type() == ScalarType::Float) &&
-                             (ids.scalar_type() == ScalarType::Int || ids.scalar_type() == ScalarType::Long);
-    if (!known_types || table.dim() != 2 || out.numel() != ids.numel() * table.size(1)) {
-        context.fail(Error::NotSupported);
-        return;
-    }
-    const ssize_t width = table.size(1), groups = scales.numel() / table.size(0), group = width / groups;
-    const float* zeros = has_zeros ? stack[2]->toTensor().const_data_ptr<float>() : nullptr;
-    float* result = out.mutable_data_ptr<float>();
-    for (ssize_t index = 0; index < ids.numel(); index++) {
-        const int64_t id = ids.scalar_type() == ScalarType::Int ? ids.const_data_ptr<int32_t>()[index]
-                                                                : ids.const_data_ptr<int64_t>()[index];
-        if (id < 0 || id >= table.size(0)) {
-            context.fail(Error::InvalidArgument);
-            return;
-        }
-        const int8_t* row = table.const_data_ptr<int8_t>() + id * width;
-        for (ssize_t column = 0; column < width; column++) {
-            const ssize_t place = id * groups + column / group;
-            const float zero = zeros ? zeros[place] : 0.0f;
-            *result++ = (static_cast<float>(row[column]) - zero) * scales.const_data_ptr<float>()[place];
-        }
-    }
-}
 
 // A tensor as ExecuTorch knows it, whose values are read from a file.
 class Input {
@@ -241,21 +203,13 @@ class Loaded {
     std::list<Input> inputs_;  // which stay where they are
 };
 
-void register_lookups() {
-    static const Kernel kernels[] = {
-        Kernel("quantized_decomposed::embedding_byte.out", look_up),
-        Kernel("quantized_decomposed::embedding_byte.dtype_out", look_up),
-    };
-    check(register_kernels({kernels, std::size(kernels)}), "registering a kernel");
-}
-
 }  // namespace
 
 int main(int count, char** words) {
     if (count < 5) fail("expected MODEL.pte METHOD RUNS OUT INPUT...");
     const int runs = std::atoi(words[3]);
     runtime_init();
-    register_lookups();
+    const executorch::extension::threadpool::NoThreadPoolGuard one_thread;
 
     mark(BEFORE);
     const double began = now_ms();
@@ -278,6 +232,5 @@ int main(int count, char** words) {
     std::printf("{\"load_ms\": %.4f, \"first_ms\": %.4f, \"runs_ms\": [", load_ms, first_ms);
     for (size_t run = 0; run < runs_ms.size(); run++) std::printf("%s%.4f", run ? ", " : "", runs_ms[run]);
     std::printf("]}\n");
-    std::fflush(stdout);
-    _exit(0);  // nothing is left to be done, and what the library would take down belongs to Python
+    return 0;
 }

@@ -21,16 +21,32 @@ from edgevlm.targets.runtime import Closing, Session
 class BundleModel(Closing):
     """An open bundle: pictures and texts in, embeddings and scores out. A context manager.
 
+    >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+    ...     scores = model.classify(["examples/pictures/yellow-star.png"], ["a yellow star", "a red circle"])
+    >>> scores.shape
+    (1, 2)
+
     Args:
         bundle: What to run.
         threads: CPU threads of the backend; its own default where None.
+        session: What runs its components; its target's runtime opens one where None.
+        tokenizer: What makes token ids of texts; the bundle's own where None.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        session: Session | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
         self.bundle = bundle
-        manifest = bundle.manifest
-        self.tokenizer = Tokenizer.of_bundle(bundle)
-        self.session: Session = registry.runtime(manifest.target).open(bundle, threads=threads)
+        if tokenizer is None:
+            tokenizer = Tokenizer.of_bundle(bundle)
+        if session is None:
+            session = registry.runtime(bundle.manifest.target).open(bundle, threads=threads)
+        self.tokenizer, self.session = tokenizer, session
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -40,6 +56,11 @@ class BundleModel(Closing):
     @cached_property
     def mean_embedding(self) -> F32:
         """The mean embedding of the bundle's 200 sample pictures, float32 [D]: what binary codes may be made with.
+
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     pictures = model.encode_image(["examples/pictures/yellow-star.png"])
+        >>> from edgevlm.inference import codes
+        >>> binary = codes.to_binary(pictures, model.mean_embedding)
 
         The rows of the tensor `encode_image.embedding` in golden/reference.safetensors, averaged in float64. They are
         rendered scenes: where the pictures of an index are others, such as photographs, the mean of some of these is
@@ -63,6 +84,11 @@ class BundleModel(Closing):
     def encode_image(self, images: Sequence[Picture]) -> F32:
         """Embeddings of pictures.
 
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     embeddings = model.encode_image(["examples/pictures/yellow-star.png", PIL.Image.new("RGB", (640, 480))])
+        >>> embeddings.shape == (2, model.bundle.manifest.embedding_dim)
+        True
+
         Args:
             images: Paths, PIL images, encoded bytes or uint8 [H, W, 3] arrays; N of them.
 
@@ -78,6 +104,12 @@ class BundleModel(Closing):
 
     def encode_text(self, texts: Sequence[str]) -> F32:
         """Embeddings of texts, float32 [N, D], unit norm.
+
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     pictures = model.encode_image(["examples/pictures/yellow-star.png"])
+        ...     cosines = pictures @ model.encode_text(["a yellow star", "a red circle"]).T
+        >>> cosines.shape
+        (1, 2)
 
         Raises:
             TensorError: the bundle has no text tower.
@@ -95,6 +127,11 @@ class BundleModel(Closing):
 
     def classify(self, images: Sequence[Picture], labels: Sequence[str | Sequence[str]] | None = None) -> F32:
         """How well each label describes each picture.
+
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     scores = model.classify(["examples/pictures/yellow-star.png"], ["a yellow star", "a red circle"])
+        >>> bool(abs(scores.sum(1) - 1).max() < 1e-5)
+        True
 
         Args:
             images: N pictures, see `encode_image`.

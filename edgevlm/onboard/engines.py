@@ -30,7 +30,7 @@ TEXT = "a photo of two green triangles to the left of a red bicycle"
 
 _LIBRARIES = {
     "tflite": ("ai_edge_litert.interpreter", "tflite_runtime.interpreter"),
-    "executorch": ("torch", "executorch.extension.pybindings._portable_lib", "executorch.kernels.quantized"),
+    "executorch": ("torch", "executorch.extension.pybindings._C", "executorch.kernels.quantized"),
 }
 
 

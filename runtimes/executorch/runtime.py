@@ -180,7 +180,7 @@ def _bindings() -> Any:
             importlib.import_module(package)  # the bindings find torch's libraries only once torch is loaded
         except ImportError:
             raise MissingDependency(package, extra="executorch") from None
-    bindings = importlib.import_module("executorch.extension.pybindings._portable_lib")
+    bindings = importlib.import_module("executorch.extension.pybindings._C")
     importlib.import_module("executorch.kernels.quantized")  # registers the lookup in int8 token embeddings
     return bindings
 
