@@ -132,6 +132,11 @@ class MissingDependency(EdgeVLMError):
         )
 
 
+def debugging() -> bool:
+    """Whether EDGEVLM_DEBUG=1 asks to see all: tracebacks, and what third parties say."""
+    return bool(os.environ.get("EDGEVLM_DEBUG"))
+
+
 @contextmanager
 def named_failures(who: str) -> Iterator[None]:
     """Says who failed where a third party, which may raise anything, does."""
@@ -140,7 +145,7 @@ def named_failures(who: str) -> Iterator[None]:
     except (EdgeVLMError, OSError):
         raise
     except Exception as error:
-        if os.environ.get("EDGEVLM_DEBUG"):
+        if debugging():
             raise
         raise UnsupportedError(
             f"{who} failed with {type(error).__name__}: {str(error)[:500]}", hint="EDGEVLM_DEBUG=1 shows where"

@@ -60,7 +60,7 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pat
     """Where what devices are emulated with, some 450 MB, is kept from one test run to the next."""
     from edgevlm.process import store
 
-    folder = request.config.cache.mkdir("devices")
+    folder = request.config.cache.mkdir("devices").parent
     monkeypatch.setattr(store, "folder", lambda: folder)
     return folder
 

@@ -235,7 +235,8 @@ def test_other_toolchains_files_run_beside_ours(bundle: Bundle, tmp_path: Path) 
         assert artefact.accuracy > (0.99 if recipe == "int8" else 0.999999)
         assert artefact.model == ours.artefact.model
     assert said["onnxruntime", "int8"].size_bytes < 0.5 * said["onnxruntime", "fp32"].size_bytes
-    made = sorted(store.folder().glob("peer-*"))
+    made = sorted(store.folder().glob("devices/peer-*"))
+    assert made
     times = [each.stat().st_mtime_ns for each in made]
     assert bench(bundle.path, "--out", tmp_path, "--peers", *QUICK).exit_code == 0
     assert [each.stat().st_mtime_ns for each in made] == times

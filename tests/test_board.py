@@ -117,8 +117,7 @@ def test_a_stopped_command_leaves_no_board(number: int, kept: Path, tmp_path: Pa
     code = f"""
 import pathlib, time
 from dataclasses import replace
-from edgevlm import interrupts
-from edgevlm.devices import store
+from edgevlm.process import interrupts, store
 from edgevlm.devices.profile import builtin
 from edgevlm.emulation import board
 store.folder = lambda: pathlib.Path("{kept}")

@@ -373,9 +373,9 @@ def test_a_full_disk_is_said_plainly(where: str, teacher: Path, pictures: Path, 
     for student_file in (out / "config.json", out / "model.safetensors"):
         student_file.unlink()
     writing = {
-        "teacher's embeddings": next(cache.glob("*/00000.npy")).with_name(f"00000.npy.{os.getpid()}"),
+        "teacher's embeddings": next(cache.glob("*/00000.npy")).with_name(f".00000.npy.{os.getpid()}"),
         "checkpoint": out / "checkpoints" / f".step-00000006.safetensors.{os.getpid()}",
-        "student": out / ".config.json.writing",
+        "student": out / f".config.json.{os.getpid()}",
     }[where]
     if where == "teacher's embeddings":
         (writing.parent / "00000.npy").unlink()

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import library
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgevlm.benchmarks.forecast import measure_memory
 from edgevlm.bundle.manifest import Labels
@@ -87,6 +89,7 @@ def test_real_conversions_are_what_was_foreseen(
     assert expected.size_bytes == pytest.approx(bundle.artefact_bytes, rel=0.01)
     assert dict(expected.requires) == dict(bundle.manifest.requires)
     assert bundle.manifest.estimated_peak_memory_bytes == expected.peak_memory_bytes
+    assert bundle.manifest.multiply_adds == {"encode_image": 21_809_152, "encode_text": 55_784_448}
     if target == "tflite" and sys.platform == "linux":
         assert expected.peak_memory_bytes == pytest.approx(measure_memory(bundle), rel=0.3)
 
@@ -101,6 +104,33 @@ def test_an_outline_has_the_layers_of_the_captured_graph(component: str) -> None
     }
     tensors = dict(program.module.named_parameters()) | dict(program.module.named_buffers())
     assert sum(each.count for each in seen.constants) == sum(tensor.numel() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("component", "calls", "activation_bytes", "weight_bytes", "multiply_adds"),
+    [
+        ("clip_text", 62, 11_232, 129_184, 24_192),
+        ("siglip_image", 67, 52_224, 182_616, 553_728),
+        ("hybrid", 65, 57_344, 83_872, 383_328),
+        ("grid", 62, 49_152, 88_544, 601_088),
+        ("encode_image", 87, 665_344, 1_556_496, 21_809_152),
+        ("encode_text", 111, 709_824, 5_423_616, 55_784_448),
+    ],
+)
+def test_one_look_tells_what_a_component_takes(
+    component: str, calls: int, activation_bytes: int, weight_bytes: int, multiply_adds: int
+) -> None:
+    # As three passes over it had them, one for each kind of figure; the last two are the built-in student's.
+    of_student = component.startswith("encode_")
+    program = (forecast.read_programs(builtin.STUDENT) if of_student else library.layers())[component]
+    seen = outline(program)
+    assert (seen.calls, seen.activation_bytes, seen.weight_bytes, seen.multiply_adds) == (
+        *(calls, activation_bytes, weight_bytes),
+        multiply_adds,
+    )
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        program.module(*program.example)
+    assert 2 * seen.multiply_adds == counter.get_total_flops()
 
 
 def test_a_tower_that_two_components_share_is_stored_once_where_they_share_a_file() -> None:

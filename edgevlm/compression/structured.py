@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from edgevlm import schema
-from edgevlm.bundle.staging import output_error
 from edgevlm.compression.importance import select
 from edgevlm.compression.pruned_folder import Cut, write_checkpoint, write_student
 from edgevlm.compression.structures import Group, Kind, find_hub_mlps, find_structures
@@ -21,15 +19,16 @@ from edgevlm.data.dataset import Dataset, read_pictures
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError, InputError, OutputError, UnsupportedError
+from edgevlm.graphs.outline import outline
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, make_rows, takes
 from edgevlm.models import catalogue
 from edgevlm.models.model import Model
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import SmallText, StudentParts
-from edgevlm.models.students.towers import count_multiply_adds, parameters
-from edgevlm.process import interrupts
+from edgevlm.models.students.towers import parameters
 from edgevlm.process.progress import Progress
+from edgevlm.process.writing import staged_folder
 
 Component: TypeAlias = Literal["encode_image", "encode_text"]
 FEWEST = 16
@@ -174,13 +173,13 @@ def prune(request: Request, progress: Progress = lambda stage, share: None) -> P
     kept = {tower.component: _judge(tower, request, progress) for tower in towers}
     _refuse_nothing(towers, kept)
     cuts: dict[str, Cut] = {tower.component: (tower.groups, kept[tower.component]) for tower in towers}
-    with _staged(request.out) as folder:
+    with staged_folder(request.out, replace=False) as stage:
         progress("writing the model", None)
         if parts is None:
-            write_checkpoint(folder, source, cuts)
+            write_checkpoint(stage.folder, source, cuts)
         else:
-            write_student(folder, parts, cuts, provenance=_provenance(request, model, data))
-        smaller = catalogue.load(folder)
+            write_student(stage.folder, parts, cuts, provenance=_provenance(request, model, data))
+        smaller = catalogue.load(stage.folder)
         pruned = tuple(_compare(tower, kept[tower.component], model, smaller, progress) for tower in towers)
     return Pruned(
         folder=request.out,
@@ -189,19 +188,6 @@ def prune(request: Request, progress: Progress = lambda stage, share: None) -> P
         pictures=len(data),
         towers=pruned,
     )
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`, renamed to it when the block ends without an error."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with interrupts.temporary_folder(out.parent, f".{out.name}.") as folder:
-            folder.chmod(0o755)
-            yield folder
-            folder.rename(out)
-    except OSError as error:
-        raise output_error(error, out) from error
 
 
 def _recovery(parts: StudentParts | None, components: Sequence[Component]) -> Literal["recovery", "clip-kd"] | None:
@@ -322,9 +308,7 @@ def _compare(tower: _Tower, kept: Sequence[Tensor], model: Model, smaller: Model
     return PrunedTower(
         component=tower.component,
         parameters=Change(parameters(before.module), parameters(after.module)),
-        multiply_adds=Change(
-            count_multiply_adds(before.module, before.example), count_multiply_adds(after.module, after.example)
-        ),
+        multiply_adds=Change(outline(before).multiply_adds, outline(after).multiply_adds),
         structures=structures,
         mean_cosine=cosine.mean().item(),
         min_cosine=cosine.min().item(),

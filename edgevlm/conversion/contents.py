@@ -17,7 +17,6 @@ from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.prepared import Prepared
-from edgevlm.graphs.work import multiply_adds
 from edgevlm.inference.embeddings import softmax
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
 from edgevlm.parity import golden, samples
@@ -109,7 +108,7 @@ def make_manifest(
         tool_versions=cache.tool_versions(),
         compressed_size_bytes=sum(_deflated_bytes(path) for path in _artefact_files(folder, files)),
         calibration=calibration.record if calibration else None,
-        multiply_adds={name: multiply_adds(program) for name, program in source.programs.items()},
+        multiply_adds={name: seen.multiply_adds for name, seen in source.outlines.items()},
     )
 
 

@@ -10,7 +10,6 @@ from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import UnsupportedError, named_failures
-from edgevlm.graphs import memory
 from edgevlm.graphs.outline import Outline, outline
 from edgevlm.graphs.program import Programs
 from edgevlm.inference.embeddings import average
@@ -117,10 +116,7 @@ class Prepared:
     @property
     def peak_bytes(self) -> int:
         """Estimate for the largest component: its weights in float32 and its activations."""
-        return max(
-            self.outlines[name].activation_bytes + memory.weight_bytes(program)
-            for name, program in self.programs.items()
-        )
+        return max(seen.activation_bytes + seen.weight_bytes for seen in self.outlines.values())
 
     @cached_property
     def outlines(self) -> dict[str, Outline]:

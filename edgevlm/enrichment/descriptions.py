@@ -18,17 +18,16 @@ The texts "a photo of NAME . DESCRIPTION" are those of Li et al., ICCV 2023 (htt
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from edgevlm import schema
-from edgevlm.bundle.staging import output_error
 from edgevlm.errors import EnrichmentError, LabelError
 from edgevlm.inputs import labels
 from edgevlm.process import interrupts
+from edgevlm.process.writing import output_errors, write_atomically
 
 SCHEMA_VERSION = 1
 _LISTED = 10
@@ -125,20 +124,9 @@ class Descriptions:
             for name, fields in schema.write(getattr(self, kind)).items():
                 plain[kind][name] = {key: value for key, value in fields.items() if value not in (None, [], {})}
         text = json.dumps(plain, indent=2, ensure_ascii=False)
-        writing = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with interrupts.put_off():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    with writing.open("w", encoding="utf-8") as file:
-                        file.write(text + "\n")
-                        file.flush()
-                        os.fsync(file.fileno())
-                    writing.replace(path)
-                finally:
-                    writing.unlink(missing_ok=True)
-        except OSError as error:
-            raise output_error(error, path) from error
+        with interrupts.put_off(), output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text + "\n")
 
 
 def label_texts(

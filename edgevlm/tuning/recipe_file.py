@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgevlm import schema
 from edgevlm.bundle.recipe import ParityLimits
+from edgevlm.process.writing import write_atomically
 from edgevlm.tuning.trial import Trial
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def write_recipe(path: Path, trial: Trial, request: TuneRequest, *, accuracy: fl
         "parity": f"What the search measured, less {_MARGIN:g}.",
     }
     text = schema.to_yaml(tuned, comments, changed_only=True)
-    path.write_text("\n".join([*head, "", text]), encoding="utf-8")
+    write_atomically(path, "\n".join([*head, "", text]))
 
 
 def next_command(path: Path, trial: Trial, request: TuneRequest) -> str:

@@ -107,7 +107,7 @@ def make(model: Model, component: str, kind: Kind, quantised: bool, progress: Pr
             facts = {"sha256": hash_file(file), "size_bytes": size, "accuracy": _accuracy(model, component, kind, file)}
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
-    return keep("peer", inputs, write)
+    return keep("devices/peer", inputs, write)
 
 
 def _write_onnx(program: Program, path: Path, quantised: bool) -> None:

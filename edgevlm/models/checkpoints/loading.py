@@ -10,7 +10,7 @@ import tokenizers
 
 from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError, MissingDependency
-from edgevlm.inputs import pictures, texts
+from edgevlm.models.checkpoints import picture_rules, text_rules
 from edgevlm.models.checkpoints.files import read_json, read_licence
 from edgevlm.models.reference import Original, image_reference, text_reference
 
@@ -76,28 +76,19 @@ def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
 
 
 def _read_image_preprocessing(folder: Path, network: Network) -> ImagePreprocessing:
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        path = folder / name
-        if path.is_file():
-            break
-    else:
-        raise CheckpointError(
-            f"{folder}: expected preprocessor_config.json, which says how pictures are resized, got no such file",
-            hint="copy it from the original checkpoint: without it the pixels would be guessed",
-        )
     vision = network.config.vision_config
-    image = pictures.from_config(read_json(path), where=str(path), image_size=(vision.image_size, vision.image_size))
+    image = picture_rules.from_checkpoint(folder, image_size=(vision.image_size, vision.image_size))
     if min(image.height, image.width) < vision.patch_size:
         raise CheckpointError(
-            f"{path}: expected pictures of at least one patch, {vision.patch_size} pixels a side, "
+            f"{folder}: expected pictures of at least one patch, {vision.patch_size} pixels a side, "
             f"got {image.height} x {image.width}"
         )
     return image
 
 
-def _read_tokenizer(folder: Path, family: texts.Family, network: Network) -> texts.CheckpointTokenizer:
+def _read_tokenizer(folder: Path, family: text_rules.Family, network: Network) -> text_rules.CheckpointTokenizer:
     config = network.config.text_config
-    tokenizer = texts.from_checkpoint(folder, family=family, context_length=config.max_position_embeddings)
+    tokenizer = text_rules.from_checkpoint(folder, family=family, context_length=config.max_position_embeddings)
     highest = max(tokenizers.Tokenizer.from_buffer(tokenizer.tokenizer_json).get_vocab().values())
     if highest >= config.vocab_size:
         raise CheckpointError(

@@ -40,6 +40,7 @@ from edgevlm.models.students.parts import BorrowedText, FixedLabels, SmallText, 
 from edgevlm.models.students.reparameterised import fuse
 from edgevlm.models.students.text_tower import TextTower
 from edgevlm.models.students.towers import build_image_tower
+from edgevlm.process.writing import output_errors, write_atomically
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def save(folder: Path, student: StudentParts, *, dtype: torch.dtype = torch.floa
         dtype: Of the stored weights, float32 or float16.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full.
+        OutputError: the folder cannot be written, or the disk is full.
     """
     config = _Config(
         model_type=MODEL_TYPE,
@@ -81,15 +82,17 @@ def save(folder: Path, student: StudentParts, *, dtype: torch.dtype = torch.floa
         provenance=student.provenance,
     )
     content, card, side = _json(schema.write(config)), model_card(student).encode(), student.text
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
+    with output_errors(folder):
+        for each in (folder, folder / TEXT_TOWER) if isinstance(side, BorrowedText) else (folder,):
+            each.mkdir(parents=True, exist_ok=True)
+            (each / "config.json").unlink(missing_ok=True)
     _write_weights(folder / "model.safetensors", _gather(student.image_tower, side).state_dict(), dtype)
     if isinstance(side, BorrowedText):
         _write_text_half(folder / TEXT_TOWER, side, dtype)
     if not isinstance(side, FixedLabels):
-        _write(folder / TOKENIZER_FILE, side.tokenizer_json)
-    _write(folder / "README.md", card)
-    _write(folder / "config.json", content)
+        write_atomically(folder / TOKENIZER_FILE, side.tokenizer_json)
+    write_atomically(folder / "README.md", card)
+    write_atomically(folder / "config.json", content)
 
 
 def read(folder: Path) -> StudentParts:
@@ -221,26 +224,15 @@ def _write_text_half(folder: Path, side: BorrowedText, dtype: torch.dtype) -> No
         config |= {"architectures": ["CLIPTextModelWithProjection"], "projection_dim": length}
     names = ("text_model.", "text_projection.")
     state = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(names)}
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
     _write_weights(folder / "model.safetensors", state, dtype)
-    _write(folder / "config.json", _json(config))
+    write_atomically(folder / "config.json", _json(config))
 
 
 def _write_weights(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     # BatchNorm's step counters are integers, of no use after training.
     floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in floats.items()}
-    _write(path, save_weights(tensors, metadata={"format": "pt"}))
-
-
-def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.writing")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(path, save_weights(tensors, metadata={"format": "pt"}))
 
 
 def _json(value: object) -> bytes:
