@@ -13,6 +13,24 @@ import library
 import pytest
 
 ROOT = Path(__file__).parent.parent
+APP = """
+from typing import assert_type
+
+import edgevlm
+from edgevlm import {names}
+from edgevlm.interfaces import Session as Former
+from edgevlm.targets import Session
+
+assert_type(open("my.edgevlm"), BundleModel)
+assert_type(edgevlm.convert(target="tflite", recipe=Recipe.load("int8")), Bundle)
+assert_type(Labels(("a cat",), ("a {{}}",)).names, tuple[str, ...])
+assert_type(DistillRecipe.load("ood"), DistillRecipe)
+assert_type(verify(Bundle.open("my.edgevlm")).passed, bool)
+assert_type(testing.FakeModel().session, testing.FakeSession)
+session: Session = testing.FakeSession([])
+former: Former = session
+raise BundleError("gone", hint=None)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +143,9 @@ def test_what_ships_is_strictly_typed(wheel: Path, tmp_path: Path) -> None:
     # Type checkers cannot follow the three folders of the checkout into one package; in the wheel they are one.
     zipfile.ZipFile(wheel).extractall(tmp_path)
     _check("mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "edgevlm", cwd=tmp_path)
+    # And whoever imports it has the types of every public name, though most are imported when first used.
+    (tmp_path / "app.py").write_text(APP.format(names=", ".join(edgevlm.__all__)), encoding="utf-8")
+    _check("mypy", "--config-file", str(ROOT / "pyproject.toml"), "app.py", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("command", [("ruff", "check", "."), ("ruff", "format", "--check", ".")])
