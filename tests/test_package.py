@@ -12,6 +12,8 @@ from pathlib import Path
 import library
 import pytest
 
+import edgevlm
+
 ROOT = Path(__file__).parent.parent
 APP = """
 from typing import assert_type
