@@ -87,6 +87,16 @@ def student(target: str, recipe: str, *, image_only: bool = False) -> Bundle:
     return Bundle.open(folder / f"edgevlm-student-{target}-{recipe}.edgevlm")
 
 
+@functools.cache
+def labelled_student(labels: tuple[str, ...]) -> Bundle:
+    """The built-in student in fp32 for TFLite with labels baked in beside both towers: every component."""
+
+    def make(folder: Path) -> None:
+        edgevlm.convert(target="tflite", recipe="fp32", labels=labels, out=folder)
+
+    return Bundle.open(once("student-labelled", make) / "edgevlm-student-tflite-fp32.edgevlm")
+
+
 def lower(target: str, recipe: Recipe, programs: Mapping[str, Program], folder: Path) -> Bundle:
     """Converts into a folder and seals it."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -64,6 +64,9 @@ def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Pat
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "edgevlm").rglob("*.jinja")} <= names
     assert {
         "edgevlm/py.typed",
+        "edgevlm/bundle/README.md",
+        "edgevlm/bundle/manifest.schema.json",
+        "edgevlm/bundle/golden.schema.json",
         "edgevlm/models/builtin/student/config.json",
         "edgevlm/models/builtin/student/model.safetensors",
         "edgevlm/models/builtin/student/tokenizer.json",
@@ -73,6 +76,7 @@ def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Pat
         "edgevlm/runtimes/mlprogram/opsets.json",
         "edgevlm/runtimes/mlprogram/oracles.json",
     } <= names
+    assert not [name for name in names if name.startswith("edgevlm/benchmarks")]  # studies run from a checkout
     assert {name.split("/")[0].removesuffix(".dist-info") for name in names} == {"edgevlm", "edgevlm-0.1.0"}
 
 

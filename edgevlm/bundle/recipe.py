@@ -126,10 +126,10 @@ class Recipe:
     precision: Precision
     summary: str
     parity: ParityLimits
-    weights: Weights = field(default_factory=Weights)
-    activations: Activations = field(default_factory=Activations)
-    calibration: Calibration = field(default_factory=Calibration)
-    float32_ops: tuple[str, ...] = ()
+    weights: Weights = field(default_factory=Weights, metadata={"since": "1.1"})
+    activations: Activations = field(default_factory=Activations, metadata={"since": "1.1"})
+    calibration: Calibration = field(default_factory=Calibration, metadata={"since": "1.1"})
+    float32_ops: tuple[str, ...] = field(default=(), metadata={"since": "1.1"})
 
     @classmethod
     def load(cls, name_or_file: str | Path) -> Recipe:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevlm import schema
+from edgevlm.bundle.golden import FOLDER, GoldenAnswers, GoldenPicture, GoldenText
 from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
@@ -41,7 +42,7 @@ def write_golden(source: Prepared, folder: Path) -> None:
         rows[TOKEN_IDS] = source.model.tokenizer.encode(texts)
     answers = source.original.answer(rows)
 
-    def answered(taken: str, index: int) -> golden.GoldenAnswers:
+    def answered(taken: str, index: int) -> GoldenAnswers:
         """What the components that take that input answer to one of its rows."""
         return {
             name: {output: tuple(found[index].ravel().tolist()) for output, found in outputs.items()}
@@ -53,16 +54,16 @@ def write_golden(source: Prepared, folder: Path) -> None:
     golden.write(
         folder,
         pictures=[
-            golden.GoldenPicture(
-                file=f"{golden.FOLDER}/{name}",
-                pixels=f"{golden.FOLDER}/{Path(name).with_suffix('.rgb')}",
+            GoldenPicture(
+                file=f"{FOLDER}/{name}",
+                pixels=f"{FOLDER}/{Path(name).with_suffix('.rgb')}",
                 what=what,
                 answers=answered(PIXELS, index),
             )
             for index, (name, (_, what)) in enumerate(samples.golden_pictures().items())
         ],
         texts=[
-            golden.GoldenText(text, tuple(ids.tolist()), answered(TOKEN_IDS, index))
+            GoldenText(text, tuple(ids.tolist()), answered(TOKEN_IDS, index))
             for index, (text, ids) in enumerate(zip(texts, rows.get(TOKEN_IDS, ()), strict=True))
         ],
         scores=softmax(source.model.logit_scale * cosines[0]) if cosines else np.zeros((len(pixels), 0), np.float32),

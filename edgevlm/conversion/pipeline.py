@@ -188,7 +188,7 @@ def fixtures(bundle: Bundle) -> tuple[Rows, Answers]:
     Raises:
         BundleError: the golden fixtures are not readable.
     """
-    stored, pictures, reference = golden.read(bundle.path)
+    stored, pictures, reference = golden.read(bundle.path, newer=bundle.is_newer)
     rows = make_rows(pictures, stored.sample_texts, bundle.manifest.image, Tokenizer.of_bundle(bundle))
     return rows, reference
 

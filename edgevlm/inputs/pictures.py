@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from edgevlm.bundle.spec import ImagePreprocessing
+from edgevlm.bundle.spec import ImagePreprocessing, Resample
 from edgevlm.errors import ImageError
 
 Picture: TypeAlias = str | Path | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
@@ -101,7 +101,7 @@ def resize_and_crop(image: Image.Image, spec: ImagePreprocessing) -> NDArray[np.
     """
     if spec.resize != "none":
         height, width = _resized(image.height, image.width, spec)
-        image = image.resize((width, height), Image.Resampling[spec.resample.upper()])
+        image = _resize(image, height, width, spec.resample)
     pixels = np.asarray(image, dtype=np.uint8)
     if spec.centre_crop:
         return _centre_crop(pixels, spec.height, spec.width)
@@ -164,6 +164,18 @@ def _from_16_bit_grey(image: Image.Image) -> Image.Image:
     if isinstance(transparent, int):
         grey[levels == transparent] = 255
     return Image.fromarray(grey).convert("RGB")
+
+
+def _resize(image: Image.Image, height: int, width: int, resample: Resample) -> Image.Image:
+    """As Pillow 13 does it, one pass after the other: Pillow until 12 has them in another order for tall pictures.
+
+    Rounding to 8 bits in between, the order changes pixels. The bundle's format has one, on whatever Pillow is there.
+    """
+    kept = Image.Resampling[resample.upper()]
+    if resample != "nearest":
+        columns_first = height < image.height and image.height - height > 2 * (image.width - width)
+        image = image.resize((image.width, height) if columns_first else (width, image.height), kept)
+    return image.resize((width, height), kept)
 
 
 def _resized(height: int, width: int, spec: ImagePreprocessing) -> tuple[int, int]:

@@ -6,14 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from edgevlm.bundle.golden import SIDE
 from edgevlm.data.captions import caption
 from edgevlm.data.scenes import Scenes
 
 SAMPLES = 200
 TEXTS = 50
 _SEED = 20_260_101
-SIDE = 64
-"""Of a sample picture, in pixels."""
 _EXIF_ORIENTATION = 0x0112
 
 
