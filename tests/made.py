@@ -19,7 +19,6 @@ _SOURCES = ("tests/library.py", "tests/checkpoints.py", "benchmarks/bundles.py")
 
 spent = 0.0
 """CPU seconds that this process has made things with which tests share: no test is to blame for them."""
-_depth = 0
 
 
 def home(folder: Path) -> Path:
@@ -44,23 +43,22 @@ def once(name: str, make: Callable[[Path], object]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
             with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-                make(Path(scratch))
-                Path(scratch).rename(kept)
-                Path(scratch).mkdir()
+                folder = Path(scratch, "made")
+                folder.mkdir()
+                make(folder)
+                folder.rename(kept)
     return kept
 
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """What the block takes counts as shared."""
-    global _depth, spent
-    began, _depth = cpu_seconds(), _depth + 1
+    """What the block takes counts as shared, blocks within it included."""
+    global spent
+    began, before = cpu_seconds(), spent
     try:
         yield
     finally:
-        _depth -= 1
-        if not _depth:
-            spent += cpu_seconds() - began
+        spent = before + cpu_seconds() - began
 
 
 def cpu_seconds() -> float:

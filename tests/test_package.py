@@ -12,7 +12,27 @@ from pathlib import Path
 import library
 import pytest
 
+import edgevlm
+
 ROOT = Path(__file__).parent.parent
+APP = """
+from typing import assert_type
+
+import edgevlm
+from edgevlm import {names}
+from edgevlm.interfaces import Session as Former
+from edgevlm.targets import Session
+
+assert_type(open("my.edgevlm"), BundleModel)
+assert_type(edgevlm.convert(target="tflite", recipe=Recipe.load("int8")), Bundle)
+assert_type(Labels(("a cat",), ("a {{}}",)).names, tuple[str, ...])
+assert_type(DistillRecipe.load("ood"), DistillRecipe)
+assert_type(verify(Bundle.open("my.edgevlm")).passed, bool)
+assert_type(testing.FakeModel().session, testing.FakeSession)
+session: Session = testing.FakeSession([])
+former: Former = session
+raise BundleError("gone", hint=None)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +76,7 @@ def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Pat
         "edgevlm/runtimes/mlprogram/opsets.json",
         "edgevlm/runtimes/mlprogram/oracles.json",
     } <= names
+    assert not [name for name in names if name.startswith("edgevlm/benchmarks")]  # studies run from a checkout
     assert {name.split("/")[0].removesuffix(".dist-info") for name in names} == {"edgevlm", "edgevlm-0.1.0"}
 
 
@@ -125,6 +146,9 @@ def test_what_ships_is_strictly_typed(wheel: Path, tmp_path: Path) -> None:
     # Type checkers cannot follow the three folders of the checkout into one package; in the wheel they are one.
     zipfile.ZipFile(wheel).extractall(tmp_path)
     _check("mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "edgevlm", cwd=tmp_path)
+    # And whoever imports it has the types of every public name, though most are imported when first used.
+    (tmp_path / "app.py").write_text(APP.format(names=", ".join(edgevlm.__all__)), encoding="utf-8")
+    _check("mypy", "--config-file", str(ROOT / "pyproject.toml"), "app.py", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("command", [("ruff", "check", "."), ("ruff", "format", "--check", ".")])

@@ -25,9 +25,9 @@ from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.cli import main
 from edgevlm.conversion import pipeline
-from edgevlm.conversion.prepared import softmax
 from edgevlm.data.scenes import Scenes
 from edgevlm.errors import CheckpointError, InputError, TensorError, UnsupportedError
+from edgevlm.inference.embeddings import softmax
 from edgevlm.inputs import labels
 from edgevlm.models import builtin, catalogue
 from edgevlm.models.model import Model

@@ -146,8 +146,8 @@ def outline(program: Program) -> Outline:
         def _release(self, size_bytes: int) -> None:
             self.live -= size_bytes
 
-    fake_tensors = FakeTensorMode(allow_non_fake_inputs=True)  # type: ignore[no-untyped-call]
-    with Watcher(), plain_attention(), fake_tensors, Meter() as meter:
+    fake_tensors, meter = FakeTensorMode(allow_non_fake_inputs=True), Meter()  # type: ignore[no-untyped-call]
+    with Watcher(), plain_attention(), fake_tensors, meter:
         program.module(*(torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in program.example))
     constants = tuple(
         Constant(name, kinds.get(name, "other"), tuple(tensor.shape), tensor.data_ptr())

@@ -21,7 +21,7 @@ from edgevlm.inputs.pictures import preprocess
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import native
-from edgevlm.onboard.engines import TEXT, Engine, make, sample_picture
+from edgevlm.onboard.engines import TEXT, BundleEngine, Engine, make, sample_picture
 from edgevlm.onboard.figures import Spread, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
 from edgevlm.process.progress import Progress
@@ -35,9 +35,17 @@ _WARM_UP_SECONDS = 0.3
 
 def clock(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """Times one component in this process, which has not run it before; a `Times` in plain values."""
-    times = native.clock(job) if "native" in job else _clock(make(job), float(job["seconds"]))
-    if "bundle" in job:
-        times = replace(times, **_stages(Bundle.open(job["bundle"]), job["component"]))
+    bundle = None
+    if "native" in job:
+        bundle = Bundle.open(job["bundle"])
+        times = native.clock(job, bundle)
+    else:
+        engine = make(job)
+        times = _clock(engine, float(job["seconds"]))
+        if isinstance(engine, BundleEngine):
+            bundle = engine.bundle
+    if bundle is not None:
+        times = replace(times, **_stages(bundle, job["component"]))
     plain: Mapping[str, Any] = schema.write(times)
     return plain
 
@@ -84,12 +92,12 @@ def _once(run: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - began) / 1e6
 
 
-def _stages(bundle: Bundle, component: str) -> dict[str, Spread]:
-    """What comes before the engine, and what comes after it, by the names of `Times`."""
+def _stages(bundle: Bundle, component: str) -> dict[str, Any]:
+    """What comes before the engine, and what comes after it: a `Spread` for each name of `Times`."""
     manifest, tokenizer = bundle.manifest, Tokenizer.of_bundle(bundle)
     spec = find_component(dict(bundle.components), component).spec
     quick = partial(repeat, seconds=0.2)
-    found = {}
+    found: dict[str, Spread] = {}
     if takes(spec, TOKEN_IDS) and tokenizer is not None:
         found["tokenise_ms"] = quick(lambda: tokenizer.encode([TEXT]))
     if takes(spec, PIXELS):

@@ -172,7 +172,7 @@ class MLProgram:
         >>> program = MLProgram.open("dist/edgevlm-student-coreml-fp16.edgevlm/encode_image.mlpackage")
         >>> answer = program.predict({"pixels": PIL.Image.open("examples/pictures/yellow-star.png").resize((64, 64))})
         >>> answer["embedding"].shape
-        (1, 128)
+        (1, 192)
 
         Args:
             inputs: For each of `self.inputs` an array, or what NumPy makes one of, of any type that holds its
