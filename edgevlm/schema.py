@@ -204,7 +204,8 @@ class _Reader:
     def read(self, kind: Any, data: Any, path: str) -> Any:
         origin, arguments = get_origin(kind), get_args(kind)
         if origin is Annotated:
-            return self._read_quantity(*arguments, data, path)
+            kind, quantity = arguments
+            return self._read_quantity(kind, quantity, data, path)
         if origin in (Union, UnionType):
             return self._read_union(arguments, data, path)
         if origin is Literal:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import library
 import numpy as np
 import PIL.Image
 import pytest
@@ -57,14 +58,18 @@ RUN: dict[str, Any] = {
     "text_of": edgevlm.testing.text_of,
 }
 """Whose examples are run."""
-READ: dict[str, Any] = {
+RUN_ON_A_REAL_BUNDLE: dict[str, Any] = {
+    "edgevlm.bundle": importlib.import_module("edgevlm.bundle"),
     "Bundle": Bundle,
+    "verify": edgevlm.verify,
+    "MLProgram.predict": MLProgram.predict,
+}
+"""Whose examples need the files themselves."""
+READ: dict[str, Any] = {
     "convert": edgevlm.convert,
     "distill": edgevlm.distill,
     "evaluate": edgevlm.evaluate,
-    "verify": edgevlm.verify,
     "MLProgram.open": MLProgram.open,
-    "MLProgram.predict": MLProgram.predict,
 }
 """Whose examples take a conversion, training or data: every name in them is there, and takes what it is given."""
 
@@ -88,7 +93,7 @@ def test_a_public_name_is_there_and_says_what_it_is(name: str) -> None:
     assert inspect.getdoc(value)
     if isinstance(value, ModuleType) or (isinstance(value, type) and issubclass(value, EdgeVLMError)):
         return  # the root of the errors shows how one is caught, and a module's names have their own
-    assert (RUN | READ)[name] is value
+    assert (RUN | RUN_ON_A_REAL_BUNDLE | READ)[name] is value
     assert _examples(value)
 
 
@@ -158,9 +163,24 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("name", RUN)
 def test_an_example_does_what_it_shows(name: str) -> None:
-    examples = _examples(RUN[name])
+    _run(name, RUN[name])
+
+
+@pytest.mark.parametrize("name", RUN_ON_A_REAL_BUNDLE)
+def test_an_example_with_a_bundle_does_what_it_shows(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("examples").symlink_to(ROOT / "examples")
+    Path("dist").mkdir()
+    Path(BUNDLE).symlink_to(library.student("coreml", "fp16").path)
+    _run(name, RUN_ON_A_REAL_BUNDLE[name])
+
+
+def _run(name: str, documented: Any) -> None:
+    examples = _examples(documented)
     assert examples
-    test = doctest.DocTest(examples, _names(RUN[name]), name, None, None, inspect.getdoc(RUN[name]))
+    test = doctest.DocTest(examples, _names(documented), name, None, None, inspect.getdoc(documented))
     said: list[str] = []
     outcome = doctest.DocTestRunner().run(test, out=said.append)
     assert outcome.failed == 0, "".join(said)

@@ -250,7 +250,7 @@ def test_a_copy_can_be_edited_and_says_where_it_is_from(tmp_path: Path) -> None:
         (("int8", "--copy", "mine"), "expected a file that ends in .yaml"),
         (("int8", "--copy", "fp16.yaml"), "'fp16' is another built-in recipe's name"),
         (("int8", "--copy", "my own.yaml"), "expected letters, digits and . _ + - only, got 'my own'"),
-        (("int8", "--copy", "there.yaml/mine.yaml"), "cannot be written"),
+        (("int8", "--copy", "there.yaml/mine.yaml"), "cannot write there.yaml/mine.yaml"),
     ],
 )
 def test_what_cannot_be_copied_is_refused_and_nothing_written(

@@ -151,6 +151,7 @@ def test_another_process_may_be_quicker_to_make_an_entry(tmp_path: Path, monkeyp
 
     def make(folder: Path) -> None:
         (folder / "a").write_text("ours")
+        (folder.parent / "b").write_text("not kept")
         (tmp_path / "part" / "one").mkdir(parents=True)
         (tmp_path / "part" / "one" / "a").write_text("theirs")
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,10 +82,7 @@ def _type(kind: Any) -> str:
         return f"list of {length}({_type(arguments[0])})"
     if origin is not None and issubclass(origin, Mapping):
         return f"object, text to ({_type(arguments[1])})"
-    if dataclasses.is_dataclass(kind):
-        name = str(kind.__name__)
-        return f"[{name}](#{name.lower()})"
-    return _PLAIN[kind]
+    return _PLAIN[kind] if kind in _PLAIN else f"[{kind.__name__}](#{kind.__name__.lower()})"
 
 
 def _default(value: Any) -> str:

@@ -40,14 +40,14 @@ def fields(kind: Any) -> tuple[Field, ...]:
     """The keys of a dataclass, in the order of its file.
 
     Raises:
-        ValueError: the docstring's `Attributes:` name a field nowhere, and it is no object that says itself what it is.
+        ValueError: a field without a line under `Attributes:`, unless it is an object, whose own docstring will do.
     """
     described = schema.attributes(kind)
     hints = get_type_hints(kind, include_extras=True)
     found = []
     for field in dataclasses.fields(kind):
         own = hints[field.name]
-        meaning = described.get(field.name) or (schema.introduction(own) if dataclasses.is_dataclass(own) else "")
+        meaning = described.get(field.name) or (schema.introduction(own) if _is_object(own) else "")
         if not meaning:
             raise ValueError(f"{kind.__name__}.{field.name}: expected a line about it under Attributes:, got none")
         found.append(
@@ -121,7 +121,7 @@ def _value(kind: Any) -> dict[str, Any]:
         return _array(arguments)
     if origin is not None and issubclass(origin, Mapping):
         return {"type": "object", "additionalProperties": _value(arguments[1])}
-    if dataclasses.is_dataclass(kind):
+    if _is_object(kind):
         return {"$ref": f"#/$defs/{kind.__name__}"}
     return {"type": _PLAIN[kind]}
 
@@ -143,9 +143,14 @@ def _bounds(quantity: schema.Quantity) -> dict[str, Any]:
     }
 
 
+def _is_object(kind: Any) -> bool:
+    """Whether a type is a dataclass. (A `Quantity` in a type is an object of one.)"""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
 def _dataclasses(kind: Any) -> Iterator[Any]:
     """Those that a type names, whatever they are in."""
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+    if _is_object(kind):
         yield kind
     for argument in get_args(kind):
         yield from _dataclasses(argument)

@@ -205,13 +205,13 @@ def _name_of_copy(path: Path, name: str) -> str:
 
 
 def _write_new(path: Path, text: str, *, force: bool) -> None:
+    from edgevlm.process.writing import output_errors, write_atomically
+
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", hint="--force replaces it, or choose another file")
-    try:
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}", hint="choose another file") from error
+    write_atomically(path, text)
 
 
 def _list_recipes(as_json: bool) -> None:

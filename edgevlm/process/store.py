@@ -30,7 +30,7 @@ def keep(name: str, inputs: Sequence[str], make: Callable[[Path], object]) -> Pa
     Args:
         name: What its name begins with, such as `devices/board`.
         inputs: All that its content follows from.
-        make: Writes into the empty folder that it is given.
+        make: Writes into the empty folder that it is given; what it puts beside that, in the folder above, is not kept.
     """
     return fill(f"{name}-{hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()[:16]}", make)
 
@@ -40,7 +40,9 @@ def fill(entry: str, make: Callable[[Path], object]) -> Path:
     kept = folder() / entry
     if kept.is_dir():
         return kept
-    with folder_beside(kept) as made:
+    with folder_beside(kept) as scratch:
+        made = scratch / "made"
+        made.mkdir()
         make(made)
         with interrupts.put_off():
             try:
