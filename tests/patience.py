@@ -17,7 +17,7 @@ import pytest
 LIMITS_SECONDS = {"setup": 30.0, "call": 8.0}
 """For the fixtures that a test is the first to ask for, and for the test itself."""
 _BACKENDS = ("torch", "transformers", "coremltools", "executorch.exir", "litert_torch", "nncf", "torchao")
-_LOOP, _LOOP_SECONDS = 3_000_000, 0.3
+_LOOP, _LOOP_SECONDS = 3_000_000, 0.2
 """A piece of work, and what it takes where the limits were chosen."""
 
 _took = pytest.StashKey[dict[str, float]]()

@@ -193,7 +193,7 @@ def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
         ("coreml", "int4-weights", {"iOS": "18", "macOS": "15"}),
         ("tflite", "int8", {"litert": "1.0", "tflite": "2.18.0"}),
         ("tflite", "int4-weights", {"litert": "1.0", "tflite": "2.18.0"}),
-        pytest.param("executorch", "int8", {"executorch": "1.4"}, marks=pytest.mark.slow),
+        pytest.param("executorch", "int8", {"executorch": "1.5"}, marks=pytest.mark.slow),
     ],
 )
 def test_bundles_name_the_runtime_that_their_integers_need(target: str, recipe: str, least: dict[str, str]) -> None:

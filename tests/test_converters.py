@@ -109,7 +109,7 @@ def test_another_process_gives_the_same_bytes_and_nothing_on_stdout(tmp_path: Pa
     ("target", "expected"),
     [
         ("coreml", {"iOS": "15", "macOS": "12"}),
-        ("executorch", {"executorch": "1.4"}),
+        ("executorch", {"executorch": "1.5"}),
         ("tflite", {"litert": "1.0", "tflite": "2.9.0"}),
     ],
 )

@@ -294,10 +294,22 @@ def test_bad_requests_are_refused_before_the_long_work(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("target", "seconds_into_it"),
-    [("coreml", 0.0), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("tflite", 0.0), ("coreml", 1.5)))],
-)
+class _Stopped(_Broken):
+    def lower(self, programs: Any, recipe: Any, out_dir: Path) -> tuple[()]:
+        (out_dir / "half").write_text("x")
+        raise KeyboardInterrupt
+
+
+def test_a_conversion_that_is_stopped_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "converter", lambda target: _Stopped())
+    request = pipeline.Request(builtin.STUDENT, ("tflite",), BUILTIN["fp32"], tmp_path, use_cache=False)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.convert(request)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "seconds_into_it"), [("tflite", 0.0), ("coreml", 0.0), ("coreml", 1.5)])
 def test_ctrl_c_leaves_nothing_half_written(target: str, seconds_into_it: float, tmp_path: Path) -> None:
     out, temporary = tmp_path / "d", tmp_path / "t"
     temporary.mkdir()
