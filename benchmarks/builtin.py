@@ -25,6 +25,7 @@ from edgevlm.models import builtin
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.parts import SmallText
 from edgevlm.models.students.towers import cost, parameters
+from edgevlm.process.writing import write_atomically
 
 SPLITS = ("train", "combinations", "styles")
 SHIPPED = (("coreml", "fp16"), ("executorch", "fp32"), ("tflite", "fp32"), ("tflite", "fp16"))
@@ -93,7 +94,7 @@ def main() -> None:
         print(json.dumps({name: top1(accuracy)}), flush=True)
     if options.shipped_scenes:
         figures["shipped"] = measure_shipped(options.folder, options.shipped_scenes)
-    (options.folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_atomically(options.folder / "figures.json", json.dumps(figures, indent=2) + "\n")
     write_card(options.folder)
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgevlm.benchmarks.checkpoints import write_clip
-from edgevlm.benchmarks.measuring import in_fresh_process, keep, peak_rss_mb
+from edgevlm.benchmarks.measuring import in_fresh_process, keep, make_parser, peak_rss_mb
 
 MODULE = "edgevlm.benchmarks.conversion"
 TARGETS = ("coreml", "executorch", "tflite")
@@ -127,7 +127,7 @@ def ours(model: Path, target: str, recipe: str, out: Path) -> dict[str, float]:
     """Converts with the pipeline, without its cache; the peak of memory is taken before the proof begins, too."""
     from edgevlm.bundle.recipe import BUILTIN
     from edgevlm.conversion import pipeline
-    from edgevlm.conversion.original import Prepared
+    from edgevlm.models.reference import Original
 
     peaks_mb: dict[str, float] = {}
 
@@ -136,7 +136,7 @@ def ours(model: Path, target: str, recipe: str, out: Path) -> dict[str, float]:
             peaks_mb.setdefault("peak_rss_mb", peak_rss_mb())
 
     request = pipeline.Request(model, (target,), BUILTIN[recipe], out, use_cache=False)
-    with timed(Prepared, "embed") as reference, timed(pipeline, "_measure") as comparison:
+    with timed(Original, "run") as reference, timed(pipeline, "_measure") as comparison:
         began = now()
         (outcome,) = pipeline.convert(request, watch)
         seconds, cpu_seconds = now() - began - reference - comparison
@@ -174,11 +174,9 @@ def timed(owner: Any, name: str) -> Iterator[NDArray[np.float64]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--recipe", choices=("fp32", "fp16"), default="fp32", help="tflite's bare side knows fp32 only")
-    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "MODEL", "TARGET"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:

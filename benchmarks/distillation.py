@@ -10,7 +10,6 @@ teacher, above all) is left out.
 
 from __future__ import annotations
 
-import argparse
 import random
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import edgevlm
-from edgevlm.benchmarks.measuring import keep
+from edgevlm.benchmarks.measuring import keep, make_parser
 from edgevlm.data.sources import open_data
 from edgevlm.distillation.augmentation import view
 from edgevlm.distillation.recipe import Augmentation, Schedule, resolve
@@ -92,10 +91,8 @@ def write_pictures(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

@@ -10,14 +10,13 @@ there is no engine of its own.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgevlm.benchmarks.checkpoints import write_clip
 from edgevlm.benchmarks.compression.conversions import convert
-from edgevlm.benchmarks.measuring import keep
+from edgevlm.benchmarks.measuring import keep, make_parser
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.conversion import forecast
@@ -127,10 +126,8 @@ def _off(foreseen: int, measured: int | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and bundles")
-    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
     options = parser.parse_args()
     rows = []
     for name in (STUDENT, SMALL_CLIP):

@@ -9,19 +9,17 @@ times of commands as a user gives them.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import edgevlm
-from edgevlm.benchmarks.measuring import keep, take_turns
+from edgevlm.benchmarks.measuring import keep, make_parser, take_turns
 from edgevlm.onboard.engines import BundleEngine
 
 COMPONENT = "encode_image"
@@ -65,10 +63,8 @@ def commands() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=400)
-    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
     options = parser.parse_args()
     cost = overhead(options.rounds)
     print(f"bare {cost['bare']:.3f} ms, harness {cost['harness']:.3f} ms: {cost['ratio']:.4f}x")

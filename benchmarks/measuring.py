@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -10,11 +11,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from edgevlm.errors import EdgeVLMError
+from edgevlm.process.writing import write_atomically
 
 RESULTS = Path(__file__).parent / "results"
 _STATUS = Path("/proc/self/status")
@@ -24,6 +29,27 @@ _PACKAGES = (
 )
 _INSTRUCTIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 """What kernels for float and int8 products look for, as Linux names it."""
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """A benchmark's options, with those that say where its result is kept: `keep` and `json`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
+    return parser
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Ends the program with what went wrong and a hint, or, stopped by Ctrl-C, with how it goes on."""
+    try:
+        yield
+    except EdgeVLMError as error:
+        print(f"error: {error.message}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 def take_turns(contenders: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 2) -> dict[str, float]:
@@ -139,9 +165,7 @@ def keep(name: str, figures: Mapping[str, Any], command: str, path: Path | None 
     """Writes a result to `path`, which is `benchmarks/results/NAME.json` unless told otherwise, and prints where."""
     path = path or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps({"command": command, "machine": machine(), **figures}, indent=2) + "\n", encoding="utf-8"
-    )
+    write_atomically(path, json.dumps({"command": command, "machine": machine(), **figures}, indent=2) + "\n")
     print(f"kept in {path}")
     return path
 

@@ -8,17 +8,15 @@ bare counterpart (`benchmarks/evaluator.py` compares that with torch).
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 import edgevlm
-from edgevlm.benchmarks.measuring import keep, take_turns
+from edgevlm.benchmarks.measuring import keep, make_parser, take_turns
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.targets import registry
 
@@ -59,10 +57,8 @@ def measure(target: str, rounds: int) -> dict[str, float | str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=1000)
-    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = [measure(target, options.rounds) for target in BARE]

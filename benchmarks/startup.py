@@ -7,7 +7,6 @@ Every figure is a fresh process's wall time in seconds.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -16,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgevlm.benchmarks.measuring import keep
+from edgevlm.benchmarks.measuring import keep, make_parser
 
 TARGETS = ("coreml", "executorch", "tflite")
 
@@ -31,9 +30,7 @@ def wall_s(*arguments: str, cache: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
+    parser = make_parser(__doc__)
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,4 @@
-"""The Python API: distill a model, convert it, open the bundle, ask it.
-
-with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
-    model.encode_image(["cat.jpg"])                    # float32 [1, D], unit norm
-    model.encode_text(["a cat", "a dog"])              # float32 [2, D], unit norm
-    model.classify(["cat.jpg"], ["a cat", "a dog"])    # float32 [1, 2], rows sum to 1
-"""
+"""The Python API: distill a model, convert it, open the bundle, ask it. `edgevlm` hands these out."""
 
 from __future__ import annotations
 
@@ -12,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle import Bundle, Labels, Recipe
 from edgevlm.errors import InputError, ParityFailed
 from edgevlm.inference.embedder import BundleModel
+from edgevlm.inputs.labels import PLAIN
 
 if TYPE_CHECKING:
-    from edgevlm.bundle.manifest import Labels
     from edgevlm.compression.calibration import CalibrationSource
     from edgevlm.data.dataset import Dataset
     from edgevlm.distillation.distillation import Distilled
@@ -27,6 +21,15 @@ if TYPE_CHECKING:
 
 def open(path: str | Path, *, threads: int | None = None) -> BundleModel:
     """Opens a bundle after checking every file in it against its manifest.
+
+    >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+    ...     embeddings = model.encode_text(["a cat", "a dog"])
+    >>> embeddings.shape == (2, model.bundle.manifest.embedding_dim)
+    True
+
+    Args:
+        path: The bundle's folder.
+        threads: CPU threads of the backend; its own default where None.
 
     Raises:
         BundleError: it is damaged or not a bundle.
@@ -39,10 +42,10 @@ def convert(
     model: str | Path = "edgevlm-student",
     *,
     target: str,
-    recipe: str | Path = "fp16",
+    recipe: str | Path | Recipe = "fp16",
     out: str | Path = "dist",
-    labels: Sequence[str] | None = None,
-    templates: Sequence[str] = ("{}",),
+    labels: Sequence[str] | Labels | None = None,
+    templates: Sequence[str] = (PLAIN,),
     descriptions: Descriptions | str | Path | None = None,
     image_only: bool = False,
     calibration: str | Path | CalibrationSource | None = None,
@@ -50,12 +53,17 @@ def convert(
 ) -> Bundle:
     """Converts a model to a verified bundle of one target.
 
+    >>> bundle = edgevlm.convert("edgevlm-student", target="tflite", recipe="int8")
+    >>> bundle.manifest.parity.passed
+    True
+    >>> bundle = edgevlm.convert("./my-clip", target="coreml", labels=["a cat", "a dog"], templates=["a photo of {}"])
+
     Args:
         model: `edgevlm-student`, a folder in Hugging Face format, or a hub id.
         target: `coreml`, `executorch` or `tflite`.
-        recipe: A built-in recipe's name or a YAML file.
+        recipe: A built-in recipe's name, a YAML file, or a recipe.
         out: Folder that the bundle is written into.
-        labels: Labels to bake into a `classify` component.
+        labels: Labels to bake into a `classify` component; or `Labels`, which have their templates with them.
         templates: Texts in which `{}` stands for the label; their embeddings are averaged.
         descriptions: Sentences about the labels, or the file that `edgevlm enrich` wrote.
         image_only: Leave the text tower out.
@@ -117,6 +125,9 @@ def distill(
 
     Called again after it was stopped, it goes on where it was.
 
+    >>> trained = edgevlm.distill("edgevlm-teacher", "hybrid-xxs", "my-pictures/", "my-student")
+    >>> bundle = edgevlm.convert("my-student", target="tflite", recipe="fp32")
+
     Args:
         teacher: A built-in name, a folder or a hub id; several are an ensemble.
         student: A preset's name, or the folder of a student to train further.
@@ -170,15 +181,21 @@ def distill(
 
 
 def _labels(
-    names: Sequence[str] | None, templates: Sequence[str], descriptions: Descriptions | str | Path | None
+    names: Sequence[str] | Labels | None, templates: Sequence[str], descriptions: Descriptions | str | Path | None
 ) -> Labels | None:
-    from edgevlm.bundle.manifest import Labels
     from edgevlm.enrichment.descriptions import Descriptions, label_texts
 
     if names is None:
         if descriptions is not None:
             raise InputError("descriptions need labels: they are for them", hint="give labels, the names to bake in")
         return None
+    if isinstance(names, Labels):
+        if tuple(templates) != (PLAIN,) or descriptions is not None:
+            raise InputError(
+                "Labels have their templates and texts with them, and got others beside them",
+                hint="give the names alone: labels=labels.names",
+            )
+        return names
     if isinstance(descriptions, str | Path):
         descriptions = Descriptions.read(Path(descriptions))
     texts = None if descriptions is None else label_texts(names, templates, descriptions)

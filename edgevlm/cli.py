@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
@@ -18,7 +17,7 @@ from edgevlm.commands.evaluate import evaluate
 from edgevlm.commands.lists import models, recipes, targets
 from edgevlm.commands.prune import prune
 from edgevlm.commands.tune import tune
-from edgevlm.errors import EdgeVLMError
+from edgevlm.errors import EdgeVLMError, debugging
 from edgevlm.process import interrupts
 
 
@@ -29,7 +28,7 @@ class _Main(click.Group):
         try:
             return super().invoke(context)
         except EdgeVLMError as error:
-            if os.environ.get("EDGEVLM_DEBUG"):
+            if debugging():
                 raise
             click.echo(f"error: {error.message}", err=True)
             if error.hint:

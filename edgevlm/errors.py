@@ -31,6 +31,12 @@ from contextlib import contextmanager
 class EdgeVLMError(Exception):
     """The root of every error that EdgeVLM raises on purpose.
 
+    >>> try:
+    ...     model = edgevlm.open("gone.edgevlm")
+    ... except edgevlm.BundleError as error:  # one kind; `except edgevlm.EdgeVLMError` catches all
+    ...     print(error.message, "-", error.hint)
+    gone.edgevlm: expected a bundle folder, found nothing - a bundle is a folder whose name ends in .edgevlm
+
     Args:
         message: What was expected and what was found instead.
         hint: What to do about it; printed on a line of its own.
@@ -126,6 +132,11 @@ class MissingDependency(EdgeVLMError):
         )
 
 
+def debugging() -> bool:
+    """Whether EDGEVLM_DEBUG=1 asks to see all: tracebacks, and what third parties say."""
+    return bool(os.environ.get("EDGEVLM_DEBUG"))
+
+
 @contextmanager
 def named_failures(who: str) -> Iterator[None]:
     """Says who failed where a third party, which may raise anything, does."""
@@ -134,7 +145,7 @@ def named_failures(who: str) -> Iterator[None]:
     except (EdgeVLMError, OSError):
         raise
     except Exception as error:
-        if os.environ.get("EDGEVLM_DEBUG"):
+        if debugging():
             raise
         raise UnsupportedError(
             f"{who} failed with {type(error).__name__}: {str(error)[:500]}", hint="EDGEVLM_DEBUG=1 shows where"

@@ -20,16 +20,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle.manifest import BundledComponent
-from edgevlm.bundle.recipe import Recipe
-from edgevlm.bundle.spec import Array
-from edgevlm.graphs.program import Programs
-from edgevlm.process.progress import Progress
-from edgevlm.targets.boundary import find_component, validate_inputs
-from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
-from edgevlm.targets.inspection import OpCount
-from edgevlm.targets.runtime import Closing
+from edgevlm.bundle import Array, Bundle, BundledComponent, Recipe
+from edgevlm.targets import (
+    BundleFile,
+    Closing,
+    OpCount,
+    OpRange,
+    Programs,
+    Progress,
+    Unsupported,
+    find_component,
+    validate_inputs,
+)
 
 
 class Pt2Converter:
@@ -103,12 +105,10 @@ def _load(bundle: Bundle, component: BundledComponent) -> Any:
 if __name__ == "__main__":
     from importlib.metadata import EntryPoint
 
-    from edgevlm.bundle.recipe import BUILTIN
-    from edgevlm.conversion import pipeline
+    import edgevlm
     from edgevlm.targets import registry
 
     # Stands in for the installed package's entry point.
     registry._plugins = lambda: {"pt2": EntryPoint("pt2", "__main__:target", "edgevlm.targets")}
-    request = pipeline.Request("edgevlm-student", ("pt2",), BUILTIN["fp32"], Path("dist"), force=True)
-    (outcome,) = pipeline.convert(request)
-    print(f"{outcome.target}: {outcome.status}")
+    made = edgevlm.convert(target="pt2", recipe="fp32", force=True)
+    print(f"{made.manifest.target}: passed")

@@ -2,9 +2,10 @@
 
     python examples/search_pictures.py BUNDLE FOLDER "a striped yellow circle"
 
-The index holds int8 codes, a quarter of the embeddings' bytes; they need no number besides (see `edgevlm.inference.codes`). It
-also holds the bundle's `embedding_space_id`. When that changes (other weights, preprocessing or precision), old
-embeddings mean nothing, and the pictures are embedded again: an app should do the same.
+The index holds int8 codes, a quarter of the embeddings' bytes; they need no number besides (see
+`edgevlm.inference.codes`). It also holds the bundle's `embedding_space_id`. When that changes (other weights,
+preprocessing or precision), old embeddings mean nothing, and the pictures are embedded again: an app should do the
+same.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,6 +26,7 @@ from edgevlm.targets.runtime import Closing, TracedOp
 
 if TYPE_CHECKING:
     from edgevlm.bundle.bundle import Bundle
+    from edgevlm.runtimes.mlprogram.program import Function
 
 
 class _Predictor(Protocol):
@@ -74,12 +75,8 @@ class CoreMLRuntime:
         """
         _require("coremltools")
         from edgevlm.runtimes.mlprogram.counts import count_ops
-        from edgevlm.runtimes.mlprogram.package import read_function
 
-        return {
-            name: count_ops(read_function(bundle.path / component.file))
-            for name, component in bundle.components.items()
-        }
+        return {name: count_ops(function) for name, function in _functions(bundle)}
 
     def stored_weights(self, bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
         """The integer weights of each component, read from its package.
@@ -89,13 +86,9 @@ class CoreMLRuntime:
             MissingDependency: coremltools is not installed.
         """
         _require("coremltools")
-        from edgevlm.runtimes.mlprogram.package import read_function
         from edgevlm.runtimes.mlprogram.stored import stored_weights
 
-        return {
-            name: stored_weights(read_function(bundle.path / component.file))
-            for name, component in bundle.components.items()
-        }
+        return {name: stored_weights(function) for name, function in _functions(bundle)}
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once on the evaluator, on Apple's systems too: Core ML keeps its own to itself.
@@ -241,6 +234,14 @@ def apple_runtime_works() -> bool:
     except ImportError:
         return False
     return True
+
+
+def _functions(bundle: Bundle) -> Iterator[tuple[str, Function]]:
+    """Each component's program, its weights not read yet."""
+    from edgevlm.runtimes.mlprogram.package import read_function
+
+    for name, component in bundle.components.items():
+        yield name, read_function(bundle.path / component.file)
 
 
 def _require(package: str) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,18 +12,32 @@ import pytest
 # when they are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A worker takes a file at a time. Those of minutes come first: none is left for the end, when others are done.
-_SLOWEST = (
-    *("pipeline", "compression_targets", "readme", "emulation", "blame", "tuning", "students", "forecast"),
-    *("mlprogram_foreign", "package", "converters", "distillation", "bench", "fuzzing", "builtin"),
-)
+pytest_plugins = ["patience", "pytester"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is converted is shared by a run's workers, kept for later runs of the same sources, and not the user's."""
+    from made import home
+
+    if hasattr(config, "cache"):
+        folder = config.cache.mkdir("made")
+    else:  # with `-p no:cacheprovider`
+        scratch = tempfile.TemporaryDirectory(prefix="edgevlm-tests-")
+        config.add_cleanup(scratch.cleanup)
+        folder = Path(scratch.name)
+    os.environ["EDGEVLM_CACHE_DIR"] = str(home(folder))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Each conversion collects garbage, which takes a second while the frameworks' own objects are searched as well."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     from edgevlm.runtimes.coreml import apple_runtime_works
 
-    order = {f"test_{name}": place for place, name in enumerate(_SLOWEST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     if config.option.markexpr == "apple" and not apple_runtime_works():
         for item in items:
             item.add_marker(pytest.mark.skip(reason="Apple's predict() runs on macOS alone: nothing was compared"))
@@ -39,22 +55,12 @@ def _apples_answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _private_cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
-    """Conversions of one test run are shared by its workers and leave nothing in the user's cache."""
-    base = tmp_path_factory.getbasetemp()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("EDGEVLM_CACHE_DIR", str((base if worker_id == "master" else base.parent) / "edgevlm-cache"))
-    yield
-    patch.undo()
-
-
 @pytest.fixture
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where what devices are emulated with, some 450 MB, is kept from one test run to the next."""
     from edgevlm.process import store
 
-    folder = request.config.cache.mkdir("devices")
+    folder = request.config.cache.mkdir("devices").parent
     monkeypatch.setattr(store, "folder", lambda: folder)
     return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,6 @@ from numpy.typing import NDArray
 from edgevlm.converters.coreml import patches
 
 Array = NDArray[Any]
-
-# Each conversion collects garbage, which takes a second while the frameworks' own objects are among what is searched.
-gc.collect()
-gc.freeze()
 
 
 def write_program(

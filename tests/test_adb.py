@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import library
 import pytest
-import towers
 from adbd import PROPERTIES, Adbd, Phone
 
 from edgevlm import schema
@@ -90,7 +90,7 @@ def device(adbd: Adbd, runner: Path | str) -> Device:
 
 
 def figures(adbd: Adbd, runner: Path | str, *bundles: Bundle, effort: Effort = QUICK) -> list[Result]:
-    wanted = subjects(bundles or [towers.bundle("executorch", "fp32")], ["encode_image"])
+    wanted = subjects(bundles or [library.tower_bundle("executorch", "fp32")], ["encode_image"])
     return list(measure_phone(device(adbd, runner), wanted, effort, silent))
 
 
@@ -121,6 +121,7 @@ def test_no_phone_is_plugged_in(server: None) -> None:
     assert "USB debugging" in said
 
 
+@pytest.mark.slow
 @needs_adb
 def test_the_server_cannot_start(server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adb_module, "_START_SECONDS", 1.0)
@@ -152,6 +153,7 @@ def test_commands_and_files(phone: Phone, tmp_path: Path) -> None:
         assert "gave no answer within 1 s" in problem(lambda: adb.shell("sleep 5", seconds=1.0))
 
 
+@pytest.mark.slow
 @needs_adb
 def test_another_phone_is_there(phone: Phone) -> None:
     with Adbd(phone) as adbd:
@@ -159,6 +161,7 @@ def test_another_phone_is_there(phone: Phone) -> None:
         assert f"{adbd.serial} (device)" in problem(Adb("0123ABC").open, NotReached)
 
 
+@pytest.mark.slow
 @needs_adb
 def test_a_phone_that_has_not_accepted_this_computer(phone: Phone) -> None:
     phone.unauthorized = True
@@ -168,6 +171,7 @@ def test_a_phone_that_has_not_accepted_this_computer(phone: Phone) -> None:
     assert "accept its dialog" in said
 
 
+@pytest.mark.slow
 @needs_adb
 def test_a_phone_that_is_offline(phone: Phone) -> None:
     with Adbd(phone) as adbd:
@@ -178,6 +182,7 @@ def test_a_phone_that_is_offline(phone: Phone) -> None:
         assert "is offline: adb sees it, and it does not answer" in problem(adb.open, NotReached)
 
 
+@pytest.mark.slow
 @needs_adb
 def test_adb_itself_does_not_notice_a_pulled_cable(phone: Phone) -> None:
     """Why a line of ours ends every command."""
@@ -194,6 +199,7 @@ def test_adb_itself_does_not_notice_a_pulled_cable(phone: Phone) -> None:
 # What is known of a phone
 
 
+@pytest.mark.slow
 @needs_adb
 def test_what_a_phone_says_of_itself(phone: Phone) -> None:
     with Adbd(phone) as adbd:
@@ -219,7 +225,7 @@ def test_heat() -> None:
 
 @needs_adb
 def test_figures_of_both_runners(phone: Phone, tools: Path) -> None:
-    bundles = [towers.bundle("tflite", "fp32"), towers.bundle("executorch", "fp32")]
+    bundles = [library.tower_bundle("tflite", "fp32"), library.tower_bundle("executorch", "fp32")]
     effort = Effort(seconds=0.2, threads=(1, 2), sustained_seconds=0.3)
     with Adbd(phone) as adbd:
         results = figures(adbd, tools, *bundles, effort=effort)
@@ -247,6 +253,7 @@ def test_figures_of_both_runners(phone: Phone, tools: Path) -> None:
     assert (double.sustained.windows[0].temperature_c, double.sustained.windows[0].clock_mhz) == (41.5, 1593.6)
 
 
+@pytest.mark.slow
 @needs_adb
 def test_a_pulled_cable_is_put_in_again(phone: Phone, tools: Path) -> None:
     phone.cut_at, phone.cuts = "executor_runner --model_path", 2
@@ -259,7 +266,7 @@ def test_a_pulled_cable_is_put_in_again(phone: Phone, tools: Path) -> None:
                 model.unlink()
 
     with Adbd(phone) as adbd:
-        wanted = subjects([towers.bundle("executorch", "fp32")], ["encode_image"])
+        wanted = subjects([library.tower_bundle("executorch", "fp32")], ["encode_image"])
         (found,) = measure_phone(device(adbd, tools), wanted, QUICK, watch)
         assert list(phone.temporary.iterdir()) == []
     assert isinstance(found, Measured)
@@ -268,6 +275,7 @@ def test_a_pulled_cable_is_put_in_again(phone: Phone, tools: Path) -> None:
     assert sum("sending model.pte" in each for each in said) == 3
 
 
+@pytest.mark.slow
 @needs_adb
 def test_a_cable_that_stays_out(phone: Phone, tools: Path) -> None:
     """It cuts every time: the job is tried a few times, and then the connection is given up."""
@@ -279,6 +287,7 @@ def test_a_cable_that_stays_out(phone: Phone, tools: Path) -> None:
     assert f"the connection to {adbd.serial} was lost" in said
 
 
+@pytest.mark.slow
 @needs_adb
 def test_a_phone_that_is_gone(phone: Phone, tools: Path) -> None:
     phone.cut_at, phone.cuts = "executor_runner --model_path", 1
@@ -290,12 +299,13 @@ def test_a_phone_that_is_gone(phone: Phone, tools: Path) -> None:
             if "trying again" in stage:
                 phone.silent = True  # whatever is connected to from now on does not answer
 
-        wanted = subjects([towers.bundle("executorch", "fp32")], ["encode_image"])
+        wanted = subjects([library.tower_bundle("executorch", "fp32")], ["encode_image"])
         failed = refused(list(measure_phone(device(adbd, tools), wanted, QUICK, watch)))
     assert re.search(r"was lost, and 3 tries to connect again failed: .* is (offline|connecting)", failed)
     assert any(re.search(r"/data/local/tmp/edgevlm-\w+ stays on", each) for each in said)
 
 
+@pytest.mark.slow
 @needs_adb
 @pytest.mark.parametrize("way", ["full", "almost full", "forbidden"])
 def test_no_room_on_the_phone(phone: Phone, tools: Path, way: str) -> None:
@@ -318,6 +328,7 @@ def test_no_room_on_the_phone(phone: Phone, tools: Path, way: str) -> None:
 # Runners
 
 
+@pytest.mark.slow
 @needs_adb
 def test_no_runner_is_named(phone: Phone, tmp_path: Path) -> None:
     with Adbd(phone) as adbd:
@@ -328,6 +339,7 @@ def test_no_runner_is_named(phone: Phone, tmp_path: Path) -> None:
     assert phone.commands == []  # nobody needs a phone to be told that
 
 
+@pytest.mark.slow
 @needs_adb
 @pytest.mark.parametrize(
     ("text", "said"),
@@ -348,6 +360,7 @@ def test_a_runner_that_fails(phone: Phone, tmp_path: Path, text: str, said: str)
         assert list(phone.temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_adb
 def test_runners_for_other_machines(phone: Phone, tmp_path: Path) -> None:
     runner = tmp_path / "executor_runner"
@@ -362,6 +375,7 @@ def test_runners_for_other_machines(phone: Phone, tmp_path: Path) -> None:
         assert "not an executable of Android's" in problem(lambda: figures(adbd, runner))
 
 
+@pytest.mark.slow
 @needs_adb
 def test_an_emulator_is_no_phone(phone: Phone, tools: Path) -> None:
     phone.properties = {**PROPERTIES, "ro.kernel.qemu": "1"}
@@ -442,9 +456,10 @@ def test_medians_of_a_sustained_run() -> None:
 # A process of its own
 
 
+@pytest.mark.slow
 @needs_adb
 def test_a_worker_that_is_stopped_tidies_up(phone: Phone, tools: Path) -> None:
-    bundle = towers.bundle("executorch", "fp32")
+    bundle = library.tower_bundle("executorch", "fp32")
     script(tools / "executor_runner", "echo $$ > running; sleep 60")
     with Adbd(phone) as adbd:
         assignment = Assignment(device(adbd, tools), (str(bundle.path),), ("encode_image",), QUICK, False)

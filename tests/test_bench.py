@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -14,13 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import compressions
+import library
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from sshd import SERVER, Sshd
 
-import edgevlm
 from edgevlm import schema
 from edgevlm.bench import compare, results
 from edgevlm.bench.artefacts import describe
@@ -45,8 +45,8 @@ QUICK = ("--seconds", "0.1", "--threads", "1", "--component", "encode_image")
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return edgevlm.convert(target="tflite", recipe="int8", image_only=True, out=tmp_path_factory.mktemp("dist"))
+def bundle() -> Bundle:
+    return library.student("tflite", "int8")
 
 
 def bench(*arguments: object) -> Result:
@@ -153,6 +153,7 @@ def test_this_computer_is_measured(bundle: Bundle, tmp_path: Path) -> None:
         assert "measured" in text
 
 
+@pytest.mark.slow
 def test_a_later_run_replaces_what_it_finds_out_again(bundle: Bundle, tmp_path: Path) -> None:
     for threads in ("1", "2", "1"):
         arguments = (bundle.path, "--out", tmp_path, "--seconds", "0.05", "--threads", threads)
@@ -208,7 +209,7 @@ def test_wrong_use_is_refused_before_the_work(bundle: Bundle, tmp_path: Path) ->
 
 
 def test_core_ml_is_not_timed_where_it_is_evaluated(tmp_path: Path) -> None:
-    package = edgevlm.convert(target="coreml", out=tmp_path)
+    package = library.student("coreml", "fp16")
     done = bench(package.path, "--out", tmp_path / "out", *QUICK)
     assert done.exit_code == 2
     (failed,) = found_in(tmp_path / "out")
@@ -216,6 +217,7 @@ def test_core_ml_is_not_timed_where_it_is_evaluated(tmp_path: Path) -> None:
     assert "says nothing about a device's time" in failed.message
 
 
+@pytest.mark.slow
 def test_other_toolchains_files_run_beside_ours(bundle: Bundle, tmp_path: Path) -> None:
     done = bench(bundle.path, "--out", tmp_path, "--peers", *QUICK)
     assert done.exit_code == 0, done.output
@@ -233,21 +235,24 @@ def test_other_toolchains_files_run_beside_ours(bundle: Bundle, tmp_path: Path) 
         assert artefact.accuracy > (0.99 if recipe == "int8" else 0.999999)
         assert artefact.model == ours.artefact.model
     assert said["onnxruntime", "int8"].size_bytes < 0.5 * said["onnxruntime", "fp32"].size_bytes
-    made = sorted(store.folder().glob("peer-*"))
+    made = sorted(store.folder().glob("devices/peer-*"))
+    assert made
     times = [each.stat().st_mtime_ns for each in made]
     assert bench(bundle.path, "--out", tmp_path, "--peers", *QUICK).exit_code == 0
     assert [each.stat().st_mtime_ns for each in made] == times
 
 
+@pytest.mark.slow
 def test_onnx_runtime_quantises_a_text_towers_weights_and_not_its_mask() -> None:
     folder = exports.make(
-        catalogue.load(str(compressions.checkpoint("clip"))), "encode_text", "onnx", quantised=True, progress=silent
+        catalogue.load(str(library.checkpoint("clip"))), "encode_text", "onnx", quantised=True, progress=silent
     )
     facts = json.loads((folder / exports.FACTS).read_text())
     assert facts["accuracy"] > 0.99
     assert facts["size_bytes"] == (folder / exports.FILES["onnx"]).stat().st_size
 
 
+@pytest.mark.slow
 def test_peers_of_a_model_that_is_not_there_say_where_to_run_this(bundle: Bundle, tmp_path: Path) -> None:
     elsewhere = Path(shutil.copytree(bundle.path, tmp_path / "elsewhere.edgevlm"))
     manifest = json.loads((elsewhere / "manifest.json").read_text())
@@ -279,6 +284,7 @@ def test_a_board_smaller_than_the_device_says_nothing_of_what_fits(bundle: Bundl
     assert "the device has 8192 MiB" in smaller.message
 
 
+@pytest.mark.slow
 def test_a_file_in_the_working_directory_is_no_package(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +339,7 @@ def test_devices_are_listed_and_shown(tmp_path: Path) -> None:
     assert profile.read(path)["jetson-orin-nano"] == profile.builtin()["jetson-orin-nano"]
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_slow_device_delays_nobody(bundle: Bundle, tmp_path: Path) -> None:
     server = Sshd(tmp_path)
@@ -360,6 +367,7 @@ def test_a_slow_device_delays_nobody(bundle: Bundle, tmp_path: Path) -> None:
     assert quick.device == "quick"
 
 
+@pytest.mark.slow
 @needs_sshd
 @pytest.mark.skipif(os.uname().machine == "aarch64", reason="this computer could be the board")
 def test_a_machine_that_cannot_be_the_device_is_refused(
@@ -394,6 +402,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
     assert holds()
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_its_results_and_leaves_nothing_running(bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["bench", str(bundle.path), "--out", str(out), *QUICK, "--threads", "2", "--sustained", "600"]
@@ -432,10 +441,14 @@ def _state(path: Path) -> bytes:
 COUNTS = Counts(1_000_000, 300_000, 0, 0, 0, 4_000_000, 1_000_000)
 
 
+@functools.cache
+def this_system() -> System:
+    return schema.read(System, ask({"job": "system"})[0]["result"], where="system", error=DeviceError)
+
+
 def emulated(bundle: Bundle, **changes: Any) -> Emulated:
-    system = schema.read(System, ask({"job": "system"})[0]["result"], where="system", error=DeviceError)
     names = ("raspberry-pi-5", describe(bundle), "encode_image", "cortex-a76")
-    return replace(Emulated(*names, None, COUNTS, COUNTS, None, None, None, system, ""), **changes)
+    return replace(Emulated(*names, None, COUNTS, COUNTS, None, None, None, this_system(), ""), **changes)
 
 
 def measured(like: Emulated, median_ms: float) -> Measured:

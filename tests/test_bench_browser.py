@@ -63,7 +63,7 @@ def pixels(drawn: Image.Image) -> dict[tuple[int, ...], int]:
     return {colour: several for several, colour in drawn.getcolors(1 << 24)}  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, pytest.param(1280, marks=pytest.mark.slow)])
 def test_a_browser_draws_badges_and_marks(width: int, tmp_path: Path) -> None:
     page(bench_results.realistic(), tmp_path)
     seen = pixels(picture(tmp_path, width, 16000))
@@ -73,6 +73,7 @@ def test_a_browser_draws_badges_and_marks(width: int, tmp_path: Path) -> None:
     assert DARK_PAPER not in seen
 
 
+@pytest.mark.slow
 def test_a_browser_draws_it_dark_where_that_is_preferred(tmp_path: Path) -> None:
     page(bench_results.realistic(), tmp_path)
     seen = pixels(picture(tmp_path, 390, 6000, "--blink-settings=preferredColorScheme=0"))
@@ -99,8 +100,10 @@ addEventListener('load', () => {
 """
 
 
-@pytest.mark.parametrize("width", [360, 390, 1280])
-@pytest.mark.parametrize("case", ["realistic", "many", "hostile", "failures"])
+@pytest.mark.parametrize("width", [360, *(pytest.param(width, marks=pytest.mark.slow) for width in (390, 1280))])
+@pytest.mark.parametrize(
+    "case", ["hostile", *(pytest.param(case, marks=pytest.mark.slow) for case in ("realistic", "many", "failures"))]
+)
 def test_a_page_is_no_wider_than_its_screen_and_no_label_is_cut(case: str, width: int, tmp_path: Path) -> None:
     page(bench_results.CASES[case], tmp_path)
     said = browse(framed(tmp_path, width, 900, MEASURE), "--dump-dom", "--virtual-time-budget=5000")
@@ -112,6 +115,7 @@ def test_a_page_is_no_wider_than_its_screen_and_no_label_is_cut(case: str, width
     assert (int(found[4]) > 0) == (case != "failures")
 
 
+@pytest.mark.slow
 def test_paper_shows_what_is_folded(tmp_path: Path) -> None:
     if shutil.which("pdftotext") is None:
         pytest.skip("needs Debian's package poppler-utils")

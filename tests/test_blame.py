@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import library
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -23,14 +24,19 @@ from edgevlm.targets.runtime import TracedOp
 
 # ExecuTorch converts slowly: one fault of each precision. The benchmark `blame` plants all.
 FAULTS = [
-    (target, plant)
+    pytest.param(
+        target,
+        plant,
+        id=f"{target}-{plant.name}",
+        marks=() if target == "coreml" and plant == PLANTS[0] else pytest.mark.slow,
+    )
     for target in registry.CONVERTERS
     for plant in PLANTS
     if target != "executorch" or plant.recipe != "fp32" or plant == PLANTS[0]
 ]
 
 
-@pytest.mark.parametrize(("target", "plant"), FAULTS, ids=[f"{target}-{plant.name}" for target, plant in FAULTS])
+@pytest.mark.parametrize(("target", "plant"), FAULTS)
 def test_a_planted_fault_is_found(target: str, plant: Plant, tmp_path: Path) -> None:
     found = blamed(plant, target, tmp_path / "b.edgevlm")
     assert found.culprit is not None
@@ -39,7 +45,9 @@ def test_a_planted_fault_is_found(target: str, plant: Plant, tmp_path: Path) -> 
     assert np.median(before) < found.limit / 4
 
 
-@pytest.mark.parametrize("target", list(registry.CONVERTERS))
+@pytest.mark.parametrize(
+    "target", [pytest.param(each, marks=() if each == "coreml" else pytest.mark.slow) for each in registry.CONVERTERS]
+)
 def test_a_sound_file_is_not_blamed(target: str, tmp_path: Path) -> None:
     found = blamed(None, target, tmp_path / "b.edgevlm")
     assert found.culprit is None
@@ -122,6 +130,7 @@ def test_the_page_names_the_op_and_escapes_names(tmp_path: Path) -> None:
     assert "src=" not in page
 
 
+@pytest.mark.slow
 def test_verify_blames_by_command(tmp_path: Path) -> None:
     made = CliRunner().invoke(
         main, ["convert", "--target", "tflite", "--recipe", "prune-50", "--image-only", "--out", str(tmp_path)]
@@ -138,11 +147,9 @@ def test_verify_blames_by_command(tmp_path: Path) -> None:
     assert "encode_image/stem" in page.read_text()
 
 
-def test_another_model_is_refused(tmp_path: Path) -> None:
-    made = CliRunner().invoke(main, ["convert", "--target", "tflite", "--image-only", "--out", str(tmp_path)])
-    assert made.exit_code == 0, made.output
-    (bundle,) = tmp_path.glob("*.edgevlm")
-    result = CliRunner().invoke(main, ["verify", str(bundle), "--blame", "--model", "edgevlm-teacher"])
+def test_another_model_is_refused() -> None:
+    bundle = library.student("coreml", "fp16")
+    result = CliRunner().invoke(main, ["verify", str(bundle.path), "--blame", "--model", "edgevlm-teacher"])
     assert result.exit_code == 2
     assert "is not the model that the bundle was made of" in result.output
 

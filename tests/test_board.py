@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import library
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,6 @@ from sshd import named
 from torch import Tensor, nn
 from torch.nn import functional
 
-import edgevlm
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.recipe import BUILTIN
@@ -83,10 +83,11 @@ def result(machine: Machine, job: Mapping[str, Any]) -> Mapping[str, Any]:
     return answer
 
 
+@pytest.mark.slow
 @boots
 @pytest.mark.usefixtures("ready")
 def test_a_board_runs_what_fits_and_kills_what_does_not(tmp_path: Path) -> None:
-    student = edgevlm.convert(target="tflite", recipe="int8", image_only=True, out=tmp_path)
+    student = library.student("tflite", "int8", image_only=True)
     too_large = greedy(student, tmp_path / "greedy.edgevlm")
     told: list[str] = []
     with board(replace(PI_5, memory_mb=LITTLE_MB), lambda stage, _: told.append(stage)) as machine:
@@ -106,6 +107,7 @@ def test_a_board_runs_what_fits_and_kills_what_does_not(tmp_path: Path) -> None:
     assert named(str(store.folder())) == []  # no QEMU is left
 
 
+@pytest.mark.slow
 @boots
 @pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -115,8 +117,7 @@ def test_a_stopped_command_leaves_no_board(number: int, kept: Path, tmp_path: Pa
     code = f"""
 import pathlib, time
 from dataclasses import replace
-from edgevlm import interrupts
-from edgevlm.devices import store
+from edgevlm.process import interrupts, store
 from edgevlm.devices.profile import builtin
 from edgevlm.emulation import board
 store.folder = lambda: pathlib.Path("{kept}")
@@ -142,6 +143,7 @@ with interrupts.clean_exit(), board.board(replace(builtin()["raspberry-pi-5"], m
     assert (list(tmp_path.iterdir()) == []) == (number == signal.SIGTERM)
 
 
+@pytest.mark.slow
 @boots
 @pytest.mark.usefixtures("ready")
 def test_a_board_that_does_not_boot_says_why() -> None:

@@ -48,7 +48,7 @@ def test_nine_of_ten_held_out_scenes_are_told_from_49_other_descriptions(name: s
     assert builtin.figures(name)["accuracy"]["train"]["top1"] >= 0.9
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [builtin.STUDENT, pytest.param(builtin.TEACHER, marks=pytest.mark.slow)])
 def test_the_figures_are_what_the_shipped_weights_reach(name: str) -> None:
     (found,) = evaluate(name, "scenes:train:150:1:held-out", attributes=True).sets
     recorded = builtin.figures(name)["accuracy"]["train"]
@@ -110,6 +110,7 @@ def test_training_learns(tmp_path: Path) -> None:
     assert last["loss"] + last["facts"] < 0.95 * (first["loss"] + first["facts"])
 
 
+@pytest.mark.slow
 def test_the_student_is_made_by_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = folders.read(builtin.FOLDERS[builtin.STUDENT]).provenance
     assert (made["teachers"], made["student"], made["data"]) == (

@@ -3,20 +3,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.benchmarks.bundles import bundle_for_tests
+from edgevlm.bundle.bundle import Bundle, write_manifest
 from edgevlm.bundle.integer_weights import WeightProof
 from edgevlm.bundle.manifest import (
     FORMAT_VERSION,
     BundledComponent,
     CalibrationRecord,
-    Manifest,
 )
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
@@ -37,26 +39,16 @@ def make(folder: Path) -> Bundle:
         (TensorSpec("pixels", "float32", (1, 3, 8, 8), "RGB"),),
         (TensorSpec("embedding", "float32", (1, 4), "unit vector"),),
     )
-    return seal(
+    return bundle_for_tests(
         folder,
-        Manifest(
-            format_version=FORMAT_VERSION,
-            name="small",
-            target="coreml",
-            components={"encode_image": BundledComponent(spec, "encode_image.mlpackage")},
-            image=ImagePreprocessing(8, 8, "exact", 8, 8, "bicubic", False, 1 / 255, HALF, HALF),
-            text=None,
-            labels=None,
-            embedding_dim=4,
-            logit_scale=100.0,
-            embedding_space_id="sha256:0",
-            recipe=BUILTIN["fp16"],
-            source=Source("small", "clip", "sha256:0", "MIT"),
-            requires={"iOS": "16"},
-            estimated_peak_memory_bytes=1,
-            parity=None,
-            tool_versions={},
-        ),
+        {"encode_image": BundledComponent(spec, "encode_image.mlpackage")},
+        image=ImagePreprocessing(8, 8, "exact", 8, 8, "bicubic", False, 1 / 255, HALF, HALF),
+        logit_scale=100.0,
+        embedding_space_id="sha256:0",
+        recipe=BUILTIN["fp16"],
+        source=Source("small", "clip", "sha256:0", "MIT"),
+        requires={"iOS": "16"},
+        estimated_peak_memory_bytes=1,
     )
 
 
@@ -79,7 +71,7 @@ def test_what_was_sealed_opens_as_it_was(bundle: Bundle) -> None:
 WEIGHTS = "encode_image.mlpackage/Data/weight.bin"
 
 
-def _edit_manifest(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+def _edit_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     change(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
@@ -87,7 +79,7 @@ def _edit_manifest(path: Path, change: Callable[[dict[str, object]], object]) ->
 
 def _list_path(name: str) -> Callable[[Path], None]:
     record = {"sha256": "0", "size_bytes": 0}
-    return lambda path: _edit_manifest(path, lambda m: m["files"].update({name: record}))  # type: ignore[attr-defined]
+    return lambda path: _edit_manifest(path, lambda m: m["files"].update({name: record}))
 
 
 ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -100,17 +92,26 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a path upwards inside": (_list_path("golden/../../outside"), "leads out of the bundle"),
     "an absolute path": (_list_path("/etc/passwd"), "leads out of the bundle"),
     "a Windows path": (_list_path("C:\\outside"), "leads out of the bundle"),
+    "a pipe": (lambda path: os.mkfifo(path / "pipe"), "files and folders alone"),
     "a link to a file": (lambda path: (path / "link").symlink_to("manifest.json"), "no links"),
     "a link to a folder": (lambda path: (path / "link").symlink_to("golden"), "no links"),
     "no manifest": (lambda path: (path / "manifest.json").unlink(), r"no manifest\.json"),
     "a manifest cut short": (lambda path: os.truncate(path / "manifest.json", 50), "not readable as JSON"),
     "a manifest that is no mapping": (lambda path: (path / "manifest.json").write_text("[]"), "format version"),
     "a version from the future": (lambda p: _edit_manifest(p, lambda m: m.update(format_version="2.0")), "got '2.0'"),
+    "a picture without a width": (
+        lambda path: _edit_manifest(path, lambda m: m["image"].update(width=0)),
+        "image.width: expected 1 or more pixels, got 0",
+    ),
+    "a deviation of zero": (
+        lambda path: _edit_manifest(path, lambda m: m["image"].update(std=[1, 0, 1])),
+        r"image.std\[1\]: expected more than 0, got 0",
+    ),
     "an unknown key": (lambda path: _edit_manifest(path, lambda m: m.update(extra=1)), "unknown key 'extra'"),
     "a key missing": (lambda path: _edit_manifest(path, lambda m: m.pop("target")), "'target' is missing"),
     "a number for a name": (lambda path: _edit_manifest(path, lambda m: m.update(name=3)), "expected str, got 3"),
     "a component without a file": (
-        lambda path: _edit_manifest(path, lambda m: m["components"]["encode_image"].update(file="gone.mlpackage")),  # type: ignore[index]
+        lambda path: _edit_manifest(path, lambda m: m["components"]["encode_image"].update(file="gone.mlpackage")),
         "not in the bundle",
     ),
 }
@@ -132,9 +133,77 @@ def test_a_missing_folder_and_a_file_are_no_bundles(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "file")
 
 
-def test_a_newer_minor_version_is_read(bundle: Bundle) -> None:
-    _edit_manifest(bundle.path, lambda m: m.update(format_version="1.7"))
-    assert Bundle.open(bundle.path).manifest.format_version == "1.7"
+def test_a_newer_minor_version_is_read_without_its_keys_and_a_note_says_so(bundle: Bundle) -> None:
+    def renew(manifest: dict[str, Any]) -> None:
+        manifest |= {"format_version": "1.7", "signature": {"by": "x"}}
+        manifest["image"]["gamma"] = 2.2
+        manifest["components"]["encode_image"]["spec"]["outputs"][0]["scale"] = 1
+
+    _edit_manifest(bundle.path, renew)
+    opened = Bundle.open(bundle.path)
+    assert opened.manifest == replace(bundle.manifest, format_version="1.7")
+    assert opened.is_newer
+    (note,) = opened.notes
+    assert f"is in format 1.7, this edgevlm knows {FORMAT_VERSION}" in note
+    assert "(components.encode_image.spec.outputs[0].scale, image.gamma, signature)" in note
+    assert "update edgevlm" in note
+
+
+def test_a_newer_minor_version_is_refused_where_a_known_key_is_wrong(bundle: Bundle) -> None:
+    _edit_manifest(bundle.path, lambda m: m.update(format_version="1.7", logit_scale="large", more=1))
+    with pytest.raises(BundleError, match="logit_scale: expected float, got 'large'"):
+        Bundle.open(bundle.path)
+
+
+def test_a_bundle_of_this_version_or_an_older_one_has_no_notes(bundle: Bundle) -> None:
+    assert (Bundle.open(bundle.path).notes, Bundle.open(bundle.path).is_newer) == ((), False)
+    _edit_manifest(bundle.path, lambda m: m.update(format_version="1.1", more=1))
+    with pytest.raises(BundleError, match="unknown key 'more'"):
+        Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.7", "10.0"])
+def test_a_newer_major_version_is_refused_with_what_to_do(bundle: Bundle, version: str) -> None:
+    _edit_manifest(bundle.path, lambda m: m.update(format_version=version, unknown=1))
+    with pytest.raises(
+        BundleError, match=f"expected format version 1.x, got '{version}', which a newer edgevlm"
+    ) as found:
+        Bundle.open(bundle.path)
+    assert found.value.hint == "update edgevlm, or convert the model again with this one"
+
+
+def test_an_older_major_version_is_refused_with_what_to_do(bundle: Bundle) -> None:
+    _edit_manifest(bundle.path, lambda m: m.update(format_version="0.9"))
+    with pytest.raises(BundleError, match="which this edgevlm reads no more") as found:
+        Bundle.open(bundle.path)
+    assert found.value.hint == "convert the model again with this edgevlm"
+
+
+ODD_VERSIONS = [
+    "1",
+    "1.",
+    ".2",
+    "1.x",
+    "1.02",
+    "01.2",
+    "1.2.0",
+    " 1.2",
+    "1.2\n",
+    "-1.2",
+    "1.\u0662",
+    "",
+    1.2,
+    1,
+    True,
+    None,
+]
+
+
+@pytest.mark.parametrize("version", ODD_VERSIONS, ids=repr)
+def test_what_is_no_version_is_refused(bundle: Bundle, version: object) -> None:
+    _edit_manifest(bundle.path, lambda m: m.update(format_version=version))
+    with pytest.raises(BundleError, match=re.escape(f"two whole numbers, got {version!r}")):
+        Bundle.open(bundle.path)
 
 
 def test_an_older_minor_version_is_read(bundle: Bundle) -> None:

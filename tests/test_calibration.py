@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import compressions
+import library
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -17,11 +17,10 @@ from pictures import scene
 
 from edgevlm.bundle.recipe import BUILTIN, Calibration
 from edgevlm.cli import main
-from edgevlm.compression.calibration import CalibrationData, CalibrationSource
-from edgevlm.conversion.original import Prepared
+from edgevlm.compression.calibration import CalibrationData, CalibrationSource, calibration_inputs
 from edgevlm.conversion.pipeline import Request, convert
+from edgevlm.conversion.prepared import Prepared
 from edgevlm.errors import DataError, RecipeError
-from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
 from edgevlm.process.progress import silent
 
@@ -61,9 +60,9 @@ def write_texts(path: Path, count: int) -> Path:
 def test_loose_pictures_are_taken_without_texts(tmp_path: Path) -> None:
     data = CalibrationData(CalibrationSource(str(loose(tmp_path / "p", 20))), SIXTEEN)
     assert (len(data.pictures), data.texts) == (16, ())
-    data.check({"encode_image": compressions.programs()["clip_image"]})
+    data.check({"encode_image": library.layers()["clip_image"]})
     with pytest.raises(DataError, match="neither captions nor labels") as caught:
-        data.check({"encode_text": compressions.programs()["clip_text"]})
+        data.check({"encode_text": library.layers()["clip_text"]})
     assert "--calibration-texts" in str(caught.value.hint)
 
 
@@ -128,12 +127,9 @@ def test_too_few_for_the_recipe_says_how_to_ask_for_fewer(tmp_path: Path) -> Non
 
 
 def test_inputs_are_prepared_as_the_model_prepares_them(tmp_path: Path) -> None:
-    model = catalogue.load(compressions.checkpoint("clip"))
-    assert model.text is not None
-    assert model.tokenizer_json is not None
-    (tmp_path / model.text.tokenizer_file).write_bytes(model.tokenizer_json)
+    model = catalogue.load(library.checkpoint("clip"))
     data = CalibrationData(CalibrationSource(str(classes(tmp_path / "c", cat=12, dog=12))), SIXTEEN)
-    inputs = data.inputs(model.programs, model.image, Tokenizer(model.text, tmp_path), silent)
+    inputs = calibration_inputs(model.programs, data.rows(model.programs, model, silent))
     for name, program in model.programs.items():
         assert len(inputs[name]) == 16
         for each in inputs[name]:
@@ -174,18 +170,18 @@ def test_help_imports_no_nncf() -> None:
 
 
 def test_what_float16_is_audited_on_is_calibration_data_where_there_is_any(tmp_path: Path) -> None:
-    model = catalogue.load(compressions.checkpoint("clip"))
+    model = catalogue.load(library.checkpoint("clip"))
     data = CalibrationData(CalibrationSource(str(loose(tmp_path / "p", 16))), SIXTEEN)
     without, given = (Prepared(model, each, wanted=None, image_only=False) for each in (None, data))
     rows = given.audit_rows(silent)
-    read = data.inputs(model.programs, model.image, None, silent)["encode_image"]
-    np.testing.assert_array_equal(rows["pixels"], np.concatenate(read))
+    np.testing.assert_array_equal(rows["pixels"], data.rows(model.programs, model, silent)["pixels"])
     assert not np.array_equal(rows["pixels"][0], without.audit_rows(silent)["pixels"][0])
-    np.testing.assert_array_equal(rows["token_ids"], without.samples.token_ids)  # the data has no texts
+    np.testing.assert_array_equal(rows["token_ids"], without.samples["token_ids"])  # the data has no texts
 
 
+@pytest.mark.slow
 def test_data_for_the_audit_alone_leaves_the_embeddings_as_they_are(tmp_path: Path) -> None:
-    request = Request(compressions.checkpoint("clip"), ("coreml",), BUILTIN["fp16"], tmp_path, image_only=True)
+    request = Request(library.checkpoint("clip"), ("coreml",), BUILTIN["fp16"], tmp_path, image_only=True)
     recipe = replace(BUILTIN["fp16"], calibration=SIXTEEN)
     audited = replace(
         request, recipe=recipe, calibration=CalibrationSource(str(loose(tmp_path / "p", 16))), name="audited"

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from edgevlm.errors import CheckpointError
-from edgevlm.models.checkpoints import loading
+from edgevlm.models import catalogue
 
 torch.set_num_threads(1)
 
@@ -180,7 +180,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 def test_shards_equal_the_single_file(tmp_path: Path, pristine: Mapping[str, Path]) -> None:
     folder = shard(shutil.copytree(pristine["clip"], tmp_path / "clip"))
-    whole, parts = loading.load(pristine["clip"]), loading.load(folder)
+    whole, parts = catalogue.load(pristine["clip"]), catalogue.load(folder)
     for name, program in whole.programs.items():
         shards = parts.programs[name].module.state_dict()
         assert all(torch.equal(tensor, shards[key]) for key, tensor in program.module.state_dict().items())
@@ -189,7 +189,7 @@ def test_shards_equal_the_single_file(tmp_path: Path, pristine: Mapping[str, Pat
 def test_stored_position_ids_are_not_looked_at(tmp_path: Path, pristine: Mapping[str, Path]) -> None:
     folder = shutil.copytree(pristine["clip"], tmp_path / "clip")
     rewrite(folder, lambda state: state.update({"text_model.embeddings.position_ids": torch.arange(77)[None]}))
-    loading.load(folder)
+    catalogue.load(folder)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -198,7 +198,7 @@ def test_bad_checkpoints_are_told_apart(damage: str, tmp_path: Path, pristine: M
     folder = shutil.copytree(pristine[name], tmp_path / name)
     apply(folder)
     with pytest.raises(CheckpointError, match=message):
-        loading.load(folder)
+        catalogue.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_hints_show_the_way_out(damage: str, hint: str, tmp_path: Path, pristine
     folder = shutil.copytree(pristine[name], tmp_path / name)
     apply(folder)
     with pytest.raises(CheckpointError) as caught:
-        loading.load(folder)
+        catalogue.load(folder)
     assert hint in str(caught.value.hint)
 
 
@@ -221,15 +221,15 @@ def test_the_hinted_conversion_of_pickled_weights_works(
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError) as caught:
-        loading.load(folder)
+        catalogue.load(folder)
     monkeypatch.chdir(folder)
     exec("\n".join(line.strip() for line in str(caught.value.hint).splitlines()[1:]), {})
-    loading.load(folder)
+    catalogue.load(folder)
 
 
 def test_a_folder_has_no_revision(pristine: Mapping[str, Path]) -> None:
     with pytest.raises(CheckpointError, match="has no revision 'main'"):
-        loading.load(pristine["clip"], revision="main")
+        catalogue.load(pristine["clip"], revision="main")
 
 
 @pytest.mark.parametrize("name", ["nothing-here", "./missing/folder", "/missing", Path("missing/folder"), ""])
@@ -238,4 +238,4 @@ def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError):
-        loading.load(name)
+        catalogue.load(name)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import library
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
@@ -21,11 +22,15 @@ def run(*arguments: str | Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    result = run("convert", "--target", "coreml", "--out", out)
+def bundle() -> Path:
+    return library.student("coreml", "fp16").path
+
+
+def test_convert_says_where_the_bundle_is(bundle: Path, tmp_path: Path) -> None:
+    result = run("convert", "--target", "coreml", "--out", tmp_path)
     assert result.exit_code == 0, result.output
-    return out / "edgevlm-student-coreml-fp16.edgevlm"
+    assert f"coreml: {tmp_path / bundle.name}" in result.stdout.splitlines()
+    assert (tmp_path / bundle.name / "manifest.json").read_bytes() == (bundle / "manifest.json").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +207,8 @@ def test_bad_input_is_exit_code_2_with_a_plain_message(
 
 def test_a_failed_check_is_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "impossible.yaml").write_text("precision: fp16\nparity:\n  max_abs_error: 0.0000001\n")
-    result = run(
-        "convert", "--target", "coreml", "--recipe", tmp_path / "impossible.yaml", "--out", tmp_path / "d", "--json"
-    )
+    recipe = tmp_path / "impossible.yaml"
+    result = run("convert", "--target", "coreml", "--recipe", recipe, "--image-only", "--out", tmp_path / "d", "--json")
     assert result.exit_code == 1, result.output
     (outcome,) = json.loads(result.stdout)["outcomes"]
     assert outcome["status"] == "failed parity"
@@ -214,7 +218,8 @@ def test_a_failed_check_is_exit_code_1(tmp_path: Path) -> None:
 def test_help_imports_no_framework() -> None:
     code = (
         "import sys; from edgevlm.cli import main; main(['--help'], standalone_mode=False); "
-        "heavy = {'torch', 'numpy', 'PIL', 'rich', 'tokenizers', 'coremltools', 'transformers'} & set(sys.modules); "
+        "frameworks = {'torch', 'numpy', 'PIL', 'rich', 'jinja2', 'tokenizers', 'coremltools', 'transformers'}; "
+        "heavy = frameworks & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import compressions
+import library
 import numpy as np
 import pytest
 import torch
@@ -27,13 +27,15 @@ from edgevlm.graphs.program import Program
 from edgevlm.process.progress import silent
 
 COMPONENTS = ("clip_image", "clip_text", "siglip_image", "siglip_text", "hybrid", "grid")
+QUICK = ("clip_text", "hybrid")
+EACH = [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in COMPONENTS]
 RECIPES = ("int8", "int8-static", "int8-weights", "int4-weights", "prune-50-int8")
 # Of networks with random weights, a few dozen wide.
 LEAST_COSINES = {"int8": 0.9995, "int8-weights": 0.9995, "int8-static": 0.95, "int4-weights": 0.88}
 
 
-def compressed(name: str) -> Compressed:
-    return compressions.compressed(name, COMPONENTS)
+def compressed(name: str, component: str) -> Compressed:
+    return library.compressed(name, (component,))
 
 
 def program(module: nn.Module, *shape: int) -> Program:
@@ -88,8 +90,8 @@ def scales_of_norms(graph: GraphModule) -> int:
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_folding_leaves_answers_and_the_original_as_they_were(component: str) -> None:
     # In float64, where a wrong fold cannot pass for rounding.
-    module = copy.deepcopy(compressions.programs()[component].module).double()
-    inputs = [each.double() if each.is_floating_point() else each for each in compressions.samples(component)[:4]]
+    module = copy.deepcopy(library.layers()[component].module).double()
+    inputs = [each.double() if each.is_floating_point() else each for each in library.layer_samples(component)[:4]]
     before = state(module)
     graph = graph_of(module, (inputs[0],))
     norms, muls = scales_of_norms(graph), count(graph, torch.ops.aten.mul.Tensor)
@@ -198,10 +200,10 @@ def test_a_norm_is_folded_into_all_its_products(bias: bool) -> None:
 # int8
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("component", EACH)
 @pytest.mark.parametrize("name", RECIPES)
 def test_integers_are_of_a_grid_that_every_target_holds(name: str, component: str) -> None:
-    decided = compressed(name).decided[component]
+    decided = compressed(name, component).decided[component]
     layers = {layer.name: layer for layer in find_layers(graph_of(*module_and_example(component)))}
     for weight in decided:
         low, high = (-127, 127) if weight.bits == 8 else (-8, 7)
@@ -221,25 +223,26 @@ def test_integers_are_of_a_grid_that_every_target_holds(name: str, component: st
 
 
 def module_and_example(component: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    chosen = compressions.programs()[component]
+    chosen = library.layers()[component]
     return chosen.module, chosen.example
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("component", EACH)
 @pytest.mark.parametrize(("name", "least"), LEAST_COSINES.items())
 def test_a_quantised_program_answers_much_as_the_float_one(name: str, least: float, component: str) -> None:
-    chosen, inputs = compressions.programs()[component], compressions.samples(component)[:8]
-    got = compressions.embed(compressed(name).programs[component], inputs)
-    cosines = (got * compressions.embed(chosen, inputs)).sum(1)
+    chosen, inputs = library.layers()[component], library.layer_samples(component)[:8]
+    got = library.embed(compressed(name, component).programs[component], inputs)
+    cosines = (got * library.embed(chosen, inputs)).sum(1)
     assert least < cosines.min() < 1 - 1e-7  # it is not the float one either
 
 
+@pytest.mark.parametrize("component", EACH)
 @pytest.mark.parametrize("name", RECIPES)
-def test_compression_leaves_the_original_as_it_was(name: str) -> None:
-    before = {component: state(copy.deepcopy(each.module)) for component, each in compressions.programs().items()}
-    compressions.compressed.__wrapped__(name, COMPONENTS)
-    for component, each in compressions.programs().items():
-        assert_untouched(each.module, before[component])
+def test_compression_leaves_the_original_as_it_was(name: str, component: str) -> None:
+    module = library.layers()[component].module
+    before = state(copy.deepcopy(module))
+    library.compressed.__wrapped__(name, (component,))
+    assert_untouched(module, before)
 
 
 class Zeros(nn.Module):
@@ -282,7 +285,7 @@ def test_layers_that_the_recipe_keeps_stay_in_float() -> None:
 
 
 def only(*components: str) -> dict[str, Program]:
-    return {name: compressions.programs()[name] for name in components}
+    return {name: library.layers()[name] for name in components}
 
 
 @pytest.mark.parametrize("name", ["int8", "int4-weights", "prune-50", "palette-4"])
@@ -437,7 +440,7 @@ def zeros(module: nn.Module) -> dict[str, float]:
 @pytest.mark.parametrize("component", ["clip_text", "hybrid"])
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_pruning_zeroes_the_smallest_of_each_weight(component: str, share: float) -> None:
-    chosen = compressions.programs()[component]
+    chosen = library.layers()[component]
     pruned = prune(chosen, recipe("prune-50", sparsity=share))
     before = dict(chosen.module.named_modules())
     for name, found in zeros(pruned.module).items():
@@ -454,10 +457,10 @@ def test_pruning_leaves_the_layers_that_the_recipe_keeps_and_no_others() -> None
     assert zeros(pruned.module) == {f"layers.{index}": 0.0 if index == 1 else 0.5 for index in range(12)}
 
 
-def test_pruned_weights_stay_zero_in_int8() -> None:
-    for weights in compressed("prune-50-int8").decided.values():
-        for weight in weights:
-            assert (weight.values == 0).mean() > 0.49, weight.layer
+@pytest.mark.parametrize("component", EACH)
+def test_pruned_weights_stay_zero_in_int8(component: str) -> None:
+    for weight in compressed("prune-50-int8", component).decided[component]:
+        assert (weight.values == 0).mean() > 0.49, weight.layer
 
 
 def test_recipes_without_integers_decide_none() -> None:

@@ -11,10 +11,11 @@ from edgevlm.benchmarks.checkpoints import write_clip, write_siglip
 from edgevlm.benchmarks.compression import __main__ as command
 from edgevlm.benchmarks.compression import conversions, report
 from edgevlm.benchmarks.compression.claims import CLAIMS, MODEL
-from edgevlm.benchmarks.compression.costs import layer_multiply_adds, multiply_adds
+from edgevlm.benchmarks.compression.costs import layer_multiply_adds
 from edgevlm.benchmarks.compression.results import Contender, Peers, Results, Row, Run, read
 from edgevlm.benchmarks.measuring import Times
 from edgevlm.errors import InputError
+from edgevlm.graphs.outline import outline
 from edgevlm.models import catalogue
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -46,6 +47,7 @@ def rows(model: Path, work: Path) -> dict[str, Row]:
     }
 
 
+@pytest.mark.slow
 def test_a_row_has_every_figure(rows: dict[str, Row]) -> None:
     figures = rows["int8"].figures
     assert figures is not None
@@ -61,11 +63,13 @@ def test_a_row_has_every_figure(rows: dict[str, Row]) -> None:
     assert not figures.unmeasured
 
 
+@pytest.mark.slow
 def test_a_refused_recipe_is_a_row_with_its_reason(rows: dict[str, Row]) -> None:
     assert rows["palette-4"].figures is None
     assert "palettes" in rows["palette-4"].refused
 
 
+@pytest.mark.slow
 def test_nothing_is_converted_twice(rows: dict[str, Row], model: Path, work: Path) -> None:
     stages: list[str] = []
     for recipe in ("int8", "palette-4"):
@@ -74,6 +78,7 @@ def test_nothing_is_converted_twice(rows: dict[str, Row], model: Path, work: Pat
     assert not stages
 
 
+@pytest.mark.slow
 def test_the_page_has_no_empty_cell_and_is_the_same_every_time(rows: dict[str, Row], tmp_path: Path) -> None:
     results = Results().with_run("now", Run("the command", {"processor": "P", "instructions": ["avx512_vnni"]}))
     for row in rows.values():
@@ -91,6 +96,7 @@ def test_the_page_has_no_empty_cell_and_is_the_same_every_time(rows: dict[str, R
     assert (places.page.read_text(), places.plot.read_bytes()) == (page, plot)
 
 
+@pytest.mark.slow
 def test_a_later_run_replaces_its_own_rows_and_forgets_runs_that_measured_nothing_else(rows: dict[str, Row]) -> None:
     results = Results().with_run("now", Run("first", {})).with_row(rows["int8"]).with_row(rows["palette-4"])
     results = results.with_run("later", Run("second", {})).with_row(replace(rows["int8"], run="later"))
@@ -99,6 +105,7 @@ def test_a_later_run_replaces_its_own_rows_and_forgets_runs_that_measured_nothin
     assert set(results.runs) == {"later"}
 
 
+@pytest.mark.slow
 def test_results_are_read_as_they_were_written_and_nothing_else_is(rows: dict[str, Row], tmp_path: Path) -> None:
     results = Results().with_run("now", Run("a command", {"cores": 2})).with_row(rows["int8"])
     path = tmp_path / "compression.json"
@@ -110,6 +117,7 @@ def test_results_are_read_as_they_were_written_and_nothing_else_is(rows: dict[st
         read(path)
 
 
+@pytest.mark.slow
 def test_every_claim_is_told_from_the_figures(rows: dict[str, Row]) -> None:
     row = rows["int8"]
     results = Results()
@@ -135,7 +143,7 @@ def test_multiply_adds_of_a_tower_are_those_that_one_counts_by_hand(model: Path)
     }
     assert {shape: sum(costs) for shape, costs in layer_multiply_adds(program).items()} == expected
     attention = 2 * tokens * width
-    assert multiply_adds(program) >= sum(expected.values()) + attention
+    assert outline(program).multiply_adds >= sum(expected.values()) + attention
 
 
 def test_siglip_is_a_checkpoint_as_well(tmp_path: Path) -> None:

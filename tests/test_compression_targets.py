@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import compressions
+import library
 import numpy as np
 import pytest
 import torch
-from compressions import LOWERED
+from library import LOWERED, QUICK
 from numpy.typing import NDArray
 from torch import nn
 
@@ -36,7 +36,12 @@ from edgevlm.targets.inspection import OpCount
 TARGETS = ("coreml", "executorch", "tflite")
 RECIPES = ("int8", "int8-static", "int8-weights", "int4-weights")
 REFUSED = [("executorch", "int8-weights")]
-BOTH = [(target, recipe) for recipe in RECIPES for target in TARGETS if (target, recipe) not in REFUSED]
+BOTH = [
+    pytest.param(target, recipe, marks=() if (target, recipe) in QUICK else pytest.mark.slow)
+    for recipe in RECIPES
+    for target in TARGETS
+    if (target, recipe) not in REFUSED
+]
 SCALES = {"coreml": {8: "float16", 4: "float16"}, "tflite": {8: "float32", 4: "float16"}}
 SCALES["executorch"] = {8: "float32", 4: "bfloat16"}
 XNNPACK = ("executorch", "tflite")
@@ -47,16 +52,16 @@ def found(bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
 
 
 def proofs(target: str, recipe: str) -> dict[str, WeightProof]:
-    stored = found(compressions.bundle(target, recipe))
-    decided = compressions.compressed(recipe, LOWERED).decided
+    stored = found(library.layer_bundle(target, recipe))
+    decided = library.compressed(recipe, LOWERED).decided
     return {name: prove(name, decided[name], stored[name]) for name in LOWERED}
 
 
 @pytest.mark.parametrize(("target", "recipe"), BOTH)
 def test_every_decided_weight_is_in_the_file_and_no_other(target: str, recipe: str) -> None:
-    stored = found(compressions.bundle(target, recipe))
+    stored = found(library.layer_bundle(target, recipe))
     for name, proof in proofs(target, recipe).items():
-        decided = compressions.compressed(recipe, LOWERED).decided[name]
+        decided = library.compressed(recipe, LOWERED).decided[name]
         assert proof.lost == ()
         assert proof.identical == proof.decided == len(decided) == len(stored[name])
         assert Counter(weight.bits for weight in stored[name]) == Counter(weight.bits for weight in decided)
@@ -67,8 +72,8 @@ def test_every_decided_weight_is_in_the_file_and_no_other(target: str, recipe: s
 def test_layers_of_each_kind_are_among_them(recipe: str) -> None:
     kinds = set()
     for name in LOWERED:
-        graph = unlifted(compressions.programs()[name].module, compressions.programs()[name].example)
-        decided = {weight.layer for weight in compressions.compressed(recipe, LOWERED).decided[name]}
+        graph = unlifted(library.layers()[name].module, library.layers()[name].example)
+        decided = {weight.layer for weight in library.compressed(recipe, LOWERED).decided[name]}
         kinds |= {layer.kind for layer in find_layers(graph) if layer.name in decided}
     dynamic = BUILTIN[recipe].activations.ranges == "dynamic"
     assert kinds == {"linear", "conv2d", "embedding"} | (set() if dynamic else {"depthwise"})
@@ -111,9 +116,9 @@ def as_it_comes(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
 
 
 def expected(target: str, recipe: str, component: str, inputs: tuple[torch.Tensor, ...]) -> NDArray[np.float32]:
-    program = compressions.compressed(recipe, LOWERED).programs[component]
+    program = library.compressed(recipe, LOWERED).programs[component]
     if target not in XNNPACK or BUILTIN[recipe].activations.ranges != "dynamic":
-        return compressions.embed(program, inputs)
+        return library.embed(program, inputs)
     graph = Xnnpack(program.module)  # type: ignore[arg-type]
     with torch.no_grad():
         return np.concatenate([graph.run(each).numpy() for each in inputs])
@@ -122,8 +127,8 @@ def expected(target: str, recipe: str, component: str, inputs: tuple[torch.Tenso
 @pytest.mark.parametrize("component", LOWERED)
 @pytest.mark.parametrize(("target", "recipe"), BOTH)
 def test_the_file_answers_as_the_quantised_graph_does(target: str, recipe: str, component: str) -> None:
-    inputs = compressions.samples(component)[:6]
-    got = compressions.answers(target, recipe, component, inputs)
+    inputs = library.layer_samples(component)[:6]
+    got = library.layer_answers(target, recipe, component, inputs)
     error = np.abs(got - expected(target, recipe, component, inputs)).max()
     static = BUILTIN[recipe].activations.ranges == "static"
     if target == "coreml":
@@ -140,12 +145,12 @@ def heavy(rows: tuple[OpCount, ...]) -> list[OpCount]:
     return [row for row in rows if row.kind.lower().replace("_", "") in kinds]
 
 
-@pytest.mark.parametrize(("target", "recipe"), [each for each in BOTH if each[0] in XNNPACK])
+@pytest.mark.parametrize(("target", "recipe"), [each for each in BOTH if each.values[0] in XNNPACK])
 def test_xnnpack_takes_every_product_and_those_decided_in_integers(target: str, recipe: str) -> None:
-    bundle = compressions.bundle(target, recipe)
+    bundle = library.layer_bundle(target, recipe)
     for component, rows in registry.runtime(target).inspect(bundle).items():
         assert {row.runs_on for row in heavy(rows)} == {"xnnpack"}
-        decided = compressions.compressed(recipe, LOWERED).decided[component]
+        decided = library.compressed(recipe, LOWERED).decided[component]
         in_integers: Counter[str] = Counter()
         for row in heavy(rows):
             if row.weights:
@@ -160,11 +165,18 @@ def test_xnnpack_takes_every_product_and_those_decided_in_integers(target: str, 
             assert in_integers == expected
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "int8",
+        "int4-weights",
+        *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in ("int8-static", "int8-weights")),
+    ],
+)
 def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
-    rows = registry.runtime("coreml").inspect(compressions.bundle("coreml", recipe))
+    rows = registry.runtime("coreml").inspect(library.layer_bundle("coreml", recipe))
     for component in LOWERED:
-        decided = compressions.compressed(recipe, LOWERED).decided[component]
+        decided = library.compressed(recipe, LOWERED).decided[component]
         counted: Counter[str] = Counter()
         for row in heavy(rows[component]):
             if row.weights:
@@ -177,15 +189,15 @@ def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
     ("target", "recipe", "least"),
     [
         ("coreml", "int8", {"iOS": "16", "macOS": "13"}),
-        ("coreml", "int8-static", {"iOS": "17", "macOS": "14"}),
+        pytest.param("coreml", "int8-static", {"iOS": "17", "macOS": "14"}, marks=pytest.mark.slow),
         ("coreml", "int4-weights", {"iOS": "18", "macOS": "15"}),
         ("tflite", "int8", {"litert": "1.0", "tflite": "2.18.0"}),
         ("tflite", "int4-weights", {"litert": "1.0", "tflite": "2.18.0"}),
-        ("executorch", "int8", {"executorch": "1.5"}),
+        pytest.param("executorch", "int8", {"executorch": "1.5"}, marks=pytest.mark.slow),
     ],
 )
 def test_bundles_name_the_runtime_that_their_integers_need(target: str, recipe: str, least: dict[str, str]) -> None:
-    assert compressions.bundle(target, recipe).manifest.requires == least
+    assert library.layer_bundle(target, recipe).manifest.requires == least
 
 
 # Damage
@@ -198,10 +210,10 @@ def integers_in_the_file(weight: StoredWeight, target: str) -> bytes:
 
 
 @pytest.mark.parametrize(("component", "layer"), [("clip_text", "blocks.0.mlp.fc1"), ("hybrid", "convolutions.0")])
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["coreml", "tflite", pytest.param("executorch", marks=pytest.mark.slow)])
 def test_a_changed_bit_of_an_integer_is_found(target: str, component: str, layer: str, tmp_path: Path) -> None:
-    decided = compressions.compressed("int8", LOWERED).decided
-    bundle = compressions.bundle(target, "int8")
+    decided = library.compressed("int8", LOWERED).decided
+    bundle = library.layer_bundle(target, "int8")
     (weight,) = (each for each in decided[component] if each.layer == layer)
     content = integers_in_the_file(weight, target)
     (file,) = (path for path in bundle.path.rglob("*") if path.is_file() and path.read_bytes().count(content) == 1)
@@ -235,12 +247,12 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize("target", LOSSES)
+@pytest.mark.parametrize("target", ["coreml", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_a_converter_that_loses_a_weight_fails(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, fault, layer = LOSSES[target]
     monkeypatch.setattr(place, fault)
     request = pipeline.Request(
-        compressions.checkpoint("clip"), (target,), BUILTIN["int8"], tmp_path, image_only=True, use_cache=False
+        library.checkpoint("clip"), (target,), BUILTIN["int8"], tmp_path, image_only=True, use_cache=False
     )
     (outcome,) = pipeline.convert(request)
     assert isinstance(outcome.error, CheckFailed)
@@ -270,14 +282,14 @@ def grouped(size: int) -> Recipe:
     ids=lambda value: value.name if isinstance(value, Recipe) else None,
 )
 def test_what_a_target_cannot_hold_names_the_nearest_recipe(target: str, recipe: Recipe, instead: str) -> None:
-    (refused,) = registry.converter(target).unsupported(compressions.programs(), recipe)
+    (refused,) = registry.converter(target).unsupported(library.layers(), recipe)
     assert refused.instead == instead
 
 
 @pytest.mark.parametrize("recipe", [name for name in BUILTIN if name not in ("palette-4", "palette-6")])
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_other_built_in_recipe_is_taken(target: str, recipe: str) -> None:
-    refused = registry.converter(target).unsupported(compressions.programs(), BUILTIN[recipe])
+    refused = registry.converter(target).unsupported(library.layers(), BUILTIN[recipe])
     assert bool(refused) == ((target, recipe) in REFUSED)
 
 
@@ -286,9 +298,9 @@ def test_every_other_built_in_recipe_is_taken(target: str, recipe: str) -> None:
 
 def made(recipe: Recipe, folder: Path, target: str = "coreml") -> tuple[Program, Bundle]:
     """A SigLIP's image tower by a recipe of a test's own."""
-    chosen = {"siglip_image": compressions.programs()["siglip_image"]}
+    chosen = {"siglip_image": library.layers()["siglip_image"]}
     programs = compress(chosen, recipe, {}, silent).programs
-    return programs["siglip_image"], compressions.lower(target, recipe, programs, folder / "bundle")
+    return programs["siglip_image"], library.lower(target, recipe, programs, folder / "bundle")
 
 
 def session_answers(bundle: Bundle, inputs: tuple[torch.Tensor, ...]) -> NDArray[np.float32]:
@@ -312,7 +324,7 @@ LARGE = {  # those of 2,048 values and more, but the kept
     ("recipe", "kind", "bits"),
     [
         ("palette-4", "constexpr_lut_to_dense", 4),
-        ("palette-6", "constexpr_lut_to_dense", 6),
+        pytest.param("palette-6", "constexpr_lut_to_dense", 6, marks=pytest.mark.slow),
         ("prune-50", "constexpr_sparse_to_dense", None),
     ],
 )
@@ -333,8 +345,8 @@ def test_core_ml_stores_palettes_and_sparse_weights(recipe: str, kind: str, bits
                 operation.arguments["nonzero_data"][0], operation.arguments["nonzero_data"][0]
             ).read()
             assert (np.asarray(values) != 0).all()
-    inputs = compressions.samples("siglip_image")[:4]
-    cosines = (session_answers(bundle, inputs) * compressions.embed(program, inputs)).sum(1)
+    inputs = library.layer_samples("siglip_image")[:4]
+    cosines = (session_answers(bundle, inputs) * library.embed(program, inputs)).sum(1)
     assert cosines.min() > {"palette-4": 0.95, "palette-6": 0.995, "prune-50": 0.999}[recipe]
 
 
@@ -356,11 +368,12 @@ def test_zeros_that_a_norm_and_a_product_share_are_left_alone(recipe: str, tmp_p
     spec = ComponentSpec("encode_image", (features,), (replace(features, name="embedding"),))
     chosen = {"encode_image": Program(spec, module.eval(), (torch.randn(1, 128),))}
     programs = compress(chosen, BUILTIN[recipe], {}, silent).programs
-    bundle = compressions.lower("coreml", BUILTIN[recipe], programs, tmp_path / "bundle")
+    bundle = library.lower("coreml", BUILTIN[recipe], programs, tmp_path / "bundle")
     (rows,) = registry.runtime("coreml").inspect(bundle).values()
     assert [row.weights for row in heavy(rows)] == [{"palette-4": "palette-4", "prune-50": "sparse"}[recipe]]
 
 
+@pytest.mark.slow
 def test_zeros_shrink_a_core_ml_package_and_no_tflite_file(tmp_path: Path) -> None:
     sizes = {
         (target, recipe): made(BUILTIN[recipe], tmp_path / target / recipe, target)[1].size_bytes
@@ -380,7 +393,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Request:
     out = tmp_path_factory.mktemp("static")
     data = CalibrationSource("objects:train:200:4")
     return pipeline.Request(
-        compressions.checkpoint("clip"), ("tflite",), static, out / "a", use_cache=False, calibration=data
+        library.checkpoint("clip"), ("tflite",), static, out / "a", use_cache=False, calibration=data
     )
 
 
@@ -392,6 +405,7 @@ def converted(request_: pipeline.Request) -> Bundle:
     return outcome.bundle
 
 
+@pytest.mark.slow
 def test_a_bundle_says_what_it_was_calibrated_on_and_proves_its_weights(converted: Bundle) -> None:
     manifest = Bundle.open(converted.path).manifest
     assert manifest.calibration is not None
@@ -410,12 +424,14 @@ def test_a_bundle_says_what_it_was_calibrated_on_and_proves_its_weights(converte
     assert all(0.5 < check.value < 1 and check.limit is None for check in centred)
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(request_: pipeline.Request, converted: Bundle) -> None:
     (again,) = pipeline.convert(replace(request_, out=request_.out.parent / "b"))
     assert again.bundle is not None
     assert again.bundle.manifest == converted.manifest
 
 
+@pytest.mark.slow
 def test_the_embedding_space_changes_with_the_recipe_and_the_calibration(
     request_: pipeline.Request, converted: Bundle
 ) -> None:

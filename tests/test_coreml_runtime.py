@@ -14,10 +14,10 @@ import pytest
 from coremltools.converters.mil import Builder as mb
 from mlprograms import write_program
 
-from edgevlm.bundle.bundle import Bundle, seal
-from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
-from edgevlm.bundle.recipe import BUILTIN
-from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
+from edgevlm.benchmarks.bundles import bundle_for_tests
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import BundledComponent
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
 from edgevlm.runtimes import coreml
 from edgevlm.runtimes.coreml import CoreMLRuntime
@@ -48,25 +48,7 @@ def write_bundle(folder: Path, components: Mapping[str, tuple[ComponentSpec, Any
         given = {each.name: np.zeros(each.shape, each.dtype) for each in spec.inputs}
         write_program(folder / f"{name}.mlpackage", given, body, names=("embedding",))
         bundled[name] = BundledComponent(spec, f"{name}.mlpackage")
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        name="small",
-        target="coreml",
-        components=bundled,
-        image=ImagePreprocessing(2, 2, "exact", 2, 2, "bicubic", False, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-        text=None,
-        labels=None,
-        embedding_dim=5,
-        logit_scale=1.0,
-        embedding_space_id="none",
-        recipe=BUILTIN["fp32"],
-        source=Source("small", "clip", "sha256:0", "unknown"),
-        requires={},
-        estimated_peak_memory_bytes=0,
-        parity=None,
-        tool_versions={},
-    )
-    return seal(folder, manifest)
+    return bundle_for_tests(folder, bundled)
 
 
 @pytest.fixture(scope="module")

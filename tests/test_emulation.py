@@ -9,12 +9,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import arm_instructions as arm
-import compressions
+import library
 import numpy as np
 import pytest
 from fetching import skipped_offline
 
-import edgevlm
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.conversion import pipeline
@@ -45,9 +44,9 @@ def ready(kept: Path) -> Setup:
 
 
 @pytest.fixture(scope="module", params=["tflite", "executorch"])
-def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def student(request: pytest.FixtureRequest) -> Bundle:
     """The built-in student in int8."""
-    return edgevlm.convert(target=request.param, recipe="int8", out=tmp_path_factory.mktemp("student"))
+    return library.student(request.param, "int8")
 
 
 # The plugin
@@ -147,7 +146,7 @@ def test_sources_without_arm64_packages_are_said_to_be(tmp_path: Path, monkeypat
     with pytest.raises(DeviceError, match=r"cannot (read|find|fetch)") as raised:
         root.prepare()
     assert "sources that have arm64 packages" in (raised.value.hint or "")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "cache" / "devices").iterdir()) == []
 
 
 def test_an_interrupted_part_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +188,7 @@ def assert_same_answer(found: Emulation, bundle: Bundle, component: str, inputs:
         assert cosine(found.outputs[name], answer) > 0.9999
 
 
+@pytest.mark.slow
 @emulates
 def test_a_bundle_runs_the_kernels_that_each_core_has(ready: Setup, student: Bundle) -> None:
     inputs = sample_inputs(student, "encode_image")
@@ -214,6 +214,7 @@ def test_a_bundle_runs_the_kernels_that_each_core_has(ready: Setup, student: Bun
     assert "stands in for Kryo" in warning
 
 
+@pytest.mark.slow
 @emulates
 def test_counting_again_gives_the_same(ready: Setup, student: Bundle) -> None:
     (first, load), (second, again) = (counting.count(student, "encode_image", PI_5, runs=2) for _ in range(2))
@@ -224,10 +225,11 @@ def test_counting_again_gives_the_same(ready: Setup, student: Bundle) -> None:
         assert getattr(first, each) == getattr(second, each)
 
 
+@pytest.mark.slow
 @emulates
 @pytest.mark.parametrize("recipe", ["int8", "int4-weights"])
 def test_texts_are_embedded_by_the_kernels_that_a_core_has(recipe: str, ready: Setup, tmp_path: Path) -> None:
-    request = pipeline.Request(compressions.checkpoint("clip"), ("executorch",), BUILTIN[recipe], tmp_path)
+    request = pipeline.Request(library.checkpoint("clip"), ("executorch",), BUILTIN[recipe], tmp_path)
     (outcome,) = pipeline.convert(request)
     assert outcome.bundle is not None
     inputs = sample_inputs(outcome.bundle, "encode_text")
@@ -236,11 +238,10 @@ def test_texts_are_embedded_by_the_kernels_that_a_core_has(recipe: str, ready: S
     assert found.runs[0].dot_products > 0
 
 
+@pytest.mark.slow
 @emulates
 def test_float16_bundles_also_run_on_a_core_without_float16_arithmetic(ready: Setup, tmp_path: Path) -> None:
-    request = pipeline.Request(
-        compressions.checkpoint("clip"), ("executorch",), BUILTIN["fp16"], tmp_path, image_only=True
-    )
+    request = pipeline.Request(library.checkpoint("clip"), ("executorch",), BUILTIN["fp16"], tmp_path, image_only=True)
     (outcome,) = pipeline.convert(request)
     assert outcome.bundle is not None
     inputs = sample_inputs(outcome.bundle, "encode_image")
@@ -251,6 +252,7 @@ def test_float16_bundles_also_run_on_a_core_without_float16_arithmetic(ready: Se
     assert steady(without.runs).bytes_loaded > 1.4 * steady(having.runs).bytes_loaded  # of float32
 
 
+@pytest.mark.slow
 @emulates
 def test_a_stand_ins_dot_products_are_not_used_where_the_core_has_none(ready: Setup, student: Bundle) -> None:
     pixel = builtin()["pixel-3a"].cpu[0]
@@ -260,6 +262,7 @@ def test_a_stand_ins_dot_products_are_not_used_where_the_core_has_none(ready: Se
     assert dispatch_warnings(student, found, pixel) == ()
 
 
+@pytest.mark.slow
 @emulates
 def test_a_component_that_fails_there_says_why(ready: Setup, student: Bundle, tmp_path: Path) -> None:
     (artefact,) = {each.file for each in student.components.values()}
@@ -281,6 +284,7 @@ def test_runs_that_differ_are_refused() -> None:
         steady([even, replace(even, instructions=1100)])
 
 
+@pytest.mark.slow
 @emulates
 def test_the_core_is_the_devices_own(ready: Setup) -> None:
     for name, part in (("raspberry-pi-4", "0xd08"), ("jetson-orin-nano", "0xd42"), ("galaxy-s23", "0xd4e")):
@@ -295,6 +299,7 @@ def test_the_core_is_the_devices_own(ready: Setup) -> None:
             assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "ran\n"
 
 
+@pytest.mark.slow
 @emulates
 def test_each_part_is_made_once_and_has_a_size(ready: Setup) -> None:
     again = prepare(["tflite", "executorch"], progress=lambda stage, share: pytest.fail(stage))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import library
 import numpy as np
 import pytest
 import torch
@@ -31,6 +32,7 @@ from edgevlm.evaluation import diagnostics, few_shot, retrieval, zero_shot
 from edgevlm.evaluation.answers import ask_pictures, ask_texts, spread
 from edgevlm.evaluation.encoders import open_encoder
 from edgevlm.evaluation.evaluation import evaluate
+from edgevlm.inference.embeddings import average
 from edgevlm.models.students import folder as student_folder
 from edgevlm.models.students.config import VitConfig, square_pictures
 from edgevlm.models.students.parts import FixedLabels, StudentParts
@@ -107,7 +109,7 @@ def test_top5_counts_labels_among_the_five_best() -> None:
 
 
 def test_prompts_are_averaged_to_unit_length() -> None:
-    found = zero_shot.average(np.float32([[1, 0], [0, 1], [0, 1]]), [2, 1])
+    found = average(np.float32([[1, 0], [0, 1], [0, 1]]), [2, 1])
     assert found == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], [0, 1]]))
 
 
@@ -288,8 +290,8 @@ def test_a_limit_is_spread_over_the_data() -> None:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return edgevlm.convert(target="coreml", out=tmp_path_factory.mktemp("dist")).path
+def bundle() -> Path:
+    return library.student("coreml", "fp16").path
 
 
 def test_a_bundle_answers_as_its_model_does(bundle: Path) -> None:
@@ -452,6 +454,7 @@ def labels_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_baked_labels_are_scored_where_they_are_the_datas(labels_only: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "cat" / "broken.jpg").unlink()
     bundle = edgevlm.convert(labels_only, target="coreml", recipe="fp32", out=tmp_path).path

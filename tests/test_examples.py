@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import library
 import pytest
 
 import edgevlm
@@ -15,19 +19,26 @@ EXAMPLES = ROOT / "examples"
 LABELS = "two green triangles, a red circle to the left of a blue square, a yellow star in the top right"
 
 
-@pytest.fixture(scope="module", params=["coreml", "executorch", "tflite"])
-def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return edgevlm.convert(target=request.param, recipe="fp32", out=tmp_path_factory.mktemp("dist")).path
+BUNDLES = [("coreml", "fp16"), ("tflite", "int8"), pytest.param(("executorch", "int8"), marks=pytest.mark.slow)]
 
 
-def _run(script: str, *arguments: str | Path, cwd: Path) -> str:
-    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
+@pytest.fixture(params=BUNDLES, ids=lambda bundle: bundle[0])
+def bundle(request: pytest.FixtureRequest) -> Path:
+    return library.student(*request.param).path
+
+
+def _run(script: str, *arguments: str | Path) -> str:
+    """What a script prints, run in this process."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    return said.getvalue()
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    _run("draw_pictures.py", tmp_path / "pictures", cwd=tmp_path)
+    _run("draw_pictures.py", tmp_path / "pictures")
     return tmp_path / "pictures"
 
 
@@ -37,7 +48,7 @@ def test_the_shipped_pictures_are_what_the_script_draws(pictures: Path) -> None:
 
 
 def test_classify_pictures(bundle: Path, pictures: Path) -> None:
-    lines = _run("classify_pictures.py", bundle, *sorted(pictures.iterdir()), "--labels", LABELS, cwd=pictures)
+    lines = _run("classify_pictures.py", bundle, *sorted(pictures.iterdir()), "--labels", LABELS)
     answers = [line.split(": ")[1].rsplit(" (", 1)[0] for line in lines.splitlines()]
     assert answers == [
         "a red circle to the left of a blue square",
@@ -47,15 +58,18 @@ def test_classify_pictures(bundle: Path, pictures: Path) -> None:
 
 
 def test_search_pictures_embeds_once(bundle: Path, pictures: Path) -> None:
-    first = _run("search_pictures.py", bundle, pictures, "two green triangles", cwd=pictures).splitlines()
+    first = _run("search_pictures.py", bundle, pictures, "two green triangles").splitlines()
     assert first[0] == "embedded 3 pictures"
     assert first[1].endswith("two-triangles.png")
-    second = _run("search_pictures.py", bundle, pictures, "a yellow star", cwd=pictures).splitlines()
+    second = _run("search_pictures.py", bundle, pictures, "a yellow star").splitlines()
     assert second[0].endswith("yellow-star.png")
     assert len(second) == 3
 
 
+@pytest.mark.slow
 def test_a_custom_target_goes_through_the_whole_pipeline(tmp_path: Path) -> None:
-    assert _run("custom_target.py", cwd=tmp_path) == "pt2: passed\n"
+    command = [sys.executable, str(EXAMPLES / "custom_target.py")]
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout == "pt2: passed\n"
     bundle = edgevlm.Bundle.open(tmp_path / "dist" / "edgevlm-student-pt2-fp32.edgevlm")
     assert bundle.manifest.target == "pt2"

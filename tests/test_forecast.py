@@ -8,9 +8,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import compressions
+import library
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from torch.utils.flop_counter import FlopCounterMode
 
 from edgevlm.benchmarks.forecast import measure_memory
 from edgevlm.bundle.manifest import Labels
@@ -34,7 +36,7 @@ REFUSED = {
 }
 # ExecuTorch's versions depend on whether there is float16 arithmetic alone; the benchmark lowers all the others too.
 TAKEN = [
-    (target, recipe)
+    pytest.param(target, recipe, marks=() if (target, recipe) in library.QUICK else pytest.mark.slow)
     for target in TARGETS
     for recipe in (("fp32", "fp16", "int8") if target == "executorch" else BUILTIN)
     if (target, recipe) not in REFUSED
@@ -47,9 +49,9 @@ def dry_run(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def foreseen() -> dict[tuple[str, str], forecast.Forecast]:
-    """Of a small CLIP's text tower, which has products, an embedding and attention."""
-    text = {"clip_text": compressions.programs()["clip_text"]}
-    return {(each.target, each.recipe): each for each in forecast.forecast(text, TARGETS, tuple(BUILTIN.values()))}
+    """Of small components of every kind of layer: those of the library's bundles."""
+    lowered = {name: library.layers()[name] for name in library.LOWERED}
+    return {(each.target, each.recipe): each for each in forecast.forecast(lowered, TARGETS, tuple(BUILTIN.values()))}
 
 
 @pytest.fixture(scope="module")
@@ -69,34 +71,32 @@ def test_what_is_refused_is_refused_for_the_converters_own_reason(
 
 @pytest.mark.parametrize(("target", "recipe"), TAKEN)
 def test_the_least_system_is_the_one_that_the_artefact_needs(
-    target: str, recipe: str, foreseen: dict[tuple[str, str], forecast.Forecast], tmp_path: Path
+    target: str, recipe: str, foreseen: dict[tuple[str, str], forecast.Forecast]
 ) -> None:
     expected = foreseen[target, recipe].footprint
     assert expected is not None
-    lowered = compressions.compressed(recipe, ("clip_text",)).programs
-    made = compressions.lower(target, BUILTIN[recipe], lowered, tmp_path / "bundle")
+    made = library.layer_bundle(target, recipe)
     assert dict(expected.requires) == dict(made.manifest.requires)
     assert abs(expected.size_bytes - made.artefact_bytes) < 100_000
 
 
+@pytest.mark.parametrize("target", ["tflite", pytest.param("coreml", marks=pytest.mark.slow)])
 def test_real_conversions_are_what_was_foreseen(
-    students: dict[tuple[str, str], forecast.Forecast], tmp_path: Path
+    target: str, students: dict[tuple[str, str], forecast.Forecast]
 ) -> None:
-    request = pipeline.Request(builtin.STUDENT, ("coreml", "tflite"), BUILTIN["int8"], tmp_path)
-    for outcome in pipeline.convert(request):
-        expected = students[outcome.target, "int8"].footprint
-        assert outcome.bundle is not None
-        assert expected is not None
-        assert expected.size_bytes == pytest.approx(outcome.bundle.artefact_bytes, rel=0.01)
-        assert dict(expected.requires) == dict(outcome.bundle.manifest.requires)
-        assert outcome.bundle.manifest.estimated_peak_memory_bytes == expected.peak_memory_bytes
-        if outcome.target == "tflite" and sys.platform == "linux":
-            assert expected.peak_memory_bytes == pytest.approx(measure_memory(outcome.bundle), rel=0.3)
+    bundle, expected = library.student(target, "int8"), students[target, "int8"].footprint
+    assert expected is not None
+    assert expected.size_bytes == pytest.approx(bundle.artefact_bytes, rel=0.01)
+    assert dict(expected.requires) == dict(bundle.manifest.requires)
+    assert bundle.manifest.estimated_peak_memory_bytes == expected.peak_memory_bytes
+    assert bundle.manifest.multiply_adds == {"encode_image": 21_809_152, "encode_text": 55_784_448}
+    if target == "tflite" and sys.platform == "linux":
+        assert expected.peak_memory_bytes == pytest.approx(measure_memory(bundle), rel=0.3)
 
 
-@pytest.mark.parametrize("component", compressions.STUDENTS | {"clip_text": 0, "clip_image": 0, "siglip_image": 0})
+@pytest.mark.parametrize("component", library.STUDENTS | {"clip_text": 0, "clip_image": 0, "siglip_image": 0})
 def test_an_outline_has_the_layers_of_the_captured_graph(component: str) -> None:
-    program = compressions.programs()[component]
+    program = library.layers()[component]
     seen = outline(program)
     layers = find_layers(unlifted(program.module, program.example))
     assert {(each.layer, each.kind, each.shape) for each in seen.constants if each.kind != "other"} == {
@@ -104,6 +104,33 @@ def test_an_outline_has_the_layers_of_the_captured_graph(component: str) -> None
     }
     tensors = dict(program.module.named_parameters()) | dict(program.module.named_buffers())
     assert sum(each.count for each in seen.constants) == sum(tensor.numel() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("component", "calls", "activation_bytes", "weight_bytes", "multiply_adds"),
+    [
+        ("clip_text", 62, 11_232, 129_184, 24_192),
+        ("siglip_image", 67, 52_224, 182_616, 553_728),
+        ("hybrid", 65, 57_344, 83_872, 383_328),
+        ("grid", 62, 49_152, 88_544, 601_088),
+        ("encode_image", 87, 665_344, 1_556_496, 21_809_152),
+        ("encode_text", 111, 709_824, 5_423_616, 55_784_448),
+    ],
+)
+def test_one_look_tells_what_a_component_takes(
+    component: str, calls: int, activation_bytes: int, weight_bytes: int, multiply_adds: int
+) -> None:
+    # As three passes over it had them, one for each kind of figure; the last two are the built-in student's.
+    of_student = component.startswith("encode_")
+    program = (forecast.read_programs(builtin.STUDENT) if of_student else library.layers())[component]
+    seen = outline(program)
+    assert (seen.calls, seen.activation_bytes, seen.weight_bytes, seen.multiply_adds) == (
+        *(calls, activation_bytes, weight_bytes),
+        multiply_adds,
+    )
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        program.module(*program.example)
+    assert 2 * seen.multiply_adds == counter.get_total_flops()
 
 
 def test_a_tower_that_two_components_share_is_stored_once_where_they_share_a_file() -> None:
@@ -132,9 +159,11 @@ def test_image_only_with_labels_is_the_classifier_alone() -> None:
         forecast.read_programs(builtin.STUDENT, labels=Labels(("so many words " * 50,), ("{}",)))
 
 
-@pytest.mark.parametrize("change", ["float_layers", "int4_share", "group_size"])
+@pytest.mark.parametrize(
+    "change", ["group_size", *(pytest.param(each, marks=pytest.mark.slow) for each in ("float_layers", "int4_share"))]
+)
 def test_a_recipe_of_ones_own_counts(change: str, tmp_path: Path) -> None:
-    lowered = {"clip_text": compressions.programs()["clip_text"]}
+    lowered = {"clip_text": library.layers()["clip_text"]}
     all_int4 = BUILTIN["int4-weights"]
     weights = {
         "float_layers": replace(all_int4.weights, float_layers=("clip_text/blocks.*",)),
@@ -143,7 +172,7 @@ def test_a_recipe_of_ones_own_counts(change: str, tmp_path: Path) -> None:
     }[change]
     changed = replace(all_int4, name="mine", weights=weights)
     sizes = [each.footprint.size_bytes for each in _both(lowered, all_int4, changed) if each.footprint]
-    made = compressions.lower(
+    made = library.lower(
         "coreml",
         changed,
         compress(lowered, changed, {}, silent).programs,
@@ -158,7 +187,7 @@ def _both(lowered: Programs, *recipes: Recipe) -> tuple[forecast.Forecast, ...]:
 
 
 def test_a_pattern_that_names_nothing_is_refused() -> None:
-    lowered = {"clip_text": compressions.programs()["clip_text"]}
+    lowered = {"clip_text": library.layers()["clip_text"]}
     wrong = replace(BUILTIN["int8"], weights=replace(BUILTIN["int8"].weights, float_layers=("clip_text/stem*",)))
     with pytest.raises(RecipeError, match=r"stem\*.*names no layer"):
         forecast.forecast(lowered, ("coreml",), (wrong,))
@@ -172,13 +201,13 @@ def test_a_target_that_does_not_say_is_listed_as_unknown(monkeypatch: pytest.Mon
             return ()
 
     monkeypatch.setattr(registry, "converter", lambda target: Silent())
-    (found,) = forecast.forecast({"hybrid": compressions.programs()["hybrid"]}, ("silent",), (BUILTIN["fp32"],))
+    (found,) = forecast.forecast({"hybrid": library.layers()["hybrid"]}, ("silent",), (BUILTIN["fp32"],))
     assert found.footprint is None
     assert found.refused == ()
 
 
 def test_a_target_that_is_not_installed_is_listed_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    lowered, find = {"hybrid": compressions.programs()["hybrid"]}, importlib.util.find_spec
+    lowered, find = {"hybrid": library.layers()["hybrid"]}, importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "executorch" else find(name))
     (found,) = forecast.forecast(lowered, ("executorch",), (BUILTIN["fp32"],))
     assert "executorch" in found.refused[0].what

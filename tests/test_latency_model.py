@@ -359,7 +359,7 @@ def test_an_unknown_network_is_refused() -> None:
             split(named)
 
 
-@pytest.mark.large
+@pytest.mark.slow
 @pytest.mark.usefixtures("kept")
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="not installed: qemu-aarch64")
 def test_counting_again_gives_what_is_kept(tmp_path: Path) -> None:

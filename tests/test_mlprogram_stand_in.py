@@ -119,6 +119,7 @@ def test_upstream_still_forgets_all_samples_but_the_last() -> None:
     assert ranges["a"] == {"rmin": -1.0, "rmax": 1.0}, "mended upstream: take `_ranges` out of stand_in"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "count"),
     [

@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 from edgevlm.errors import CheckpointError
-from edgevlm.models import layers
-from edgevlm.models.checkpoints import hub, loading
+from edgevlm.models import catalogue, layers
+from edgevlm.models.checkpoints import hub
 from edgevlm.models.model import Model
 
 torch.set_num_threads(1)
@@ -97,7 +97,7 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def test_programs_and_reference_equal_transformers(folder: Path) -> None:
-    model = loading.load(folder)
+    model = catalogue.load(folder)
     original = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     pixels, image = make_pixels(model), model.image
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (image.mean, image.std))
@@ -112,14 +112,14 @@ def test_programs_and_reference_equal_transformers(folder: Path) -> None:
         got = program.module(given)
         assert got.shape == expected.shape == program.spec.outputs[0].shape, name
         torch.testing.assert_close(got, expected, rtol=0, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}")
-        torch.testing.assert_close(model.reference[component](given), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(model.original.forward(component, given), expected, rtol=0, atol=1e-6)
 
 
 def test_a_model_says_what_it_is(pristine: Mapping[str, Path]) -> None:
-    model = loading.load(str(pristine["clip"]))
+    model = catalogue.load(str(pristine["clip"]))
     assert (model.source.name, model.source.family, model.source.licence) == ("clip", "clip", "mit")
     assert model.source.revision.startswith("sha256:")
-    assert model.source == loading.load(pristine["clip"]).source
+    assert model.source == catalogue.load(pristine["clip"]).source
     assert (model.embedding_dim, round(model.logit_scale, 3)) == (24, 100.0)
     assert model.text.context_length == 77
     assert (model.image.height, model.image.width) == (32, 32)
@@ -133,7 +133,7 @@ def test_a_model_says_what_it_is(pristine: Mapping[str, Path]) -> None:
 
 def test_other_weights_are_another_revision(tmp_path: Path, pristine: Mapping[str, Path]) -> None:
     other = write_clip_checkpoint(tmp_path / "clip", seed=1)
-    assert loading.load(other).source.revision != loading.load(pristine["clip"]).source.revision
+    assert catalogue.load(other).source.revision != catalogue.load(pristine["clip"]).source.revision
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_licence_comes_from_the_model_card(
     (folder / "README.md").unlink()
     if readme is not None:
         (folder / "README.md").write_bytes(readme.encode())
-    assert loading.load(folder).source.licence == licence
+    assert catalogue.load(folder).source.licence == licence
 
 
 @pytest.mark.parametrize("name", ["clip", "clip-legacy-pooling", "siglip"])
@@ -162,7 +162,7 @@ def test_licence_comes_from_the_model_card(
 def test_programs_export_without_what_backends_carry_badly(
     name: str, component: str, pristine: Mapping[str, Path]
 ) -> None:
-    model = loading.load(pristine[name])
+    model = catalogue.load(pristine[name])
     program = model.programs[component]
     exported = torch.export.export(program.module, program.example, strict=False)
     ops = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
@@ -173,17 +173,17 @@ def test_programs_export_without_what_backends_carry_badly(
     # 65,504 is float16's largest number.
     assert not [key for key, value in constants.items() if not (value.abs().max() < 65504)]
     given = make_pixels(model) if component == "encode_image" else make_ids(model)["padded"]
-    torch.testing.assert_close(exported.module()(given), model.reference[component](given), rtol=0, atol=2e-6)
+    torch.testing.assert_close(exported.module()(given), model.original.forward(component, given), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 @pytest.mark.parametrize("component", ["encode_image", "encode_text"])
 def test_programs_survive_float16(name: str, component: str, pristine: Mapping[str, Path]) -> None:
-    model = loading.load(pristine[name])
+    model = catalogue.load(pristine[name])
     given = make_pixels(model) if component == "encode_image" else make_ids(model)["padded"]
     half = copy.deepcopy(model.programs[component].module).half()
     got = half(given.half() if component == "encode_image" else given).float()
-    cosine = torch.nn.functional.cosine_similarity(got, model.reference[component](given)).item()
+    cosine = torch.nn.functional.cosine_similarity(got, model.original.forward(component, given)).item()
     assert cosine > 0.999
 
 
@@ -192,13 +192,13 @@ def test_programs_survive_float16(name: str, component: str, pristine: Mapping[s
 def test_random_weights_show_a_softmax_over_the_wrong_axis(
     name: str, component: str, pristine: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = loading.load(pristine[name])
+    model = catalogue.load(pristine[name])
     given = make_pixels(model) if component == "encode_image" else make_ids(model)["none"]
     softmax = Tensor.softmax
     monkeypatch.setattr(Tensor, "softmax", lambda scores, axis: softmax(scores, axis - 1))
     got = model.programs[component].module(given)
     monkeypatch.undo()
-    assert torch.nn.functional.cosine_similarity(got, model.reference[component](given)).item() < 0.95
+    assert torch.nn.functional.cosine_similarity(got, model.original.forward(component, given)).item() < 0.95
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -235,7 +235,7 @@ def test_what_transformers_saves_today_loads(tmp_path: Path, pristine: Mapping[s
     AutoModel.from_pretrained(pristine["clip"], dtype=torch.bfloat16).save_pretrained(folder, max_shard_size="50KB")
     AutoProcessor.from_pretrained(pristine["clip"]).save_pretrained(folder)
     assert not (folder / "preprocessor_config.json").exists()  # it is nested in processor_config.json now
-    saved, original = loading.load(folder), loading.load(pristine["clip"])
+    saved, original = catalogue.load(folder), catalogue.load(pristine["clip"])
     assert (saved.image, saved.text) == (original.image, original.text)
 
 
@@ -249,10 +249,10 @@ def test_hub_id_is_read_from_the_cache_when_offline(
     (cached / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    source = loading.load("owner/tiny-clip").source
+    source = catalogue.load("owner/tiny-clip").source
     assert (source.name, source.revision) == ("owner/tiny-clip", commit)
     with pytest.raises(CheckpointError, match="does not hold owner/other at v2") as caught:
-        loading.load("owner/other", revision="v2")
+        catalogue.load("owner/other", revision="v2")
     assert "hf download owner/other" in str(caught.value.hint)
 
 
@@ -260,7 +260,7 @@ def test_hub_that_cannot_be_reached_is_told(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match="cannot be reached") as caught:
-        loading.load("owner/tiny-clip")
+        catalogue.load("owner/tiny-clip")
     assert "give FOLDER here" in str(caught.value.hint)
 
 
@@ -272,5 +272,5 @@ def test_hub_ids_have_an_owner_and_a_name(name: str, is_id: bool) -> None:
 
 
 def test_listing_models_imports_no_torch() -> None:
-    code = "import sys, edgevlm.models.checkpoints.loading; sys.exit('torch' in sys.modules)"
+    code = "import sys, edgevlm.models.catalogue; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -126,6 +126,7 @@ def test_arms_are_fixed_and_every_claim_is_about_two_that_are_measured() -> None
         "classification", "feature_mse", "image_contrastive"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_and_trains_no_finished_student_again(study: Path, stages: list[str]) -> None:
     assert all(is_done(study, run) for run in RUNS)
     assert not any("labels-name-0: epoch" in stage for stage in stages), "it had been trained, and only to be measured"
@@ -133,12 +134,14 @@ def test_a_killed_study_goes_on_and_trains_no_finished_student_again(study: Path
     assert not list((study / "training").iterdir())
 
 
+@pytest.mark.slow
 def test_the_teacher_is_a_model_that_reads_the_names(study: Path) -> None:
     model = catalogue.load(study / "teacher")
     assert model.text is not None
     assert model.embedding_dim == 128
 
 
+@pytest.mark.slow
 def test_each_training_is_measured_with_its_own_texts(study: Path) -> None:
     rows = {run.arm: json.loads((study / "runs" / f"{run.name}.json").read_text())["rows"] for run in RUNS}
     assert set(rows["labels-name"]) == {"name"}
@@ -151,6 +154,7 @@ def test_each_training_is_measured_with_its_own_texts(study: Path) -> None:
     assert all(0 <= row[column] <= 1 for row in found for column in COLUMNS if column != "inversions")
 
 
+@pytest.mark.slow
 def test_the_report_holds_every_row_and_says_what_is_missing(study: Path, tmp_path: Path) -> None:
     places = report.beside(tmp_path)
     report.write(study, places)
@@ -165,6 +169,7 @@ def test_the_report_holds_every_row_and_says_what_is_missing(study: Path, tmp_pa
     assert len(json.loads(places.figures.read_text())["runs"]) == 3
 
 
+@pytest.mark.slow
 def test_a_report_of_nothing_and_a_folder_of_another_plan_are_refused(study: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected results"):
         report.write(tmp_path, report.beside(tmp_path))

@@ -9,16 +9,37 @@ import venv
 import zipfile
 from pathlib import Path
 
+import library
 import pytest
 
+import edgevlm
+
 ROOT = Path(__file__).parent.parent
+APP = """
+from typing import assert_type
+
+import edgevlm
+from edgevlm import {names}
+from edgevlm.interfaces import Session as Former
+from edgevlm.targets import Session
+
+assert_type(open("my.edgevlm"), BundleModel)
+assert_type(edgevlm.convert(target="tflite", recipe=Recipe.load("int8")), Bundle)
+assert_type(Labels(("a cat",), ("a {{}}",)).names, tuple[str, ...])
+assert_type(DistillRecipe.load("ood"), DistillRecipe)
+assert_type(verify(Bundle.open("my.edgevlm")).passed, bool)
+assert_type(testing.FakeModel().session, testing.FakeSession)
+session: Session = testing.FakeSession([])
+former: Former = session
+raise BundleError("gone", hint=None)
+"""
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # From a copy: setuptools leaves a build/ beside its source, and packs what an earlier one left there.
     source = tmp_path_factory.mktemp("source")
-    for name in ("edgevlm", "converters", "runtimes", "benchmarks"):
+    for name in ("edgevlm", "converters", "runtimes"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -29,7 +50,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _modules() -> set[str]:
-    folders = {"edgevlm": "edgevlm"} | {name: f"edgevlm/{name}" for name in ("benchmarks", "converters", "runtimes")}
+    folders = {"edgevlm": "edgevlm", "converters": "edgevlm/converters", "runtimes": "edgevlm/runtimes"}
     return {
         f"{inside}/{path.relative_to(ROOT / outside).as_posix()}"
         for outside, inside in folders.items()
@@ -40,8 +61,12 @@ def _modules() -> set[str]:
 def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert _modules() <= names
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "edgevlm").rglob("*.jinja")} <= names
     assert {
         "edgevlm/py.typed",
+        "edgevlm/bundle/README.md",
+        "edgevlm/bundle/manifest.schema.json",
+        "edgevlm/bundle/golden.schema.json",
         "edgevlm/models/builtin/student/config.json",
         "edgevlm/models/builtin/student/model.safetensors",
         "edgevlm/models/builtin/student/tokenizer.json",
@@ -51,9 +76,11 @@ def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Pat
         "edgevlm/runtimes/mlprogram/opsets.json",
         "edgevlm/runtimes/mlprogram/oracles.json",
     } <= names
+    assert not [name for name in names if name.startswith("edgevlm/benchmarks")]  # studies run from a checkout
     assert {name.split("/")[0].removesuffix(".dist-info") for name in names} == {"edgevlm", "edgevlm-0.1.0"}
 
 
+@pytest.mark.slow
 def test_the_wheel_works_in_a_fresh_environment_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     scripts = tmp_path / "env" / "bin"
@@ -83,10 +110,9 @@ def test_the_wheel_works_in_a_fresh_environment_outside_the_checkout(wheel: Path
     assert "Traceback" not in missing.stderr
 
 
+@pytest.mark.slow
 def test_a_device_needs_no_torch_to_open_a_tflite_bundle(wheel: Path, tmp_path: Path) -> None:
-    import edgevlm
-
-    bundle = edgevlm.convert(target="tflite", recipe="fp32", out=tmp_path).path
+    bundle = library.student("tflite", "int8").path
     venv.create(tmp_path / "env", with_pip=True)
     clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     code = (
@@ -115,10 +141,14 @@ def test_packages_listed_are_those_that_exist() -> None:
     assert listed == found
 
 
+@pytest.mark.slow
 def test_what_ships_is_strictly_typed(wheel: Path, tmp_path: Path) -> None:
     # Type checkers cannot follow the three folders of the checkout into one package; in the wheel they are one.
     zipfile.ZipFile(wheel).extractall(tmp_path)
     _check("mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "edgevlm", cwd=tmp_path)
+    # And whoever imports it has the types of every public name, though most are imported when first used.
+    (tmp_path / "app.py").write_text(APP.format(names=", ".join(edgevlm.__all__)), encoding="utf-8")
+    _check("mypy", "--config-file", str(ROOT / "pyproject.toml"), "app.py", cwd=tmp_path)
 
 
 @pytest.mark.parametrize("command", [("ruff", "check", "."), ("ruff", "format", "--check", ".")])

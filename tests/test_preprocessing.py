@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import numpy as np
 import pictures
 import pytest
 from PIL import Image
+from transformers import AutoImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError, ImageError
-from edgevlm.inputs.pictures import decode, from_config, preprocess, resize_and_crop
+from edgevlm.inputs.pictures import decode, preprocess, resize_and_crop
+from edgevlm.models.checkpoints import picture_rules
 
 CLIP = {"image_processor_type": "CLIPImageProcessor"}
 SIGLIP = {"image_processor_type": "SiglipImageProcessor"}
@@ -87,8 +91,13 @@ def oracle(config: dict[str, Any]) -> CLIPImageProcessorPil | SiglipImageProcess
     return (CLIPImageProcessorPil if name.startswith("CLIP") else SiglipImageProcessorPil)(**config)
 
 
-def read(config: dict[str, Any]) -> ImagePreprocessing:
-    return from_config(config, image_size=(32, 32), where="preprocessor_config.json")
+def read(
+    config: Any, *, image_size: tuple[int, int] = (32, 32), file: str = "preprocessor_config.json"
+) -> ImagePreprocessing:
+    """The rules of a folder that holds the config alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / file).write_text(json.dumps(config))
+        return picture_rules.from_checkpoint(Path(folder), image_size=image_size)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -235,7 +244,7 @@ def test_a_picture_too_narrow_to_scale_is_refused_before_it_fills_the_memory() -
 
 
 def test_without_resize_and_crop_the_picture_must_have_the_networks_size() -> None:
-    spec = from_config({**SIGLIP, "do_resize": False}, image_size=(24, 40), where="test")
+    spec = read({**SIGLIP, "do_resize": False}, image_size=(24, 40))
     assert (spec.height, spec.width, spec.resize) == (24, 40, "none")
     assert preprocess(pictures.scene(24, 40), spec).shape == (1, 3, 24, 40)
     with pytest.raises(ImageError, match=r"expected a picture of 24 x 40 pixels .* got 40 x 24"):
@@ -244,18 +253,78 @@ def test_without_resize_and_crop_the_picture_must_have_the_networks_size() -> No
 
 def test_a_nested_processor_config_is_read_like_a_flat_one() -> None:
     nested = {"processor_class": "SiglipProcessor", "image_processor": {**SIGLIP, "size": [48, 64]}}
-    assert read(nested) == read({**SIGLIP, "size": [48, 64]})
+    assert read(nested, file="processor_config.json") == read({**SIGLIP, "size": [48, 64]})
 
 
-def test_null_means_the_processors_default() -> None:
-    assert read({**CLIP, "resample": None, "size": None, "image_mean": None, "do_resize": None}) == read(CLIP)
+@pytest.mark.parametrize("key", ["do_resize", "do_center_crop", "do_rescale", "do_normalize"])
+def test_null_means_what_it_means_to_transformers(key: str) -> None:
+    config = {**CLIP, "size": 32, "crop_size": 32, key: None}
+    if key == "do_center_crop":
+        config["default_to_square"] = True
+    image, spec = pictures.scene(57, 43), read(config, image_size=(57, 43))
+    mean, std = np.reshape(spec.mean, (3, 1, 1)), np.reshape(spec.std, (3, 1, 1))
+    got = (preprocess(image, spec)[0] * spec.rescale - mean) / std
+    np.testing.assert_allclose(got, oracle(config)(image)["pixel_values"][0], rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CLIPImageProcessorFast",
+        "SiglipImageProcessorPil",
+        "ViTImageProcessor",
+        "BlipImageProcessor",
+        "DeiTImageProcessor",
+        "BitImageProcessor",
+    ],
+)
+def test_any_processor_that_resizes_cuts_and_normalises_is_read(name: str) -> None:
+    """Its defaults are transformers' own, and the answers are held against its own pixels."""
+    config = {"image_processor_type": name, "size": {"height": 40, "width": 40}}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(config))
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    spec, image = read(config), pictures.scene(97, 301)
+    mean, std = np.reshape(spec.mean, (3, 1, 1)), np.reshape(spec.std, (3, 1, 1))
+    got = (preprocess(image, spec)[0] * spec.rescale - mean) / std
+    np.testing.assert_allclose(got, processor(image)["pixel_values"][0], rtol=1e-6, atol=1e-5)
+
+
+def test_of_two_files_the_one_counts_that_transformers_reads(tmp_path: Path) -> None:
+    """A folder saved over with transformers 5: the file of before is left behind."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**CLIP, "size": 64}))
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {**SIGLIP, "size": [24, 40]}}))
+    assert picture_rules.from_checkpoint(tmp_path, image_size=(32, 32)) == read({**SIGLIP, "size": [24, 40]})
+
+
+def test_a_folder_without_a_configuration_of_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"expected preprocessor_config.json, .* got no such file"):
+        picture_rules.from_checkpoint(tmp_path, image_size=(32, 32))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b'"CLIP"', b"null"])
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_a_damaged_configuration_of_pictures_is_a_checkpoint_error(content: bytes, file: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(CheckpointError, match=file):
+        picture_rules.from_checkpoint(tmp_path, image_size=(32, 32))
 
 
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({}, "image_processor_type: expected CLIPImageProcessor"),
-        ({"image_processor_type": "ViTImageProcessor"}, "got 'ViTImageProcessor'"),
+        ({}, "image_processor_type: expected .* such as CLIPImageProcessor"),
+        ([], "expected an object, got list"),
+        ({"image_processor_type": "HerImageProcessor"}, "HerImageProcessor: expected"),
+        ({**CLIP, "auto_map": {"AutoImageProcessor": "a.B"}}, "auto_map: expected .* own code"),
+        ({"image_processor_type": "Siglip2ImageProcessor", "size": [64, 64]}, r"Siglip2.*: expected the same pixels"),
+        ({"image_processor_type": "ConvNextImageProcessor"}, "shorter side only"),
+        ({"image_processor_type": "EfficientNetImageProcessor", "rescale_offset": True}, "pixels that differ by up to"),
+        ({"image_processor_type": "LlavaNextImageProcessor", "do_pad": False}, "LlavaNext.*: expected the same pixels"),
+        ({**CLIP, "resample": None}, "resample: expected"),
+        ({**CLIP, "image_mean": None}, "image_mean: expected a number, got None"),
+        ({**CLIP, "size": None}, "size: expected .* got None"),
+        ({**SIGLIP, "size": [60_000, 60_000]}, "size: expected .* up to 8192"),
         ({"image_processor_type": ["CLIP"]}, "image_processor_type"),
         ({**CLIP, "do_center_crop": False}, "shorter side only"),
         ({**SIGLIP, "size": 224}, "shorter side only"),
@@ -263,9 +332,9 @@ def test_null_means_the_processors_default() -> None:
         ({**CLIP, "size": {"shortest_edge": 224, "longest_edge": 400}}, "size: expected"),
         ({**CLIP, "size": {"shortest_edge": -1}}, "size: expected"),
         ({**CLIP, "size": True}, "size: expected"),
-        ({**CLIP, "size": "224"}, "size: expected"),
+        ({**CLIP, "size": "224"}, "expected .* got: ValueError: Could not convert size .* 224"),
         ({**CLIP, "size": [224, 224.5]}, "size: expected"),
-        ({**CLIP, "crop_size": {"height": 224}}, "crop_size: expected"),
+        ({**CLIP, "crop_size": {"height": 224}}, "expected .* got: ValueError: crop_size must have .*'height'"),
         ({**SIGLIP, "do_center_crop": True}, "crop_size: expected"),
         ({**CLIP, "resample": 6}, "resample: expected"),
         ({**CLIP, "resample": "bicubic"}, "resample: expected"),
@@ -279,5 +348,5 @@ def test_null_means_the_processors_default() -> None:
 )
 def test_a_config_that_cannot_be_followed_says_which_key_and_why(config: dict[str, Any], says: str) -> None:
     with pytest.raises(CheckpointError, match=says) as caught:
-        from_config(config, image_size=(224, 224), where="some/preprocessor_config.json")
-    assert caught.value.message.startswith("some/preprocessor_config.json")
+        read(config, image_size=(224, 224))
+    assert "preprocessor_config.json: " in caught.value.message

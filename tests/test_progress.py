@@ -11,7 +11,7 @@ from edgevlm.process.progress import Countdown, duration
 
 BAR = """
 import os, sys, time
-from edgevlm.commands.showing import progress_bar
+from edgevlm.process.terminal import progress_bar
 with progress_bar() as tell:
     tell("packing", 1.0)
     time.sleep(1.5)

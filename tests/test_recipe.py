@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 
 from edgevlm import schema
 from edgevlm.bundle.recipe import (
@@ -17,6 +19,8 @@ from edgevlm.bundle.recipe import (
     Weights,
     resolve,
 )
+from edgevlm.cli import main
+from edgevlm.distillation import recipe as distillation
 from edgevlm.errors import RecipeError
 
 
@@ -190,3 +194,92 @@ def test_a_built_in_name_is_not_taken_for_another_recipe(tmp_path: Path) -> None
 def test_a_missing_file_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no such file"):
         resolve(tmp_path / "nope.yaml")
+
+
+COPIED = (*BUILTIN, *distillation.BUILTIN)
+
+
+def _built_in(name: str) -> Recipe | distillation.DistillRecipe:
+    return BUILTIN[name] if name in BUILTIN else distillation.resolve(name)
+
+
+def _read_back(path: Path, name: str) -> Recipe | distillation.DistillRecipe:
+    return resolve(path) if name in BUILTIN else distillation.resolve(path)
+
+
+@pytest.mark.parametrize("name", COPIED)
+def test_a_copy_is_the_recipe_under_the_name_of_its_file(name: str, tmp_path: Path) -> None:
+    same, mine = tmp_path / f"{name}.yaml", tmp_path / "in" / "mine.yml"
+    for path in (same, mine):
+        assert _run("recipes", name, "--copy", path).exit_code == 0
+    assert _read_back(same, name) == _built_in(name)
+    assert _read_back(mine, name) == replace(_built_in(name), name="mine")
+    printed = _run("recipes", name).stdout
+    assert printed == same.read_text().replace(f"--recipe {same}", "--recipe FILE")
+
+
+@pytest.mark.parametrize("name", ["int8-static", "mobileclip"])
+def test_a_copy_says_above_each_key_what_it_means(name: str) -> None:
+    lines = _run("recipes", name).stdout.splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r" *\w+:( |$)", line)]
+    assert len(keys) > 15
+    for number in keys:
+        assert lines[number - 1].lstrip().startswith("# "), lines[number]
+    assert max(map(len, lines)) <= 120
+    assert not any("None" in line for line in lines if line.lstrip().startswith("#"))
+
+
+def test_a_copy_can_be_edited_and_says_where_it_is_from(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    result = _run("recipes", "int8", "--copy", path)
+    assert f"edgevlm convert --target TARGET --recipe {path}" in result.stderr
+    path.write_text(path.read_text().replace("min_cosine: 0.99", "min_cosine: 0.9").replace("[]", '["encode_image/*"]'))
+    found = resolve(path)
+    assert (found.name, found.parity.min_cosine) == ("mine", 0.9)
+    assert found.weights.float_layers == found.float32_ops == ("encode_image/*",)
+    assert "arXiv 2311.17049" in _run("recipes", "mobileclip").stdout.partition("name:")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("int3", "--copy", "mine.yaml"), "no built-in recipe 'int3': expected one of fp32, fp16, int8, "),
+        (("int3",), "ood, tinyclip, clip-kd, mobileclip, recovery, labels-only"),
+        (("--copy", "mine.yaml"), "edgevlm recipes NAME --copy mine.yaml"),
+        (("int8", "--copy", "there.yaml"), "there.yaml exists already"),
+        (("int8", "--copy", "mine"), "expected a file that ends in .yaml"),
+        (("int8", "--copy", "fp16.yaml"), "'fp16' is another built-in recipe's name"),
+        (("int8", "--copy", "my own.yaml"), "expected letters, digits and . _ + - only, got 'my own'"),
+        (("int8", "--copy", "there.yaml/mine.yaml"), "cannot write there.yaml/mine.yaml"),
+    ],
+)
+def test_what_cannot_be_copied_is_refused_and_nothing_written(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.yaml").write_text("mine")
+    result = _run("recipes", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["there.yaml"]
+    assert Path("there.yaml").read_text() == "mine"
+
+
+def test_force_replaces_and_json_tells(tmp_path: Path) -> None:
+    path = tmp_path / "there.yaml"
+    path.write_text("mine")
+    result = _run("recipes", "int8", "--copy", path, "--force", "--json")
+    assert json.loads(result.stdout)["recipe"]["name"] == resolve(path).name == "there"
+    assert json.loads(_run("recipes", "ood", "--json").stdout)["recipe"]["losses"][0]["loss"] == "classification"
+
+
+def test_only_what_differs_can_be_written() -> None:
+    text = schema.to_yaml(BUILTIN["int8"], {"weights": "Integers."}, changed_only=True)
+    assert text == (
+        f"name: int8\nprecision: fp16\nsummary: '{BUILTIN['int8'].summary}'\nparity:\n  min_cosine: 0.99\n"
+        "  min_top1_agreement: 0.95\n# Integers.\nweights:\n  dtype: int8\nactivations:\n  ranges: dynamic\n"
+    )
+
+
+def _run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])

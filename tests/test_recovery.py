@@ -98,6 +98,7 @@ def test_rounding_has_gradients_and_leaves_float_weights() -> None:
         assert float(((weight / grid) - (weight / grid).round()).abs().max()) > 1e-3  # not rounded
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_student_with_exact_zeros_that_converts_to_the_same_ones(tmp_path: Path) -> None:
     recipe = resolve_distillation("recovery")
     schedule = replace(recipe.schedule, epochs=1, batch_size=16)

@@ -9,35 +9,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import library
 import numpy as np
 import pytest
 import torch
-import towers
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, InputError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.models.reference import TorchSession
+from edgevlm.models.reference import Original
 from edgevlm.targets import registry
 from edgevlm.targets.boundary import find_component, validate_inputs
 from edgevlm.targets.runtime import Session
 
 TARGETS = ("executorch", "tflite")
 FILES = {"executorch": "model.pte", "tflite": "model.tflite"}
-PIXELS = towers.samples("pixels", 2)
-IDS = towers.samples("token_ids", 2)
+PIXELS = library.tower_samples("pixels", 2)
+IDS = library.tower_samples("token_ids", 2)
 
 
 @pytest.fixture(params=["reference", *TARGETS])
 def session(request: pytest.FixtureRequest) -> Iterator[Session]:
     if request.param == "reference":
-        programs = towers.programs()
-        opened: Session = TorchSession(
+        programs = library.towers()
+        opened: Session = Original(
+            torch.nn.ModuleList(program.module for program in programs.values()),
             {name: program.module for name, program in programs.items()},
             {name: program.spec for name, program in programs.items()},
         )
     else:
-        opened = registry.runtime(request.param).open(towers.bundle(request.param, "fp32"))
+        opened = registry.runtime(request.param).open(library.tower_bundle(request.param, "fp32"))
     with opened:
         yield opened
 
@@ -45,7 +46,7 @@ def session(request: pytest.FixtureRequest) -> Iterator[Session]:
 @pytest.fixture(params=TARGETS)
 def damaged(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Bundle, Path]:
     """A target, a copy of its bundle to damage, and the path of its model."""
-    whole = towers.bundle(request.param, "fp32")
+    whole = library.tower_bundle(request.param, "fp32")
     shutil.copytree(whole.path, tmp_path / "bundle")
     return request.param, Bundle(tmp_path / "bundle", whole.manifest), tmp_path / "bundle" / FILES[request.param]
 
@@ -59,9 +60,9 @@ def with_spec(bundle: Bundle, name: str, spec: ComponentSpec) -> Bundle:
 
 
 def test_a_session_answers_in_the_specs_names_dtypes_and_shapes(session: Session) -> None:
-    for name, program in towers.programs().items():
+    for name, program in library.towers().items():
         (taken,), (given,) = program.spec.inputs, program.spec.outputs
-        answer = session.run(name, {taken.name: towers.samples(taken.name, 1)[0]})
+        answer = session.run(name, {taken.name: library.tower_samples(taken.name, 1)[0]})
         assert list(answer) == [given.name]
         assert (answer[given.name].dtype, answer[given.name].shape) == (np.float32, given.shape)
 
@@ -113,7 +114,7 @@ def test_an_unknown_component_lists_those_that_exist(session: Session) -> None:
         ({"pixels": PIXELS[0].astype(np.uint8)}, r"expected dtype float32, got uint8"),
         ({"pixels": PIXELS[0].astype(">f4")}, r"expected dtype float32, got >f4"),
         ({"pixels": PIXELS[0][0]}, r"expected shape \[1, 3, 32, 32\], got \[3, 32, 32\]"),
-        ({"pixels": np.zeros((2, 3, 32, 32), np.float32)}, r"expected shape \[1, 3, 32, 32\], got \[2, 3, 32, 32\]"),
+        ({"pixels": PIXELS[0][:, :, :31]}, r"expected shape \[1, 3, 32, 32\], got \[1, 3, 31, 32\]"),
         ({"pixels": PIXELS[0].tolist()}, r"expected a numpy array, got list"),
         ({"pixels": np.full_like(PIXELS[0], np.nan)}, r"3072 of 3072 that are NaN or infinite"),
         ({"pixels": np.full_like(PIXELS[0], -np.inf)}, r"NaN or infinite"),
@@ -124,6 +125,31 @@ def test_a_wrong_input_is_refused_with_what_was_expected(
 ) -> None:
     with pytest.raises(TensorError, match=message):
         session.run("encode_image", inputs)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_device_takes_one_row_at_a_time(target: str) -> None:
+    with (
+        registry.runtime(target).open(library.tower_bundle(target, "fp32")) as session,
+        pytest.raises(TensorError, match=r"expected shape \[1, 3, 32, 32\], got \[2, 3, 32, 32\]"),
+    ):
+        session.run("encode_image", {"pixels": np.concatenate(PIXELS)})
+
+
+def test_the_original_takes_rows_of_any_number_and_answers_each_as_alone() -> None:
+    program = library.towers()["encode_image"]
+    original = Original(program.module, {"encode_image": program.module}, {"encode_image": program.spec})
+    rows = np.concatenate(PIXELS * 20)  # more than a batch
+    together = original.run("encode_image", {"pixels": rows})["embedding"]
+    alone = np.concatenate([original.run("encode_image", {"pixels": row[None]})["embedding"] for row in rows])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert original.run("encode_image", {"pixels": rows[:0]})["embedding"].shape == (0, library.DIM)
+    assert list(original.answer({"pixels": rows[:1], "token_ids": IDS[0]})) == ["encode_image"]
+    with pytest.raises(TensorError, match="expected as many rows of each input, got \\[1, 2\\]"):
+        two = ComponentSpec(
+            "both", tuple(replace(each, name=name) for each in program.spec.inputs for name in "ab"), ()
+        )
+        Original(program.module, {"both": max}, {"both": two}).run("both", {"a": rows[:1], "b": rows[:2]})
 
 
 def test_wrong_token_ids_are_refused(session: Session) -> None:
@@ -140,17 +166,17 @@ def test_a_closed_session_has_no_components(session: Session) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_token_id_beyond_the_vocabulary_is_refused(target: str) -> None:
-    with registry.runtime(target).open(towers.bundle(target, "fp32")) as session:
+    with registry.runtime(target).open(library.tower_bundle(target, "fp32")) as session:
         with pytest.raises(TensorError, match="refused"):
-            session.run("encode_text", {"token_ids": np.full_like(IDS[0], towers.VOCABULARY + 7)})
+            session.run("encode_text", {"token_ids": np.full_like(IDS[0], library.VOCABULARY + 7)})
         session.run("encode_text", {"token_ids": IDS[0]})
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_session_says_what_its_answers_prove(target: str) -> None:
-    with registry.runtime(target).open(towers.bundle(target, "fp32")) as session:
+    with registry.runtime(target).open(library.tower_bundle(target, "fp32")) as session:
         assert session.evidence == "host-runtime"
-    assert TorchSession({}, {}).evidence == "reference"
+    assert Original(torch.nn.Module(), {}, {}).evidence == "reference"
 
 
 def test_scalars_keep_their_shape_at_the_boundary() -> None:
@@ -181,7 +207,7 @@ def test_a_damaged_file_is_refused_on_opening(damaged: tuple[str, Bundle, Path],
                 "empty": b"",
                 "noise": np.random.default_rng(0).bytes(4096),
                 "cut": data[:200],
-                "other": (towers.bundle(other, "fp32").path / FILES[other]).read_bytes(),
+                "other": (library.tower_bundle(other, "fp32").path / FILES[other]).read_bytes(),
             }[damage]
         )
     with pytest.raises(BundleError, match=path.name):
@@ -190,7 +216,7 @@ def test_a_damaged_file_is_refused_on_opening(damaged: tuple[str, Bundle, Path],
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_manifest_that_contradicts_the_file_is_refused(target: str) -> None:
-    bundle = towers.bundle(target, "fp32")
+    bundle = library.tower_bundle(target, "fp32")
     spec = bundle.components["encode_image"].spec
     smaller = replace(spec, inputs=(replace(spec.inputs[0], shape=(1, 3, 16, 16)),))
     with pytest.raises(BundleError, match="encode_image: expected the inputs"):
@@ -206,19 +232,19 @@ def test_a_manifest_that_contradicts_the_file_is_refused(target: str) -> None:
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
 def test_an_impossible_number_of_threads_is_refused(target: str, threads: Any) -> None:
     with pytest.raises(InputError, match="threads: expected a whole number of at least 1"):
-        registry.runtime(target).open(towers.bundle(target, "fp32"), threads=threads)
+        registry.runtime(target).open(library.tower_bundle(target, "fp32"), threads=threads)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_do_not_change_the_answer(target: str, threads: int) -> None:
-    with registry.runtime(target).open(towers.bundle(target, "fp32"), threads=threads) as session:
+    with registry.runtime(target).open(library.tower_bundle(target, "fp32"), threads=threads) as session:
         answer = session.run("encode_image", {"pixels": PIXELS[0]})["embedding"]
-    np.testing.assert_allclose(answer, towers.reference("encode_image")[0], atol=1e-5)
+    np.testing.assert_allclose(answer, library.tower_answers("encode_image")[0], atol=1e-5)
 
 
 def test_executorchs_thread_pool_is_not_changed_under_a_session_that_runs() -> None:
-    runtime, bundle = registry.runtime("executorch"), towers.bundle("executorch", "fp32")
+    runtime, bundle = registry.runtime("executorch"), library.tower_bundle("executorch", "fp32")
     with runtime.open(bundle, threads=1) as first:
         first.run("encode_image", {"pixels": PIXELS[0]})
         with pytest.raises(UnsupportedError, match="threads: expected 1"):
@@ -245,13 +271,13 @@ def test_importing_a_runtime_imports_no_framework(target: str) -> None:
 
 @pytest.mark.parametrize(
     ("target", "gone", "extra"),
-    [("tflite", ("ai_edge_litert.interpreter", "tflite_runtime.interpreter"), "tflite-runtime"),
+    [("tflite", ("ai_edge_litert.interpreter", "tflite_runtime.interpreter"), "tflite-device"),
      ("executorch", ("executorch",), "executorch")],
 )  # fmt: skip
 def test_a_missing_runtime_is_named_with_its_extra(
     target: str, gone: tuple[str, ...], extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = towers.bundle(target, "fp32")
+    bundle = library.tower_bundle(target, "fp32")
     for module in gone:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingDependency) as caught:
@@ -263,10 +289,10 @@ def test_a_missing_runtime_is_named_with_its_extra(
 
 
 def test_inspecting_tflite_shows_each_signatures_own_ops_and_where_they_run() -> None:
-    rows = registry.runtime("tflite").inspect(towers.bundle("tflite", "fp16"))
+    rows = registry.runtime("tflite").inspect(library.tower_bundle("tflite", "fp16"))
     image = {(row.kind, row.dtype): row for row in rows["encode_image"]}
     text = {(row.kind, row.runs_on): row for row in rows["encode_text"]}
-    assert list(rows) == list(towers.programs())
+    assert list(rows) == list(library.towers())
     assert image["FULLY_CONNECTED", "fp32"].count == linears("encode_image")
     assert image["CONV_2D", "fp32"].runs_on == "xnnpack"
     assert image["DEQUANTIZE", "fp16"].count == linears("encode_image") + 1
@@ -279,7 +305,7 @@ def test_inspecting_tflite_shows_each_signatures_own_ops_and_where_they_run() ->
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_inspecting_executorch_looks_inside_the_delegates(precision: str) -> None:
-    rows = registry.runtime("executorch").inspect(towers.bundle("executorch", precision))
+    rows = registry.runtime("executorch").inspect(library.tower_bundle("executorch", precision))
     for component in ("encode_image", "encode_text"):
         counts = {(row.kind, row.dtype, row.runs_on): row.count for row in rows[component]}
         assert counts["FullyConnected", precision, "xnnpack"] == linears(component)
@@ -289,9 +315,9 @@ def test_inspecting_executorch_looks_inside_the_delegates(precision: str) -> Non
 
 
 def linears(component: str) -> int:
-    module = towers.programs()[component].module
+    module = library.towers()[component].module
     return sum(isinstance(each, torch.nn.Linear) for each in module.modules())
 
 
 def norms(component: str) -> int:
-    return sum(isinstance(each, torch.nn.LayerNorm) for each in towers.programs()[component].module.modules())
+    return sum(isinstance(each, torch.nn.LayerNorm) for each in library.towers()[component].module.modules())

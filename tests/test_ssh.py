@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import library
 import pytest
 from sshd import SERVER, Sshd, descendants, named, running_in
 
@@ -46,8 +47,8 @@ def sshd(tmp_path: Path) -> Iterator[Sshd]:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return edgevlm.convert(target="tflite", recipe="int8", image_only=True, out=tmp_path_factory.mktemp("dist"))
+def bundle() -> Bundle:
+    return library.student("tflite", "int8")
 
 
 def reach(server: Sshd, python: str = sys.executable, **options: Any) -> Ssh:
@@ -155,6 +156,7 @@ def test_a_machine_answers_and_is_left_as_it_was(sshd: Sshd, bundle: Bundle) -> 
     assert sum("sending edgevlm-" in stage and share == 0 for stage, share in told) == 2  # our sources, and the bundle
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_the_folder_goes_after_an_error_too(sshd: Sshd) -> None:
     with pytest.raises(ZeroDivisionError), reach(sshd):
@@ -162,6 +164,7 @@ def test_the_folder_goes_after_an_error_too(sshd: Sshd) -> None:
     assert list(sshd.there.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_job_that_is_not_awaited_ends_over_there(sshd: Sshd, bundle: Bundle) -> None:
     with reach(sshd) as machine:
@@ -182,6 +185,7 @@ def test_a_job_that_is_not_awaited_ends_over_there(sshd: Sshd, bundle: Bundle) -
             list(answers)
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_lost_connection_is_found_again(sshd: Sshd, bundle: Bundle) -> None:
     told: list[str] = []
@@ -203,6 +207,7 @@ def test_a_lost_connection_is_found_again(sshd: Sshd, bundle: Bundle) -> None:
     assert list(sshd.there.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_what_a_lost_connection_left_running_is_ended(sshd: Sshd, bundle: Bundle) -> None:
     with reach(sshd) as machine:
@@ -218,6 +223,7 @@ def test_what_a_lost_connection_left_running_is_ended(sshd: Sshd, bundle: Bundle
         _wait_until(lambda: running_in(machine.folder) == [])
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_machine_that_was_started_anew_is_sent_all_again(
     sshd: Sshd, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
@@ -233,6 +239,7 @@ def test_a_machine_that_was_started_anew_is_sent_all_again(
         later.join()
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_what_was_not_sent_again_before_the_connection_was_lost_is_sent_after(sshd: Sshd, tmp_path: Path) -> None:
     again: list[str] = []
@@ -260,6 +267,7 @@ def test_what_was_not_sent_again_before_the_connection_was_lost_is_sent_after(ss
         ]  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_connection_lost_while_sending_is_made_again(sshd: Sshd, tmp_path: Path) -> None:
     big, began = tmp_path / "big", []
@@ -288,6 +296,7 @@ def test_a_connection_lost_while_sending_is_made_again(sshd: Sshd, tmp_path: Pat
     assert list(sshd.there.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_killed_job_leaves_no_temporary_files(sshd: Sshd, bundle: Bundle, tmp_path: Path) -> None:
     native = tmp_path / "native"
@@ -302,6 +311,7 @@ def test_a_killed_job_leaves_no_temporary_files(sshd: Sshd, bundle: Bundle, tmp_
     assert list(sshd.there.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_worker_stopped_while_the_folder_is_made_removes_it(sshd: Sshd, bundle: Bundle) -> None:
     slow = sshd.folder / "slow-python"
@@ -329,6 +339,7 @@ esac
     assert list(sshd.there.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_machine_that_is_gone_is_given_up(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ssh, "PAUSES_SECONDS", (0.1, 0.2))
@@ -343,6 +354,7 @@ def test_a_machine_that_is_gone_is_given_up(sshd: Sshd, monkeypatch: pytest.Monk
     assert f"{machine.folder} stays on" in told[-1]
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_stopped_command_leaves_nothing(sshd: Sshd, bundle: Bundle, tmp_path: Path) -> None:
     code = f"""
@@ -405,6 +417,7 @@ def test_a_machine_that_is_not_reached(sshd: Sshd, monkeypatch: pytest.MonkeyPat
     assert "openssh-client" in str(caught.value.hint)
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_the_configuration_is_named_by_the_environment(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEVLM_SSH_CONFIG", str(sshd.config))
@@ -412,6 +425,7 @@ def test_the_configuration_is_named_by_the_environment(sshd: Sshd, monkeypatch: 
         assert result(machine, SYSTEM)["architecture"] == platform.machine()
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_pythons_that_will_not_do(sshd: Sshd) -> None:
     with pytest.raises(DeviceError, match=r"no Python /nowhere/bin/python3 on 127\.0\.0\.1"):
@@ -431,6 +445,7 @@ def fill(path: Path) -> None:
             file.write(bytes(65_536))
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_no_space_is_said_before_sending(tmp_path: Path, bundle: Bundle) -> None:
     sshd = Sshd(tmp_path)
@@ -460,6 +475,7 @@ def test_no_space_is_said_before_sending(tmp_path: Path, bundle: Bundle) -> None
         subprocess.run(["umount", "-l", str(sshd.there)], check=True)
 
 
+@pytest.mark.slow
 @needs_sshd
 def test_a_temporary_folder_that_cannot_be_written_is_passed_over(tmp_path: Path) -> None:
     sshd = Sshd(tmp_path)

@@ -127,9 +127,9 @@ def assert_alike(before: Model, after: Model, *, components: Sequence[str]) -> N
     with torch.no_grad():
         for component in components:
             given = pixels(8) if component == "encode_image" else token_ids(before)
-            wanted = before.reference[component](given)
+            wanted = before.original.forward(component, given)
             assert (wanted[0] - wanted[1]).abs().max() > 1e-3
-            torch.testing.assert_close(after.reference[component](given), wanted, rtol=0, atol=3e-6)
+            torch.testing.assert_close(after.original.forward(component, given), wanted, rtol=0, atol=3e-6)
             torch.testing.assert_close(after.programs[component].module(given[:1]), wanted[:1], rtol=0, atol=1e-5)
 
 
@@ -261,6 +261,7 @@ def test_rivals_compete_and_channels_stay_a_multiple_of_eight() -> None:
     assert [len(some) for some in untouched] == [4, 4, 40, 40]
 
 
+@pytest.mark.slow
 def test_the_built_in_student_loses_least_by_what_is_judged_least(tmp_path: Path) -> None:
     pruned = prune(Request(builtin.STUDENT, Ratios(mlp=0.5), "scenes:train:48:5", tmp_path / "s"))
     (tower,) = pruned.towers
@@ -272,6 +273,7 @@ def test_the_built_in_student_loses_least_by_what_is_judged_least(tmp_path: Path
     assert [each["ratios"]["mlp"] for each in read.provenance["pruned"]] == [0.5, 0.0]
 
 
+@pytest.mark.slow
 def test_channels_that_carry_much_are_judged_again_as_others_go(tmp_path: Path) -> None:
     pruned = prune(Request(builtin.STUDENT, Ratios(channels=0.25), "scenes:train:48:5", tmp_path / "s"))
     (tower,) = pruned.towers
@@ -283,6 +285,7 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_command_prunes_and_distilling_recovers(tmp_path: Path) -> None:
     data, smaller = "scenes:train:192:5", tmp_path / "smaller"
     done = run("prune", builtin.STUDENT, "--mlp", 0.8, "--heads", 0.5, "--data", data, "--out", smaller)
@@ -295,15 +298,16 @@ def test_the_command_prunes_and_distilling_recovers(tmp_path: Path) -> None:
     whole = catalogue.load(builtin.STUDENT)
     given = torch.from_numpy(Scenes(99).batch(0, 64).pixels).permute(0, 3, 1, 2).float()
     with torch.no_grad():
-        wanted = whole.reference["encode_image"](given)
+        wanted = whole.original.forward("encode_image", given)
         before, after = (
-            (catalogue.load(path).reference["encode_image"](given) * wanted).sum(-1).mean().item()
+            (catalogue.load(path).original.forward("encode_image", given) * wanted).sum(-1).mean().item()
             for path in (smaller, f"{smaller}-recovered")
         )
     assert folders.read(Path(f"{smaller}-recovered")).image_config == folders.read(smaller).image_config
     assert before < 0.9 < after
 
 
+@pytest.mark.slow
 def test_a_pruned_student_converts_and_says_so_in_json(tmp_path: Path) -> None:
     folders.save(tmp_path / "whole", student(TINY["grid"], fixed_labels(), halved=False))
     command = ("prune", tmp_path / "whole", "--channels", 0.5, "--mlp", 0.5, "--data", DATA, "--out", tmp_path / "s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from checkpoints import CAPTIONS, write_clip_tokenizer, write_siglip_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, CLIPTokenizer, Siglip2Tokenizer, SiglipTokenizer
 
 from edgevlm.errors import CheckpointError, InputError
-from edgevlm.inputs.texts import CheckpointTokenizer, Family, Tokenizer, from_checkpoint
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.models.checkpoints.text_rules import CheckpointTokenizer, Family, from_checkpoint
 
 TEXTS = (
     "",
@@ -187,6 +189,180 @@ def test_siglip2_ids_equal_transformers(length: int, tmp_path: Path) -> None:
     assert (checkpoint.spec.pad_id, checkpoint.spec.eot_id) == (0, 1)
 
 
+PIECES = ("\u2581", *"abcdefghijklmnopqrstuvwxyzABC0123456789.,!'", "\u2581a", "\u2581cat", "\u2581photo", "\u2581of")
+
+
+def write_bert(folder: Path) -> None:
+    """`vocab.txt` alone, as google-bert/* had it first."""
+    words = sorted({word for caption in CAPTIONS for word in caption.replace(",", " ").replace(";", " ").split()})
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789!?.,"
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters), *words]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(vocab)), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+
+
+def write_unigram(folder: Path, name: str, specials: Sequence[str], single: str) -> None:
+    """XLM-R's and T5's kind: pieces with scores behind the special ones, and `single` around them."""
+    pieces = [(piece, -1.0 - index / 100) for index, piece in enumerate((*specials, *PIECES))]
+    tokenizer = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=specials.index("<unk>")))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    ends = [(token, index) for index, token in enumerate(specials) if token in single]
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=ends)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in specials])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name, "extra_ids": 0}))
+
+
+def write_llama(folder: Path, **config: Any) -> None:
+    """Llama's kind: BPE over pieces with bytes behind them, a beginning and no end."""
+    specials = ("<unk>", "<s>", "</s>", "<pad>")
+    pieces = [*specials, *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES[:41], "\u2581c", "\u2581ca", "\u2581cat"]
+    merges = [("\u2581", "c"), ("\u2581c", "a"), ("\u2581ca", "t")]
+    vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in specials])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizerFast", **named}))
+    edit(folder / "tokenizer_config.json", **{"padding_side": "right", **config})
+
+
+def write_gemma(folder: Path) -> None:
+    write_siglip2_tokenizer(folder)
+    edit(folder / "tokenizer_config.json", padding_side="right")
+
+
+def write_trained(folder: Path, name: str) -> None:
+    """The plain class over whatever the `tokenizers` library trained, here a byte-level BPE that ends its texts."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.train_from_iterator(
+        CAPTIONS,
+        trainers.BpeTrainer(
+            vocab_size=400, special_tokens=["<pad>", "<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )  # fmt: skip
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": name, "pad_token": "<pad>", "eos_token": "<end>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def tokenizer_words(checkpoint: CheckpointTokenizer) -> dict[str, int]:
+    return tokenizers.Tokenizer.from_buffer(checkpoint.tokenizer_json).get_vocab()
+
+
+# How to write one, the pad token, and what ends a text.
+KINDS: dict[str, tuple[Callable[[Path], None], str, str | None]] = {
+    "bert": (write_bert, "[PAD]", "[SEP]"),
+    "xlm-r": (
+        lambda folder: write_unigram(
+            folder, "XLMRobertaTokenizer", ("<s>", "<pad>", "</s>", "<unk>", "<mask>"), "<s> $A </s>"
+        ),
+        "<pad>",
+        "</s>",
+    ),
+    "t5": (
+        lambda folder: write_unigram(folder, "T5TokenizerFast", ("<pad>", "</s>", "<unk>"), "$A </s>"),
+        "<pad>",
+        "</s>",
+    ),
+    "gemma": (write_gemma, "<pad>", "<eos>"),
+    "llama": (write_llama, "<pad>", None),
+    "plain": (lambda folder: write_trained(folder, "PreTrainedTokenizerFast"), "<pad>", "<end>"),
+    "plain, its name of today": (lambda folder: write_trained(folder, "TokenizersBackend"), "<pad>", "<end>"),
+}
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_of_every_class_over_the_tokenizers_library_equal_transformers(
+    kind: str, length: int, tmp_path: Path
+) -> None:
+    write, pad, end = KINDS[kind]
+    write(tmp_path)
+    checkpoint = from_checkpoint(tmp_path, family="clip", context_length=length)
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    tokenizer, original = opened(checkpoint, tmp_path / "bundle"), AutoTokenizer.from_pretrained(tmp_path)
+    texts = (
+        *TEXTS,
+        *(f"a {token} b" for token in original.all_special_tokens if token in tokenizer_words(checkpoint)),
+    )
+    assert tokenizer.encode(texts).tolist() == oracle_ids(original, texts, length)
+    assert checkpoint.spec.pad_id == original.convert_tokens_to_ids(pad)
+    assert checkpoint.spec.eot_id == (None if end is None else original.convert_tokens_to_ids(end))
+
+
+def test_a_form_that_transformers_makes_ids_of_is_shipped_where_the_file_lacks_a_special_token(tmp_path: Path) -> None:
+    """A `!` that pads is a token of its own to transformers, not the end of a word as `tokenizer.json` has it."""
+    write_clip_tokenizer(tmp_path)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        edit(tmp_path / name, pad_token="!")
+    checkpoint = from_checkpoint(tmp_path, family="clip", context_length=16)
+    assert checkpoint.tokenizer_json != (tmp_path / "tokenizer.json").read_bytes()
+    expected = oracle_ids(CLIPTokenizer.from_pretrained(tmp_path), TEXTS, 16)
+    assert opened(checkpoint, tmp_path / "bundle").encode(TEXTS).tolist() == expected
+
+
+def test_clips_tokenizer_json_of_transformers_4_is_shipped_as_it_is(tmp_path: Path) -> None:
+    """openai/clip-*'s: its pattern does not know the special tokens."""
+    write_clip_tokenizer(tmp_path)
+    data = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    split = data["pre_tokenizer"]["pretokenizers"][0]
+    split["pattern"]["Regex"] = split["pattern"]["Regex"].removeprefix(r"<\|startoftext\|>|<\|endoftext\|>|")
+    edit(tmp_path / "tokenizer.json", pre_tokenizer=data["pre_tokenizer"])
+    content = (tmp_path / "tokenizer.json").read_bytes()
+    assert from_checkpoint(tmp_path, family="clip", context_length=77).tokenizer_json == content
+
+
+def with_another_spiece_model(folder: Path) -> None:
+    """The vocabulary of another training beside this tokenizer.json."""
+    train_siglip(folder)
+    write_siglip_tokenizer(folder)
+
+
+def with_the_name_of_another_kind(folder: Path) -> None:
+    write_trained(folder, "BertTokenizer")
+
+
+def without_a_pad_token(folder: Path) -> None:
+    write_llama(folder, pad_token=None)
+
+
+def that_pads_on_the_left(folder: Path) -> None:
+    write_llama(folder, padding_side=None)
+
+
+def in_python_alone(folder: Path) -> None:
+    (folder / "vocab.json").write_text('{"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3}')
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "CTRLTokenizer", "pad_token": "<unk>"}')
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+
+
+@pytest.mark.parametrize(
+    ("family", "write", "says"),
+    [
+        ("siglip", with_another_spiece_model, r"ids of transformers' SiglipTokenizer .* for the text '.*' \[.*\], got"),
+        ("clip", with_the_name_of_another_kind, "files of a BertTokenizer that transformers reads, got: .*WordPiece"),
+        ("clip", without_a_pad_token, "expected a tokenizer with a pad token, got LlamaTokenizer without one"),
+        ("clip", that_pads_on_the_left, "padding_side: expected right, got 'left'"),
+        ("clip", in_python_alone, "got CTRLTokenizer, which runs in Python alone"),
+    ],
+)
+def test_a_tokenizer_that_a_device_cannot_follow_is_refused(
+    family: Family, write: Callable[[Path], None], says: str, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    with pytest.raises(CheckpointError, match=says):
+        from_checkpoint(tmp_path, family=family, context_length=16)
+
+
 @pytest.fixture(scope="module")
 def pair(clip_of_two_files: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, Any]:
     checkpoint = from_checkpoint(clip_of_two_files, family="clip", context_length=20)
@@ -316,6 +492,11 @@ def with_an_undefined_ending(folder: Path) -> None:
     edit(folder / "tokenizer.json", post_processor=data["post_processor"] | {"special_tokens": {}})
 
 
+def with_a_damaged_spiece_model_alone(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "spiece.model").write_bytes(b"")
+
+
 def without_the_ending(folder: Path) -> None:
     edit(folder / "tokenizer.json", post_processor=None)
 
@@ -325,20 +506,23 @@ def without_the_ending(folder: Path) -> None:
     [
         ("clip", without("tokenizer.json", "merges.txt"), "got no merges.txt"),
         ("clip", without("tokenizer.json", "vocab.json"), "got no vocab.json"),
-        ("siglip", without("tokenizer.json", "spiece.model"), "got no tokenizer"),
-        ("siglip", without("tokenizer.json"), "got only spiece.model"),
+        ("siglip", without("tokenizer.json"), "got no tokenizer"),
+        ("siglip", with_a_damaged_spiece_model_alone, "got only spiece.model"),
+        ("siglip", with_content("spiece.model", b""), "files of a SiglipTokenizer that transformers reads"),
         ("clip", with_content("tokenizer.json", b"{}"), "damaged or unknown"),
         ("clip", with_content("tokenizer.json", b"\xff\xfe"), "damaged or unknown"),
-        ("clip", with_content("tokenizer_config.json", b"{"), "not valid JSON"),
+        ("clip", with_content("tokenizer_config.json", b"{"), "not a readable JSON file"),
         ("clip", with_content("tokenizer_config.json", b"[]"), "expected an object"),
-        ("clip", with_content("special_tokens_map.json", b"\xff"), "not valid JSON"),
-        ("clip", with_keys(tokenizer_class="BertTokenizer"), "expected CLIPTokenizer for a clip checkpoint"),
+        ("clip", with_content("special_tokens_map.json", b"\xff"), "not a readable JSON file"),
+        ("clip", with_keys(tokenizer_class="BertTokenizer"), "ids of transformers' BertTokenizer on a device"),
+        ("clip", with_keys(tokenizer_class="HerTokenizer"), "CLIPTokenizer for a clip checkpoint, got 'HerTokenizer'"),
+        ("clip", with_keys(auto_map={"AutoTokenizer": ["a.B", None]}), "auto_map: expected .* own code"),
         ("clip", with_keys(tokenizer_class=3), "got 3"),
-        ("siglip", with_keys(tokenizer_class="CLIPTokenizer"), "expected SiglipTokenizer or Siglip2Tokenizer"),
+        ("siglip", with_keys(tokenizer_class="CLIPTokenizer"), "ids of transformers' CLIPTokenizer on a device"),
         ("siglip", with_keys(padding_side="left"), "padding_side: expected right"),
         ("siglip", with_keys(truncation_side="left"), "truncation_side: expected right"),
         ("siglip", with_keys(pad_token="<nowhere>"), "pad_token '<nowhere>' in the vocabulary"),
-        ("siglip", with_keys(pad_token=["</s>"]), "pad_token: expected a text"),
+        ("siglip", with_keys(pad_token=["</s>"]), "pad_token has to be either str"),
         ("siglip", with_keys(bos_token="<pad>", add_bos_token=True), "does the opposite"),
         ("siglip", with_an_undefined_ending, "damaged or unknown"),
         ("siglip", without_the_ending, "ends every text with '</s>'"),
@@ -349,7 +533,6 @@ def test_what_is_missing_or_contradicts_itself_is_a_checkpoint_error(
     family: Family, damage: Any, says: str, tmp_path: Path
 ) -> None:
     (write_clip_tokenizer if family == "clip" else write_siglip_tokenizer)(tmp_path)
-    (tmp_path / "spiece.model").write_bytes(b"")
     damage(tmp_path)
     with pytest.raises(CheckpointError, match=says):
         from_checkpoint(tmp_path, family=family, context_length=64)

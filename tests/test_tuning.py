@@ -38,6 +38,7 @@ def tuned(request_: TuneRequest) -> Tuned:
     return tune(request_)
 
 
+@pytest.mark.slow
 def test_the_smallest_artefact_within_the_drop_is_chosen(tuned: Tuned) -> None:
     converted = [trial for trial in tuned.trials[1:] if trial.error is None]
     assert tuned.best.size_bytes == min(trial.size_bytes for trial in converted)
@@ -46,6 +47,7 @@ def test_the_smallest_artefact_within_the_drop_is_chosen(tuned: Tuned) -> None:
     assert tuned.best.size_bytes < 0.5 * tuned.trials[0].size_bytes
 
 
+@pytest.mark.slow
 def test_every_layer_of_both_towers_is_measured(tuned: Tuned) -> None:
     layers = {cost.layer for cost in tuned.costs["int8-static"]}
     assert {layer.split("/")[0] for layer in layers} == {"encode_image", "encode_text"}
@@ -53,6 +55,7 @@ def test_every_layer_of_both_towers_is_measured(tuned: Tuned) -> None:
     assert all(0 <= cost.score.agreement <= 1 for cost in tuned.costs["int8-static"])
 
 
+@pytest.mark.slow
 def test_the_recipe_file_says_what_was_found_and_converts(tuned: Tuned, request_: TuneRequest, tmp_path: Path) -> None:
     recipe = resolve(tuned.recipe_file)
     assert recipe.weights == tuned.best.recipe.weights
@@ -68,12 +71,14 @@ def test_the_recipe_file_says_what_was_found_and_converts(tuned: Tuned, request_
     assert tuned.next_command in tuned.recipe_file.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_pictures_are_drawn(tuned: Tuned, request_: TuneRequest) -> None:
     trade_off = (request_.out / "trade-off.svg").read_text(encoding="utf-8")
     assert "<svg" in trade_off
     assert "<svg" in (request_.out / "sensitivity.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was_stopped(
     tuned: Tuned, request_: TuneRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +104,7 @@ def test_a_search_goes_on_where_it_was_stopped(
     assert 0 < max(shares) < 1
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_search_is_refused(tuned: Tuned, request_: TuneRequest) -> None:
     with pytest.raises(OutputError, match="another data"):
         tune(replace(request_, data="objects:train:41:3"))
@@ -141,6 +147,7 @@ def test_bad_requests_are_refused_before_the_work(
     assert not (tmp_path / "out" / "tune.json").exists()
 
 
+@pytest.mark.slow
 def test_group_sizes_are_searched(tuned: Tuned) -> None:
     sizes = {trial.recipe.weights.group_size for trial in tuned.trials if trial.recipe.weights.dtype == "int4"}
     assert sizes == set(GROUP_SIZES)

@@ -93,17 +93,20 @@ def test_core_ml_patches_leave_another_version_alone(monkeypatch: pytest.MonkeyP
         assert gelu_mode(TanhGelu()) == "EXACT"
 
 
+@pytest.mark.slow
 def test_xnnpack_computes_tanh_gelu_once_it_is_written_out() -> None:
     answer = run_xnnpack(export(TanhGelu()).run_decompositions(decompositions()), EXAMPLE)
     torch.testing.assert_close(answer, TanhGelu()(EXAMPLE), atol=2e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_xnnpack_tanh_gelu_decomposition_is_still_needed() -> None:
     answer = run_xnnpack(export(TanhGelu()), EXAMPLE)
     torch.testing.assert_close(answer, nn.GELU()(EXAMPLE), atol=2e-6, rtol=0)
     assert (answer - TanhGelu()(EXAMPLE)).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_executorch_layer_norm_in_float32_is_still_needed() -> None:
     example = (torch.randn(1, 4, 768, generator=torch.Generator().manual_seed(0)) * 30).half()
     norm = nn.LayerNorm(768).half()
@@ -211,6 +214,7 @@ def survives(network: str) -> bool:
     return process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_hybrid_learns_from_pictures_of_128_pixels() -> None:
     assert survives(
         "from edgevlm.models.students.reparameterised import RepConv\n"
@@ -218,6 +222,7 @@ def test_a_hybrid_learns_from_pictures_of_128_pixels() -> None:
     )
 
 
+@pytest.mark.slow
 def test_strided_pointwise_gradients_are_still_needed_to_be_avoided() -> None:
     mended = survives("network = torch.nn.Conv2d(3, 24, 1, stride=2).to(memory_format=torch.channels_last)")
     if mended and torch.__version__.startswith("2.13."):

@@ -88,6 +88,7 @@ print("answered")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "answers"), [("int64", True), ("int32", False)])
 def test_executorch_still_looks_embeddings_up_by_int64_alone(dtype: str, answers: bool) -> None:
     # In a process of its own: the runtime aborts it.
@@ -116,6 +117,7 @@ def converted(module: nn.Module, example: Tensor) -> bytes:
     return bytes(litert_torch.convert(module, (example,)).model_content())
 
 
+@pytest.mark.slow
 def test_the_usual_quantizer_still_leaves_products_at_a_version_whose_kernel_answers_nan() -> None:
     example = torch.randn(2, 64)
     maker = quantizer.Quantizer(converted(frozen(nn.Linear(64, 48)), example))
@@ -124,6 +126,7 @@ def test_the_usual_quantizer_still_leaves_products_at_a_version_whose_kernel_ans
     assert versions(bytes(theirs))[schema.BuiltinOperator.FULLY_CONNECTED] == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dynamic", "expected"),
     [
@@ -166,6 +169,7 @@ def constants(data: bytes) -> list[NDArray[np.float32]]:
     return [np.frombuffer(content, np.float32).reshape(48, 64) for content in whole]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [ScaledQuery, NormFirst])
 def test_litert_torch_still_folds_scales_into_weights(module: Callable[[], nn.Module]) -> None:
     made = frozen(module())

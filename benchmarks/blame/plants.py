@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgevlm.benchmarks.bundles import bundle_for_tests
 from edgevlm.blame.blame import Blame, blame
-from edgevlm.bundle.bundle import Bundle, seal
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.integer_weights import StoredWeight
-from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.recipe import BUILTIN
-from edgevlm.bundle.spec import Array, ComponentSpec, ImagePreprocessing, Source, TensorSpec
+from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.compression.compression import compress
 from edgevlm.errors import BundleError
 from edgevlm.graphs.program import Program, Programs
@@ -176,7 +176,8 @@ def blamed(plant: Plant | None, target: str, folder: Path) -> Blame:
     lowered = compress(programs(plant), recipe, {}, silent)
     files = registry.converter(target).lower(lowered.programs, recipe, folder)
     spec = programs()[COMPONENT].spec
-    bundle = seal(folder, _manifest(target, recipe.name, {COMPONENT: BundledComponent(spec, files[0].path)}))
+    component = BundledComponent(spec, files[0].path)
+    bundle = bundle_for_tests(folder, {COMPONENT: component}, target=target, recipe=recipe)
     if plant is not None and plant.name == "one flipped scale":
         _flip_scale(bundle)
     ops = registry.runtime(target).trace(bundle, COMPONENT, sample())
@@ -213,24 +214,3 @@ def _distance(stored: StoredWeight, weight: Array) -> float:
     if values.shape != weight.shape:
         return float("inf")
     return float(np.linalg.norm(values * stored.scale.reshape(len(values), -1) - weight))
-
-
-def _manifest(target: str, recipe: str, components: dict[str, BundledComponent]) -> Manifest:
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        name="tower",
-        target=target,
-        components=MappingProxyType(components),
-        image=ImagePreprocessing(SIDE, SIDE, "exact", SIDE, SIDE, "bicubic", False, 1.0, (0.0,) * 3, (1.0,) * 3),
-        text=None,
-        labels=None,
-        embedding_dim=DIM,
-        logit_scale=1.0,
-        embedding_space_id="",
-        recipe=replace(BUILTIN[recipe]),
-        source=Source("tower", "clip", "none", "Apache-2.0"),
-        requires={},
-        estimated_peak_memory_bytes=0,
-        parity=None,
-        tool_versions={},
-    )

@@ -3,8 +3,8 @@
     python -m edgevlm.benchmarks.calibration [--keep]
 
 Each network that somebody measured is counted on an emulator of the core that they measured it on; then each point is
-left out and predicted from the others. With `--keep` the counts go into edgevlm/bench/calibration.yaml, which estimates
-are fitted to, and the tables into the page.
+left out and predicted from the others. With `--keep` the counts go into edgevlm/bench/estimates/published.yaml, which
+estimates are fitted to, and the tables into the page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edgevlm.benchmarks.measuring import keep
 from edgevlm.process import interrupts
 
 PAGE = Path(__file__).with_name("README.md")
-POINTS = Path(published.__file__).with_name("calibration.yaml")
+POINTS = Path(published.__file__).with_name("published.yaml")
 
 
 def main() -> None:
@@ -66,7 +66,7 @@ def count_all(points: Sequence[CpuPoint]) -> list[Counted]:
 
 
 def with_counts(text: str, points: Sequence[CpuPoint]) -> str:
-    """The text of `calibration.yaml` with the points' instructions, in their order."""
+    """The text of `published.yaml` with the points' instructions, in their order."""
     numbers = iter([point.instructions for point in points])
     return re.sub(r"(?<=^    instructions: )\d+$", lambda _: str(next(numbers)), text, flags=re.MULTILINE)
 

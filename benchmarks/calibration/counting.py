@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 
 from edgevlm.bench.estimates.published import CpuPoint
+from edgevlm.benchmarks.bundles import bundle_for_tests
 from edgevlm.benchmarks.calibration.networks import CLASSES, NETWORKS, SIDE, build, multiply_adds
-from edgevlm.bundle.bundle import Bundle, seal
-from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.recipe import BUILTIN, LEAST_SAMPLES
-from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
+from edgevlm.bundle.spec import ComponentSpec, Source, TensorSpec
 from edgevlm.compression.compression import compress
 from edgevlm.devices.profile import Cluster
 from edgevlm.emulation import counting
@@ -94,7 +94,8 @@ def bundle(named: str, folder: Path) -> Bundle:
     compressed = compress(_programs(network), recipe, {COMPONENT: pictures}, silent)
     files = registry.converter(_TARGET).lower(compressed.programs, recipe, folder)
     component = BundledComponent(_spec(), files[0].path)
-    return seal(folder, _manifest(network, recipe.name, component))
+    components, source = {COMPONENT: component}, Source(network, "clip", "none", "Apache-2.0")
+    return bundle_for_tests(folder, components, name="network", target=_TARGET, recipe=recipe, source=source)
 
 
 def split(named: str) -> tuple[str, str]:
@@ -115,24 +116,3 @@ def _programs(network: str) -> Programs:
 def _spec() -> ComponentSpec:
     pixels = TensorSpec("pixels", "float32", (1, 3, SIDE, SIDE), "RGB, centred and scaled")
     return ComponentSpec(COMPONENT, (pixels,), (TensorSpec("scores", "float32", (1, CLASSES), "of each class"),))
-
-
-def _manifest(network: str, recipe: str, component: BundledComponent) -> Manifest:
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        name="network",
-        target=_TARGET,
-        components=MappingProxyType({COMPONENT: component}),
-        image=ImagePreprocessing(SIDE, SIDE, "exact", SIDE, SIDE, "bicubic", False, 1.0, (0.0,) * 3, (1.0,) * 3),
-        text=None,
-        labels=None,
-        embedding_dim=CLASSES,
-        logit_scale=1.0,
-        embedding_space_id="",
-        recipe=BUILTIN[recipe],
-        source=Source(network, "clip", "none", "Apache-2.0"),
-        requires={},
-        estimated_peak_memory_bytes=0,
-        parity=None,
-        tool_versions={},
-    )

@@ -25,13 +25,13 @@ from edgevlm import schema
 from edgevlm.benchmarks.compression import conversions, report
 from edgevlm.benchmarks.compression.measurement import ONE_THREAD, PACKAGE, measure
 from edgevlm.benchmarks.compression.results import Peers, Results, Row, Run, read
-from edgevlm.benchmarks.measuring import in_fresh_process, machine
+from edgevlm.benchmarks.measuring import in_fresh_process, machine, plain_errors
 from edgevlm.bundle.recipe import BUILTIN
-from edgevlm.distillation.run_folder import write_atomically
-from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.errors import InputError
 from edgevlm.models import catalogue
 from edgevlm.process import terminal
 from edgevlm.process.progress import Progress
+from edgevlm.process.writing import write_atomically
 from edgevlm.targets.registry import CONVERTERS
 
 
@@ -42,17 +42,11 @@ def main() -> None:
         parser.error("--rounds: expected 1 or more")
     torch.set_num_threads(1)
     places = report.IN_CHECKOUT if options.keep else report.beside(options.work)
-    try:
+    with plain_errors():
         if not options.report_only:
             with terminal.progress_bar(log_seconds=30) as progress:
                 compare(options, places, progress)
         report.write(read(places.figures), places)
-    except EdgeVLMError as error:
-        print(f"error: {error.message}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
 
 
 def compare(options: argparse.Namespace, places: report.Places, progress: Progress) -> None:

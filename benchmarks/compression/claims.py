@@ -17,7 +17,7 @@ class Claim:
     """A ratio and the most that it may be.
 
     Attributes:
-        says: What over what.
+        says: What over what, in Markdown.
         limit: The most.
         measure: Finds the ratio; None where something for it has not been measured.
     """

@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.compression.layers import find_layers
 from edgevlm.graphs.capture import plain_attention
+from edgevlm.graphs.outline import outline
 from edgevlm.graphs.program import Program
 
 Shape = tuple[int, ...]
@@ -26,7 +25,7 @@ def integer_shares(program: Program, stored: Iterable[StoredWeight]) -> dict[str
     """
     costs = layer_multiply_adds(program)
     counts = Counter((f"int{weight.bits}", weight.values.shape) for weight in stored)
-    total = multiply_adds(program)
+    total = outline(program).multiply_adds
     return {
         kind: sum(
             min(count, len(costs[shape])) * math.fsum(costs[shape]) / len(costs[shape])
@@ -49,10 +48,3 @@ def layer_multiply_adds(program: Program) -> Mapping[Shape, list[int]]:
             answers = nodes[layer.node].meta["val"].numel()
             found[layer.shape].append(answers * math.prod(layer.shape[1:]))
     return found
-
-
-def multiply_adds(program: Program) -> int:
-    """Of all products of the float graph, attention's own included; the module runs on shapes without data."""
-    with plain_attention(), FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
-        program.module(*(torch.empty(each.shape, dtype=each.dtype) for each in program.example))
-    return int(counter.get_total_flops()) // 2

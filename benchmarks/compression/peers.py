@@ -30,10 +30,10 @@ from edgevlm.benchmarks.measuring import clock_turns
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import ParityLimits
 from edgevlm.bundle.spec import F32
+from edgevlm.inputs.rows import make_rows
 from edgevlm.models import catalogue
 from edgevlm.onboard.engines import OnnxEngine, OpenVINOEngine
 from edgevlm.parity import comparison, golden
-from edgevlm.parity.samples import make_samples
 from edgevlm.process.progress import silent
 from edgevlm.process.quiet import quiet
 from edgevlm.targets import registry
@@ -162,13 +162,13 @@ def _own_encoder(session: Session) -> Encode:
 
 def _compare(encoders: Mapping[str, Encode], fp32: Bundle) -> dict[str, float]:
     """The centred cosine of each with the float reference, on the pictures of our own parity samples."""
-    fixtures, pictures, reference = golden.read(fp32.path)
-    samples = make_samples(pictures, fixtures.sample_texts, fp32.manifest.image, None)
+    _, pictures, reference = golden.read(fp32.path)
+    pixels = make_rows(pictures, (), fp32.manifest.image, None)["pixels"]
     found = {}
     for name, encode in encoders.items():
-        answers = np.concatenate([encode(picture[None]) for picture in samples.pixels])
+        answers = np.concatenate([encode(picture[None]) for picture in pixels])
         checks = comparison.compare(
-            comparison.Answers(reference.image, None, None), comparison.Answers(answers, None, None), ParityLimits()
+            {"encode_image": reference["encode_image"]}, {"encode_image": {"embedding": answers}}, ParityLimits()
         )
         found[name] = next(check.value for check in checks if check.measure == "centred_cosine")
     return found

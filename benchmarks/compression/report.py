@@ -10,8 +10,8 @@ from pathlib import Path
 from edgevlm.benchmarks.compression.page import page
 from edgevlm.benchmarks.compression.results import Figures, Results, Row
 from edgevlm.benchmarks.measuring import RESULTS
-from edgevlm.distillation.run_folder import write_atomically
 from edgevlm.errors import InputError
+from edgevlm.process.writing import write_atomically
 
 _HERE = Path(__file__).parent
 

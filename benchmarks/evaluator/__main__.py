@@ -9,7 +9,6 @@ processes. Only fp32 packages have a goal of speed: in fp16 every result is roun
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import torch
 from edgevlm.benchmarks.evaluator.memory import Footprint, measure_footprint
 from edgevlm.benchmarks.evaluator.networks import NETWORKS, write_package
 from edgevlm.benchmarks.evaluator.speed import Speed, measure_speed
-from edgevlm.benchmarks.measuring import keep
+from edgevlm.benchmarks.measuring import keep, make_parser
 
 SPEED_GOAL, MEMORY_GOAL, OPEN_GOAL_S = 1.2, 1.3, 2.0
 
@@ -84,11 +83,9 @@ def measure(folder: Path, *, rounds: int, processes: int) -> tuple[list[Speed], 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=15, help="how often each side predicts")
     parser.add_argument("--processes", type=int, default=3, help="how often a package is opened anew")
-    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
     options = parser.parse_args()
     load_at_start = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:

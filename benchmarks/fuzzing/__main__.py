@@ -6,7 +6,6 @@ python -m edgevlm.benchmarks.fuzzing --seed 0 --only 4711       one mutant again
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -16,22 +15,16 @@ import torch
 from edgevlm.benchmarks.fuzzing import corpus, summaries
 from edgevlm.benchmarks.fuzzing.trials import Trials
 from edgevlm.benchmarks.fuzzing.workers import Limits, run
-from edgevlm.benchmarks.measuring import keep
+from edgevlm.benchmarks.measuring import keep, make_parser
 from edgevlm.process import terminal
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m edgevlm.benchmarks.fuzzing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--count", type=int, default=20_000, metavar="N", help="mutants, default 20000")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, metavar="NUMBER", help="this mutant alone")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="with --only: write the package there, run nothing")
-    parser.add_argument("--keep", action="store_true", help="keep the result in benchmarks/results/")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
     specimens = corpus.build()

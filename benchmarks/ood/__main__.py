@@ -10,14 +10,13 @@ With --keep the table, the plot and every run's figures are written into the che
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from edgevlm.benchmarks.measuring import plain_errors
 from edgevlm.benchmarks.ood import report
 from edgevlm.benchmarks.ood.arms import ARMS
 from edgevlm.benchmarks.ood.side_by_side import make_runs
 from edgevlm.benchmarks.ood.study import Plan, Run, is_done, make_teacher, open_study
-from edgevlm.errors import EdgeVLMError
 from edgevlm.process import terminal
 
 
@@ -36,16 +35,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.seeds < 1 or options.processes < 1:
         parser.error("--seeds and --processes: expected 1 or more")
-    try:
+    with plain_errors():
         if not options.report_only:
             study(options.out, Plan(), options.arms, options.seeds, options.processes)
         report.write(options.out, report.IN_CHECKOUT if options.keep else report.beside(options.out))
-    except EdgeVLMError as error:
-        print(f"error: {error.message}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
 
 
 def study(out: Path, plan: Plan, arms: list[str], seeds: int, processes: int) -> None:

@@ -12,7 +12,7 @@ from edgevlm.benchmarks.measuring import RESULTS
 from edgevlm.benchmarks.ood.arms import TEXTS
 from edgevlm.benchmarks.ood.page import page
 from edgevlm.benchmarks.ood.results import TEXT_TITLES, Results, read
-from edgevlm.distillation.run_folder import write_atomically
+from edgevlm.process.writing import write_atomically
 
 _HERE = Path(__file__).parent
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:grey")

@@ -28,11 +28,11 @@ from edgevlm.benchmarks.ood.classes import CLASSES, ClassPictures, make_classes
 from edgevlm.benchmarks.ood.teacher import TeacherPlan, train_teacher
 from edgevlm.distillation.distillation import Request, distill
 from edgevlm.distillation.recipe import Schedule
-from edgevlm.distillation.run_folder import write_atomically
 from edgevlm.errors import OutputError
 from edgevlm.evaluation.evaluation import evaluate
 from edgevlm.models.students.layout import is_student
 from edgevlm.process.progress import Progress
+from edgevlm.process.writing import write_atomically
 
 _TEST_SEED = 1_000_000  # training pictures have the seeds of the trainings
 

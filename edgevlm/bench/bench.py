@@ -8,7 +8,6 @@ report.md        the same as text
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +18,11 @@ from edgevlm.bench.results import Failed, Result
 from edgevlm.bench.worker import Assignment
 from edgevlm.devices.device import Device, resolve
 from edgevlm.devices.profile import Profile
-from edgevlm.errors import EdgeVLMError, InputError, OutputError
+from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.process import interrupts
 from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress, silent
+from edgevlm.process.writing import output_errors, replacing
 
 RESULTS, PAGE, MARKDOWN = "results.jsonl", "report.html", "report.md"
 
@@ -73,13 +73,11 @@ def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
         devices, unknown = _resolve(request)
         for result in _examine(request, devices, progress) if request.bundles else ():
             found.append(result)
-            with _writing(request.out):
+            with output_errors(request.out):
                 results.append(kept, result)
         everything = merge(earlier, found)
-        with _writing(request.out):
-            with _replacing(kept) as new:
-                results.write(new, everything)
-            write_report(everything, request.out, {name: each.title for name, each in request.profiles.items()})
+        results.write(kept, everything)
+        write_report(everything, request.out, {name: each.title for name, each in request.profiles.items()})
     return (*unknown, *found)
 
 
@@ -110,7 +108,7 @@ def write_report(found: Sequence[Result], folder: Path, titles: Mapping[str, str
 
     title = "How fast, how much memory, does it fit"
     for name, write in ((PAGE, write_page), (MARKDOWN, write_markdown)):
-        with _replacing(folder / name) as new:
+        with replacing(folder / name) as new:
             write(tuple(found), new, title=title, titles=titles)
 
 
@@ -133,25 +131,7 @@ def _examine(request: Request, devices: Sequence[Device], progress: Progress) ->
     return fleet.examine(asked, progress)
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside it to write, which takes its place at the end: what was there is lost to nothing."""
-    new = path.with_name(f".{path.name}")
-    with interrupts.removing(new):
-        yield new
-        new.replace(path)
-
-
 def _make_folder(out: Path) -> None:
-    with _writing(out):
+    with output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / RESULTS).touch()
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Raises OutputError where the folder cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"cannot write {out}: {error.strerror or error}", hint="choose another --out") from error

@@ -9,14 +9,13 @@ from typing import Any
 from edgevlm import schema
 from edgevlm.bench.artefacts import Subject
 from edgevlm.bench.results import Emulated, Failed, Measured, Result
-from edgevlm.devices.machine import Machine
+from edgevlm.devices.machine import TRIES, Machine, try_again
 from edgevlm.errors import ConnectionLost, DeviceError, EdgeVLMError, OutOfMemory
 from edgevlm.onboard.figures import Memory, Sustained, System, Times
 from edgevlm.process.progress import Progress
 
 _START_SECONDS = 120.0  # for a slow board to import torch
 _EMULATION = 10  # times as slow as the board, and more beside other work
-_TRIES = 3
 _RUNS = 3  # while memory is watched; an emulator is slow, and the first run has the peak already
 
 
@@ -147,16 +146,14 @@ def _sustained(machine: Machine, job: Mapping[str, Any], seconds: float, progres
 def _ask(machine: Machine, job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """The result of one job. Where the connection is lost, the job is asked again."""
     seconds = _START_SECONDS + 20 * float(job.get("seconds", 1.0))
-    for attempt in range(1, _TRIES + 1):
-        try:
-            for line in machine.ask(job, timeout_seconds=seconds * (_EMULATION if machine.emulator else 1)):
-                if "progress" in line:
-                    progress(line["progress"]["stage"], line["progress"]["share"])
-                if "result" in line:
-                    found: Mapping[str, Any] = line["result"]
-                    return found
-        except ConnectionLost:
-            if attempt == _TRIES:
-                raise
-            progress(f"the connection was lost, trying again ({attempt + 1} of {_TRIES})", None)
-    raise DeviceError("the device ended the job without a result")
+
+    def ask() -> Mapping[str, Any]:
+        for line in machine.ask(job, timeout_seconds=seconds * (_EMULATION if machine.emulator else 1)):
+            if "progress" in line:
+                progress(line["progress"]["stage"], line["progress"]["share"])
+            if "result" in line:
+                found: Mapping[str, Any] = line["result"]
+                return found
+        raise DeviceError("the device ended the job without a result")
+
+    return try_again(ask, lambda number: progress(f"the connection was lost, trying again ({number} of {TRIES})", None))

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from edgevlm import schema
 from edgevlm.errors import InputError
 from edgevlm.onboard.figures import Counts, Memory, Sustained, System, Times
+from edgevlm.process.writing import write_atomically
 
 SCHEMA_VERSION = 1
 Evidence = Literal["measured", "emulated", "estimated", "none"]
@@ -206,7 +207,7 @@ def read(path: Path) -> tuple[Result, ...]:
 
 def write(path: Path, results: Iterable[Result]) -> None:
     """A `results.jsonl` of these results."""
-    path.write_text("".join(json.dumps(to_json(each), ensure_ascii=False) + "\n" for each in results), encoding="utf-8")
+    write_atomically(path, "".join(json.dumps(to_json(each), ensure_ascii=False) + "\n" for each in results))
 
 
 def _read(path: Path) -> Iterator[Result]:

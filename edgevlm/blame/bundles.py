@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from edgevlm.blame.blame import Blame, blame
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import F32
-from edgevlm.conversion.original import Prepared
+from edgevlm.conversion.prepared import Prepared
 from edgevlm.errors import InputError
+from edgevlm.inputs.rows import TOKEN_IDS, Rows, inputs_of, takes
 from edgevlm.models import catalogue
 from edgevlm.models.model import Model
 from edgevlm.parity import comparison
@@ -49,7 +52,7 @@ def source_model(bundle: Bundle, model: str | None = None) -> Model:
 def blame_bundle(
     bundle: Bundle,
     model: Model,
-    samples: comparison.Samples,
+    samples: Rows,
     reference: comparison.Answers,
     progress: Progress = silent,
 ) -> tuple[Blame, ...]:
@@ -65,29 +68,28 @@ def blame_bundle(
         BundleError: the file is damaged.
     """
     manifest = bundle.manifest
-    prepared = Prepared(model, None, wanted=manifest.labels, image_only="encode_text" not in bundle.components)
+    specs = [component.spec for component in bundle.components.values()]
+    speaks = any(takes(spec, TOKEN_IDS) for spec in specs)
+    prepared = Prepared(model, None, wanted=manifest.labels, image_only=not speaks)
     runtime = registry.runtime(manifest.target)
     found = []
     with runtime.open(bundle, threads=1) as session:
-        asked = comparison.ask(
-            session, tuple(bundle.components), samples, lambda share: progress("looking for the worst sample", share)
-        )
-    for name, component in bundle.components.items():
-        (boundary,) = component.spec.inputs
-        rows = samples.pixels if boundary.name == "pixels" else samples.token_ids
-        wanted, got = _pair(name, reference, asked)
-        worst = int(np.argmax(np.nan_to_num(np.abs(wanted - got), nan=np.inf).max(axis=1)))
-        inputs = {boundary.name: rows[worst : worst + 1]}
-        progress(f"tracing {name}", None)
+        asked = comparison.ask(session, specs, samples, lambda share: progress("looking for the worst sample", share))
+    for spec in specs:
+        worst = _worst_row(reference[spec.name], asked[spec.name])
+        inputs = {name: rows[worst : worst + 1] for name, rows in inputs_of(spec, samples).items()}
+        progress(f"tracing {spec.name}", None)
         with quiet():
-            ops = runtime.trace(bundle, name, inputs)
-            progress(f"comparing {len(ops)} ops of {name} with the model's", None)
-            found.append(blame(prepared.programs[name], ops, inputs, manifest.recipe, sample=worst))
+            ops = runtime.trace(bundle, spec.name, inputs)
+            progress(f"comparing {len(ops)} ops of {spec.name} with the model's", None)
+            found.append(blame(prepared.programs[spec.name], ops, inputs, manifest.recipe, sample=worst))
     return tuple(found)
 
 
-def _pair(component: str, reference: comparison.Answers, asked: comparison.Answers) -> tuple[F32, F32]:
-    """What the reference and the bundle answer to all samples, [N, ...] each."""
-    field = {"encode_image": "image", "encode_text": "text", "classify": "scores"}[component]
-    wanted, got = getattr(reference, field), getattr(asked, field)
-    return wanted, got
+def _worst_row(expected: Mapping[str, F32], got: Mapping[str, F32]) -> int:
+    """The sample at which an output of a component is farthest from the original's."""
+    errors = [
+        np.nan_to_num(np.abs(expected[output] - rows), nan=np.inf).reshape(len(rows), -1).max(axis=1)
+        for output, rows in got.items()
+    ]
+    return int(np.argmax(np.max(errors, axis=0)))

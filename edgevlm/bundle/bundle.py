@@ -8,6 +8,7 @@
 
 It is a closed world: `Bundle.open` refuses a folder with a file that the manifest does not list, a listed one
 missing or changed, a link, or a path that leads outside, before anything in it is loaded. Nothing is a pickle.
+README.md beside this file says all of it to whoever writes a reader.
 """
 
 from __future__ import annotations
@@ -15,25 +16,44 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from edgevlm import schema
+from edgevlm.bundle import versions
 from edgevlm.bundle.manifest import FORMAT_VERSION, MANIFEST, BundledComponent, FileRecord, Manifest
 from edgevlm.errors import BundleError
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose integrity has been checked."""
+    """A bundle on disk whose integrity has been checked.
+
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> bundle.manifest.target, list(bundle.components)
+    ('coreml', ['encode_image', 'encode_text'])
+    >>> megabytes = bundle.artefact_bytes / 1e6
+
+    Attributes:
+        path: Its folder.
+        manifest: What its `manifest.json` says.
+        notes: What a user should know, and that is no reason to refuse it: whole sentences.
+    """
 
     path: Path
     manifest: Manifest
+    notes: tuple[str, ...] = ()
 
     @property
     def components(self) -> Mapping[str, BundledComponent]:
         return self.manifest.components
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether it is of a newer minor version of the format than this EdgeVLM's, whose keys are left out."""
+        return versions.is_newer(self.manifest.format_version, where=str(self.path / MANIFEST))
 
     @property
     def size_bytes(self) -> int:
@@ -50,13 +70,15 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """Reads the manifest and checks every file against it.
 
+        Keys that a newer minor version of the format added are ignored, and named in `notes`.
+
         Raises:
             BundleError: not a bundle, a version this EdgeVLM does not know, or damage (the message names it).
         """
         folder = Path(path)
-        manifest = _read_manifest(folder)
+        manifest, notes = _read_manifest(folder)
         _check_files(folder, manifest)
-        return cls(folder, manifest)
+        return cls(folder, manifest, notes)
 
 
 def seal(folder: Path, manifest: Manifest) -> Bundle:
@@ -82,7 +104,8 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def _read_manifest(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
+    """The manifest, and what a user should know about its version."""
     path = folder / MANIFEST
     if not folder.is_dir():
         raise BundleError(
@@ -96,12 +119,20 @@ def _read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not readable as JSON: {error}", hint="convert the model again") from error
     version = data.get("format_version") if isinstance(data, dict) else None
-    if not isinstance(version, str) or version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
-        raise BundleError(
-            f"{path}: expected format version {FORMAT_VERSION.split('.')[0]}.x, got {version!r}",
-            hint="update edgevlm, or convert the model again with this one",
-        )
-    return schema.read(Manifest, data, where=str(path), error=BundleError)
+    if not versions.is_newer(version, where=str(path)):
+        return schema.read(Manifest, data, where=str(path), error=BundleError), ()
+    ignored: list[str] = []
+    manifest = schema.read(Manifest, data, where=str(path), error=BundleError, ignored=ignored)
+    return manifest, (_note(folder, manifest.format_version, ignored),)
+
+
+def _note(folder: Path, version: str, ignored: list[str]) -> str:
+    """What to say about a newer minor version."""
+    keys = f" ({', '.join(sorted(ignored))})" if ignored else ""
+    return (
+        f"{folder} is in format {version}, this edgevlm knows {FORMAT_VERSION}: what the newer format added is "
+        f"ignored{keys}. To have it read, update edgevlm."
+    )
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
@@ -113,8 +144,11 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     for root, folders, names in os.walk(folder):
         for name in (*folders, *names):
             path = Path(root, name)
-            if path.is_symlink():
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
                 raise BundleError(f"{path}: a bundle holds no links")
+            if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+                raise BundleError(f"{path}: a bundle holds files and folders alone, and this is neither")
             if name in names:
                 found.add(path.relative_to(folder).as_posix())
     for name in sorted(found - set(manifest.files) - {MANIFEST}):

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from edgevlm.bundle.integer_weights import WeightProof
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import (
     ComponentSpec,
     ImagePreprocessing,
+    Positive,
     Source,
     TextPreprocessing,
 )
+from edgevlm.schema import Quantity
 
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"
+Bytes = Annotated[int, Quantity("bytes", least=0)]
+MultiplyAdds = Annotated[int, Quantity("multiply-adds", least=0)]
 
 
 @dataclass(frozen=True)
 class BundledComponent:
-    """A component and the file, or package folder, that answers it."""
+    """A component and the file, or package folder, that answers it.
+
+    Attributes:
+        spec: What it takes and returns.
+        file: Path of the file, or of the package's folder. Several components may share a file.
+    """
 
     spec: ComponentSpec
     file: str
@@ -29,10 +39,15 @@ class BundledComponent:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file of the bundle must be."""
+    """What a file of the bundle must be.
+
+    Attributes:
+        sha256: Of its content, 64 lower-case hexadecimal digits.
+        size_bytes: Its size.
+    """
 
     sha256: str
-    size_bytes: int
+    size_bytes: Bytes
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ class ParityReport:
     """
 
     evidence: str
-    samples: int
+    samples: Annotated[int, Quantity("pictures", least=0)]
     checks: tuple[ParityCheck, ...]
 
     @property
@@ -77,6 +92,10 @@ class ParityReport:
 @dataclass(frozen=True)
 class Labels:
     """A baked label set: `classify` answers in this order.
+
+    >>> labels = edgevlm.Labels(names=("a cat", "a dog"), templates=("a photo of {}", "a drawing of {}"))
+    >>> labels.names.index("a dog")  # the column of its scores
+    1
 
     Attributes:
         names: What the answers are called.
@@ -99,28 +118,44 @@ class CalibrationRecord:
         texts: The file that texts came from; None where they are the data's own.
         samples: Number of pictures.
         seed: Of their choice.
-        fingerprint: Hash of what was chosen.
+        fingerprint: sha256 of what was chosen, in hexadecimal.
     """
 
     data: str
     texts: str | None
-    samples: int
+    samples: Annotated[int, Quantity("pictures", least=0)]
     seed: int
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds. Field order is the file's.
+    """What `manifest.json` holds. Field order is the file's; `since` is the version of the format that brought a key.
 
     Attributes:
+        format_version: Of the bundle's format, `MAJOR.MINOR`.
+        name: What the bundle is called; its folder is `NAME-TARGET-RECIPE.edgevlm`.
+        target: `coreml`, `executorch`, `tflite`, or that of a package of somebody's own.
+        components: What can be asked of the artefact, by name.
+        image: How a picture becomes `pixels`.
+        text: How a text becomes `token_ids`; None where there is no text tower.
+        labels: What `classify` answers about; None where no labels are baked.
+        embedding_dim: Length of an embedding.
+        logit_scale: Factor of a cosine before softmax.
+        embedding_space_id: A hash of all that moves embeddings. Embeddings may be compared where it is the same.
+        recipe: How the model was compressed.
+        source: Where the model came from.
+        requires: Least version of each platform or runtime that can load the artefact, such as `{"iOS": "16"}`.
         estimated_peak_memory_bytes: What the target's engine adds to a process at most while it opens the artefact and
             runs the component that needs most: weights as it keeps them, activations, the mapped file and its own
             library. A target that does not say: weights in float32 and activations.
-        compressed_size_bytes: What the artefact's files come to in a compressed download (deflate); since 1.1.
-        calibration: What ranges were measured on; None where none were; since 1.1.
-        weights: Proof for each component whose weights are integers; since 1.1.
-        multiply_adds: Of each component's convolutions, matrix products and attention; since 1.2.
+        parity: How the shipped file compared with the float reference; None where that was not measured.
+        tool_versions: Of every package that shaped the bundle.
+        files: Every other file of the bundle, by its path.
+        compressed_size_bytes: What the artefact's files come to in a compressed download (deflate).
+        calibration: What ranges were measured on; None where none were.
+        weights: Proof for each component whose weights are integers, that they arrived.
+        multiply_adds: Of each component's convolutions, matrix products and attention.
     """
 
     format_version: str
@@ -130,17 +165,17 @@ class Manifest:
     image: ImagePreprocessing
     text: TextPreprocessing | None
     labels: Labels | None
-    embedding_dim: int
-    logit_scale: float
+    embedding_dim: Annotated[int, Quantity(least=1)]
+    logit_scale: Positive
     embedding_space_id: str
     recipe: Recipe
     source: Source
     requires: Mapping[str, str]
-    estimated_peak_memory_bytes: int
+    estimated_peak_memory_bytes: Bytes
     parity: ParityReport | None
     tool_versions: Mapping[str, str]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
-    compressed_size_bytes: int | None = None
-    calibration: CalibrationRecord | None = None
-    weights: tuple[WeightProof, ...] = ()
-    multiply_adds: Mapping[str, int] = field(default_factory=dict)
+    compressed_size_bytes: Bytes | None = field(default=None, metadata={"since": "1.1"})
+    calibration: CalibrationRecord | None = field(default=None, metadata={"since": "1.1"})
+    weights: tuple[WeightProof, ...] = field(default=(), metadata={"since": "1.1"})
+    multiply_adds: Mapping[str, MultiplyAdds] = field(default_factory=dict, metadata={"since": "1.2"})

@@ -105,24 +105,36 @@ class Calibration:
 class Recipe:
     """A resolved recipe, as it is written into the manifest.
 
+    >>> import dataclasses, edgevlm
+    >>> int8 = edgevlm.Recipe.load("int8")  # or a YAML file; `edgevlm recipes int8 --copy my.yaml` writes one
+    >>> int8.weights.dtype, int8.parity.min_cosine
+    ('int8', 0.99)
+    >>> mine = dataclasses.replace(int8, name="mine", float32_ops=("auto",))  # what `edgevlm.convert` takes as well
+
     Attributes:
         name: What bundles are called after.
         precision: Of what stays in floating point. `fp16` is float16 weights, and float16 arithmetic where the target
             has it beside what the other sections ask for; XNNPACK computes in float32 between its int8 layers.
         summary: One line for `edgevlm recipes`.
-        parity: What the artefact must keep.
+        parity: Left out of a file, what the most similar built-in recipe demands.
         float32_ops: What stays in float32 in an fp16 recipe: globs on `component/module`, such as
-            `encode_image/blocks.3.mlp.*`, and `AUTO`. Where a target computes in float32 anyway, nothing changes.
+            `encode_image/blocks.3.mlp.*`, and `auto`, which is what does not fit into float16, found before each
+            conversion. Where a target computes in float32 anyway, nothing changes.
     """
 
     name: str
     precision: Precision
     summary: str
     parity: ParityLimits
-    weights: Weights = field(default_factory=Weights)
-    activations: Activations = field(default_factory=Activations)
-    calibration: Calibration = field(default_factory=Calibration)
-    float32_ops: tuple[str, ...] = ()
+    weights: Weights = field(default_factory=Weights, metadata={"since": "1.1"})
+    activations: Activations = field(default_factory=Activations, metadata={"since": "1.1"})
+    calibration: Calibration = field(default_factory=Calibration, metadata={"since": "1.1"})
+    float32_ops: tuple[str, ...] = field(default=(), metadata={"since": "1.1"})
+
+    @classmethod
+    def load(cls, name_or_file: str | Path) -> Recipe:
+        """The built-in recipe of that name, or the one in that YAML file; see `resolve`."""
+        return resolve(name_or_file)
 
     @property
     def quantises(self) -> bool:
@@ -217,16 +229,19 @@ BUILTIN: dict[str, Recipe] = {
 }
 
 
-def resolve(name_or_file: str | Path) -> Recipe:
-    """The built-in recipe of that name, or the one in that YAML file.
+def resolve(given: str | Path | Recipe) -> Recipe:
+    """The built-in recipe of that name, or the one in that YAML file, or the one that was made in Python.
 
     Raises:
-        RecipeError: no such recipe; or the file has an unknown key, a wrong type or a value out of range.
+        RecipeError: no such recipe; or it has an unknown key, a wrong type or a value out of range.
     """
-    name = str(name_or_file)
+    if isinstance(given, Recipe):
+        _check(given, f"the recipe {given.name!r}")
+        return given
+    name = str(given)
     if name in BUILTIN:
         return BUILTIN[name]
-    path = Path(name_or_file)
+    path = Path(given)
     if not path.is_file() and path.suffix in (".yaml", ".yml"):
         raise RecipeError(f"{path}: no such file")
     if not path.is_file():
@@ -245,14 +260,19 @@ def _read(path: Path) -> Recipe:
     data = schema.read_yaml(text, where=str(path), error=RecipeError)
     defaults = {"name": path.stem, "summary": "", "parity": {}}
     recipe = schema.read(Recipe, defaults | data, where=str(path), error=RecipeError)
-    refuse_bad_name(recipe.name, f"{path}: name", RecipeError)
+    recipe = recipe if "parity" in data else replace(recipe, parity=_usual_limits(recipe))
+    _check(recipe, str(path))
+    return recipe
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    """Raises RecipeError for a value out of range, values that do not go together, or a name that is taken."""
+    refuse_bad_name(recipe.name, f"{where}: name", RecipeError)
     for what, fine in _demands(recipe):
         if not fine:
-            raise RecipeError(f"{path}: {what}")
-    recipe = recipe if "parity" in data else replace(recipe, parity=_usual_limits(recipe))
+            raise RecipeError(f"{where}: {what}")
     if recipe != BUILTIN.get(recipe.name, recipe):
-        raise RecipeError(f"{path}: name: {recipe.name!r} is a built-in recipe's", hint="choose another name")
-    return recipe
+        raise RecipeError(f"{where}: name: {recipe.name!r} is a built-in recipe's", hint="choose another name")
 
 
 def refuse_bad_name(name: str, where: str, error: type[InputError] = InputError) -> None:

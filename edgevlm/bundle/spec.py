@@ -7,10 +7,12 @@ a bundle's manifest and read back without loading a model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edgevlm.schema import Quantity
 
 F32 = NDArray[np.float32]
 Array = F32 | NDArray[np.int32]
@@ -19,6 +21,10 @@ Array = F32 | NDArray[np.int32]
 DType = Literal["float32", "int32"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 TextCanonicalisation = Literal["none", "siglip"]
+ResizeRule = Literal["shortest_edge", "exact", "none"]
+Positive = Annotated[float, Quantity(above=0)]
+Pixels = Annotated[int, Quantity("pixels", least=1)]
+TokenId = Annotated[int, Quantity(least=0)]
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,19 @@ class TensorSpec:
 
     name: str
     dtype: DType
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Quantity(least=1)], ...]
     meaning: str
 
 
 @dataclass(frozen=True)
 class ComponentSpec:
-    """One exported function of a model, such as `encode_image`."""
+    """One exported function of a model.
+
+    Attributes:
+        name: `encode_image`, `encode_text` or `classify`; the key under which it stands.
+        inputs: What it takes.
+        outputs: What it returns.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -55,7 +67,7 @@ class ImagePreprocessing:
     normalisation, `(pixel * rescale - mean) / std`, are inside its graph.
 
     Attributes:
-        height, width: Size in pixels of what the artefact takes.
+        height, width: Size of what the artefact takes.
         resize: `shortest_edge` scales so that the shorter side has `resize_height` pixels (then equal to
             `resize_width`); `exact` scales to `resize_height` x `resize_width`; `none` leaves the size.
         resize_height, resize_width: See `resize`; 0 where it is `none`.
@@ -66,16 +78,16 @@ class ImagePreprocessing:
         mean, std: Per channel, R G B.
     """
 
-    height: int
-    width: int
-    resize: Literal["shortest_edge", "exact", "none"]
-    resize_height: int
-    resize_width: int
+    height: Pixels
+    width: Pixels
+    resize: ResizeRule
+    resize_height: Annotated[int, Quantity("pixels", least=0)]
+    resize_width: Annotated[int, Quantity("pixels", least=0)]
     resample: Resample
     centre_crop: bool
-    rescale: float
+    rescale: Positive
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class TextPreprocessing:
     """How a text becomes the token ids that an artefact takes.
 
     Attributes:
-        context_length: Number of ids, padding included.
+        context_length: Length of a row of ids, padding included.
         pad_id: Id that fills the rest, on the right.
         eot_id: Id that ends every text; kept when a text is cut to fit. None where the family has none.
         canonicalisation: Rule applied before the tokenizer: `siglip` removes ASCII punctuation and collapses white
@@ -93,9 +105,9 @@ class TextPreprocessing:
         tokenizer_file: Path of the `tokenizer.json` in the bundle or checkpoint.
     """
 
-    context_length: int
-    pad_id: int
-    eot_id: int | None
+    context_length: Annotated[int, Quantity("ids", least=1)]
+    pad_id: TokenId
+    eot_id: TokenId | None
     canonicalisation: TextCanonicalisation
     lower_case: bool
     tokenizer_file: str

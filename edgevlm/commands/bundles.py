@@ -53,6 +53,7 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
     if blame:
         refuse_unwritable(out)
     opened = Bundle.open(bundle)
+    showing.notes(opened)
     with terminal.progress_bar() as progress:
         parity = pipeline.verify(opened, progress)
         progress("reading the weights back", None)
@@ -129,6 +130,7 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     from edgevlm.targets.inspection import Adviser
 
     opened = Bundle.open(bundle)
+    showing.notes(opened)
     with terminal.progress_bar() as progress:
         progress("reading the artefact", None)
         runtime = registry.runtime(opened.manifest.target)
@@ -210,6 +212,7 @@ def run(
                 names = _split_labels(labels) if labels is not None else model.labels
                 texts = names if descriptions is None else _describe(names, descriptions, model.tokenizer)
                 scores = model.classify(images, None if labels is None else texts)
+    showing.notes(model.bundle)
     if text is not None:
         _show_ranking(images, text, scores[:, 0].tolist(), as_json)
         return

@@ -145,12 +145,10 @@ def _parse_shots(text: str | None) -> tuple[int, ...]:
 
 
 def _write(path: Path, text: str) -> None:
-    from edgevlm.bundle.staging import output_error
+    from edgevlm.process.writing import output_errors
 
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise output_error(error, path) from error
+    with output_errors(path):
+        path.write_text(text + "\n", encoding="utf-8")  # in place: it may be a device, such as /dev/stdout
 
 
 def _show(found: Evaluation) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevlm.commands.options import as_json
-from edgevlm.errors import UnsupportedError
+from edgevlm.commands.options import PATH, as_json
+from edgevlm.errors import InputError, OutputError, RecipeError, UnsupportedError
 
 if TYPE_CHECKING:
+    from edgevlm.bundle.recipe import Recipe
     from edgevlm.distillation.losses import Loss
+    from edgevlm.distillation.recipe import DistillRecipe
 
 
 @click.command()
@@ -124,12 +129,92 @@ def _tell(figures: Mapping[str, Any]) -> str:
 
 
 @click.command()
+@click.argument("name", required=False)
+@click.option("--copy", type=PATH, metavar="FILE", help="Write the recipe NAME to a YAML file, to be edited.")
+@click.option("--force", is_flag=True, help="Replace FILE where it exists.")
 @as_json
-def recipes(as_json: bool) -> None:
+def recipes(name: str | None, copy: Path | None, force: bool, as_json: bool) -> None:
     """List the built-in recipes, and the losses that a distillation recipe of your own may mix.
 
-    Such a recipe is a YAML file; examples/recipe.yaml has every key. `--json` prints the built-in ones in full.
+    With NAME, print that recipe as a YAML file with what each key means, or write it with --copy: edit the copy, which
+    is a recipe of its own, called after its file. `--json` prints recipes in full.
+
+    \b
+    Examples:
+      edgevlm recipes
+      edgevlm recipes int8 --copy my-int8.yaml && edgevlm convert --target tflite --recipe my-int8.yaml
+      edgevlm recipes ood --copy my-ood.yaml
     """
+    if name is not None:
+        _show_recipe(name, copy, force=force, as_json=as_json)
+    elif copy is not None:
+        raise InputError("--copy needs a recipe to copy", hint=f"edgevlm recipes NAME --copy {copy}")
+    else:
+        _list_recipes(as_json)
+
+
+def _show_recipe(name: str, copy: Path | None, *, force: bool, as_json: bool) -> None:
+    from edgevlm import schema
+    from edgevlm.bundle import recipe as compression
+    from edgevlm.distillation import recipe as distillation
+    from edgevlm.process import terminal
+
+    file = "FILE" if copy is None else shlex.quote(str(copy))
+    recipe: Recipe | DistillRecipe
+    if name in compression.BUILTIN:
+        recipe, origin = compression.BUILTIN[name], ""
+        use = f"edgevlm convert --target TARGET --recipe {file}"
+    elif name in distillation.BUILTIN:
+        recipe, origin = distillation.resolve(name), distillation.origin(name)
+        use = f"edgevlm distill --teacher TEACHER --student STUDENT --data DATA --out OUT --recipe {file}"
+    else:
+        known = ", ".join((*compression.BUILTIN, *distillation.BUILTIN))
+        raise RecipeError(f"no built-in recipe {name!r}: expected one of {known}")
+    if as_json and copy is None:
+        terminal.print_json({"recipe": schema.write(recipe)})
+        return
+    if copy is not None:
+        recipe = replace(recipe, name=_name_of_copy(copy, name))
+    head = [
+        f"The built-in recipe {name}, to be edited. A key that is left out has its default.",
+        use,
+        *origin.splitlines(),
+    ]
+    text = "".join(f"# {line}\n" for line in head) + "\n" + schema.to_yaml(recipe, schema.meanings(type(recipe)))
+    if copy is None:
+        click.echo(text, nl=False)
+        return
+    _write_new(copy, text, force=force)
+    if as_json:
+        terminal.print_json({"recipe": schema.write(recipe), "file": str(copy)})
+    else:
+        click.echo(f"wrote {copy}")
+        click.echo(f"next: edit it, then {use}", err=True)
+
+
+def _name_of_copy(path: Path, name: str) -> str:
+    """What the copy of a recipe is called: once it is edited, the built-in name would be refused."""
+    from edgevlm.bundle.recipe import BUILTIN, refuse_bad_name
+
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{path}: expected a file that ends in .yaml", hint=f"--copy {path}.yaml")
+    refuse_bad_name(path.stem, f"{path}: the file's name, which becomes the recipe's")
+    if path.stem in BUILTIN and path.stem != name:
+        raise InputError(f"{path}: {path.stem!r} is another built-in recipe's name", hint="choose another file")
+    return path.stem
+
+
+def _write_new(path: Path, text: str, *, force: bool) -> None:
+    from edgevlm.process.writing import output_errors, write_atomically
+
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists already", hint="--force replaces it, or choose another file")
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+
+
+def _list_recipes(as_json: bool) -> None:
     from importlib.util import find_spec
 
     from edgevlm import schema

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 BAR_WIDTH = 24
 
 
+def notes(bundle: Bundle) -> None:
+    """What a user should know about a bundle, on stderr, so that data on stdout stays what it is."""
+    for note in bundle.notes:
+        click.echo(f"note: {note}", err=True)
+
+
 def outcomes(found: Sequence[Outcome]) -> None:
     """What became of each target: a table, then where the bundles are, or why there are none."""
     colours = {"passed": "green", "failed parity": "red", "failed": "red"}

@@ -14,16 +14,15 @@ import torch
 
 from edgevlm.bundle.manifest import CalibrationRecord
 from edgevlm.bundle.recipe import LEAST_SAMPLES, Calibration
-from edgevlm.bundle.spec import ImagePreprocessing
-from edgevlm.data.dataset import Dataset, Example
+from edgevlm.data.dataset import Dataset, Example, read_pictures
 from edgevlm.data.files import PictureFiles
 from edgevlm.data.folders import SUFFIXES, class_folders
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError
 from edgevlm.graphs.program import Programs
-from edgevlm.inputs.pictures import preprocess
-from edgevlm.inputs.texts import Tokenizer
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, Rows, make_rows, takes
+from edgevlm.models.model import Model
 from edgevlm.process.progress import Progress
 
 
@@ -96,30 +95,39 @@ class CalibrationData:
 
     def check(self, programs: Programs) -> None:
         """Raises DataError where a program takes texts and there are none, before anything is read."""
-        if "encode_text" in programs and not self.texts:
-            raise DataError(
-                f"{self.source.data}: has neither captions nor labels to calibrate encode_text with",
-                hint="give --calibration-texts FILE, a text a line, or leave the text tower out with --image-only",
-            )
+        for name, program in programs.items():
+            if takes(program.spec, TOKEN_IDS) and not self.texts:
+                raise DataError(
+                    f"{self.source.data}: has neither captions nor labels to calibrate {name} with",
+                    hint="give --calibration-texts FILE, a text a line, or leave the text tower out with --image-only",
+                )
 
-    def inputs(
-        self, programs: Programs, image: ImagePreprocessing, tokenizer: Tokenizer | None, progress: Progress
-    ) -> CalibrationInputs:
-        """What each program is calibrated with: its one input, prepared as the model prepares it, a tensor a sample.
+    def rows(self, programs: Programs, model: Model, progress: Progress) -> Rows:
+        """What the programs are calibrated with, prepared as the model prepares its input.
+
+        Args:
+            programs: Whose inputs are wanted.
+            model: Whose preprocessing it is.
+            progress: Told of each picture.
 
         Raises:
             ImageError: a picture cannot be read.
         """
-        prepared: dict[str, list[torch.Tensor]] = {}
-        if "encode_image" in programs or "classify" in programs:
-            pixels = []
-            for index in range(len(self.pictures)):
-                progress("reading calibration pictures", index / len(self.pictures))
-                pixels.append(torch.from_numpy(preprocess(self.pictures.picture(index), image)))
-            prepared |= {name: pixels for name in ("encode_image", "classify") if name in programs}
-        if "encode_text" in programs and tokenizer is not None and self.texts:
-            prepared["encode_text"] = list(torch.split(torch.from_numpy(tokenizer.encode(self.texts)), 1))
-        return prepared
+        specs = [program.spec for program in programs.values()]
+        read = any(takes(spec, PIXELS) for spec in specs)
+        pictures = read_pictures(self.pictures, progress, "reading calibration pictures") if read else ()
+        texts = self.texts if any(takes(spec, TOKEN_IDS) for spec in specs) else ()
+        return make_rows(pictures, texts, model.image, model.tokenizer)
+
+
+def calibration_inputs(programs: Programs, rows: Rows) -> CalibrationInputs:
+    """Of each program that there are rows for, its one input a sample."""
+    found = {}
+    for name, program in programs.items():
+        (taken,) = program.spec.inputs
+        if taken.name in rows:
+            found[name] = list(torch.split(torch.from_numpy(rows[taken.name]), 1))
+    return found
 
 
 def _open(source: CalibrationSource) -> Dataset:

@@ -28,7 +28,6 @@ def prune(program: Program, recipe: Recipe) -> Program:
         program: In float32; its module is left as it is.
         recipe: One with a sparsity; its `float_layers` are left as they are here as well.
     """
-    nncf.set_log_level(40)  # errors only
     chosen = {
         f"{name}.weight"
         for name, module in program.module.named_modules()

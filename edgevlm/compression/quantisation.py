@@ -44,7 +44,6 @@ def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tup
     Raises:
         RecipeError: no layer is left to quantise.
     """
-    nncf.set_log_level(40)  # errors only
     with quiet(), torch.no_grad(), plain_attention(), _whole_range():
         graph = unlifted(program.module, program.example)
         fold_layer_norms(graph)

@@ -47,7 +47,6 @@ def prepare(tower: nn.Module, recipe: Recipe, example: Tensor) -> nn.Module:
     """
     made = copy.deepcopy(tower)
     if recipe.weights.sparsity:
-        nncf.set_log_level(40)  # errors only
         with quiet(), plain_attention():
             made = nncf.prune(
                 made.eval(),

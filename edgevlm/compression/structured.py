@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, cast, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgevlm import schema
-from edgevlm.bundle.staging import output_error
 from edgevlm.compression.importance import select
 from edgevlm.compression.pruned_folder import Cut, write_checkpoint, write_student
 from edgevlm.compression.structures import Group, Kind, find_hub_mlps, find_structures
-from edgevlm.data.dataset import Dataset
+from edgevlm.data.dataset import Dataset, read_pictures
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError, InputError, OutputError, UnsupportedError
-from edgevlm.inputs.pictures import resize_and_crop
-from edgevlm.inputs.texts import Tokenizer
+from edgevlm.graphs.outline import outline
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, make_rows, takes
 from edgevlm.models import catalogue
 from edgevlm.models.model import Model
 from edgevlm.models.students import folder as folders
 from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import SmallText, StudentParts
-from edgevlm.models.students.towers import count_multiply_adds, parameters
-from edgevlm.process import interrupts
+from edgevlm.models.students.towers import parameters
 from edgevlm.process.progress import Progress
+from edgevlm.process.writing import staged_folder
 
 Component: TypeAlias = Literal["encode_image", "encode_text"]
 FEWEST = 16
@@ -163,19 +161,25 @@ def prune(request: Request, progress: Progress = lambda stage, share: None) -> P
     found = {component: _find(model, parts, component, request.model) for component in request.components}
     _check_structures(request, [group for _, groups in found.values() for group in groups])
     towers = [
-        _Tower(component, network, groups, model.reference[component], _samples(model, component, data, progress))
+        _Tower(
+            component,
+            network,
+            groups,
+            partial(model.original.forward, component),
+            _samples(model, component, data, progress),
+        )
         for component, (network, groups) in found.items()
     ]
     kept = {tower.component: _judge(tower, request, progress) for tower in towers}
     _refuse_nothing(towers, kept)
     cuts: dict[str, Cut] = {tower.component: (tower.groups, kept[tower.component]) for tower in towers}
-    with _staged(request.out) as folder:
+    with staged_folder(request.out, replace=False) as stage:
         progress("writing the model", None)
         if parts is None:
-            write_checkpoint(folder, source, cuts)
+            write_checkpoint(stage.folder, source, cuts)
         else:
-            write_student(folder, parts, cuts, provenance=_provenance(request, model, data))
-        smaller = catalogue.load(folder)
+            write_student(stage.folder, parts, cuts, provenance=_provenance(request, model, data))
+        smaller = catalogue.load(stage.folder)
         pruned = tuple(_compare(tower, kept[tower.component], model, smaller, progress) for tower in towers)
     return Pruned(
         folder=request.out,
@@ -184,19 +188,6 @@ def prune(request: Request, progress: Progress = lambda stage, share: None) -> P
         pictures=len(data),
         towers=pruned,
     )
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out`, renamed to it when the block ends without an error."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with interrupts.temporary_folder(out.parent, f".{out.name}.") as folder:
-            folder.chmod(0o755)
-            yield folder
-            folder.rename(out)
-    except OSError as error:
-        raise output_error(error, out) from error
 
 
 def _recovery(parts: StudentParts | None, components: Sequence[Component]) -> Literal["recovery", "clip-kd"] | None:
@@ -262,21 +253,15 @@ def _check_structures(request: Request, groups: Sequence[Group]) -> None:
 
 def _samples(model: Model, component: Component, data: Dataset, progress: Progress) -> Tensor:
     """What the tower takes: a picture each, float32 [N, 3, H, W], or a text each, int32 [N, T]."""
-    if component == "encode_image":
-        rows = []
-        for index in range(len(data)):
-            progress("reading pictures", index / len(data))
-            rows.append(resize_and_crop(data.picture(index), model.image))
-        return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float()
-    if model.text is None or model.tokenizer_json is None:
-        raise UnsupportedError("a model without a text tower takes no texts")
+    if takes(model.programs[component].spec, PIXELS):
+        return torch.from_numpy(make_rows(read_pictures(data, progress), (), model.image, None)[PIXELS])
     texts = [text for text in (_text(data, index) for index in range(len(data))) if text]
     if len(texts) < FEWEST:
         raise DataError(
             f"{data.name}: expected at least {FEWEST} captions or labels to judge a text tower by, got {len(texts)}",
             hint="give captioned pictures, or prune the image tower alone with --tower image",
         )
-    return torch.from_numpy(Tokenizer.from_bytes(model.text, model.tokenizer_json).encode(texts))
+    return torch.from_numpy(make_rows((), texts, model.image, model.tokenizer)[TOKEN_IDS])
 
 
 def _text(data: Dataset, index: int) -> str | None:
@@ -314,7 +299,7 @@ def _compare(tower: _Tower, kept: Sequence[Tensor], model: Model, smaller: Model
     for place, batch in enumerate(batches):
         progress(f"comparing {tower.component}", place / len(batches))
         with torch.no_grad():
-            cosines.append((tower.embed(batch) * smaller.reference[tower.component](batch)).sum(-1))
+            cosines.append((tower.embed(batch) * smaller.original.forward(tower.component, batch)).sum(-1))
     cosine = torch.cat(cosines)
     structures: dict[Kind, Change] = {}
     for group, left in zip(tower.groups, kept, strict=True):
@@ -323,9 +308,7 @@ def _compare(tower: _Tower, kept: Sequence[Tensor], model: Model, smaller: Model
     return PrunedTower(
         component=tower.component,
         parameters=Change(parameters(before.module), parameters(after.module)),
-        multiply_adds=Change(
-            count_multiply_adds(before.module, before.example), count_multiply_adds(after.module, after.example)
-        ),
+        multiply_adds=Change(outline(before).multiply_adds, outline(after).multiply_adds),
         structures=structures,
         mean_cosine=cosine.mean().item(),
         min_cosine=cosine.min().item(),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgevlm.bundle.recipe import AUTO, BUILTIN, Recipe
-from edgevlm.bundle.spec import Array
 from edgevlm.data.subsets import limit
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.program import Programs
-from edgevlm.inputs.pictures import Picture, preprocess
-from edgevlm.inputs.texts import Tokenizer
+from edgevlm.inputs.pictures import Picture
+from edgevlm.inputs.rows import Rows, make_rows
 from edgevlm.parity.samples import sample_pictures, sample_texts
 from edgevlm.process.progress import Progress
 from edgevlm.targets import registry
@@ -51,7 +48,7 @@ class Audit:
         return any(op.verdict == "overflow" for op in self.ops)
 
 
-def audit(model: Model, targets: Sequence[str], samples: Mapping[str, Array], progress: Progress) -> tuple[Audit, ...]:
+def audit(model: Model, targets: Sequence[str], samples: Rows, progress: Progress) -> tuple[Audit, ...]:
     """What float16 would make of a model on each target.
 
     Args:
@@ -66,7 +63,7 @@ def audit(model: Model, targets: Sequence[str], samples: Mapping[str, Array], pr
     )
 
 
-def draw_samples(model: Model, dataset: Dataset | None, count: int) -> dict[str, Array]:
+def draw_samples(model: Model, dataset: Dataset | None, count: int) -> Rows:
     """Pictures and texts as the model takes them: `pixels` float32 [N, 3, H, W] and `token_ids` int32 [M, L].
 
     Args:
@@ -86,14 +83,11 @@ def draw_samples(model: Model, dataset: Dataset | None, count: int) -> dict[str,
         pictures = [dataset.picture(index) for index in range(len(dataset))]
         captions = [dataset.example(index).captions for index in range(len(dataset))]
         texts = tuple(each[0] for each in captions if each) or dataset.labels
-    rows: dict[str, Array] = {"pixels": np.concatenate([preprocess(picture, model.image) for picture in pictures])}
-    if model.text is not None and model.tokenizer_json is not None:
-        rows["token_ids"] = Tokenizer.from_bytes(model.text, model.tokenizer_json).encode(texts[:count])
-    return rows
+    return make_rows(pictures, texts[:count], model.image, model.tokenizer)
 
 
 def settle(
-    converter: Converter, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
+    converter: Converter, programs: Programs, recipe: Recipe, samples: Rows, progress: Progress
 ) -> tuple[Recipe, tuple[OpRange, ...]]:
     """The recipe with places in the stead of `auto`, and the ops that come close to float16's limits or below them.
 

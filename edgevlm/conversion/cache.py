@@ -1,7 +1,6 @@
 """Converted bundles kept by the hash of all that went into them, so that converting again takes seconds.
 
-The folder is `$EDGEVLM_CACHE_DIR`, else `$XDG_CACHE_HOME/edgevlm`, else `~/.cache/edgevlm`. The oldest entries go when
-it outgrows `LIMIT_BYTES`; it may be removed at any time.
+They lie in EdgeVLM's cache, `edgevlm.process.store`. The oldest go when they outgrow `LIMIT_BYTES`.
 """
 
 from __future__ import annotations
@@ -12,14 +11,17 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import edgevlm
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle.staging import staged
+from edgevlm.bundle.manifest import SUFFIX
 from edgevlm.errors import EdgeVLMError
-from edgevlm.process.store import folder
+from edgevlm.process import store
 
 LIMIT_BYTES = 8_000_000_000
 TOOLS = (
@@ -51,16 +53,14 @@ def tool_versions() -> dict[str, str]:
 def key(inputs: Mapping[str, Any]) -> str:
     """A hash of plain values, of the tools' versions and of EdgeVLM's own source."""
     digest = hashlib.sha256(json.dumps([inputs, tool_versions()], sort_keys=True).encode())
-    here = Path(__file__).parent
-    roots = [here, *(Path(path) for package in ("converters", "runtimes") for path in _package_path(package))]
-    for path in sorted(path for root in roots for path in root.rglob("*.py")):
+    for path in sorted(path for folder in _source_folders() for path in folder.rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 
 def find(entry: str) -> Bundle | None:
     """The bundle kept under that key, if it is there and whole."""
-    path = folder() / f"{entry}.edgevlm"
+    path = store.folder() / _name(entry)
     try:
         bundle = Bundle.open(path)
     except EdgeVLMError:
@@ -72,14 +72,13 @@ def find(entry: str) -> Bundle | None:
 
 def keep(entry: str, bundle: Bundle) -> None:
     """Keeps a copy of a bundle; a full or unwritable cache is no reason to fail."""
-    with contextlib.suppress(EdgeVLMError, OSError):
-        with staged(folder() / f"{entry}.edgevlm", force=True) as stage:
-            shutil.copytree(bundle.path, stage.folder, dirs_exist_ok=True)
+    with contextlib.suppress(OSError):
+        store.fill(_name(entry), partial(shutil.copytree, bundle.path, dirs_exist_ok=True))
         _shrink()
 
 
 def _shrink() -> None:
-    entries = sorted(folder().glob("*.edgevlm"), key=lambda path: path.stat().st_mtime, reverse=True)
+    entries = sorted(store.folder().glob(_name("*")), key=lambda path: path.stat().st_mtime, reverse=True)
     total = 0
     for path in entries:
         total += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -87,8 +86,14 @@ def _shrink() -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _package_path(name: str) -> list[str]:
-    from importlib.util import find_spec
+def _name(entry: str) -> str:
+    return f"{entry}{SUFFIX}"
 
-    spec = find_spec(f"edgevlm.{name}")
-    return list(spec.submodule_search_locations or ()) if spec else []
+
+def _source_folders() -> set[Path]:
+    """All of `edgevlm`, and the targets', which lie beside it in a checkout."""
+    found = {Path(edgevlm.__file__).parent}
+    for package in ("edgevlm.converters", "edgevlm.runtimes"):
+        spec = find_spec(package)
+        found |= {Path(path) for path in (spec.submodule_search_locations if spec else None) or ()}
+    return found

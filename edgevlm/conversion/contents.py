@@ -12,50 +12,63 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevlm import schema
+from edgevlm.bundle.golden import FOLDER, GoldenAnswers, GoldenPicture, GoldenText
 from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
 from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import Array
 from edgevlm.conversion import cache, forecast
-from edgevlm.conversion.original import Prepared, softmax
-from edgevlm.graphs.work import multiply_adds
+from edgevlm.conversion.prepared import Prepared
+from edgevlm.inference.embeddings import softmax
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
 from edgevlm.parity import golden, samples
+from edgevlm.parity.comparison import zero_shot
 from edgevlm.targets import registry
 from edgevlm.targets.converter import BundleFile
+
+_GOLDEN_TEXTS = 4
 
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData
 
 
 def write_golden(source: Prepared, folder: Path) -> None:
-    """Writes the tokenizer and the golden fixtures, answered by the float reference."""
-    tokenizer = source.tokenizer if "encode_text" in source.programs else None
-    if tokenizer and source.model.tokenizer_json:
-        (folder / tokenizer.spec.tokenizer_file).write_bytes(source.model.tokenizer_json)
+    """Writes the tokenizer and the golden fixtures, answered by the float original."""
+    specs, texts = source.original.specs, samples.sample_texts()[:_GOLDEN_TEXTS] if source.text else ()
+    if source.text and source.model.tokenizer_json:
+        (folder / source.text.tokenizer_file).write_bytes(source.model.tokenizer_json)
     pixels = golden.write_pictures(folder, source.model.image)
-    images = source.embed("encode_image", np.concatenate(list(pixels.values())))
-    has_image, has_labels = "encode_image" in source.programs, "classify" in source.programs
-    label_scores = source.classify(images) if has_labels else None
-    texts: list[golden.GoldenText] = []
-    scores = np.zeros((len(images), 0), np.float32)
-    if tokenizer:
-        words = samples.sample_texts()[:4]
-        ids = tokenizer.encode(words)
-        embeddings = source.embed("encode_text", ids)
-        texts = [
-            golden.GoldenText(text, tuple(row.tolist()), tuple(embedding.tolist()))
-            for text, row, embedding in zip(words, ids, embeddings, strict=True)
-        ]
-        scores = softmax(source.model.logit_scale * images @ embeddings.T)
-    pictures = [
-        golden.GoldenPicture(
-            file=f"{golden.FOLDER}/{name}",
-            pixels=f"{golden.FOLDER}/{Path(name).with_suffix('.rgb')}",
-            what=what,
-            embedding=tuple(images[index].tolist()) if has_image else None,
-            scores=tuple(label_scores[index].tolist()) if label_scores is not None else None,
-        )
-        for index, (name, (_, what)) in enumerate(samples.golden_pictures().items())
-    ]
-    golden.write(folder, pictures=pictures, texts=texts, scores=scores, reference=source.reference)
+    rows: dict[str, Array] = {PIXELS: np.concatenate(list(pixels.values()))}
+    if texts and source.model.tokenizer:
+        rows[TOKEN_IDS] = source.model.tokenizer.encode(texts)
+    answers = source.original.answer(rows)
+
+    def answered(taken: str, index: int) -> GoldenAnswers:
+        """What the components that take that input answer to one of its rows."""
+        return {
+            name: {output: tuple(found[index].ravel().tolist()) for output, found in outputs.items()}
+            for name, outputs in answers.items()
+            if takes(specs[name], taken)
+        }
+
+    cosines = zero_shot(answers)
+    golden.write(
+        folder,
+        pictures=[
+            GoldenPicture(
+                file=f"{FOLDER}/{name}",
+                pixels=f"{FOLDER}/{Path(name).with_suffix('.rgb')}",
+                what=what,
+                answers=answered(PIXELS, index),
+            )
+            for index, (name, (_, what)) in enumerate(samples.golden_pictures().items())
+        ],
+        texts=[
+            GoldenText(text, tuple(ids.tolist()), answered(TOKEN_IDS, index))
+            for index, (text, ids) in enumerate(zip(texts, rows.get(TOKEN_IDS, ()), strict=True))
+        ],
+        scores=softmax(source.model.logit_scale * cosines[0]) if cosines else np.zeros((len(pixels), 0), np.float32),
+        reference=source.reference,
+    )
 
 
 def make_manifest(
@@ -83,7 +96,7 @@ def make_manifest(
             for component, program in source.programs.items()
         },
         image=model.image,
-        text=model.text if "encode_text" in source.programs else None,
+        text=source.text,
         labels=source.labels,
         embedding_dim=model.embedding_dim,
         logit_scale=model.logit_scale,
@@ -96,7 +109,7 @@ def make_manifest(
         tool_versions=cache.tool_versions(),
         compressed_size_bytes=sum(_deflated_bytes(path) for path in _artefact_files(folder, files)),
         calibration=calibration.record if calibration else None,
-        multiply_adds={name: multiply_adds(program) for name, program in source.programs.items()},
+        multiply_adds={name: seen.multiply_adds for name, seen in source.outlines.items()},
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.conversion.original import check_labels, choose_programs, open_tokenizer
+from edgevlm.conversion.prepared import check_labels, choose_programs
 from edgevlm.errors import MissingDependency
 from edgevlm.graphs.outline import Constant, Outline, outline
 from edgevlm.graphs.program import Programs
@@ -68,7 +68,7 @@ def forecast(programs: Programs, targets: Sequence[str], recipes: Sequence[Recip
 def read_programs(
     model: str | Path, *, revision: str | None = None, labels: Labels | None = None, image_only: bool = False
 ) -> Programs:
-    """A model's components as `edgevlm.conversion.pipeline.convert` would lower them, with zeros for the labels' embeddings.
+    """A model's components as a conversion would lower them, with zeros for the labels' embeddings.
 
     Args:
         model: A built-in name, a folder or a hub id.
@@ -89,7 +89,7 @@ def read_programs(
     loaded = catalogue.load(model, revision=revision)
     embeddings = loaded.label_embeddings
     if labels is not None:
-        check_labels(loaded, open_tokenizer(loaded), labels)
+        check_labels(loaded, labels)
         embeddings = torch.zeros(len(labels.names), loaded.embedding_dim)
     return choose_programs(loaded, embeddings, image_only=image_only)
 

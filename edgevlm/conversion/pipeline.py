@@ -17,13 +17,14 @@ from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
 from edgevlm.bundle.staging import refuse_existing, staged
 from edgevlm.conversion import audit, cache
 from edgevlm.conversion.contents import make_manifest, write_golden
-from edgevlm.conversion.original import Prepared
+from edgevlm.conversion.prepared import Prepared
 from edgevlm.errors import CheckFailed, EdgeVLMError, MissingDependency, RecipeError, UnsupportedError, named_failures
 from edgevlm.graphs.program import Programs
+from edgevlm.inputs.rows import PIXELS, Rows, make_rows
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
 from edgevlm.parity import comparison, golden
-from edgevlm.parity.samples import make_samples
+from edgevlm.parity.comparison import Answers
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets import registry
 from edgevlm.targets.converter import BundleFile, Converter, OpRange
@@ -170,6 +171,10 @@ def _open_calibration(request: Request) -> CalibrationData | None:
 def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
     """Runs the shipped file on its parity samples again and compares with the reference that it carries.
 
+    >>> report = edgevlm.verify(edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm"))
+    >>> report.passed, report.evidence
+    (True, 'program-semantics')
+
     Raises:
         BundleError: the golden fixtures are not readable.
         MissingDependency: the target's runtime is not installed.
@@ -177,16 +182,15 @@ def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
     return _measure(bundle, *fixtures(bundle), progress)
 
 
-def fixtures(bundle: Bundle) -> tuple[comparison.Samples, comparison.Answers]:
-    """The parity samples of a bundle, and the float reference's answers to them.
+def fixtures(bundle: Bundle) -> tuple[Rows, Answers]:
+    """The parity samples of a bundle, and the float original's answers to them.
 
     Raises:
         BundleError: the golden fixtures are not readable.
     """
-    manifest = bundle.manifest
-    stored, pictures, reference = golden.read(bundle.path)
-    tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
-    return make_samples(pictures, stored.sample_texts, manifest.image, tokenizer), reference
+    stored, pictures, reference = golden.read(bundle.path, newer=bundle.is_newer)
+    rows = make_rows(pictures, stored.sample_texts, bundle.manifest.image, Tokenizer.of_bundle(bundle))
+    return rows, reference
 
 
 def _prepare(request: Request, calibration: CalibrationData | None, progress: Progress) -> Prepared:
@@ -263,16 +267,13 @@ def _lower(converter: Converter, programs: Programs, recipe: Recipe, folder: Pat
         return converter.lower(programs, recipe, folder)
 
 
-def _measure(
-    bundle: Bundle, samples: comparison.Samples, reference: comparison.Answers, progress: Progress
-) -> ParityReport:
-    stage = f"{bundle.manifest.target}: comparing with the float reference"
-    with registry.runtime(bundle.manifest.target).open(bundle, threads=1) as session:
-        answers = comparison.ask(session, tuple(bundle.components), samples, lambda share: progress(stage, share))
-        checks = comparison.compare(
-            reference, answers, bundle.manifest.recipe.parity, logit_scale=bundle.manifest.logit_scale
-        )
-        return ParityReport(session.evidence, len(samples.pixels), checks)
+def _measure(bundle: Bundle, samples: Rows, reference: Answers, progress: Progress) -> ParityReport:
+    stage, manifest = f"{bundle.manifest.target}: comparing with the float reference", bundle.manifest
+    specs = [component.spec for component in bundle.components.values()]
+    with registry.runtime(manifest.target).open(bundle, threads=1) as session:
+        answers = comparison.ask(session, specs, samples, lambda share: progress(stage, share))
+        checks = comparison.compare(reference, answers, manifest.recipe.parity, logit_scale=manifest.logit_scale)
+        return ParityReport(session.evidence, len(samples[PIXELS]), checks)
 
 
 def _cache_key(

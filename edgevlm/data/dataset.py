@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
+
+from edgevlm.process.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,19 @@ class Dataset(Protocol):
         Raises:
             ImageError: it cannot be read.
         """
+
+
+def read_pictures(data: Dataset, progress: Progress, stage: str = "reading pictures") -> Iterator[Image.Image]:
+    """Every picture of a dataset, read when its turn comes.
+
+    Args:
+        data: Where they are.
+        progress: Called before each with `stage` and the share that is read.
+        stage: What is being done.
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    for index in range(len(data)):
+        progress(stage, index / len(data))
+        yield data.picture(index)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from edgevlm.errors import ConnectionLost
 from edgevlm.process.progress import Progress, silent
+
+_T = TypeVar("_T")
+TRIES = 3
+"""How often something is tried while the connection is lost again and again."""
 
 
 class Machine(Protocol):
@@ -46,3 +51,21 @@ class Machine(Protocol):
     def __enter__(self) -> Machine: ...
 
     def __exit__(self, *error: object) -> None: ...
+
+
+def try_again(do: Callable[[], _T], before_again: Callable[[int], None] = lambda number: None) -> _T:
+    """What `do` returns; where it loses the connection it is called again, `TRIES` times in all.
+
+    Args:
+        do: Connects again by itself.
+        before_again: Called with the number of the try that follows, from 2.
+
+    Raises:
+        ConnectionLost: it lost the connection each time.
+    """
+    for number in range(2, TRIES + 1):
+        try:
+            return do()
+        except ConnectionLost:
+            before_again(number)
+    return do()

@@ -31,7 +31,8 @@ class Cluster:
         qemu_cpu: QEMU's name of a CPU that has the same instructions.
         stands_in: Whether that one is another core than `core`.
         dot_product: Whether it has Armv8.2's dot products of int8, which XNNPACK's int8 kernels use.
-        fma_lanes: float32 multiply-adds a cycle that it can begin; see `edgevlm.bench.estimates.published`. 0 where unknown.
+        fma_lanes: float32 multiply-adds a cycle that it can begin; see `edgevlm.bench.estimates.published`. 0
+            where unknown.
     """
 
     core: str

@@ -58,7 +58,7 @@ def site_packages(requirements: Sequence[str], *, python: str, architecture: str
     platforms = [f"manylinux_{glibc}_{architecture}" for glibc in _GLIBC[architecture]]
     platforms.append(f"{_LEGACY}_{architecture}")
     inputs = (*sorted(requirements), python, architecture)
-    return keep("site", inputs, partial(_install, requirements, python, platforms, progress))
+    return keep("devices/site", inputs, partial(_install, requirements, python, platforms, progress))
 
 
 def own_sources() -> Path:
@@ -76,7 +76,7 @@ def own_sources() -> Path:
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / target)
 
-    return keep("edgevlm", [f"{target} {hash_file(path)}" for target, path in sources.items()], copy)
+    return keep("devices/edgevlm", [f"{target} {hash_file(path)}" for target, path in sources.items()], copy)
 
 
 def _install(

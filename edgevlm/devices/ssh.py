@@ -16,6 +16,7 @@ from edgevlm.devices.address import Address
 from edgevlm.devices.answers import answers
 from edgevlm.devices.connection import Connection, NotReached
 from edgevlm.devices.far_python import FarPython, ended
+from edgevlm.devices.machine import try_again
 from edgevlm.errors import ConnectionLost, DeviceError
 from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress, silent
@@ -26,7 +27,6 @@ PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _IMPORTED_AS = {"numpy": "numpy", "pillow": "PIL", "tokenizers": "tokenizers", "ai-edge-litert": "ai_edge_litert"}
 _WHEELS_GLIBC = (2, 28)  # the newest that `site.site_packages` may fetch for
 _BLOCK_BYTES = 4096
-_TRIES = 3
 _PARTING_SECONDS = 10.0
 
 
@@ -98,18 +98,16 @@ class Ssh:
         stats = [path.stat() for path in _files(local)]
         # A file that has been changed since is another file.
         key = (local, sum(each.st_size for each in stats), max((each.st_mtime_ns for each in stats), default=0))
-        for attempt in range(1, _TRIES + 1):
-            try:
-                self._reach()
-                if key not in self._sent:
-                    there = f"{self.folder}/{len(self._sent)}"
-                    self._send(local, there, progress)
-                    self._sent[key] = there
-                break
-            except ConnectionLost:
-                if attempt == _TRIES:
-                    raise
-        return f"{self._sent[key]}/{local.name}"
+
+        def put() -> str:
+            self._reach()
+            if key not in self._sent:
+                there = f"{self.folder}/{len(self._sent)}"
+                self._send(local, there, progress)
+                self._sent[key] = there
+            return f"{self._sent[key]}/{local.name}"
+
+        return try_again(put)
 
     def ask(self, job: Mapping[str, Any], *, timeout_seconds: float) -> Iterator[Mapping[str, Any]]:
         """Runs one job in a fresh process; see `Machine`.

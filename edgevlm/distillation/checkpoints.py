@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+
+from edgevlm.process.writing import write_atomically
 
 KEPT = 2
 
@@ -21,7 +22,7 @@ def write(folder: Path, step: int, network: nn.Module, optimiser: torch.optim.Op
         for kind, value in optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser.{kind}.{name}"] = value
     path = folder / f"step-{step:08d}.safetensors"
-    replace(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    write_atomically(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
     for old in find(folder)[:-KEPT]:
         old.unlink()
     return path
@@ -46,19 +47,6 @@ def resume(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -
             continue
         return step_of(path)
     return 0
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file beside `path`, to the disk, and renames it: whoever looks sees the old one or the new one."""
-    writing = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        writing.replace(path)
-    finally:
-        writing.unlink(missing_ok=True)
 
 
 def _read(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:

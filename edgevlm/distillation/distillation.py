@@ -15,8 +15,6 @@ from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
 
 from edgevlm import schema
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.bundle.staging import output_error
-from edgevlm.conversion import cache
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot as draw_few_shot
@@ -26,7 +24,7 @@ from edgevlm.distillation.losses import LOSSES, Term
 from edgevlm.distillation.material import Material, gather_material
 from edgevlm.distillation.plots import draw_losses
 from edgevlm.distillation.recipe import TEXT_TOWERS, DistillRecipe, check
-from edgevlm.distillation.run_folder import RunFolder, open_run, write_atomically
+from edgevlm.distillation.run_folder import RunFolder, open_run
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.distillation.trainer import Training, train
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
@@ -34,8 +32,9 @@ from edgevlm.errors import DataError, InputError, RecipeError
 from edgevlm.models import catalogue
 from edgevlm.models.students.parts import FixedLabels
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
-from edgevlm.process import interrupts
+from edgevlm.process import interrupts, store
 from edgevlm.process.progress import Progress
+from edgevlm.process.writing import output_errors, write_atomically
 
 _GOES_ON = "the same command goes on where this one stopped"
 
@@ -212,7 +211,7 @@ def _gather(
         request.recipe,
         request.seed,
         descriptions=request.descriptions,
-        cache=request.cache or cache.folder() / "teachers",
+        cache=request.cache or store.folder() / "teachers",
         asks_pictures=_uses(request.recipe, "teacher_image"),
         asks_texts=_uses(request.recipe, "teacher_text"),
         progress=progress,
@@ -254,12 +253,9 @@ def _start_engine(precision: str) -> Accelerator:
 def _run(request: Request, accelerator: Accelerator) -> Iterator[RunFolder]:
     """The run's folder: taken by the main process, seen by all."""
     taken = open_run(request.out, force=request.force) if accelerator.is_main_process else nullcontext()
-    try:
-        with taken, interrupts.advice(_GOES_ON):
-            accelerator.wait_for_everyone()
-            yield RunFolder(request.out)
-    except OSError as error:
-        raise output_error(error, request.out) from error
+    with output_errors(request.out), taken, interrupts.advice(_GOES_ON):
+        accelerator.wait_for_everyone()
+        yield RunFolder(request.out)
 
 
 def _open_parts(request: Request) -> tuple[Dataset, ...]:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,19 @@ class FewShot:
 class DistillRecipe:
     """A resolved recipe, as it is written beside the student.
 
+    >>> import dataclasses, edgevlm
+    >>> shipped = edgevlm.DistillRecipe.load("ood")  # or a YAML file; `edgevlm recipes ood --copy my.yaml` writes one
+    >>> [term.loss for term in shipped.losses]
+    ['classification', 'feature_mse', 'image_contrastive', 'proximity']
+    >>> mine = dataclasses.replace(shipped, name="mine", templates=("a drawing of a {}",))  # for `edgevlm.distill`
+
     Attributes:
-        name: Its own.
-        losses: They are added.
+        name: What the record of a run calls it.
+        losses: What is added up to the training loss; `edgevlm recipes` lists them with their options.
         summary: What it is for.
         templates: Prompts in which `{}` stands for a label; a picture is paired with any of them.
-        text_tower: `teacher` keeps the teacher's, one of `TEXT_PRESETS` trains a small one along, `none` bakes the
-            labels.
-        schedule, augmentation, few_shot: See there.
+        text_tower: `teacher` keeps the teacher's, a preset such as `text-s` (`edgevlm models` lists them) trains a
+            small one along, `none` bakes the labels.
     """
 
     name: str
@@ -115,6 +121,11 @@ class DistillRecipe:
     schedule: Schedule = Schedule()
     augmentation: Augmentation = Augmentation()
     few_shot: FewShot = FewShot()
+
+    @classmethod
+    def load(cls, name_or_file: str | Path) -> DistillRecipe:
+        """The shipped recipe of that name, or the one in that YAML file; see `resolve`."""
+        return resolve(name_or_file)
 
 
 def builtin() -> tuple[DistillRecipe, ...]:
@@ -130,7 +141,7 @@ def resolve(name_or_file: str | Path) -> DistillRecipe:
     """
     name = str(name_or_file)
     if name in BUILTIN:
-        return _read(_SHIPPED.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml")
+        return _read(_shipped(name), f"{name}.yaml")
     path = Path(name_or_file)
     if not path.is_file():
         raise RecipeError(
@@ -141,6 +152,16 @@ def resolve(name_or_file: str | Path) -> DistillRecipe:
         return _read(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from error
+
+
+def origin(name: str) -> str:
+    """What a shipped recipe's file says at its top of where it comes from, a line each."""
+    lines = takewhile(lambda line: line.startswith("#"), _shipped(name).splitlines())
+    return "\n".join(line.removeprefix("#").strip() for line in lines)
+
+
+def _shipped(name: str) -> str:
+    return _SHIPPED.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def _read(text: str, where: str) -> DistillRecipe:

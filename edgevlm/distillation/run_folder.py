@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgevlm.distillation import checkpoints
 from edgevlm.errors import OutputError
 from edgevlm.process.locking import locked
+from edgevlm.process.writing import write_atomically
 
 _RUN, _METRICS, _DONE, _LOCK = "run.json", "metrics.jsonl", "config.json", ".run.lock"
 _SAID = 40
@@ -138,8 +138,3 @@ def _differences(before: Any, now: Any, where: str = "") -> list[str]:
         return []
     values = f" ({json.dumps(before)} there, {json.dumps(now)} here)"
     return [where + (values if len(values) <= _SAID else "")]
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file whole, or not at all."""
-    checkpoints.replace(path, content.encode() if isinstance(content, str) else content)

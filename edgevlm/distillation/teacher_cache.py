@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from edgevlm.distillation.recipe import Augmentation
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.errors import ImageError
 from edgevlm.process.progress import Progress
+from edgevlm.process.writing import output_errors, replacing, write_atomically
 
 SHARD = 1024
 _AT_ONCE = 64
@@ -59,9 +59,10 @@ class Store:
             part, parts: Of several processes, each fills every `parts`-th shard.
 
         Raises:
-            OSError: the disk is full, or the folder cannot be written.
+            OutputError: the disk is full, or the folder cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with output_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         for number in range(part, self._shards(), parts):
             rows = range(number * SHARD, min((number + 1) * SHARD, self.count))
             if self._read(number) is None:
@@ -104,17 +105,11 @@ class Store:
 
     def _write(self, number: int, embeddings: NDArray[np.float16], unreadable: dict[int, str]) -> None:
         path = self._path(number)
-        writing = path.with_name(f"{path.name}.{os.getpid()}")
-        note = path.with_suffix(".json")
-        try:
-            with writing.open("wb") as file:
+        with replacing(path) as new:
+            with new.open("wb") as file:
                 np.save(file, embeddings, allow_pickle=False)
-            text = json.dumps({"sha256": hash_file(writing), "unreadable": unreadable}, ensure_ascii=False)
-            writing.replace(path)
-            writing.write_text(text, encoding="utf-8")
-            writing.replace(note)
-        finally:
-            writing.unlink(missing_ok=True)
+            note = json.dumps({"sha256": hash_file(new), "unreadable": unreadable}, ensure_ascii=False)
+        write_atomically(path.with_suffix(".json"), note)
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def prepare(progress: Progress = silent) -> Image:
     requirements = [site.pinned(name) for name in (*site.PACKAGES, *site.BACKENDS.values())]
     wheels = site.site_packages(requirements, python=python, architecture="aarch64", progress=progress)
     inputs = (str(system.path), str(wheels), _FIRST, _DISK, *_LEFT_OUT, *_DRIVERS, *(f"{_FILES}",))
-    made = keep("board", inputs, partial(_fill, system, python, wheels, progress))
+    made = keep("devices/board", inputs, partial(_fill, system, python, wheels, progress))
     return Image(made / "vmlinuz", made / "first", made / "disk")
 
 

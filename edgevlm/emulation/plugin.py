@@ -29,7 +29,7 @@ def build(progress: Progress = silent) -> Part:
     compiler = tools.find("gcc")
     version = tools.run([compiler, "-dumpfullversion"], "ask gcc for its version").strip()
     source = files("edgevlm.emulation").joinpath(_SOURCE).read_text(encoding="utf-8")
-    made = keep("counts", (source, version), partial(_compile, compiler, source, progress))
+    made = keep("devices/counts", (source, version), partial(_compile, compiler, source, progress))
     return Part("counting plugin", made, f"gcc {version}")
 
 

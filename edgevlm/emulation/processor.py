@@ -58,7 +58,7 @@ def prefix(root: Part, cluster: Cluster) -> Path:
         "sys/devices/system/cpu/present": "0\n",
     }
     inputs = (str(root.path), *(word for each in files.items() for word in each))
-    return keep("core", inputs, partial(_fill, root.path, files))
+    return keep("devices/core", inputs, partial(_fill, root.path, files))
 
 
 def _cpuinfo(part: int, dot_product: bool) -> str:

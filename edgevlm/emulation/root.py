@@ -40,7 +40,7 @@ def prepare(progress: Progress = silent, packages: Sequence[str] = PACKAGES) -> 
     codename = _codename()
     sources = _sources(codename)
     texts = [path.read_text(encoding="utf-8") for path in sources]
-    made = keep("root", (codename, *packages, *texts), partial(_fill, sources, packages, progress))
+    made = keep("devices/root", (codename, *packages, *texts), partial(_fill, sources, packages, progress))
     return Part("arm64 system", made, codename)
 
 

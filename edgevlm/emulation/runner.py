@@ -43,7 +43,7 @@ def build(python: str, progress: Progress = silent) -> Part:
     sources = [files("edgevlm.emulation").joinpath(name).read_text(encoding="utf-8") for name in (_SOURCE, "runner.py")]
     version = tools.run([compiler, "-dumpfullversion"], "ask the cross compiler for its version").strip()
     inputs = (requirement, str(wheel.name), version, *sources)
-    made = keep("runner", inputs, partial(_make, compiler, wheel / "executorch", progress))
+    made = keep("devices/runner", inputs, partial(_make, compiler, wheel / "executorch", progress))
     return Part("ExecuTorch runner", made, f"{requirement.replace('==', ' ')}, gcc {version}")
 
 

@@ -18,17 +18,16 @@ The texts "a photo of NAME . DESCRIPTION" are those of Li et al., ICCV 2023 (htt
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from edgevlm import schema
-from edgevlm.bundle.staging import output_error
 from edgevlm.errors import EnrichmentError, LabelError
 from edgevlm.inputs import labels
 from edgevlm.process import interrupts
+from edgevlm.process.writing import output_errors, write_atomically
 
 SCHEMA_VERSION = 1
 _LISTED = 10
@@ -76,19 +75,23 @@ class Entry:
 
 @dataclass(frozen=True)
 class Descriptions:
-    """Descriptions and attributes by label, and who wrote them."""
+    """Descriptions and attributes by label, and who wrote them.
+
+    >>> written = edgevlm.Descriptions.read("descriptions.json")  # what `edgevlm.enrich` wrote
+    >>> missing = {"a cat", "a dog"} - set(written.labels)
+    """
 
     authors: Mapping[str, Author]
     labels: Mapping[str, Entry]
 
     @classmethod
-    def read(cls, path: Path) -> Descriptions:
+    def read(cls, path: str | Path) -> Descriptions:
         """What `write` wrote, or a person in its form.
 
         Raises:
             EnrichmentError: no such file, not JSON, another version, or a key or value that does not belong there.
         """
-        data = read_json(path)
+        data = read_json(Path(path))
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
             raise EnrichmentError(
@@ -121,20 +124,9 @@ class Descriptions:
             for name, fields in schema.write(getattr(self, kind)).items():
                 plain[kind][name] = {key: value for key, value in fields.items() if value not in (None, [], {})}
         text = json.dumps(plain, indent=2, ensure_ascii=False)
-        writing = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with interrupts.put_off():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    with writing.open("w", encoding="utf-8") as file:
-                        file.write(text + "\n")
-                        file.flush()
-                        os.fsync(file.fileno())
-                    writing.replace(path)
-                finally:
-                    writing.unlink(missing_ok=True)
-        except OSError as error:
-            raise output_error(error, path) from error
+        with interrupts.put_off(), output_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text + "\n")
 
 
 def label_texts(

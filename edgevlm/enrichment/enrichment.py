@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from edgevlm.bundle.staging import output_error
 from edgevlm.enrichment import from_file, questions
 from edgevlm.enrichment.descriptions import Author, Descriptions, Entry
 from edgevlm.enrichment.endpoint import Endpoint
@@ -18,6 +17,7 @@ from edgevlm.errors import EnrichmentError, LabelError
 from edgevlm.process import interrupts
 from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress
+from edgevlm.process.writing import output_errors
 
 KEY_ENV = "OPENAI_API_KEY"
 _SAMPLING_TEMPERATURE = 0.8
@@ -102,6 +102,10 @@ def enrich(
 
     Every answer is in the file before the next question is asked, so that a run that was stopped goes on where it was.
 
+    >>> enriched = edgevlm.enrich(["red circle", "blue square"], "examples/descriptions.csv", "descriptions.json")
+    >>> enriched.descriptions.labels["red circle"].descriptions
+    ('a round red shape',)
+
     Args:
         labels: What is described.
         source: A JSON, CSV or TSV file (see `edgevlm.enrichment.from_file`); a causal language model's folder or hub
@@ -132,11 +136,9 @@ def _alone(out: Path) -> Iterator[None]:
         raise EnrichmentError(f"{out}: expected a file to write, found a folder", hint="--out FILE.json")
     lock = out.with_name(f".{out.name}.lock")
     with ExitStack() as held:
-        try:
+        with output_errors(out):  # before an answer is paid for that could not be kept
             out.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(lock, f"{out}: another run is adding to this file"))
-        except OSError as error:  # before an answer is paid for that could not be kept
-            raise output_error(error, out) from error
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -15,16 +14,12 @@ from edgevlm.bundle.manifest import MANIFEST, SUFFIX
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import TensorError
 from edgevlm.inference.embedder import BundleModel
-from edgevlm.inputs.pictures import resize_and_crop
+from edgevlm.inputs.rows import TOKEN_IDS, make_rows
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets.runtime import Closing
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    import torch
-
-_TEXTS_AT_ONCE = 128
 
 
 class Encoder(Protocol):
@@ -82,22 +77,15 @@ class ModelEncoder(Closing):
 
         self.name = str(name)
         self._model = catalogue.load(name)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model.network.to(self._device)
+        self._model.original.to("cuda" if torch.cuda.is_available() else "cpu")
         self.labels = self._model.labels.names if self._model.labels else ()
         self.embedding_dim: int | None = self._model.embedding_dim
-        self.tokenizer: Tokenizer | None = None
-        if self._model.text is not None and self._model.tokenizer_json is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                (Path(folder) / self._model.text.tokenizer_file).write_bytes(self._model.tokenizer_json)
-                self.tokenizer = Tokenizer(self._model.text, Path(folder))
+        self.tokenizer = self._model.tokenizer
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> F32:
         """See `Encoder`."""
-        import torch
-
-        pixels = np.stack([resize_and_crop(picture, self._model.image) for picture in pictures])
-        return self._run("encode_image", torch.from_numpy(pixels).permute(0, 3, 1, 2).float())
+        rows = make_rows(pictures, (), self._model.image, None)
+        return self._model.original.run("encode_image", rows)["embedding"]
 
     def encode_texts(self, texts: Sequence[str]) -> F32:
         """See `Encoder`.
@@ -105,12 +93,9 @@ class ModelEncoder(Closing):
         Raises:
             TensorError: the model has no text tower.
         """
-        import torch
-
         if self.tokenizer is None:
             raise TensorError(f"{self.name} has no text tower, so it cannot encode texts")
-        parts = torch.split(torch.from_numpy(self.tokenizer.encode(texts)), _TEXTS_AT_ONCE)
-        return np.concatenate([self._run("encode_text", part) for part in parts])
+        return self._model.original.run("encode_text", {TOKEN_IDS: self.tokenizer.encode(texts)})["embedding"]
 
     def score_labels(self, pictures: Sequence[Image.Image]) -> F32:
         """See `Encoder`; cosines with the embeddings of the labels.
@@ -123,14 +108,8 @@ class ModelEncoder(Closing):
         return np.asarray(self.encode_pictures(pictures) @ self._model.label_embeddings.cpu().numpy().T, np.float32)
 
     def close(self) -> None:
-        """Nothing to free but memory."""
-
-    def _run(self, component: str, rows: torch.Tensor) -> F32:
-        import torch
-
-        with torch.no_grad():
-            embeddings: F32 = self._model.reference[component](rows.to(self._device)).float().cpu().numpy()
-        return embeddings
+        """Lets go of the model."""
+        self._model.original.close()
 
 
 class BundleEncoder(Closing):

@@ -57,6 +57,9 @@ def evaluate(
 ) -> Evaluation:
     """Measures what the data allows: labels zero-shot and few-shot, captions by retrieval.
 
+    >>> found = edgevlm.evaluate("dist/my-student-tflite-fp32.edgevlm", {"seen": "my-pictures/", "unseen": "others/"})
+    >>> [(each.name, each.zero_shot.top1) for each in found.sets]
+
     Args:
         model: A bundle's folder, or what `edgevlm.convert` takes.
         data: What `edgevlm.data.sources.open_data` takes, or a dataset; or several of them by name, such as pictures

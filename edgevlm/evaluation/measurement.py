@@ -23,6 +23,7 @@ from edgevlm.evaluation.index import Index
 from edgevlm.evaluation.retrieval import Retrieval
 from edgevlm.evaluation.scene_zero_shot import SceneAccuracy
 from edgevlm.evaluation.zero_shot import ZeroShot
+from edgevlm.inference.embeddings import average
 from edgevlm.process.progress import Progress
 
 
@@ -276,7 +277,7 @@ class _Words:
 
     def of_labels(self, embeddings: F32) -> F32:
         """A vector a label, of the embeddings of `texts`."""
-        return zero_shot.average(embeddings[: sum(self._sizes)], self._sizes)
+        return average(embeddings[: sum(self._sizes)], self._sizes)
 
     def of_captions(self, embeddings: F32) -> F32:
         """A vector a caption."""

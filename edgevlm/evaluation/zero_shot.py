@@ -52,20 +52,6 @@ class ZeroShot:
     by_class: tuple[ClassAccuracy, ...]
 
 
-def average(embeddings: F32, sizes: Sequence[int]) -> F32:
-    """One unit vector a label: the mean of its texts' embeddings, of length one again (CLIP's prompt ensembling).
-
-    Args:
-        embeddings: float32 [sum of sizes, D], the texts of one label after those of another.
-        sizes: How many texts each label has.
-
-    Returns:
-        float32 [labels, D].
-    """
-    means = np.stack([part.mean(0) for part in np.split(embeddings, np.cumsum(sizes)[:-1])])
-    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
-
-
 def measure(scores: F32, truth: NDArray[np.int64], labels: Sequence[str]) -> ZeroShot:
     """Compares the best labels with the true ones.
 

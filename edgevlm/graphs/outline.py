@@ -1,14 +1,14 @@
-"""What a component consists of, seen without running it, and what an artefact made of it is expected to take."""
+"""What a component consists of and what it takes to run, seen without running it."""
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgevlm.bundle.recipe import WeightType
-from edgevlm.graphs import memory
 from edgevlm.graphs.capture import plain_attention
 
 if TYPE_CHECKING:
@@ -72,12 +72,17 @@ class Outline:
     Attributes:
         constants: All that its module holds, each once.
         ops: How often each of torch's functions is called, such as `linear` or `gelu`.
-        activation_bytes: Most bytes of activations alive at once in float32; see `edgevlm.graphs.memory`.
+        activation_bytes: Most bytes of activations alive at once when it runs op by op in float32. A planned arena may
+            need less, a runtime that packs weights more.
+        weight_bytes: Bytes of its weights in float32.
+        multiply_adds: Of its convolutions, matrix products and attention, as PyTorch's own counter has them.
     """
 
     constants: tuple[Constant, ...]
     ops: Mapping[str, int]
     activation_bytes: int
+    weight_bytes: int
+    multiply_adds: int
 
     @property
     def calls(self) -> int:
@@ -92,8 +97,13 @@ def distinct(outlines: Iterable[Outline]) -> tuple[Constant, ...]:
 
 
 def outline(program: Program) -> Outline:
-    """Calls the program's module on fake tensors (shapes without data) and watches which functions are called."""
+    """Calls the program's module on fake tensors (shapes without data) and watches what it does."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.overrides import TorchFunctionMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import flop_registry
 
     tensors = dict(program.module.named_parameters()) | dict(program.module.named_buffers())
     names = {id(tensor): name for name, tensor in tensors.items()}
@@ -101,6 +111,8 @@ def outline(program: Program) -> Outline:
     ops: Counter[str] = Counter()
 
     class Watcher(TorchFunctionMode):
+        """Which functions the module calls, and what reads each weight."""
+
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             function = getattr(func, "__name__", str(func)).partition(".")[0]
             ops[function] += 1
@@ -109,13 +121,45 @@ def outline(program: Program) -> Outline:
                 kinds[weight] = _kind(function, args, kwargs or {})
             return func(*args, **(kwargs or {}))
 
-    with plain_attention(), Watcher():
-        activation_bytes = memory.activation_peak_bytes(program)
+    class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        """Counts the work of every op, and every storage that it makes while something refers to that."""
+
+        flops: int = 0
+        live: int = 0
+        peak: int = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            known = {
+                id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+            }
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, torch.Tensor) and id(leaf.untyped_storage()) not in known:
+                    storage = leaf.untyped_storage()
+                    self.live += storage.nbytes()
+                    weakref.finalize(storage, self._release, storage.nbytes())
+            self.peak = max(self.peak, self.live)
+            if count_flops := flop_registry.get(getattr(func, "overloadpacket", None)):
+                self.flops += count_flops(*args, **(kwargs or {}), out_val=result)
+            return result
+
+        def _release(self, size_bytes: int) -> None:
+            self.live -= size_bytes
+
+    fake_tensors, meter = FakeTensorMode(allow_non_fake_inputs=True), Meter()  # type: ignore[no-untyped-call]
+    with Watcher(), plain_attention(), fake_tensors, meter:
+        program.module(*(torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in program.example))
     constants = tuple(
         Constant(name, kinds.get(name, "other"), tuple(tensor.shape), tensor.data_ptr())
         for name, tensor in tensors.items()
     )
-    return Outline(constants, dict(ops), activation_bytes)
+    return Outline(
+        constants=constants,
+        ops=dict(ops),
+        activation_bytes=meter.peak,
+        weight_bytes=sum(4 * tensor.numel() for tensor in program.module.state_dict().values()),
+        multiply_adds=meter.flops // 2,  # PyTorch counts a multiply-add as two
+    )
 
 
 def _kind(function: str, args: tuple[torch.Tensor, ...], kwargs: Mapping[str, Any]) -> Kind:

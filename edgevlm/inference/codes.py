@@ -63,6 +63,9 @@ class Found:
 def to_int8(embeddings: F32) -> NDArray[np.int8]:
     """Unit vectors, float32 [N, D] -> int8 [N, D], by the formula above.
 
+    >>> to_int8(np.array([[0.6, -0.8]], np.float32))
+    array([[  95, -127]], dtype=int8)
+
     Raises:
         TensorError: another dtype or shape, or not unit vectors.
     """
@@ -73,6 +76,9 @@ def to_int8(embeddings: F32) -> NDArray[np.int8]:
 
 def to_binary(embeddings: F32, mean: F32) -> NDArray[np.uint8]:
     """Unit vectors, float32 [N, D] -> uint8 [N, ceil(D / 8)], by the formula above.
+
+    >>> to_binary(np.array([[0.6, -0.8]], np.float32), mean=np.zeros(2, np.float32))
+    array([[128]], dtype=uint8)
 
     Args:
         embeddings: Of pictures.
@@ -89,6 +95,9 @@ def to_binary(embeddings: F32, mean: F32) -> NDArray[np.uint8]:
 
 def decode(codes: Codes, mean: F32 | None = None) -> F32:
     """The unit vectors that codes stand for, float32 [N, D].
+
+    >>> decode(np.array([[95, -127]], np.int8)).round(3)
+    array([[ 0.599, -0.801]], dtype=float32)
 
     Args:
         codes: int8 [N, D], or uint8 [N, ceil(D / 8)].
@@ -120,6 +129,10 @@ def search(
     among: NDArray[np.int64] | None = None,
 ) -> Found:
     """The k best of an index for each query. Every row is compared: there is nothing to build.
+
+    >>> index = to_int8(np.array([[0.6, -0.8], [0.8, 0.6], [1, 0]], np.float32))
+    >>> search(np.array([[0, 1]], np.float32), index, k=2).places
+    array([[1, 2]])
 
     A long index of binary codes is searched for some more than are wanted, and int8 codes choose among these:
 

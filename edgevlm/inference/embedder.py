@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import F32
-from edgevlm.errors import LabelError, TensorError
+from edgevlm.errors import BundleError, LabelError, TensorError
+from edgevlm.inference.embeddings import average, label_scores
 from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets import registry
@@ -20,16 +21,32 @@ from edgevlm.targets.runtime import Closing, Session
 class BundleModel(Closing):
     """An open bundle: pictures and texts in, embeddings and scores out. A context manager.
 
+    >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+    ...     scores = model.classify(["examples/pictures/yellow-star.png"], ["a yellow star", "a red circle"])
+    >>> scores.shape
+    (1, 2)
+
     Args:
         bundle: What to run.
         threads: CPU threads of the backend; its own default where None.
+        session: What runs its components; its target's runtime opens one where None.
+        tokenizer: What makes token ids of texts; the bundle's own where None.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        session: Session | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
         self.bundle = bundle
-        manifest = bundle.manifest
-        self.tokenizer = Tokenizer(manifest.text, bundle.path) if manifest.text else None
-        self.session: Session = registry.runtime(manifest.target).open(bundle, threads=threads)
+        if tokenizer is None:
+            tokenizer = Tokenizer.of_bundle(bundle)
+        if session is None:
+            session = registry.runtime(bundle.manifest.target).open(bundle, threads=threads)
+        self.tokenizer, self.session = tokenizer, session
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -40,8 +57,14 @@ class BundleModel(Closing):
     def mean_embedding(self) -> F32:
         """The mean embedding of the bundle's 200 sample pictures, float32 [D]: what binary codes may be made with.
 
-        The rows of the tensor `image` in golden/reference.safetensors, averaged in float64. They are rendered scenes:
-        where the pictures of an index are others, such as photographs, the mean of some of these is the better one.
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     pictures = model.encode_image(["examples/pictures/yellow-star.png"])
+        >>> from edgevlm.inference import codes
+        >>> binary = codes.to_binary(pictures, model.mean_embedding)
+
+        The rows of the tensor `encode_image.embedding` in golden/reference.safetensors, averaged in float64. They are
+        rendered scenes: where the pictures of an index are others, such as photographs, the mean of some of these is
+        the better one.
 
         Raises:
             TensorError: the bundle has no `encode_image`.
@@ -52,11 +75,19 @@ class BundleModel(Closing):
             raise TensorError(
                 "this bundle has no encode_image, so it has no embeddings", hint="convert without --image-only"
             )
-        rows = load_file(self.bundle.path / "golden" / "reference.safetensors")["image"]
+        tensors = load_file(self.bundle.path / "golden" / "reference.safetensors")
+        rows = tensors.get("encode_image.embedding", tensors.get("image"))  # its name up to format 1.2
+        if rows is None:
+            raise BundleError(f"{self.bundle.path}: golden/reference.safetensors has no encode_image.embedding")
         return np.asarray(rows.mean(0, dtype=np.float64), np.float32)
 
     def encode_image(self, images: Sequence[Picture]) -> F32:
         """Embeddings of pictures.
+
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     embeddings = model.encode_image(["examples/pictures/yellow-star.png", PIL.Image.new("RGB", (640, 480))])
+        >>> embeddings.shape == (2, model.bundle.manifest.embedding_dim)
+        True
 
         Args:
             images: Paths, PIL images, encoded bytes or uint8 [H, W, 3] arrays; N of them.
@@ -74,6 +105,12 @@ class BundleModel(Closing):
     def encode_text(self, texts: Sequence[str]) -> F32:
         """Embeddings of texts, float32 [N, D], unit norm.
 
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     pictures = model.encode_image(["examples/pictures/yellow-star.png"])
+        ...     cosines = pictures @ model.encode_text(["a yellow star", "a red circle"]).T
+        >>> cosines.shape
+        (1, 2)
+
         Raises:
             TensorError: the bundle has no text tower.
         """
@@ -90,6 +127,11 @@ class BundleModel(Closing):
 
     def classify(self, images: Sequence[Picture], labels: Sequence[str | Sequence[str]] | None = None) -> F32:
         """How well each label describes each picture.
+
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     scores = model.classify(["examples/pictures/yellow-star.png"], ["a yellow star", "a red circle"])
+        >>> bool(abs(scores.sum(1) - 1).max() < 1e-5)
+        True
 
         Args:
             images: N pictures, see `encode_image`.
@@ -118,9 +160,8 @@ class BundleModel(Closing):
         several = [(label,) if isinstance(label, str) else tuple(label) for label in labels]
         if not all(several):
             raise LabelError(f"label {several.index(())}: expected at least one text, got none")
-        rows = [self.encode_text(texts) for texts in several]
-        means = np.stack([row.mean(0) for row in rows])
-        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), np.float32)
+        embeddings = self.encode_text([text for texts in several for text in texts])
+        return average(embeddings, [len(texts) for texts in several])
 
     def close(self) -> None:
         """Frees the backend's memory."""
@@ -130,19 +171,3 @@ class BundleModel(Closing):
         (answer,) = self.session.run(component, {name: value}).values()
         row: F32 = answer[0]
         return row
-
-
-def label_scores(images: F32, labels: F32, logit_scale: float) -> F32:
-    """How well each label describes each picture: softmax of the scaled cosines.
-
-    Args:
-        images: Embeddings, float32 [N, D], unit norm.
-        labels: Likewise, float32 [L, D].
-        logit_scale: Factor of the cosines.
-
-    Returns:
-        float32 [N, L]; each row sums to 1.
-    """
-    logits = logit_scale * images @ labels.T
-    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)

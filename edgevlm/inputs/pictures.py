@@ -11,49 +11,17 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeGuard
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgevlm.bundle.spec import ImagePreprocessing, Resample
-from edgevlm.errors import CheckpointError, ImageError
+from edgevlm.errors import ImageError
 
 Picture: TypeAlias = str | Path | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
-
-# Pillow's numbering, which is also that of `resample` in preprocessor_config.json.
-_RESAMPLES: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-
-# What the two processors assume where their config says nothing.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "CLIP": {
-        "size": {"shortest_edge": 224},
-        "crop_size": {"height": 224, "width": 224},
-        "do_center_crop": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-    },
-    "Siglip": {
-        "size": {"height": 224, "width": 224},
-        "do_center_crop": False,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    },
-}
-_COMMON_DEFAULTS: dict[str, Any] = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "resample": 3,
-    "rescale_factor": 1 / 255,
-    "default_to_square": False,
-}
-_SUFFIXES = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
-_PROCESSORS = {family + suffix: family for family in _DEFAULTS for suffix in _SUFFIXES}
-_NOT_CARRIED = ("do_pad", "use_square_size")
 
 # What Pillow's decoders raise on damaged input and closed files, besides UnidentifiedImageError (an OSError).
 _DECODING_ERRORS = (
@@ -69,58 +37,6 @@ _DECODING_ERRORS = (
     struct.error,
     zlib.error,
 )
-
-
-def from_config(config: Mapping[str, Any], *, image_size: tuple[int, int], where: str) -> ImagePreprocessing:
-    """Reads a checkpoint's `preprocessor_config.json`, or a `processor_config.json` that nests it.
-
-    Missing and null keys have the values that transformers' `CLIPImageProcessor` and `SiglipImageProcessor` give
-    them. `do_convert_rgb` is not looked at: the networks take three channels, so `decode` always gives three.
-
-    Args:
-        config: The file's content.
-        image_size: (height, width) in pixels that the network was trained with. Used only where the config neither
-            resizes nor crops: elsewhere the config's own final size counts, since CLIP's positions can be interpolated.
-        where: The file's name, for errors.
-
-    Raises:
-        CheckpointError: another processor, a value of the wrong type or range, or a config that leaves the size of
-            the pixels to the picture.
-    """
-    nested = config.get("image_processor")
-    if isinstance(nested, Mapping):
-        config, where = nested, f"{where}: image_processor"
-    values = _with_defaults(config, where)
-    resize: Literal["shortest_edge", "exact", "none"] = "none"
-    resize_height, resize_width = 0, 0
-    if _flag(values, "do_resize", where):
-        resize, resize_height, resize_width = _resize_rule(values, where)
-    centre_crop = _flag(values, "do_center_crop", where)
-    if centre_crop:
-        height, width = _crop_size(values, where)
-    elif resize == "shortest_edge":
-        raise CheckpointError(
-            f"{where}: size sets the shorter side only and do_center_crop is off, so that every picture has another "
-            "size: expected one size for all",
-            hint='set do_center_crop and crop_size, or give size as {"height": H, "width": W}',
-        )
-    else:
-        height, width = (resize_height, resize_width) if resize == "exact" else image_size
-    normalise = _flag(values, "do_normalize", where)
-    return ImagePreprocessing(
-        height=height,
-        width=width,
-        resize=resize,
-        resize_height=resize_height,
-        resize_width=resize_width,
-        resample=_resample(values["resample"], where),
-        centre_crop=centre_crop,
-        rescale=_number(values["rescale_factor"], "rescale_factor", where, positive=True)
-        if _flag(values, "do_rescale", where)
-        else 1.0,
-        mean=_channels(values["image_mean"], "image_mean", where) if normalise else (0.0, 0.0, 0.0),
-        std=_channels(values["image_std"], "image_std", where, positive=True) if normalise else (1.0, 1.0, 1.0),
-    )
 
 
 def decode(source: Picture) -> Image.Image:
@@ -185,7 +101,7 @@ def resize_and_crop(image: Image.Image, spec: ImagePreprocessing) -> NDArray[np.
     """
     if spec.resize != "none":
         height, width = _resized(image.height, image.width, spec)
-        image = image.resize((width, height), Image.Resampling[spec.resample.upper()])
+        image = _resize(image, height, width, spec.resample)
     pixels = np.asarray(image, dtype=np.uint8)
     if spec.centre_crop:
         return _centre_crop(pixels, spec.height, spec.width)
@@ -250,6 +166,18 @@ def _from_16_bit_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
+def _resize(image: Image.Image, height: int, width: int, resample: Resample) -> Image.Image:
+    """As Pillow 13 does it, one pass after the other: Pillow until 12 has them in another order for tall pictures.
+
+    Rounding to 8 bits in between, the order changes pixels. The bundle's format has one, on whatever Pillow is there.
+    """
+    kept = Image.Resampling[resample.upper()]
+    if resample != "nearest":
+        columns_first = height < image.height and image.height - height > 2 * (image.width - width)
+        image = image.resize((image.width, height) if columns_first else (width, image.height), kept)
+    return image.resize((width, height), kept)
+
+
 def _resized(height: int, width: int, spec: ImagePreprocessing) -> tuple[int, int]:
     """(height, width) after scaling; the longer side is rounded down, as in the processors."""
     if spec.resize == "exact":
@@ -283,77 +211,3 @@ def _centred(have: int, want: int) -> tuple[slice, slice]:
         return slice(start, start + want), slice(0, want)
     start = math.ceil((want - have) / 2)
     return slice(0, have), slice(start, start + have)
-
-
-def _with_defaults(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    name = config.get("image_processor_type", config.get("feature_extractor_type"))
-    family = _PROCESSORS.get(name) if isinstance(name, str) else None
-    if family is None:
-        raise CheckpointError(
-            f"{where}: image_processor_type: expected CLIPImageProcessor or SiglipImageProcessor, got {name!r}",
-            hint="other processors scale or cut differently; if this one does not, name one of the two in the file",
-        )
-    for key in _NOT_CARRIED:
-        if config.get(key):
-            raise CheckpointError(f"{where}: {key}: expected false or nothing, got {config[key]!r}")
-    given = {key: value for key, value in config.items() if value is not None}
-    return {"crop_size": None, **_COMMON_DEFAULTS, **_DEFAULTS[family], **given}
-
-
-def _resize_rule(values: Mapping[str, Any], where: str) -> tuple[Literal["shortest_edge", "exact"], int, int]:
-    size = values["size"]
-    if _is_length(size):
-        size = {"height": size, "width": size} if values["default_to_square"] else {"shortest_edge": size}
-    if isinstance(size, Mapping) and set(size) == {"shortest_edge"} and _is_length(size["shortest_edge"]):
-        return "shortest_edge", size["shortest_edge"], size["shortest_edge"]
-    return "exact", *_height_and_width(size, "size", where, also='a number or {"shortest_edge": N}')
-
-
-def _crop_size(values: Mapping[str, Any], where: str) -> tuple[int, int]:
-    size = values["crop_size"]
-    if _is_length(size):
-        return size, size
-    return _height_and_width(size, "crop_size", where, also="a number")
-
-
-def _height_and_width(size: Any, key: str, where: str, *, also: str) -> tuple[int, int]:
-    if isinstance(size, list | tuple) and len(size) == 2:
-        size = {"height": size[0], "width": size[1]}
-    if isinstance(size, Mapping) and set(size) == {"height", "width"} and all(map(_is_length, size.values())):
-        return size["height"], size["width"]
-    raise CheckpointError(
-        f'{where}: {key}: expected {{"height": H, "width": W}} in whole pixels, or {also}, got {size!r}'
-    )
-
-
-def _is_length(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _resample(value: Any, where: str) -> Resample:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(_RESAMPLES):
-        return _RESAMPLES[value]
-    names = ", ".join(f"{number} ({name})" for number, name in enumerate(_RESAMPLES))
-    raise CheckpointError(f"{where}: resample: expected one of {names}, got {value!r}")
-
-
-def _flag(values: Mapping[str, Any], key: str, where: str) -> bool:
-    value = values[key]
-    if not isinstance(value, bool):
-        raise CheckpointError(f"{where}: {key}: expected true or false, got {value!r}")
-    return value
-
-
-def _number(value: Any, key: str, where: str, *, positive: bool) -> float:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or (positive and value <= 0):
-        raise CheckpointError(f"{where}: {key}: expected a {'positive ' if positive else ''}number, got {value!r}")
-    return float(value)
-
-
-def _channels(value: Any, key: str, where: str, *, positive: bool = False) -> tuple[float, float, float]:
-    values = value if isinstance(value, list | tuple) else [value] * 3
-    if len(values) != 3:
-        raise CheckpointError(f"{where}: {key}: expected three numbers, for R, G and B, got {value!r}")
-    red, green, blue = (_number(channel, key, where, positive=positive) for channel in values)
-    return red, green, blue

@@ -30,16 +30,20 @@ def load(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> 
         revision: Branch, tag or commit of a hub id.
 
     Raises:
-        CheckpointError: see `edgevlm.models.checkpoints.loading.load`.
-        MissingDependency: the packages that conversion needs are not installed.
+        CheckpointError: no such folder or hub model, or one that is damaged or of another family.
+        MissingDependency: torch, transformers or huggingface_hub is not installed.
     """
-    if str(name) in builtin.FOLDERS:
-        from edgevlm.models.students import folder as folders
+    folder = find_folder(name, revision=revision)
+    on_disk = str(name) in builtin.FOLDERS or Path(name).expanduser().is_dir()
+    called = folder.resolve().name if on_disk and str(name) not in builtin.FOLDERS else str(name)
+    commit = None if on_disk else folder.name
+    if layout.is_student(folder):
+        from edgevlm.models.students import folder as students
 
-        return folders.load(builtin.FOLDERS[str(name)], name=str(name))
+        return students.load(folder, name=called, commit=commit)
     from edgevlm.models.checkpoints import loading
 
-    return loading.load(name, revision=revision)
+    return loading.load(folder, name=called, commit=commit)
 
 
 def fingerprint(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> str:
@@ -62,14 +66,20 @@ def find_folder(name: str | Path, *, revision: str | None = None) -> Path:
         CheckpointError: there is no such folder or hub model.
     """
     folder = builtin.FOLDERS.get(str(name)) or Path(name).expanduser()
-    if not folder.is_dir():
-        if not is_hub_id(str(name)) or folder.exists():
+    if folder.is_dir():
+        if revision is not None:
             raise CheckpointError(
-                f"expected a built-in model, a checkpoint's folder or a hub id, got {str(name)!r}",
-                hint="edgevlm models lists the built-in ones; a hub id looks like openai/clip-vit-base-patch32",
+                f"{name} is a folder, which has no revision {revision!r}", hint="leave the revision out"
             )
-        return hub.download(str(name), revision=revision)
-    return folder
+        return folder
+    if isinstance(name, str) and is_hub_id(name) and not folder.exists():
+        return hub.download(name, revision=revision)
+    raise CheckpointError(
+        f"expected a built-in model, a checkpoint's folder or a hub id such as openai/clip-vit-base-patch32, "
+        f"got {str(name)!r}",
+        hint="edgevlm models lists the built-in ones; a folder holds config.json, model.safetensors, "
+        "preprocessor_config.json and tokenizer files",
+    )
 
 
 def _files(name: str | Path, revision: str | None) -> list[Path]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -16,8 +16,9 @@ from edgevlm.bundle.spec import (
     TextPreprocessing,
 )
 from edgevlm.graphs.program import Program, Programs
-
-Reference = Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.models.reference import Original
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,9 @@ class Model:
         logit_scale: Factor on the cosine of a picture and a text before softmax, `exp` already applied.
         programs: `encode_image` takes `pixels`, float32 [1, 3, H, W] in 0..255; `encode_text` takes `token_ids`,
             int32 [1, L]. Each returns `embedding`, float32 [1, D] of length one.
-        reference: The original's own float32 forward for each program, with the same tensors at its boundary
-            (any batch size), on the device that `network` is on. It shares no code with the programs, but weights:
-            whoever changes a program's module in place works on a copy.
-        network: The float original that `reference` runs, so that `network.to(device)` moves it. The programs share
-            weights with it: move it only where they are not needed.
+        original: The original's own float32 forward for each program, as a session. It shares no code with the
+            programs, but weights: whoever changes a program's module in place works on a copy, and whoever moves the
+            original to a device does not need the programs.
         labels: What a model without a text tower tells apart, with its label embeddings; None elsewhere.
         label_embeddings: float32 [L, D], a unit vector a label; None without `labels`.
     """
@@ -49,10 +48,21 @@ class Model:
     embedding_dim: int
     logit_scale: float
     programs: Programs
-    reference: Reference
-    network: torch.nn.Module
+    original: Original
     labels: Labels | None = None
     label_embeddings: torch.Tensor | None = None
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The modules of the float original."""
+        return self.original.network
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """Of the text tower; None where there is none."""
+        if self.text is None or self.tokenizer_json is None:
+            return None
+        return Tokenizer.from_bytes(self.text, self.tokenizer_json)
 
 
 def assemble_programs(
@@ -72,7 +82,7 @@ def assemble_programs(
         embedding_dim: D.
     """
     pixels = TensorSpec(
-        "pixels", "float32", (1, 3, image.height, image.width), "RGB, 0..255, channels first, resized and cropped"
+        PIXELS, "float32", (1, 3, image.height, image.width), "RGB, 0..255, channels first, resized and cropped"
     )
     embedding = TensorSpec("embedding", "float32", (1, embedding_dim), "unit vector")
     ramp = torch.linspace(0, 255, 3 * image.height * image.width)
@@ -84,7 +94,7 @@ def assemble_programs(
         )
     }
     if encode_text is not None and text is not None:
-        token_ids = TensorSpec("token_ids", "int32", (1, text.context_length), "token ids, padded on the right")
+        token_ids = TensorSpec(TOKEN_IDS, "int32", (1, text.context_length), "token ids, padded on the right")
         programs["encode_text"] = Program(
             ComponentSpec("encode_text", (token_ids,), (embedding,)),
             encode_text.eval().requires_grad_(False),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
-import transformers
 from torch import nn
 from transformers import (
     CLIPConfig,
@@ -23,6 +20,7 @@ from transformers import (
 from transformers.activations import ACT2FN
 
 from edgevlm.errors import CheckpointError
+from edgevlm.process.quiet import quiet
 
 # A `CLIPModel` or `SiglipModel`. Its types are of no help: the parts of a config, say, may be dicts or None in them.
 Network: TypeAlias = Any
@@ -88,9 +86,10 @@ def _build(
     check: Callable[[Any, str], None],
     where: str,
 ) -> Network:
-    # Whatever transformers raises here, of many kinds, it raises about the config.
+    # Whatever transformers raises here, of many kinds, it raises about the config. At every SigLIP it warns about
+    # special ids that its own defaults brought in.
     try:
-        with _quiet(), torch.device("meta"):
+        with quiet(), torch.device("meta"):
             parsed = config_class.from_dict(dict(config))
             check(parsed, where)
             network = network_class(parsed)
@@ -149,14 +148,3 @@ def _check_tower(values: Any, sizes: tuple[str, ...], place: str) -> None:
 def _check_positive(value: Any, place: str) -> None:
     if not isinstance(value, int) or value < 1:
         raise CheckpointError(f"{place}: expected a whole number of at least 1, got {value!r}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers from warning, at every SigLIP, about special ids that its own defaults brought in."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)

@@ -1,15 +1,16 @@
-"""The float reference behind the same seam as every target's session."""
+"""The float original as a session: what every artefact's answers are compared with, and every student learns from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.spec import Array, ComponentSpec, ImagePreprocessing
-from edgevlm.targets.boundary import find_component, validate_inputs
+from edgevlm.inputs.rows import Rows, inputs_of, is_answerable
+from edgevlm.targets.boundary import find_component, validate_rows
 from edgevlm.targets.runtime import Closing
 
 if TYPE_CHECKING:
@@ -17,50 +18,110 @@ if TYPE_CHECKING:
 
     from edgevlm.models.network import Network
 
+_ROWS_AT_ONCE = 16
 
-class TorchSession(Closing):
-    """Components as torch callables, such as modules in eval mode; what a bundle's answers are compared with.
+Forward = Callable[..., Any]
+"""Tensors by position, in the order of a component's inputs -> one tensor, or a tuple, in that of its outputs."""
+
+
+class Original(Closing):
+    """A model's own float32 forward in torch, behind the seam of every target's session.
+
+    `run` takes N rows at once where a device takes one, so that `ask(session, ...)` and `original.run` answer alike.
 
     Args:
-        callables: Component name -> callable that takes the inputs of its spec by position and returns one tensor
-            or a tuple of them.
-        specs: Names, dtypes and shapes of the same components.
+        network: The modules that `functions` run; `to` moves them.
+        functions: What each component computes, on rows of any number, on the network's device.
+        specs: Names, dtypes and shapes of the same components, for one row.
+
+    Example:
+        >>> original = catalogue.load("edgevlm-student").original
+        >>> original.run("encode_image", {"pixels": pixels})["embedding"].shape   # pixels: float32 [200, 3, 64, 64]
+        (200, 256)
     """
 
     evidence = "reference"
 
-    def __init__(self, callables: Mapping[str, Callable[..., Any]], specs: Mapping[str, ComponentSpec]) -> None:
-        self._components = {name: (specs[name], function) for name, function in callables.items()}
+    def __init__(
+        self, network: torch.nn.Module, functions: Mapping[str, Forward], specs: Mapping[str, ComponentSpec]
+    ) -> None:
+        self.network = network
+        self._components = {name: (specs[name], function) for name, function in functions.items()}
 
-    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        """Runs one component once, without gradients.
+    @property
+    def specs(self) -> dict[str, ComponentSpec]:
+        """Of each component."""
+        return {name: spec for name, (spec, _) in self._components.items()}
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the network, which the model's programs share weights with."""
+        self.network.to(device)
+        return self
+
+    def forward(self, component: str, *tensors: torch.Tensor) -> Any:
+        """The component's own forward, with gradients where the caller's mode has them.
+
+        Args:
+            component: Its name.
+            tensors: Its inputs by position, N rows each, on any device.
 
         Returns:
-            The outputs of the component's spec as float32, owned by the caller.
+            One tensor, or a tuple of them, on the network's device.
+
+        Raises:
+            TensorError: there is no such component.
+        """
+        _, function = find_component(self._components, component)
+        device = next((each.device for each in self.network.parameters()), None)
+        return function(*(tensor if device is None else tensor.to(device) for tensor in tensors))
+
+    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """Answers N rows, in batches and without gradients.
+
+        Args:
+            component: Its name.
+            inputs: By the names of its spec, [N, ...] each.
+
+        Returns:
+            The outputs of its spec, float32 [N, ...] each, owned by the caller.
 
         Raises:
             TensorError: there is no such component; or a name, dtype or shape is not what its spec says.
         """
         import torch
 
-        spec, function = find_component(self._components, component)
-        arrays = validate_inputs(spec, inputs)
-        with torch.inference_mode():
-            # A copy: torch.from_numpy would hand the module the caller's memory.
-            answer = function(*(torch.tensor(array) for array in arrays.values()))
-        answers: tuple[torch.Tensor, ...] = answer if isinstance(answer, tuple) else (answer,)
+        spec, _ = find_component(self._components, component)
+        arrays = validate_rows(spec, inputs)
+        count = len(next(iter(arrays.values())))
+        parts: list[list[NDArray[np.float32]]] = [[] for _ in spec.outputs]
+        with torch.no_grad():
+            for start in range(0, count, _ROWS_AT_ONCE):
+                # A copy: torch.from_numpy would hand the module the caller's memory.
+                rows = (torch.tensor(array[start : start + _ROWS_AT_ONCE]) for array in arrays.values())
+                answer = self.forward(component, *rows)
+                answers: tuple[torch.Tensor, ...] = answer if isinstance(answer, tuple) else (answer,)
+                for part, value in zip(parts, answers, strict=True):
+                    part.append(value.detach().to("cpu", torch.float32).numpy().copy())
         return {
-            tensor.name: value.detach().to(torch.float32).numpy().copy()
-            for tensor, value in zip(spec.outputs, answers, strict=True)
+            tensor.name: np.concatenate(part) if part else np.zeros((0, *tensor.shape[1:]), np.float32)
+            for tensor, part in zip(spec.outputs, parts, strict=True)
+        }
+
+    def answer(self, rows: Rows) -> dict[str, dict[str, NDArray[np.float32]]]:
+        """What every component whose inputs are there answers to all rows: component -> output -> [N, ...]."""
+        return {
+            name: self.run(name, inputs_of(spec, rows))
+            for name, spec in self.specs.items()
+            if is_answerable(spec, rows)
         }
 
     def close(self) -> None:
-        """Lets go of the callables; a closed session has no components."""
+        """Lets go of the components; a closed session has none."""
         self._components.clear()
 
 
-def _reference(network: Network, image: ImagePreprocessing) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-    """transformers' own forward, between the programs' boundaries."""
+def image_reference(network: Network, image: ImagePreprocessing) -> Forward:
+    """transformers' own forward of a dual encoder's picture half, pixels in 0..255 -> unit vectors [N, D]."""
     import torch
 
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (image.mean, image.std))
@@ -69,10 +130,10 @@ def _reference(network: Network, image: ImagePreprocessing) -> dict[str, Callabl
         normalised = (pixels * image.rescale - mean.to(pixels.device)) / std.to(pixels.device)
         return _unit_norm(network.get_image_features(normalised, interpolate_pos_encoding=True).pooler_output)
 
-    return {"encode_image": encode_image, "encode_text": text_reference(network)}
+    return encode_image
 
 
-def text_reference(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
+def text_reference(network: Network) -> Forward:
     """transformers' own forward of the text half of a `CLIPModel` or `SiglipModel`, which may be all there is.
 
     It takes int32 [N, L] and returns unit vectors, float32 [N, D], on the network's device.
@@ -84,6 +145,16 @@ def text_reference(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
         return _unit_norm(network.text_projection(pooled) if hasattr(network, "text_projection") else pooled)
 
     return encode_text
+
+
+def classifier_reference(encode_image: Forward, label_embeddings: torch.Tensor, logit_scale: float) -> Forward:
+    """Pixels -> the share of each baked label, [N, L]: softmax of the scaled cosines with the picture's embedding."""
+
+    def classify(pixels: torch.Tensor) -> torch.Tensor:
+        images: torch.Tensor = encode_image(pixels)
+        return (logit_scale * images @ label_embeddings.to(images).T).softmax(-1)
+
+    return classify
 
 
 def _unit_norm(features: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import F32, Array, TensorSpec
 from edgevlm.errors import DeviceError, MissingDependency
-from edgevlm.inputs.pictures import preprocess
+from edgevlm.inputs.rows import TOKEN_IDS, inputs_of, make_rows, takes
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import tensorrt
 from edgevlm.process.progress import Progress
@@ -103,21 +103,19 @@ class BundleEngine:
             )
 
     def run(self) -> F32:
-        """One inference, float32 [1, D]."""
+        """One inference: its first output, float32 [1, D]."""
         if self._session is None:
             raise ValueError("not loaded")
-        (answer,) = self._session.run(self.component, self.inputs).values()
-        return answer
+        return next(iter(self._session.run(self.component, self.inputs).values()))
 
 
 def sample_inputs(bundle: Bundle, component: str) -> dict[str, Array]:
     """The sample as a component of a bundle takes it."""
-    (tensor,) = find_component(dict(bundle.components), component).spec.inputs
-    if tensor.dtype == "float32":
-        return {tensor.name: preprocess(sample_picture(), bundle.manifest.image)}
-    if bundle.manifest.text is None:
+    spec = find_component(dict(bundle.components), component).spec
+    tokenizer = Tokenizer.of_bundle(bundle)
+    if takes(spec, TOKEN_IDS) and tokenizer is None:
         raise DeviceError(f"{bundle.path}: {component} takes token ids, and the bundle has no tokenizer")
-    return {tensor.name: Tokenizer(bundle.manifest.text, bundle.path).encode([TEXT])}
+    return inputs_of(spec, make_rows([sample_picture()], [TEXT], bundle.manifest.image, tokenizer))
 
 
 class _PeerEngine:

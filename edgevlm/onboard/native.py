@@ -26,9 +26,8 @@ from edgevlm.targets.boundary import find_component
 LEAST_RUNS, MOST_RUNS = 5, 1_000_000
 
 
-def clock(job: Mapping[str, Any]) -> Times:
+def clock(job: Mapping[str, Any], bundle: Bundle) -> Times:
     """Times a component: a first process loads it with its pages dropped, a second runs it for the time asked for."""
-    bundle = Bundle.open(job["bundle"])
     file = bundle.path / bundle.components[job["component"]].file
     drop([file])
     share = resident_share([file])

@@ -16,14 +16,16 @@ import numpy as np
 
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.inference.embedder import label_scores
+from edgevlm.inference.embeddings import label_scores
 from edgevlm.inputs.pictures import preprocess
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import native
-from edgevlm.onboard.engines import TEXT, Engine, make, sample_picture
+from edgevlm.onboard.engines import TEXT, BundleEngine, Engine, make, sample_picture
 from edgevlm.onboard.figures import Spread, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
 from edgevlm.process.progress import Progress
+from edgevlm.targets.boundary import find_component
 
 LEAST_RUNS = 5
 LABELS = 100
@@ -33,13 +35,17 @@ _WARM_UP_SECONDS = 0.3
 
 def clock(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """Times one component in this process, which has not run it before; a `Times` in plain values."""
-    times = native.clock(job) if "native" in job else _clock(make(job), float(job["seconds"]))
-    if "bundle" in job:
-        before, after = _stages(Bundle.open(job["bundle"]), job["component"])
-        words = job["component"] == "encode_text"
-        times = replace(
-            times, preprocess_ms=None if words else before, tokenise_ms=before if words else None, postprocess_ms=after
-        )
+    bundle = None
+    if "native" in job:
+        bundle = Bundle.open(job["bundle"])
+        times = native.clock(job, bundle)
+    else:
+        engine = make(job)
+        times = _clock(engine, float(job["seconds"]))
+        if isinstance(engine, BundleEngine):
+            bundle = engine.bundle
+    if bundle is not None:
+        times = replace(times, **_stages(bundle, job["component"]))
     plain: Mapping[str, Any] = schema.write(times)
     return plain
 
@@ -86,16 +92,18 @@ def _once(run: Callable[[], object]) -> float:
     return (time.perf_counter_ns() - began) / 1e6
 
 
-def _stages(bundle: Bundle, component: str) -> tuple[Spread, Spread | None]:
-    """What comes before the engine, and what comes after it."""
-    manifest = bundle.manifest
+def _stages(bundle: Bundle, component: str) -> dict[str, Any]:
+    """What comes before the engine, and what comes after it: a `Spread` for each name of `Times`."""
+    manifest, tokenizer = bundle.manifest, Tokenizer.of_bundle(bundle)
+    spec = find_component(dict(bundle.components), component).spec
     quick = partial(repeat, seconds=0.2)
-    if component == "encode_text" and manifest.text is not None:
-        tokenizer = Tokenizer(manifest.text, bundle.path)
-        return quick(lambda: tokenizer.encode([TEXT])), None
-    picture = sample_picture()
-    before = quick(lambda: preprocess(picture, manifest.image))
-    if component != "encode_image":
-        return before, None
-    labels = np.full((LABELS, manifest.embedding_dim), manifest.embedding_dim**-0.5, np.float32)
-    return before, quick(lambda: label_scores(labels[:1], labels, manifest.logit_scale))
+    found: dict[str, Spread] = {}
+    if takes(spec, TOKEN_IDS) and tokenizer is not None:
+        found["tokenise_ms"] = quick(lambda: tokenizer.encode([TEXT]))
+    if takes(spec, PIXELS):
+        picture = sample_picture()
+        found["preprocess_ms"] = quick(lambda: preprocess(picture, manifest.image))
+        if any(tensor.name == "embedding" for tensor in spec.outputs):
+            labels = np.full((LABELS, manifest.embedding_dim), manifest.embedding_dim**-0.5, np.float32)
+            found["postprocess_ms"] = quick(lambda: label_scores(labels[:1], labels, manifest.logit_scale))
+    return found

@@ -1,21 +1,13 @@
-"""Golden fixtures: every stage's right result, from picture file to score, and the reference that parity needs.
+"""Golden fixtures, written and read: every stage's right result, and the reference that parity needs.
 
-    golden/golden.json            what follows, by stage
-    golden/<picture>.png|.jpg     pictures that hurt: wide, turned by EXIF, grey, with transparency
-    golden/<picture>.rgb          what preprocessing must make of it: uint8 [H, W, 3], row by row
-    golden/samples.png            the pictures of the parity samples, 64 x 64 each, in rows of twenty
-    golden/reference.safetensors  the float reference's answers to all samples
-
-A test on the device decodes a picture and compares with the `.rgb`, tokenizes a text and compares the ids, runs the
-artefact on both and compares the embeddings: the first stage that differs is where to look. `edgevlm verify` asks
-the artefact about all samples again, on whatever machine it runs.
+`edgevlm.bundle.golden` says which files there are and what they hold. `edgevlm verify` asks the artefact about all
+samples again, on whatever machine it runs.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,52 +15,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm import schema
-from edgevlm.bundle.spec import ImagePreprocessing
+from edgevlm.bundle.golden import (
+    COLUMNS,
+    FOLDER,
+    GOLDEN,
+    REFERENCE,
+    SAMPLE_SHEET,
+    SCHEMA_VERSION,
+    SIDE,
+    TENSORS_OF_1,
+    Golden,
+    GoldenPicture,
+    GoldenText,
+    read_golden,
+)
+from edgevlm.bundle.spec import F32, ImagePreprocessing
 from edgevlm.errors import BundleError
 from edgevlm.inputs.pictures import preprocess
 from edgevlm.parity.comparison import Answers
-from edgevlm.parity.samples import _SIDE, golden_pictures, sample_pictures, sample_texts
-
-FOLDER = "golden"
-_COLUMNS = 20
-
-
-@dataclass(frozen=True)
-class GoldenPicture:
-    """A picture file, the pixels that it becomes and the reference's answer to them."""
-
-    file: str
-    pixels: str
-    what: str
-    embedding: tuple[float, ...] | None
-    scores: tuple[float, ...] | None
-
-
-@dataclass(frozen=True)
-class GoldenText:
-    """A text, its token ids and the reference's answer to them."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    embedding: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Golden:
-    """What `golden.json` holds.
-
-    Attributes:
-        schema_version: Of this file.
-        pictures, texts: Stage by stage.
-        scores: softmax over the texts of `logit_scale * picture . text`, a row a picture.
-        sample_texts: The texts of the parity samples; their pictures are in `samples.png`.
-    """
-
-    schema_version: int
-    pictures: tuple[GoldenPicture, ...]
-    texts: tuple[GoldenText, ...]
-    scores: tuple[tuple[float, ...], ...]
-    sample_texts: tuple[str, ...]
+from edgevlm.parity.samples import golden_pictures, sample_pictures, sample_texts
 
 
 def write(
@@ -83,22 +48,23 @@ def write(
     from safetensors.numpy import save_file
 
     golden = Golden(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         pictures=tuple(pictures),
         texts=tuple(texts),
         scores=tuple(tuple(row) for row in scores.tolist()),
         sample_texts=sample_texts(),
     )
-    (folder / FOLDER / "golden.json").write_text(
+    (folder / GOLDEN).write_text(
         json.dumps(schema.write(golden), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
     )
-    sheet = sample_pictures().reshape(-1, _COLUMNS, _SIDE, _SIDE, 3).swapaxes(1, 2)
-    Image.fromarray(sheet.reshape(-1, _COLUMNS * _SIDE, 3)).save(folder / FOLDER / "samples.png")
-    answers = {"image": reference.image, "text": reference.text, "scores": reference.scores}
-    save_file(
-        {name: np.ascontiguousarray(value) for name, value in answers.items() if value is not None},
-        folder / FOLDER / "reference.safetensors",
-    )
+    sheet = sample_pictures().reshape(-1, COLUMNS, SIDE, SIDE, 3).swapaxes(1, 2)
+    Image.fromarray(sheet.reshape(-1, COLUMNS * SIDE, 3)).save(folder / SAMPLE_SHEET)
+    tensors = {
+        f"{component}.{output}": np.ascontiguousarray(rows)
+        for component, outputs in reference.items()
+        for output, rows in outputs.items()
+    }
+    save_file(tensors, folder / REFERENCE)
 
 
 def write_pictures(folder: Path, spec: ImagePreprocessing) -> dict[str, NDArray[np.float32]]:
@@ -117,23 +83,31 @@ def write_pictures(folder: Path, spec: ImagePreprocessing) -> dict[str, NDArray[
     return found
 
 
-def read(folder: Path) -> tuple[Golden, NDArray[np.uint8], Answers]:
+def read(folder: Path, *, newer: bool = False) -> tuple[Golden, NDArray[np.uint8], Answers]:
     """The fixtures of a bundle: `golden.json`, the sample pictures (uint8 [N, 64, 64, 3]), the reference's answers.
 
+    Args:
+        folder: The bundle.
+        newer: Whether it is of a newer minor version of the format, whose keys are left out.
+
     Raises:
-        BundleError: they are missing or not readable.
+        BundleError: they are missing, not readable, or of a version that this EdgeVLM does not know.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    path = folder / FOLDER / "golden.json"
+    path = folder / GOLDEN
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        arrays = load_file(folder / FOLDER / "reference.safetensors")
-        with Image.open(folder / FOLDER / "samples.png") as sheet:
+        arrays = load_file(folder / REFERENCE)
+        with Image.open(folder / SAMPLE_SHEET) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))
-        pictures = pixels.reshape(-1, _SIDE, _COLUMNS, _SIDE, 3).swapaxes(1, 2).reshape(-1, _SIDE, _SIDE, 3)
+        pictures = pixels.reshape(-1, SIDE, COLUMNS, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
     except (OSError, ValueError, SafetensorError) as error:
         raise BundleError(f"{folder}: the golden fixtures cannot be read: {error}") from error
-    golden = schema.read(Golden, data, where=str(path), error=BundleError)
-    return golden, pictures, Answers(arrays.get("image"), arrays.get("text"), arrays.get("scores"))
+    golden = read_golden(data, where=str(path), newer=newer)
+    answers: dict[str, dict[str, F32]] = {}
+    for name, rows in arrays.items():
+        component, _, output = TENSORS_OF_1.get(name, name).rpartition(".")
+        answers.setdefault(component, {})[output] = rows
+    return golden, pictures, answers

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from edgevlm.bundle.spec import ImagePreprocessing
+from edgevlm.bundle.golden import SIDE
 from edgevlm.data.captions import caption
 from edgevlm.data.scenes import Scenes
-from edgevlm.inputs.pictures import preprocess
-from edgevlm.inputs.texts import Tokenizer
-from edgevlm.parity.comparison import Samples
 
 SAMPLES = 200
 TEXTS = 50
 _SEED = 20_260_101
-_SIDE = 64
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -30,15 +24,7 @@ def sample_texts() -> tuple[str, ...]:
 
 def sample_pictures() -> NDArray[np.uint8]:
     """`SAMPLES` rendered scenes, uint8 [N, 64, 64, 3]."""
-    return Scenes(_SEED, "combinations", _SIDE).batch(0, SAMPLES).pixels
-
-
-def make_samples(
-    pictures: NDArray[np.uint8], texts: Sequence[str], image: ImagePreprocessing, tokenizer: Tokenizer | None
-) -> Samples:
-    """Pictures as pixels and texts as token ids, prepared as the model prepares its input."""
-    pixels = np.concatenate([preprocess(picture, image) for picture in pictures])
-    return Samples(pixels, tokenizer.encode(texts) if tokenizer else np.zeros((0, 0), np.int32))
+    return Scenes(_SEED, "combinations", SIDE).batch(0, SAMPLES).pixels
 
 
 def golden_pictures() -> dict[str, tuple[Image.Image, str]]:

@@ -1,1 +1,1 @@
-"""The process around the work: signals, locks, progress, the terminal, what is kept on disk."""
+"""The process around the work: signals, locks, progress, the terminal, pages, what is kept on disk."""

@@ -1,4 +1,9 @@
-"""Third parties' chatter kept out of sight."""
+"""Third parties' chatter kept out of sight, of which there are two kinds.
+
+`quiet` is for a block that calls a library and silences what it says from Python. `silent_stderr` is for a whole
+command that draws on the terminal and silences what backends write to file descriptor 2, from C++ as well. What went
+wrong is raised, not logged; EDGEVLM_DEBUG=1 lets all of it through.
+"""
 
 from __future__ import annotations
 
@@ -8,45 +13,31 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, TextIO
+
+from edgevlm.errors import debugging
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps third-party chatter off stdout; logs and warnings below an error, and progress bars, out of sight."""
-    from rich.progress import Progress
-    from tqdm import tqdm  # type: ignore[import-untyped]
-
-    level = logging.root.manager.disable
-    bars: dict[Any, Any] = {kind: kind.__init__ for kind in (tqdm, Progress)}
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        for kind, start_bar in bars.items():
-            kind.__init__ = _start_hidden(start_bar)  # converters and NNCF have no switch for theirs
-        try:
+    """Keeps libraries off stdout, which is for answers; logs and warnings below an error, and bars, out of sight."""
+    with contextlib.redirect_stdout(sys.stderr):
+        if debugging():
             yield
-        finally:
-            for kind, start_bar in bars.items():
-                kind.__init__ = start_bar
-            logging.disable(level)
+            return
+        level = logging.root.manager.disable
+        with warnings.catch_warnings(action="ignore"), _hidden_bars():
+            logging.disable(logging.WARNING)
+            try:
+                yield
+            finally:
+                logging.disable(level)
 
 
-def _start_hidden(start_bar: Callable[..., None]) -> Callable[..., None]:
-    def start(bar: object, *args: object, **options: object) -> None:
-        start_bar(bar, *args, **{**options, "disable": True})
-
-    return start
-
-
-@contextmanager
-def _hushed() -> Iterator[TextIO]:
-    """Sends file descriptor 2 to nowhere for the block, and gives the real one: backends log from C++ as well.
-
-    What went wrong is raised, not logged. EDGEVLM_DEBUG=1 lets all of it through.
-    """
-    if os.environ.get("EDGEVLM_DEBUG"):
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[TextIO]:
+    """Sends file descriptor 2 to nowhere for the block, and gives the real one."""
+    if debugging():
         yield sys.stderr
         return
     sys.stderr.flush()
@@ -56,3 +47,26 @@ def _hushed() -> Iterator[TextIO]:
             yield real
         finally:
             os.dup2(real.fileno(), 2)
+
+
+@contextlib.contextmanager
+def _hidden_bars() -> Iterator[None]:
+    """Starts every progress bar disabled: converters and NNCF have no switch for theirs."""
+    from rich.progress import Progress
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    starts: dict[Any, Any] = {kind: kind.__init__ for kind in (tqdm, Progress)}
+    for kind, start_bar in starts.items():
+        kind.__init__ = _start_hidden(start_bar)
+    try:
+        yield
+    finally:
+        for kind, start_bar in starts.items():
+            kind.__init__ = start_bar
+
+
+def _start_hidden(start_bar: Callable[..., None]) -> Callable[..., None]:
+    def start(bar: object, *args: object, **options: object) -> None:
+        start_bar(bar, *args, **{**options, "disable": True})
+
+    return start

@@ -1,6 +1,8 @@
-"""What is fetched and built for devices, each folder made once and kept under the hash of what went into it.
+"""EdgeVLM's cache: folders that are made once and kept under a hash of what went into them.
 
-They lie in EdgeVLM's cache, below `devices`, and may be removed at any time.
+It is `$EDGEVLM_CACHE_DIR`, else `$XDG_CACHE_HOME/edgevlm`, else `~/.cache/edgevlm`. Converted bundles lie in it (see
+`edgevlm.conversion.cache`), below `devices` what is fetched and built for these, and below `teachers` teachers'
+embeddings. It may be removed at any time.
 """
 
 from __future__ import annotations
@@ -12,24 +14,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgevlm.process import interrupts
+from edgevlm.process.writing import folder_beside
 
 
-def keep(name: str, inputs: Sequence[str], make: Callable[[Path], None]) -> Path:
+def folder() -> Path:
+    """Where the entries lie."""
+    if named := os.environ.get("EDGEVLM_CACHE_DIR"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgevlm"
+
+
+def keep(name: str, inputs: Sequence[str], make: Callable[[Path], object]) -> Path:
     """The folder that `make` fills, kept from the first time on.
 
     Args:
-        name: What its name begins with.
+        name: What its name begins with, such as `devices/board`.
         inputs: All that its content follows from.
-        make: Writes into the empty folder that it is given.
+        make: Writes into the empty folder that it is given; what it puts beside that, in the folder above, is not kept.
     """
-    digest = hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()[:16]
-    parent = folder() / "devices"
-    kept = parent / f"{name}-{digest}"
+    return fill(f"{name}-{hashlib.sha256(json.dumps(list(inputs)).encode()).hexdigest()[:16]}", make)
+
+
+def fill(entry: str, make: Callable[[Path], object]) -> Path:
+    """The same for an entry whose name says already what it follows from."""
+    kept = folder() / entry
     if kept.is_dir():
         return kept
-    parent.mkdir(parents=True, exist_ok=True)
-    with interrupts.temporary_folder(parent, f".{name}-") as stage:
-        made = stage / "made"
+    with folder_beside(kept) as scratch:
+        made = scratch / "made"
         made.mkdir()
         make(made)
         with interrupts.put_off():
@@ -39,10 +51,3 @@ def keep(name: str, inputs: Sequence[str], make: Callable[[Path], None]) -> Path
                 if not kept.is_dir():  # or another process was quicker
                     raise
     return kept
-
-
-def folder() -> Path:
-    """Where the entries lie."""
-    if named := os.environ.get("EDGEVLM_CACHE_DIR"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgevlm"

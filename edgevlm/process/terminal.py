@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from edgevlm.process.quiet import _hushed
+from edgevlm.process.quiet import silent_stderr
 
 if TYPE_CHECKING:
     from edgevlm.process.progress import Progress
@@ -38,7 +38,7 @@ def progress_bar(*, log_seconds: float | None = None) -> Iterator[Progress]:
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with (
-        _hushed() as stderr,
+        silent_stderr() as stderr,
         Progress(
             *columns,
             console=Console(file=stderr),

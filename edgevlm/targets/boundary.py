@@ -28,6 +28,29 @@ def validate_inputs(spec: ComponentSpec, inputs: Mapping[str, Array]) -> dict[st
         TensorError: a name is missing or unknown; or an array is no ndarray, has the wrong dtype or shape,
             or holds NaN or infinity.
     """
+    _check_names(spec, inputs)
+    return {tensor.name: _validate(spec.name, tensor, inputs[tensor.name], tensor.shape) for tensor in spec.inputs}
+
+
+def validate_rows(spec: ComponentSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The same for N rows at once: the first axis of every input is N, whatever the spec says.
+
+    Raises:
+        TensorError: see `validate_inputs`; or the inputs differ in their number of rows.
+    """
+    _check_names(spec, inputs)
+    stacked = [tensor for tensor in spec.inputs if tensor.shape and np.ndim(inputs[tensor.name]) == len(tensor.shape)]
+    counts = {len(inputs[tensor.name]) for tensor in stacked}
+    if len(counts) > 1:
+        raise TensorError(f"{spec.name}: expected as many rows of each input, got {sorted(counts)}")
+    count = counts.pop() if counts else 1
+    return {
+        tensor.name: _validate(spec.name, tensor, inputs[tensor.name], (count, *tensor.shape[1:])[: len(tensor.shape)])
+        for tensor in spec.inputs
+    }
+
+
+def _check_names(spec: ComponentSpec, inputs: Mapping[str, Array]) -> None:
     expected = [tensor.name for tensor in spec.inputs]
     unknown = [name for name in inputs if name not in expected]
     missing = [name for name in expected if name not in inputs]
@@ -36,7 +59,6 @@ def validate_inputs(spec: ComponentSpec, inputs: Mapping[str, Array]) -> dict[st
             f"{spec.name}: expected the inputs {_listed(expected)}, got {_listed(inputs)}",
             hint=_name_hint(missing, unknown),
         )
-    return {tensor.name: _validate(spec.name, tensor, inputs[tensor.name]) for tensor in spec.inputs}
 
 
 def find_component(components: Mapping[str, T], name: str) -> T:
@@ -61,7 +83,7 @@ def validate_threads(threads: int | None) -> None:
         raise InputError(f"threads: expected a whole number of at least 1, got {threads!r}")
 
 
-def _validate(component: str, tensor: TensorSpec, array: Any) -> Array:
+def _validate(component: str, tensor: TensorSpec, array: Any, shape: tuple[int, ...]) -> Array:
     where = f"{component}: input {tensor.name!r}"
     if not isinstance(array, np.ndarray):
         raise TensorError(
@@ -71,9 +93,9 @@ def _validate(component: str, tensor: TensorSpec, array: Any) -> Array:
         raise TensorError(
             f"{where}: expected dtype {tensor.dtype}, got {array.dtype}", hint=f"convert it: .astype({tensor.dtype!r})"
         )
-    if array.shape != tensor.shape:
+    if array.shape != shape:
         raise TensorError(
-            f"{where}: expected shape {list(tensor.shape)}, got {list(array.shape)}",
+            f"{where}: expected shape {list(shape)}, got {list(array.shape)}",
             hint=f"it holds {tensor.meaning}",
         )
     if tensor.dtype == "float32" and not np.isfinite(array).all():

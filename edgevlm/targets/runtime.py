@@ -49,6 +49,12 @@ class Session(Protocol):
     def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         """Runs one component once.
 
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     (pixels,) = model.bundle.components["encode_image"].spec.inputs
+        ...     answers = model.session.run("encode_image", {"pixels": np.zeros(pixels.shape, np.float32)})
+        >>> answers["embedding"].shape == (1, model.bundle.manifest.embedding_dim)
+        True
+
         Raises:
             TensorError: a name, dtype or shape is not what the component's spec says.
         """

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgevlm import schema
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import OutputError
+from edgevlm.process.writing import write_atomically
 from edgevlm.tuning.sensitivity import LayerCost
 from edgevlm.tuning.trial import Trial
 
@@ -86,6 +87,4 @@ class Notes:
 
     def _write(self, state: _State) -> None:
         self._state = state
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(schema.write(state), indent=2) + "\n", encoding="utf-8")
-        part.replace(self._path)
+        write_atomically(self._path, json.dumps(schema.write(state), indent=2) + "\n")

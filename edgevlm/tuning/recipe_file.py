@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevlm import schema
+from edgevlm.bundle.recipe import ParityLimits
+from edgevlm.process.writing import write_atomically
 from edgevlm.tuning.trial import Trial
 
 if TYPE_CHECKING:
@@ -21,36 +24,25 @@ def write_recipe(path: Path, trial: Trial, request: TuneRequest, *, accuracy: fl
     latency = (
         "" if trial.latency_ratio is None else f", {trial.latency_ratio:.2f}x its time on the machine of the search"
     )
-    lines = [
+    head = [
         f"# {next_command(path, trial, request)}",
         f"# {request.target}, {pictures} pictures of {request.data}: {100 * score.accuracy:.1f} % named right, "
         f"in float32 {100 * accuracy:.1f} %;",
         f"# {score.agreement:.1%} of the answers are the float model's; {trial.size_bytes / 1e6:.2f} MB{latency}.",
-        "name: tuned",
-        f"summary: {recipe.name}, found for {request.target}",
-        f"precision: {recipe.precision}",
-        "weights:",
-        f"  dtype: {recipe.weights.dtype}",
     ]
-    if recipe.weights.dtype == "int4":
-        lines += [f"  group_size: {recipe.weights.group_size}", f"  int4_share: {recipe.weights.int4_share:g}"]
-    if recipe.weights.float_layers:
-        lines += ["  float_layers:  # those that lost most, the worst first"]
-        lines += [f'    - "{layer}"' for layer in recipe.weights.float_layers]
-    activations = recipe.activations
-    if activations.ranges != "float":
-        lines += ["activations:", f"  ranges: {activations.ranges}"]
-    if activations.smooth_quant is not None:
-        lines += [f"  smooth_quant: {activations.smooth_quant:g}"]
-    if activations.bias_correction:
-        lines += ["  bias_correction: true"]
-    calibration = recipe.calibration
-    lines += ["calibration:", f"  samples: {calibration.samples}", f"  seed: {calibration.seed}"]
-    limits = {name: value for name, value in schema.write(trial.kept).items() if value is not None}
-    if limits:
-        lines += [f"parity:  # what the search measured, less {_MARGIN:g}"]
-        lines += [f"  {name}: {max(0.0, value - _MARGIN):.3f}" for name, value in limits.items()]
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    kept = {name: value for name, value in schema.write(trial.kept).items() if value is not None}
+    tuned = replace(
+        recipe,
+        name="tuned",
+        summary=f"{recipe.name}, found for {request.target}",
+        parity=ParityLimits(**{name: round(max(0.0, value - _MARGIN), 3) for name, value in kept.items()}),
+    )
+    comments = {
+        "weights.float_layers": "Those that lost most, the worst first.",
+        "parity": f"What the search measured, less {_MARGIN:g}.",
+    }
+    text = schema.to_yaml(tuned, comments, changed_only=True)
+    write_atomically(path, "\n".join([*head, "", text]))
 
 
 def next_command(path: Path, trial: Trial, request: TuneRequest) -> str:

@@ -18,12 +18,11 @@ import torch
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits, Recipe
-from edgevlm.bundle.spec import Array
 from edgevlm.compression.compression import compress
 from edgevlm.conversion import pipeline
 from edgevlm.graphs.program import Programs
-from edgevlm.parity import comparison
-from edgevlm.parity.comparison import Answers, Samples
+from edgevlm.inputs.rows import inputs_of, is_answerable
+from edgevlm.parity.comparison import ask
 from edgevlm.process.progress import Countdown, Progress, silent
 from edgevlm.targets import registry
 from edgevlm.targets.runtime import Session
@@ -118,7 +117,9 @@ def measure(bench: Bench, recipe: Recipe, progress: Progress) -> Trial:
         message = outcome.error.message if outcome.error else outcome.status
         return Trial(recipe, Score(0, 0, 0), 0, 0, None, 100.0, error=message)
     with registry.runtime(request.targets[0]).open(outcome.bundle, threads=1) as session:
-        answers = _ask(session, outcome.bundle, bench.task.samples, progress)
+        specs = [component.spec for component in outcome.bundle.components.values()]
+        samples = bench.task.samples
+        answers = ask(session, specs, samples, lambda share: progress("asking the artefact", share))
         ratio = _latency_ratio(bench, session)
     score = bench.task.score(answers)
     size, download = outcome.bundle.artefact_bytes, outcome.bundle.manifest.compressed_size_bytes
@@ -194,19 +195,13 @@ def _grouped(recipe: Recipe, size: int) -> Recipe:
     return replace(recipe, name=f"{recipe.name}-group-{size}", weights=replace(recipe.weights, group_size=size))
 
 
-def _ask(session: Session, bundle: Bundle, samples: Samples, progress: Progress) -> Answers:
-    components = tuple(name for name in ("encode_image", "encode_text") if name in bundle.components)
-    return comparison.ask(session, components, samples, lambda share: progress("asking the artefact", share))
-
-
 def _latency_ratio(bench: Bench, session: Session) -> float | None:
     """One picture and one text, in turn with the float32 artefact."""
     if session.evidence == "program-semantics":
         return None
-    samples = bench.task.samples
-    inputs: dict[str, dict[str, Array]] = {"encode_image": {"pixels": samples.pixels[:1]}}
-    if len(samples.token_ids):
-        inputs["encode_text"] = {"token_ids": samples.token_ids[:1]}
+    first = {name: rows[:1] for name, rows in bench.task.samples.items()}
+    specs = [component.spec for component in bench.baseline.components.values()]
+    inputs = {spec.name: inputs_of(spec, first) for spec in specs if is_answerable(spec, first)}
     with registry.runtime(bench.request.targets[0]).open(bench.baseline, threads=1) as other:
         times: dict[int, list[float]] = {0: [], 1: []}
         for _ in range(_ROUNDS):

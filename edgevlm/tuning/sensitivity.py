@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.bundle.spec import F32
 from edgevlm.compression.layers import layer_names
 from edgevlm.compression.quantisation import quantise
 from edgevlm.errors import RecipeError
-from edgevlm.graphs.program import Program, Programs
-from edgevlm.parity.comparison import Answers, Samples
+from edgevlm.graphs.program import Programs
+from edgevlm.inputs.rows import Rows
+from edgevlm.models.reference import Original
+from edgevlm.parity.comparison import Answers, ask
 from edgevlm.process.progress import Countdown, Progress
 from edgevlm.tuning.task import Score, Task
 
@@ -37,13 +37,12 @@ class LayerCost:
         return (1 - self.score.agreement, 1 - self.score.centred_cosine)
 
 
-def run_programs(programs: Programs, samples: Samples) -> Answers:
+def run_programs(programs: Programs, samples: Rows) -> Answers:
     """Every sample through the programs, one at a time: their graphs are made for one."""
-    return Answers(
-        image=_run(programs["encode_image"], samples.pixels) if "encode_image" in programs else None,
-        text=_run(programs["encode_text"], samples.token_ids) if "encode_text" in programs else None,
-        scores=None,
-    )
+    specs = {name: program.spec for name, program in programs.items()}
+    forwards = {name: program.module for name, program in programs.items()}
+    session = Original(torch.nn.ModuleList(forwards.values()), forwards, specs)
+    return ask(session, specs.values(), samples)
 
 
 def measure_layers(
@@ -84,20 +83,10 @@ def measure_layers(
                 quantised, _ = quantise(program, alone, calibration.get(component, ()))
             except RecipeError:  # a layer that this recipe leaves in float anyway
                 continue
-            changed = run_programs({component: quantised}, samples)
-            answers = Answers(
-                image=floats.image if changed.image is None else changed.image,
-                text=floats.text if changed.text is None else changed.text,
-                scores=None,
-            )
+            answers = {**floats, **run_programs({component: quantised}, samples)}
             yield LayerCost(f"{component}/{name}", task.score(answers))
 
 
 def _literal(name: str) -> str:
     """The glob that matches a name alone."""
     return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
-
-
-def _run(program: Program, rows: F32 | np.ndarray) -> F32:
-    with torch.no_grad():
-        return np.concatenate([program.module(torch.from_numpy(row[None])).numpy() for row in rows])

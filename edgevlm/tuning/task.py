@@ -6,21 +6,19 @@ they are shipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.spec import F32
-from edgevlm.data.dataset import Dataset
+from edgevlm.data.dataset import Dataset, read_pictures
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError
-from edgevlm.evaluation.zero_shot import average
-from edgevlm.inputs.pictures import preprocess
-from edgevlm.inputs.texts import Tokenizer
+from edgevlm.inference.embeddings import average, centred_cosine
+from edgevlm.inputs.rows import PIXELS, Rows, make_rows
 from edgevlm.models.model import Model
-from edgevlm.parity.comparison import Answers, Samples
+from edgevlm.parity.comparison import Answers
 from edgevlm.process.progress import Progress
 
 TEMPLATE = "a photo of a {}"
@@ -45,8 +43,7 @@ class Task:
     """Pictures, the words to choose from, and what the float model answers.
 
     Args:
-        model: The float model.
-        tokenizer: Of its text tower; None where it has none, and then its own labels are the words.
+        model: The float model; where it has no text tower, its own labels are the words.
         data: Pictures with labels or captions.
         pictures: How many are taken.
         progress: Told how far reading them is.
@@ -56,33 +53,24 @@ class Task:
         ImageError: a picture cannot be read.
     """
 
-    def __init__(
-        self, model: Model, tokenizer: Tokenizer | None, data: Dataset, *, pictures: int, progress: Progress
-    ) -> None:
+    def __init__(self, model: Model, data: Dataset, *, pictures: int, progress: Progress) -> None:
         chosen = limit(data, pictures)
         words, self._truth, self._sizes = _words(chosen, model)
         self._fixed = None if model.label_embeddings is None else model.label_embeddings.numpy()
-        if self._fixed is None and tokenizer is None:
+        if self._fixed is None and model.tokenizer is None:
             raise DataError(f"{model.source.name} has neither a text tower nor labels to choose from")
         self.words = len(self._sizes)
-        pixels = []
-        for index in range(len(chosen)):
-            progress("reading pictures", index / len(chosen))
-            pixels.append(preprocess(chosen.picture(index), model.image)[0])
-        token_ids = np.zeros((0, 0), np.int32) if tokenizer is None else tokenizer.encode(words)
-        self.samples = Samples(np.stack(pixels), token_ids)
+        self.samples = make_rows(read_pictures(chosen, progress), words, model.image, model.tokenizer)
         self._float_image: F32 | None = None
         self._float_best: NDArray[np.int64] | None = None
 
-    def first(self, pictures: int) -> Samples:
+    def first(self, pictures: int) -> Rows:
         """The first pictures, and all texts."""
-        return Samples(self.samples.pixels[:pictures], self.samples.token_ids)
+        return {**self.samples, PIXELS: self.samples[PIXELS][:pictures]}
 
     def set_reference(self, answers: Answers) -> Score:
         """Takes the float model's answers as what others are compared with."""
-        if answers.image is None:
-            raise DataError("the model has no picture embeddings to compare")
-        self._float_image = answers.image
+        self._float_image = _embeddings(answers, "encode_image")
         self._float_best = self._best(answers)
         return self.score(answers)
 
@@ -90,23 +78,21 @@ class Task:
         """How well answers to `samples`, or to the `first` of them, do.
 
         Args:
-            answers: Its `text` may be None where the model has labels of its own.
+            answers: Without `encode_text` where the model has labels of its own.
         """
-        if self._float_image is None or self._float_best is None or answers.image is None:
+        if self._float_image is None or self._float_best is None:
             raise DataError("the float model's answers come first")
-        best, count = self._best(answers), len(answers.image)
-        mean = self._float_image.mean(0)
-        a, b = self._float_image[:count] - mean, answers.image - mean
-        cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        images = _embeddings(answers, "encode_image")
+        best, count = self._best(answers), len(images)
         return Score(
             accuracy=float((best == self._truth[:count]).mean()),
             agreement=float((best == self._float_best[:count]).mean()),
-            centred_cosine=float(cosines.mean()),
+            centred_cosine=centred_cosine(self._float_image[:count], images, mean=self._float_image.mean(0)),
         )
 
     def _best(self, answers: Answers) -> NDArray[np.int64]:
-        texts = self._fixed if self._fixed is not None else average(_present(answers.text), self._sizes)
-        best: NDArray[np.int64] = (_present(answers.image) @ texts.T).argmax(1)
+        texts = self._fixed if self._fixed is not None else average(_embeddings(answers, "encode_text"), self._sizes)
+        best: NDArray[np.int64] = (_embeddings(answers, "encode_image") @ texts.T).argmax(1)
         return best
 
 
@@ -143,11 +129,7 @@ def _checked(data: Dataset, words: list[str]) -> list[str]:
     return words
 
 
-def _present(array: F32 | None) -> F32:
-    if array is None:
-        raise DataError("the artefact has no such component")
-    return array
-
-
-Ask = Callable[[Samples, Progress], Answers]
-"""Answers samples, whoever is asked: the float model, a quantised graph, an artefact."""
+def _embeddings(answers: Answers, component: str) -> F32:
+    if component not in answers:
+        raise DataError(f"there are no answers of {component} to compare")
+    return answers[component]["embedding"]

@@ -14,24 +14,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from edgevlm.bundle.recipe import BUILTIN, Calibration, ParityLimits, Recipe
-from edgevlm.compression.calibration import CalibrationData, CalibrationSource
+from edgevlm.compression.calibration import CalibrationData, CalibrationSource, calibration_inputs
 from edgevlm.conversion import cache, pipeline
 from edgevlm.data.sources import open_data
 from edgevlm.errors import CheckFailed, DataError, InputError, OutputError, UnsupportedError
 from edgevlm.graphs.program import Programs
-from edgevlm.inputs.texts import Tokenizer
+from edgevlm.inputs.rows import PIXELS
 from edgevlm.models import catalogue
-from edgevlm.models.model import Model
-from edgevlm.parity.comparison import Answers
 from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets import registry
-from edgevlm.tuning import plots as pictures
+from edgevlm.tuning import plots
 from edgevlm.tuning.notes import STATE, Notes
 from edgevlm.tuning.recipe_file import next_command, write_recipe
 from edgevlm.tuning.request import TuneRequest
@@ -97,10 +94,9 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
             raise UnsupportedError(f"{request.target} cannot hold int8, so there is nothing to search")
         calibration.check(model.programs)
         notes = Notes.open(request.out, _identity(request, data.fingerprint, calibration))
-        tokenizer = _tokenizer(model)
-        task = Task(model, tokenizer, data, pictures=request.pictures, progress=progress)
-        accuracy = task.set_reference(_float_answers(model, task)).accuracy
-        inputs = dict(calibration.inputs(model.programs, model.image, tokenizer, progress))
+        task = Task(model, data, pictures=request.pictures, progress=progress)
+        accuracy = task.set_reference(model.original.answer(task.samples)).accuracy
+        inputs = calibration_inputs(model.programs, calibration.rows(model.programs, model, progress))
         finder = _Finder(request, notes, task, accuracy, model.programs, inputs, source, wanted, progress)
         return finder.run()
 
@@ -141,10 +137,10 @@ class _Finder:
         found = [plain]
         for trial in search(bench, self._notes, max_drop=self._request.max_drop, costs=self._costs):
             found.append(trial)
-            pictures.draw_trade_off(found, self._accuracy, self._request.max_drop, self._request.out / "trade-off.svg")
+            plots.draw_trade_off(found, self._accuracy, self._request.max_drop, self._request.out / "trade-off.svg")
         chosen = best(found[1:], max_drop=self._request.max_drop, objective=self._request.objective)
         self._costs(BUILTIN["int8-static"])
-        pictures.draw_costs(self._notes.costs, self._request.out / "sensitivity.svg")
+        plots.draw_costs(self._notes.costs, self._request.out / "sensitivity.svg")
         if chosen is None:
             least = min((trial for trial in found[1:] if trial.error is None), key=lambda trial: trial.drop)
             raise CheckFailed(
@@ -154,7 +150,7 @@ class _Finder:
                 f"lies in {self._request.out}",
             )
         path = self._request.out / "recipe.yaml"
-        pictures_asked = len(self._task.samples.pixels)
+        pictures_asked = len(self._task.samples[PIXELS])
         write_recipe(path, chosen, self._request, accuracy=self._accuracy, pictures=pictures_asked)
         return Tuned(
             best=chosen,
@@ -223,19 +219,3 @@ def _opened(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / _LOCK, f"{out}: another search is using this folder"):
         yield
-
-
-def _tokenizer(model: Model) -> Tokenizer | None:
-    if model.text is None or model.tokenizer_json is None:
-        return None
-    return Tokenizer.from_bytes(model.text, model.tokenizer_json)
-
-
-def _float_answers(model: Model, task: Task) -> Answers:
-    def ask(component: str, rows: Any) -> Any:
-        with torch.no_grad():
-            parts = [model.reference[component](part) for part in torch.split(torch.from_numpy(rows), 16)]
-        return torch.cat(parts).numpy()
-
-    texts = ask("encode_text", task.samples.token_ids) if len(task.samples.token_ids) else None
-    return Answers(image=ask("encode_image", task.samples.pixels), text=texts, scores=None)

@@ -112,6 +112,9 @@ class MLProgram:
     ) -> MLProgram:
         """Reads, checks and plans a package, and runs it once on ones if all its sizes are fixed.
 
+        >>> program = MLProgram.open("Detector.mlpackage", precision="fp32", threads=2)
+        >>> [(feature.name, feature.shape) for feature in program.inputs]
+
         Args:
             path: The `.mlpackage` folder. Its weights stay mapped from the file; fp16 ones are widened for each
                 call of the op that takes them, which costs a few percent of its time and none of the memory.
@@ -165,6 +168,11 @@ class MLProgram:
         self, inputs: Mapping[str, Any], state: State | None = None, *, observe: Observer | None = None
     ) -> dict[str, Answer]:
         """Runs the function once. Names, pictures and states are as in coremltools' `MLModel.predict`.
+
+        >>> program = MLProgram.open("dist/edgevlm-student-coreml-fp16.edgevlm/encode_image.mlpackage")
+        >>> answer = program.predict({"pixels": PIL.Image.open("examples/pictures/yellow-star.png").resize((64, 64))})
+        >>> answer["embedding"].shape
+        (1, 192)
 
         Args:
             inputs: For each of `self.inputs` an array, or what NumPy makes one of, of any type that holds its

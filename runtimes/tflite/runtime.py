@@ -159,7 +159,7 @@ def _interpreter_class() -> Any:
             return importlib.import_module(f"{package}.interpreter").Interpreter
         except ImportError:
             continue
-    raise MissingDependency("ai-edge-litert", extra="tflite-runtime")
+    raise MissingDependency("ai-edge-litert", extra="tflite-device")
 
 
 def _signature(interpreter: Any, spec: ComponentSpec, path: Path) -> Any:
@@ -183,7 +183,7 @@ def _require_schema() -> Any:
     try:
         return importlib.import_module("ai_edge_litert.schema_py_generated")
     except ImportError:
-        raise MissingDependency("ai-edge-litert", extra="tflite-runtime") from None
+        raise MissingDependency("ai-edge-litert", extra="tflite-device") from None
 
 
 def _traced(interpreter: Any) -> Iterator[TracedOp]:

@@ -117,7 +117,7 @@ def predict(
         artefact_bytes: What an inference is taken to read from memory: the whole artefact, other towers included.
         bandwidth_gb_s: Of the memory, 10^9 bytes a second; 0 where it is not known, which leaves memory out.
         integer: Whether most of its multiply-adds are of integers.
-        known: The points; None for those of `calibration.yaml`.
+        known: The points; None for those of `published.yaml`.
 
     Raises:
         DeviceError: the width is not known, or there are too few points.

@@ -1,4 +1,4 @@
-"""The published latencies that estimates are fitted to; `calibration.yaml` holds them, with their sources."""
+"""The published latencies that estimates are fitted to; `published.yaml` holds them, with their sources."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Calibration:
 
 @cache
 def points() -> Calibration:
-    """What `calibration.yaml` holds."""
-    text = (files("edgevlm.bench") / "calibration.yaml").read_text(encoding="utf-8")
-    data = schema.read_yaml(text, where="calibration.yaml", error=InputError)
-    return schema.read(Calibration, data, where="calibration.yaml", error=InputError)
+    """What `published.yaml` holds."""
+    text = (files("edgevlm.bench.estimates") / "published.yaml").read_text(encoding="utf-8")
+    data = schema.read_yaml(text, where="published.yaml", error=InputError)
+    return schema.read(Calibration, data, where="published.yaml", error=InputError)

@@ -26,6 +26,7 @@ from edgevlm.bundle.recipe import BUILTIN, ParityLimits
 from edgevlm.errors import CheckFailed, EdgeVLMError, InputError, MissingDependency, named_failures
 from edgevlm.graphs.capture import plain_attention
 from edgevlm.graphs.program import Program
+from edgevlm.inputs.rows import inputs_of
 from edgevlm.onboard.engines import without_telemetry
 from edgevlm.onboard.protocol import Say, answer, telling
 from edgevlm.parity import comparison
@@ -106,7 +107,7 @@ def make(model: Model, component: str, kind: Kind, quantised: bool, progress: Pr
             facts = {"sha256": hash_file(file), "size_bytes": size, "accuracy": _accuracy(model, component, kind, file)}
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
-    return keep("peer", inputs, write)
+    return keep("devices/peer", inputs, write)
 
 
 def _write_onnx(program: Program, path: Path, quantised: bool) -> None:
@@ -146,15 +147,12 @@ def _write_openvino(model: Model, component: str, path: Path, quantised: bool) -
 
 
 def _calibration(model: Model, component: str) -> list[Any]:
-    from edgevlm.compression.calibration import CalibrationData, CalibrationSource
-    from edgevlm.inputs.texts import Tokenizer
+    from edgevlm.compression.calibration import CalibrationData, CalibrationSource, calibration_inputs
 
     data = CalibrationData(CalibrationSource(CALIBRATION), BUILTIN["int8-static"].calibration)
-    tokenizer = None
-    if model.text is not None and model.tokenizer_json is not None:
-        tokenizer = Tokenizer.from_bytes(model.text, model.tokenizer_json)
     only = {component: model.programs[component]}
-    return [each.numpy() for each in data.inputs(only, model.image, tokenizer, lambda *_: None)[component]]
+    rows = data.rows(only, model, lambda *_: None)
+    return [each.numpy() for each in calibration_inputs(only, rows)[component]]
 
 
 def _accuracy(model: Model, component: str, kind: Kind, file: Path) -> float | None:
@@ -163,19 +161,18 @@ def _accuracy(model: Model, component: str, kind: Kind, file: Path) -> float | N
     Raises:
         CheckFailed: they are not finite.
     """
-    from edgevlm.conversion.original import Prepared
+    from edgevlm.conversion.prepared import Prepared
     from edgevlm.onboard.engines import OnnxEngine, OpenVINOEngine
 
     prepared = Prepared(model, None, wanted=None, image_only=False)
-    tensor = model.programs[component].spec.inputs[0]
+    (tensor,), (output,) = model.programs[component].spec.inputs, model.programs[component].spec.outputs
     engine = OnnxEngine(file, ON_CPU, 1, tensor) if kind == "onnx" else OpenVINOEngine(file, 1, tensor)
     engine.load()
-    rows = prepared.samples.pixels if tensor.name == "pixels" else prepared.samples.token_ids
-    answers = np.concatenate([np.array(engine.answer(row[None])) for row in rows])
-    reference, asked = (comparison.Answers(each, None, None) for each in (prepared.embed(component, rows), answers))
+    answers = np.concatenate([np.array(engine.answer(row[None])) for row in prepared.samples[tensor.name]])
     if not np.isfinite(answers).all():
         raise CheckFailed(f"{kind}: its answers are not finite")
-    checks = comparison.compare(reference, asked, ParityLimits())
+    wanted = prepared.original.run(component, inputs_of(model.programs[component].spec, prepared.samples))
+    checks = comparison.compare({component: wanted}, {component: {output.name: answers}}, ParityLimits())
     return next((check.value for check in checks if check.measure == "centred_cosine"), None)
 
 

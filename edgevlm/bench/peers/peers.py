@@ -14,7 +14,7 @@ from edgevlm.bench.artefacts import command
 from edgevlm.bench.peers.exports import FACTS, FILES, ON_CPU, Kind
 from edgevlm.bench.results import Artefact, Failed
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle.spec import TensorSpec
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.devices.answers import answers
 from edgevlm.devices.local import process_of
 from edgevlm.devices.machine import Machine
@@ -82,7 +82,7 @@ def make_peers(
     wanted = {"onnx": offered["onnxruntime"] or offered["trtexec"], "openvino": offered["openvino"]}
     job = {
         "bundle": str(bundle.path),
-        "components": [each for each in bundle.components if each != "classify"],
+        "components": [name for name, each in bundle.components.items() if _embeds(each.spec)],
         "kinds": [kind for kind in wanted if wanted[kind]],
     }
     made: list[Mapping[str, Any]] = []
@@ -150,3 +150,7 @@ def _artefact(bundle: Bundle, way: _Way, folders: Mapping[str, Path]) -> Artefac
         size_bytes=sum(each["size_bytes"] for each in facts),
         accuracy=min(accuracies) if way.on_cpu and None not in accuracies else None,
     )
+
+
+def _embeds(spec: ComponentSpec) -> bool:
+    return any(tensor.name == "embedding" for tensor in spec.outputs)

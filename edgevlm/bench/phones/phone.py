@@ -21,7 +21,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,13 @@ from edgevlm.devices import android
 from edgevlm.devices.adb import Adb
 from edgevlm.devices.address import parse
 from edgevlm.devices.device import Device
-from edgevlm.devices.machine import Machine
+from edgevlm.devices.machine import Machine, try_again
 from edgevlm.errors import ConnectionLost, DeviceError
 from edgevlm.onboard.figures import Memory, Sustained, Window
 from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress, silent
 
 _PARENT = "/data/local/tmp"
-_TRIES = 3
 _WINDOW_SECONDS = 5.0
 _PARTING_SECONDS = 10.0
 _SPARE_BYTES = 16_000_000
@@ -159,15 +158,13 @@ class Phone:
         key = (local, stat.st_size, stat.st_mtime_ns)  # a file that has been changed since is another file
         if key not in self._sent:
             there = f"{self.folder}/{len(self._sent)}-{re.sub(r'[^A-Za-z0-9._-]', '_', local.name)}"
-            for attempt in range(1, _TRIES + 1):
-                try:
+
+            def put() -> None:
+                with self._noting_loss():
                     self._reach()
                     self._send(local, there, progress)
-                    break
-                except ConnectionLost:
-                    self._lost = True
-                    if attempt == _TRIES:
-                        raise
+
+            try_again(put)
             self._sent[key] = there
         return self._sent[key]
 
@@ -181,9 +178,9 @@ class Phone:
         """
         self._reach()
         try:
-            yield from self._do(job, timeout_seconds)
+            with self._noting_loss():
+                yield from self._do(job, timeout_seconds)
         except ConnectionLost:
-            self._lost = True
             raise
         except BaseException:
             with suppress(DeviceError):  # what took too long is still at it
@@ -207,6 +204,15 @@ class Phone:
             yield {"result": schema.write(runner.time(task.run, work, float(job["seconds"])))}
         else:
             raise DeviceError(f"a phone does not know the job {kind!r}")
+
+    @contextmanager
+    def _noting_loss(self) -> Iterator[None]:
+        """Has the next `_reach` connect again where the block loses the connection."""
+        try:
+            yield
+        except ConnectionLost:
+            self._lost = True
+            raise
 
     def _reach(self) -> None:
         """Connects again where the connection was lost, ends what still runs, and sends what is no longer there."""

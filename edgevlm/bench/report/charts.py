@@ -6,18 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from markupsafe import Markup
+
 from edgevlm.bench.report.fronts import Point
 from edgevlm.bench.report.svg import (
     WIDTH,
     Scale,
+    Shape,
     across,
     box,
     fitted,
     line,
     mark,
     path,
+    plot,
     scale,
-    svg,
     text,
     text_width,
     tick_text,
@@ -37,10 +40,10 @@ class _Line:
     name: str
     figure: str
     evidence: Evidence
-    draw: Callable[[float], list[str]]
+    draw: Callable[[float], list[Shape]]
 
 
-def latency_chart(points: Sequence[Point], what: str, names: Names) -> str:
+def latency_chart(points: Sequence[Point], what: str, names: Names) -> Markup:
     """The fastest thread count's latency of each artefact, from fast to slow.
 
     Args:
@@ -61,7 +64,7 @@ def latency_chart(points: Sequence[Point], what: str, names: Names) -> str:
     return _chart(f"Latency of {what}", f"milliseconds{kind}", lines, along)
 
 
-def memory_chart(results: Sequence[Measured | Emulated], what: str, names: Names) -> str:
+def memory_chart(results: Sequence[Measured | Emulated], what: str, names: Names) -> Markup:
     """Peak memory of each artefact: anonymous and file-mapped one after the other, and what was there before.
 
     Args:
@@ -75,7 +78,7 @@ def memory_chart(results: Sequence[Measured | Emulated], what: str, names: Names
         if each.memory and (key not in most or each.memory.resident_bytes > most[key].resident_bytes):
             most[key] = each.memory
     if not most:
-        return ""
+        return Markup()
     ends = [(each.anonymous_bytes + each.file_mapped_bytes) / 1e6 for each in most.values()]
     along = scale([0.0, *ends, *((each.before_bytes or 0) / 1e6 for each in most.values())], _LEFT, _RIGHT)
     lines = []
@@ -85,14 +88,14 @@ def memory_chart(results: Sequence[Measured | Emulated], what: str, names: Names
     return _chart(f"Peak memory of {what}", "megabytes", lines, along)
 
 
-def work_chart(results: Sequence[Emulated], what: str, names: Names) -> str:
+def work_chart(results: Sequence[Emulated], what: str, names: Names) -> Markup:
     """Instructions that each artefact executes for one inference, from few to many."""
     ranked = sorted(
         ((each.counts.instructions / 1e6, index, each) for index, each in enumerate(results) if each.counts),
         key=lambda each: each[:2],
     )
     if not ranked:
-        return ""
+        return Markup()
     along = scale([millions for millions, _, _ in ranked], _LEFT, _RIGHT)
     lines = [
         _Line(named(each.artefact, names), f"{number(millions)} million", "emulated", partial(_work, millions, along))
@@ -102,7 +105,7 @@ def work_chart(results: Sequence[Emulated], what: str, names: Names) -> str:
     return _chart(f"Instructions of {what}", f"million instructions{kind}", lines, along)
 
 
-def throughput_panels(results: Sequence[Measured], what: str, names: Names) -> dict[str, str]:
+def throughput_panels(results: Sequence[Measured], what: str, names: Names) -> dict[str, Markup]:
     """A small plot of inferences a second against threads for each artefact that ran with several thread counts.
 
     Returns:
@@ -126,7 +129,7 @@ def named(artefact: Artefact, names: Names) -> str:
     return names.label(artefact) + (" (peer)" if artefact.peer else "")
 
 
-def _chart(title: str, unit: str, lines: Sequence[_Line], along: Scale) -> str:
+def _chart(title: str, unit: str, lines: Sequence[_Line], along: Scale) -> Markup:
     """Names and figures side by side, or one below the other where a pair of them is too long."""
     room = WIDTH - 2 * _LEFT - 2 - 12
     below = 15 if any(text_width(each.name, 12) + text_width(each.figure, 12) > room for each in lines) else 0
@@ -142,14 +145,14 @@ def _chart(title: str, unit: str, lines: Sequence[_Line], along: Scale) -> str:
         drawn += each.draw(baseline + below + 13)
     said = "; ".join(f"{each.name} {each.figure}, {WORDS[each.evidence]}" for each in lines)
     parts = (*across(along, _TOP, bottom, unit), *drawn, *words)
-    return svg(WIDTH, bottom + 36, title, f"{title}. {said}", parts)
+    return plot(WIDTH, bottom + 36, title, f"{title}. {said}", parts)
 
 
-def _work(millions: float, along: Scale, y: float) -> list[str]:
+def _work(millions: float, along: Scale, y: float) -> list[Shape]:
     return [line(_LEFT, y, along(millions), y, "whisker emulated"), mark("emulated", along(millions), y)]
 
 
-def _times(point: Point, along: Scale, y: float) -> list[str]:
+def _times(point: Point, along: Scale, y: float) -> list[Shape]:
     low, middle, high = along(point.low_ms), along(point.middle_ms), along(point.high_ms)
     if point.evidence == "estimated":
         return [box(low, y - 5, max(high - low, 2), 10, "band"), mark("estimated", middle, y)]
@@ -157,7 +160,7 @@ def _times(point: Point, along: Scale, y: float) -> list[str]:
     return [line(low, y, high, y, "whisker measured"), *ends, mark("measured", middle, y)]
 
 
-def _stack(memory: Memory, along: Scale, y: float) -> list[str]:
+def _stack(memory: Memory, along: Scale, y: float) -> list[Shape]:
     start = along(0)
     middle = along(memory.anonymous_bytes / 1e6)
     end = along((memory.anonymous_bytes + memory.file_mapped_bytes) / 1e6)
@@ -168,7 +171,7 @@ def _stack(memory: Memory, along: Scale, y: float) -> list[str]:
     return [*bars, *(line(before, y - 8, before, y + 8, kind) for kind in ("before-halo", "before"))]
 
 
-def _panel(name: str, what: str, rates: Sequence[tuple[int, float]]) -> str:
+def _panel(name: str, what: str, rates: Sequence[tuple[int, float]]) -> Markup:
     """Inferences a second against threads; dashed, what perfect scaling from the fewest threads would give."""
     least, most = rates[0][0], rates[-1][0]
     top = max(rate for _, rate in rates)
@@ -185,4 +188,4 @@ def _panel(name: str, what: str, rates: Sequence[tuple[int, float]]) -> str:
         if index in (0, len(rates) - 1):
             parts.append(text(min(x, _PANEL_WIDTH - 22), y + 16, number(rate), "figure", "middle"))
     said = ", ".join(f"{threads(count)} {number(rate)} a second" for count, rate in rates)
-    return svg(_PANEL_WIDTH, _PANEL_HEIGHT, f"Throughput of {name}", f"Throughput of {name}, {what}: {said}", parts)
+    return plot(_PANEL_WIDTH, _PANEL_HEIGHT, f"Throughput of {name}", f"Throughput of {name}, {what}: {said}", parts)

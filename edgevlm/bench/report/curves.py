@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from markupsafe import Markup
+
 from edgevlm.bench.report.fronts import Point, Respect, front
 from edgevlm.bench.report.svg import (
     WIDTH,
     Scale,
+    Shape,
     across,
     line,
     mark,
     path,
+    plot,
     scale,
-    svg,
     text,
     tick_text,
 )
@@ -38,7 +41,7 @@ class _Upwards:
     ticks: Sequence[tuple[float, str]]
 
 
-def front_chart(points: Sequence[Point], against: Respect, what: str, names: Names) -> str:
+def front_chart(points: Sequence[Point], against: Respect, what: str, names: Names) -> Markup:
     """Latency against size or accuracy, with the front: what nothing beats in both.
 
     Args:
@@ -54,7 +57,7 @@ def front_chart(points: Sequence[Point], against: Respect, what: str, names: Nam
     best = front(shown, ("latency", against))
     shown.sort(key=lambda each: each in best)  # what is on the front is drawn over what is not
     if len(shown) < 2:
-        return ""
+        return Markup()
     along = scale([ms for each in shown for ms in (each.low_ms, each.middle_ms, each.high_ms)], _LEFT, _RIGHT)
     upwards = _size_axis(shown) if against == "size" else _accuracy_axis(shown)
     parts = [*_grid(along, upwards)]
@@ -79,10 +82,10 @@ def front_chart(points: Sequence[Point], against: Respect, what: str, names: Nam
         f"cosine {cosine(each.artefact.accuracy)}"
         for each in best
     )
-    return svg(WIDTH, _BOTTOM + 36, title, f"{title}. On the front: {said}", parts)
+    return plot(WIDTH, _BOTTOM + 36, title, f"{title}. On the front: {said}", parts)
 
 
-def fronts_chart(points: Sequence[Point], against: Respect, component: str, letters: Mapping[str, str]) -> str:
+def fronts_chart(points: Sequence[Point], against: Respect, component: str, letters: Mapping[str, str]) -> Markup:
     """The fronts of several devices in one plot, each with its device's letter.
 
     Args:
@@ -99,7 +102,7 @@ def fronts_chart(points: Sequence[Point], against: Respect, component: str, lett
     }
     shown = [each for front in fronts.values() for each in front if against == "size" or _closeness(each) is not None]
     if len({each.device for each in shown}) < 2:
-        return ""
+        return Markup()
     along = scale([each.middle_ms for each in shown], _LEFT + 8, _RIGHT - 4)
     upwards = _size_axis(shown) if against == "size" else _accuracy_axis(shown)
     parts = [*_grid(along, upwards)]
@@ -118,10 +121,10 @@ def fronts_chart(points: Sequence[Point], against: Respect, component: str, lett
     parts += _labels(places, labels, [True] * len(labels), stairs)
     title = f"Fronts of latency against {against} of {component} on all devices"
     said = "; ".join(f"{letter}: {device}" for device, letter in letters.items())
-    return svg(WIDTH, _BOTTOM + 36, title, f"{title}. {said}", parts)
+    return plot(WIDTH, _BOTTOM + 36, title, f"{title}. {said}", parts)
 
 
-def sustained_chart(sustained: Sustained, what: str) -> str:
+def sustained_chart(sustained: Sustained, what: str) -> Markup:
     """Median time, temperature and clock over a sustained run, one above the other."""
     windows = sustained.windows
     curves: list[tuple[str, bool, list[_Place]]] = [
@@ -131,9 +134,9 @@ def sustained_chart(sustained: Sustained, what: str) -> str:
     ]
     curves = [each for each in curves if each[2]]
     if not curves or len(windows) < 2:
-        return ""
+        return Markup()
     along = Scale(0, windows[-1].at_seconds, _LEFT, _RIGHT, False)
-    parts: list[str] = []
+    parts: list[Shape] = []
     top = 0.0
     for name, from_zero, values in curves:
         up = scale([value for _, value in values], top + 92, top + 24, from_zero=from_zero)
@@ -149,7 +152,7 @@ def sustained_chart(sustained: Sustained, what: str) -> str:
     said = f"from {number(first.median_ms)} to {number(last.median_ms)} ms in {number(last.at_seconds)} seconds"
     heat = [value for _, value in _known(windows, lambda each: each.temperature_c)]
     hottest = f"; at most {number(max(heat))} °C" if heat else ""
-    return svg(WIDTH, top + 26, f"Sustained run of {what}", f"Sustained run of {what}: {said}{hottest}", parts)
+    return plot(WIDTH, top + 26, f"Sustained run of {what}", f"Sustained run of {what}: {said}{hottest}", parts)
 
 
 def _known(windows: Sequence[Window], of: Callable[[Window], float | None]) -> list[_Place]:
@@ -185,7 +188,7 @@ def _accuracy_axis(points: Sequence[Point]) -> _Upwards:
     return _Upwards("centred cosine with the float model", lambda each: up(_closeness(each) or _CLOSEST), ticks)
 
 
-def _grid(along: Scale, upwards: _Upwards) -> list[str]:
+def _grid(along: Scale, upwards: _Upwards) -> list[Shape]:
     parts = across(along, _TOP, _BOTTOM, f"milliseconds{', logarithmic' if along.logarithmic else ''}")
     for y, said in upwards.ticks:
         parts += [line(_LEFT, y, _RIGHT, y, "grid"), text(_LEFT - 6, y + 4, said or UNKNOWN, "tick", "end")]
@@ -202,7 +205,7 @@ def _staircase(places: Sequence[_Place]) -> Iterator[_Place]:
 
 def _labels(
     places: Sequence[_Place], labels: Sequence[str], strong: Sequence[bool], lines: Sequence[Sequence[_Place]]
-) -> list[str]:
+) -> list[Shape]:
     """Each point's label, where it hides no point, line or label; with a thin line where that is not close by."""
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     for corners in lines:

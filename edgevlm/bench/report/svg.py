@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from pathlib import Path
+
+from markupsafe import Markup
 
 from edgevlm.bench.results import Evidence
+from edgevlm.process.pages import fill
 
 WIDTH = 360
 """Of every full plot, in the units of its own that are about a phone's points: text of 11 stays legible there."""
 _EM = 0.6  # the width of a letter, of the widest of the usual fonts
 _LOGARITHMIC_FROM = 20.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An element of a picture.
+
+    Attributes:
+        tag: SVG's name of it.
+        attributes: SVG's, its `class` among them, which says how the page draws it.
+        words: What a text says.
+    """
+
+    tag: str
+    attributes: Mapping[str, str]
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,55 +89,62 @@ def scale(values: Iterable[float], begin: float, end: float, *, from_zero: bool 
     return Scale(least - room, most + room, begin, end, False)
 
 
-def svg(width: float, height: float, title: str, said: str, parts: Iterable[str]) -> str:
+def plot(width: float, height: float, title: str, said: str, shapes: Iterable[Shape]) -> Markup:
     """A picture with a text that says the same.
 
     Args:
         width, height: Its own units; it is scaled to the page.
         title: What it shows.
         said: What a screen reader reads.
-        parts: What is drawn, back to front.
+        shapes: What is drawn, back to front.
     """
-    return (
-        f'<svg class="plot" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(said)}">'
-        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
-    )
+    size = {"width": f"{width:g}", "height": f"{height:g}"}
+    return fill(Path(__file__).parent, "plot.svg.jinja", **size, title=title, said=said, shapes=shapes)
 
 
-def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Shape:
+    return _shape("line", kind, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
-def box(x: float, y: float, width: float, height: float, kind: str) -> str:
-    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" height="{height:.1f}"/>'
+def box(x: float, y: float, width: float, height: float, kind: str) -> Shape:
+    return _shape("rect", kind, x=x, y=y, width=max(width, 0), height=height)
 
 
-def path(places: Sequence[tuple[float, float]], kind: str) -> str:
-    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>'
+def path(places: Sequence[tuple[float, float]], kind: str) -> Shape:
+    return Shape("polyline", {"class": kind, "points": _points(places)})
 
 
-def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> Shape:
+    return Shape("text", {"class": kind, "x": f"{x:.1f}", "y": f"{y:.1f}", "text-anchor": anchor}, words)
 
 
-def mark(kind: Evidence, x: float, y: float, size: float = 5) -> str:
+def mark(kind: Evidence, x: float, y: float, size: float = 5) -> Shape:
     """The shape of a kind of evidence: disc, square, hollow diamond, cross."""
     style = f"mark {'failed' if kind == 'none' else kind}"
     if kind == "measured":
-        return f'<circle class="{style}" cx="{x:.1f}" cy="{y:.1f}" r="{size:g}"/>'
+        return _shape("circle", style, cx=x, cy=y, r=size)
     if kind == "emulated":
         return box(x - size * 0.9, y - size * 0.9, size * 1.8, size * 1.8, style)
     if kind == "estimated":
         corners = [(x, y - size), (x + size, y), (x, y + size), (x - size, y)]
-        return f'<polygon class="{style}" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in corners)}"/>'
+        return Shape("polygon", {"class": style, "points": _points(corners)})
     low, high = -size * 0.8, size * 0.8
-    return (
-        f'<path class="{style}" d="M{x + low:.1f} {y + low:.1f}L{x + high:.1f} {y + high:.1f}'
-        f'M{x + low:.1f} {y + high:.1f}L{x + high:.1f} {y + low:.1f}"/>'
+    lines = (
+        f"M{x + low:.1f} {y + low:.1f}L{x + high:.1f} {y + high:.1f}"
+        f"M{x + low:.1f} {y + high:.1f}L{x + high:.1f} {y + low:.1f}"
     )
+    return Shape("path", {"class": style, "d": lines})
 
 
-def across(along: Scale, top: float, bottom: float, unit: str) -> list[str]:
+def _shape(tag: str, kind: str, **places: float) -> Shape:
+    return Shape(tag, {"class": kind, **{name: f"{value:.1f}" for name, value in places.items()}})
+
+
+def _points(places: Iterable[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+
+def across(along: Scale, top: float, bottom: float, unit: str) -> list[Shape]:
     """A horizontal axis below a plot: a line at each tick, its value, and the unit at the end."""
     parts = []
     for tick in along.ticks():

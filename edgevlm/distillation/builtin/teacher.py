@@ -199,8 +199,8 @@ def main() -> None:
     how = {"seed": options.seed, "steps": options.steps, "batch_size": options.batch_size}
     dual = train(image, text, tokenizer, **how, out=options.out)
     made = {
-        "command": f"python -m edgevlm.distillation.builtin.teacher --out OUT --tower {options.tower} --seed {options.seed} "
-        f"--steps {options.steps} --batch-size {options.batch_size}",
+        "command": f"python -m edgevlm.distillation.builtin.teacher --out OUT --tower {options.tower} "
+        f"--seed {options.seed} --steps {options.steps} --batch-size {options.batch_size}",
         "data": "rendered scenes, split train, each seen once",
         "scenes": options.steps * options.batch_size,
         "threads": options.threads,

@@ -1,4 +1,4 @@
-"""Loads a CLIP or SigLIP checkpoint in Hugging Face format, or a student, from a folder or the hub."""
+"""Loads a CLIP or SigLIP checkpoint in Hugging Face format."""
 
 from __future__ import annotations
 
@@ -10,53 +10,34 @@ import tokenizers
 
 from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError, MissingDependency
-from edgevlm.inputs import pictures, texts
-from edgevlm.models.checkpoints import hub
+from edgevlm.models.checkpoints import picture_rules, text_rules
 from edgevlm.models.checkpoints.files import read_json, read_licence
-from edgevlm.models.reference import _reference
-from edgevlm.models.students.layout import MODEL_TYPE
+from edgevlm.models.reference import Original, image_reference, text_reference
 
 if TYPE_CHECKING:
     from edgevlm.models.model import Model
     from edgevlm.models.network import Network
 
 
-def load(name_or_folder: str | Path, *, revision: str | None = None) -> Model:
+def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
     """Reads a checkpoint and makes export-ready programs of it.
 
     Args:
-        name_or_folder: A folder with `config.json`, a preprocessor config, tokenizer files and safetensors; or a hub
-            id such as `openai/clip-vit-base-patch32`, which is downloaded, or read from the hub's cache when offline.
-        revision: Branch, tag or commit of a hub id.
+        folder: With `config.json`, a preprocessor config, tokenizer files and safetensors.
+        name: What the model is called.
+        commit: Of a hub id; a folder's revision is the hash of its weights.
 
     Returns:
         The model in float32, whatever dtype its weights are stored in.
 
     Raises:
-        CheckpointError: no such folder or hub model; another family; files that are missing, damaged or cut short; or
-            a config, weights, preprocessor and tokenizer that contradict each other.
-        MissingDependency: torch, transformers or huggingface_hub is not installed.
+        CheckpointError: another family; files that are missing, damaged or cut short; or a config, weights,
+            preprocessor and tokenizer that contradict each other.
+        MissingDependency: torch or transformers is not installed.
     """
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependency(package, extra="convert")
-    folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise CheckpointError(
-                f"{folder} is a folder, which has no revision {revision!r}", hint="leave the revision out"
-            )
-        return _load_folder(folder, name=folder.resolve().name, commit=None)
-    if isinstance(name_or_folder, str) and hub.is_hub_id(name_or_folder) and not folder.exists():
-        snapshot = hub.download(name_or_folder, revision=revision)
-        return _load_folder(snapshot, name=name_or_folder, commit=snapshot.name)
-    raise CheckpointError(
-        f"expected a checkpoint's folder or a hub id such as openai/clip-vit-base-patch32, got {str(name_or_folder)!r}",
-        hint="a folder holds config.json, model.safetensors, preprocessor_config.json and tokenizer files",
-    )
-
-
-def _load_folder(folder: Path, *, name: str, commit: str | None) -> Model:
     from edgevlm.models.checkpoints import weights
     from edgevlm.models.encoders import clip, siglip
     from edgevlm.models.model import Model, assemble_programs
@@ -64,10 +45,6 @@ def _load_folder(folder: Path, *, name: str, commit: str | None) -> Model:
 
     config_file = folder / "config.json"
     config = read_json(config_file)
-    if config.get("model_type") == MODEL_TYPE:
-        from edgevlm.models.students import folder as student
-
-        return student.load(folder, name=name, commit=commit)
     network = build_network(config, where=str(config_file))
     files = weights.find_files(folder)
     image = _read_image_preprocessing(folder, network)
@@ -77,6 +54,10 @@ def _load_folder(folder: Path, *, name: str, commit: str | None) -> Model:
     encode_image, encode_text, embedding_dim = family.build_towers(
         network, image, tokenizer.spec, where=str(config_file)
     )
+    programs = assemble_programs(
+        encode_image, encode_text, image=image, text=tokenizer.spec, embedding_dim=embedding_dim
+    )
+    forwards = {"encode_image": image_reference(network, image), "encode_text": text_reference(network)}
     return Model(
         source=Source(
             name=name,
@@ -89,37 +70,25 @@ def _load_folder(folder: Path, *, name: str, commit: str | None) -> Model:
         tokenizer_json=tokenizer.tokenizer_json,
         embedding_dim=embedding_dim,
         logit_scale=float(network.logit_scale.exp()),
-        programs=assemble_programs(
-            encode_image, encode_text, image=image, text=tokenizer.spec, embedding_dim=embedding_dim
-        ),
-        reference=_reference(network, image),
-        network=network,
+        programs=programs,
+        original=Original(network, forwards, {name: program.spec for name, program in programs.items()}),
     )
 
 
 def _read_image_preprocessing(folder: Path, network: Network) -> ImagePreprocessing:
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        path = folder / name
-        if path.is_file():
-            break
-    else:
-        raise CheckpointError(
-            f"{folder}: expected preprocessor_config.json, which says how pictures are resized, got no such file",
-            hint="copy it from the original checkpoint: without it the pixels would be guessed",
-        )
     vision = network.config.vision_config
-    image = pictures.from_config(read_json(path), where=str(path), image_size=(vision.image_size, vision.image_size))
+    image = picture_rules.from_checkpoint(folder, image_size=(vision.image_size, vision.image_size))
     if min(image.height, image.width) < vision.patch_size:
         raise CheckpointError(
-            f"{path}: expected pictures of at least one patch, {vision.patch_size} pixels a side, "
+            f"{folder}: expected pictures of at least one patch, {vision.patch_size} pixels a side, "
             f"got {image.height} x {image.width}"
         )
     return image
 
 
-def _read_tokenizer(folder: Path, family: texts.Family, network: Network) -> texts.CheckpointTokenizer:
+def _read_tokenizer(folder: Path, family: text_rules.Family, network: Network) -> text_rules.CheckpointTokenizer:
     config = network.config.text_config
-    tokenizer = texts.from_checkpoint(folder, family=family, context_length=config.max_position_embeddings)
+    tokenizer = text_rules.from_checkpoint(folder, family=family, context_length=config.max_position_embeddings)
     highest = max(tokenizers.Tokenizer.from_buffer(tokenizer.tokenizer_json).get_vocab().values())
     if highest >= config.vocab_size:
         raise CheckpointError(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-import torch
 from torch import Tensor, nn
 
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
@@ -35,20 +32,3 @@ def classifier_program(encode_image: Program, label_embeddings: Tensor, logit_sc
     scores = TensorSpec("scores", "float32", (1, len(label_embeddings)), "probability of each label, in their order")
     spec = ComponentSpec("classify", encode_image.spec.inputs, (scores,))
     return Program(spec, Classifier(encode_image.module, label_embeddings, logit_scale).eval(), encode_image.example)
-
-
-@torch.no_grad()
-def embed_labels(
-    encode_text: Callable[[Tensor], Tensor],
-    tokenize: Callable[[Sequence[str]], Tensor],
-    texts: Sequence[Sequence[str]],
-) -> Tensor:
-    """Unit-norm float32 [L, D]: each label's embeddings over all its texts, averaged (CLIP's prompt ensembling).
-
-    Args:
-        encode_text: int32 [N, T] -> unit-norm float32 [N, D].
-        tokenize: N texts -> int32 [N, T].
-        texts: For each of L labels one or more.
-    """
-    embeddings = [encode_text(tokenize(several)).mean(0) for several in texts]
-    return nn.functional.normalize(torch.stack(embeddings), dim=-1)

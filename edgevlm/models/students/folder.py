@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,7 @@ from edgevlm.models.checkpoints import weights
 from edgevlm.models.checkpoints.files import read_json, read_licence
 from edgevlm.models.layers import causal_mask
 from edgevlm.models.model import Model, assemble_programs
-from edgevlm.models.reference import text_reference
+from edgevlm.models.reference import Forward, Original, text_reference
 from edgevlm.models.students import text_sides
 from edgevlm.models.students.card import model_card
 from edgevlm.models.students.config import read_image_tower, square_pictures
@@ -40,6 +40,7 @@ from edgevlm.models.students.parts import BorrowedText, FixedLabels, SmallText, 
 from edgevlm.models.students.reparameterised import fuse
 from edgevlm.models.students.text_tower import TextTower
 from edgevlm.models.students.towers import build_image_tower
+from edgevlm.process.writing import output_errors, write_atomically
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def save(folder: Path, student: StudentParts, *, dtype: torch.dtype = torch.floa
         dtype: Of the stored weights, float32 or float16.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full.
+        OutputError: the folder cannot be written, or the disk is full.
     """
     config = _Config(
         model_type=MODEL_TYPE,
@@ -81,15 +82,17 @@ def save(folder: Path, student: StudentParts, *, dtype: torch.dtype = torch.floa
         provenance=student.provenance,
     )
     content, card, side = _json(schema.write(config)), model_card(student).encode(), student.text
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
+    with output_errors(folder):
+        for each in (folder, folder / TEXT_TOWER) if isinstance(side, BorrowedText) else (folder,):
+            each.mkdir(parents=True, exist_ok=True)
+            (each / "config.json").unlink(missing_ok=True)
     _write_weights(folder / "model.safetensors", _gather(student.image_tower, side).state_dict(), dtype)
     if isinstance(side, BorrowedText):
         _write_text_half(folder / TEXT_TOWER, side, dtype)
     if not isinstance(side, FixedLabels):
-        _write(folder / TOKENIZER_FILE, side.tokenizer_json)
-    _write(folder / "README.md", card)
-    _write(folder / "config.json", content)
+        write_atomically(folder / TOKENIZER_FILE, side.tokenizer_json)
+    write_atomically(folder / "README.md", card)
+    write_atomically(folder / "config.json", content)
 
 
 def read(folder: Path) -> StudentParts:
@@ -146,14 +149,17 @@ def load(folder: Path, *, name: str | None = None, commit: str | None = None) ->
     text = None if isinstance(side, FixedLabels) else side.text
     network = _gather(student.image_tower, side)
     encode_text: nn.Module | None = None
-    reference: dict[str, Callable[[Tensor], Tensor]] = {"encode_image": student.image_tower}
+    forwards: dict[str, Forward] = {"encode_image": student.image_tower}
     if isinstance(side, SmallText):
-        encode_text = reference["encode_text"] = side.tower
+        encode_text = forwards["encode_text"] = side.tower
     elif isinstance(side, BorrowedText):
         network.text = side.network
         encode_text, _ = text_sides.FAMILIES[side.family].build_text_tower(side.network, side.text, where=str(folder))
-        reference["encode_text"] = text_reference(side.network)
+        forwards["encode_text"] = text_reference(side.network)
     files = [path for path in list_files(folder) if path.suffix != ".md"]
+    programs = assemble_programs(
+        fuse(student.image_tower), encode_text, image=student.image, text=text, embedding_dim=student.embedding_dim
+    )
     return Model(
         source=Source(
             name=name or folder.resolve().name,
@@ -166,11 +172,8 @@ def load(folder: Path, *, name: str | None = None, commit: str | None = None) ->
         tokenizer_json=None if isinstance(side, FixedLabels) else side.tokenizer_json,
         embedding_dim=student.embedding_dim,
         logit_scale=student.logit_scale,
-        programs=assemble_programs(
-            fuse(student.image_tower), encode_text, image=student.image, text=text, embedding_dim=student.embedding_dim
-        ),
-        reference=reference,
-        network=network,
+        programs=programs,
+        original=Original(network, forwards, {name: program.spec for name, program in programs.items()}),
         labels=fixed.labels if fixed else None,
         label_embeddings=fixed.embeddings if fixed else None,
     )
@@ -221,26 +224,15 @@ def _write_text_half(folder: Path, side: BorrowedText, dtype: torch.dtype) -> No
         config |= {"architectures": ["CLIPTextModelWithProjection"], "projection_dim": length}
     names = ("text_model.", "text_projection.")
     state = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(names)}
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
     _write_weights(folder / "model.safetensors", state, dtype)
-    _write(folder / "config.json", _json(config))
+    write_atomically(folder / "config.json", _json(config))
 
 
 def _write_weights(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     # BatchNorm's step counters are integers, of no use after training.
     floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in floats.items()}
-    _write(path, save_weights(tensors, metadata={"format": "pt"}))
-
-
-def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.writing")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(path, save_weights(tensors, metadata={"format": "pt"}))
 
 
 def _json(value: object) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgevlm.bundle.spec import TextPreprocessing
@@ -53,14 +53,9 @@ def parameters(module: nn.Module) -> int:
 def multiply_adds(tower: nn.Module, image_size: int) -> int:
     """Multiplications with addition that one picture takes: those of convolutions and matrix products."""
     pixels = torch.zeros(1, 3, image_size, image_size, device=next(tower.parameters()).device)
-    return count_multiply_adds(tower, (pixels,))
-
-
-def count_multiply_adds(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """The same of any module, for the inputs given."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return int(counter.get_total_flops()) // 2
+        tower(pixels)
+    return int(counter.get_total_flops()) // 2  # PyTorch counts a multiply-add as two
 
 
 def cost(config: ImageTowerConfig, embedding_dim: int) -> Cost:

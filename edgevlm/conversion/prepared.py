@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.bundle.spec import F32, Array
+from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import UnsupportedError, named_failures
-from edgevlm.graphs import memory
 from edgevlm.graphs.outline import Outline, outline
 from edgevlm.graphs.program import Programs
+from edgevlm.inference.embeddings import average
 from edgevlm.inputs import labels
+from edgevlm.inputs.rows import TOKEN_IDS, Rows, make_rows, takes
 from edgevlm.inputs.texts import Tokenizer
-from edgevlm.parity import comparison
-from edgevlm.parity.samples import make_samples, sample_pictures, sample_texts
+from edgevlm.models.reference import Forward, Original, classifier_reference
+from edgevlm.parity.comparison import Answers
+from edgevlm.parity.samples import sample_pictures, sample_texts
 from edgevlm.process.progress import Progress
 
 if TYPE_CHECKING:
     import torch
 
-    from edgevlm.compression.calibration import CalibrationData, CalibrationInputs
+    from edgevlm.compression.calibration import CalibrationData
     from edgevlm.compression.compression import Compressed
     from edgevlm.models.model import Model
 
@@ -49,97 +48,80 @@ class Prepared:
     ) -> None:
         self.model = model
         self.calibration = calibration
-        self._inputs: CalibrationInputs | None = None
+        self._calibration_rows: Rows | None = None
         self._compressed: Compressed | None = None
         self.labels = wanted or model.labels
         self.label_embeddings = model.label_embeddings
-        self.tokenizer = open_tokenizer(model)
         if wanted is not None:
             self.label_embeddings = self._embed_labels(wanted)
         self.programs = choose_programs(model, self.label_embeddings, image_only=image_only)
 
-    def audit_rows(self, progress: Progress) -> dict[str, Array]:
+    @property
+    def text(self) -> TextPreprocessing | None:
+        """How texts become token ids; None where no component takes any."""
+        return self.model.text if any(takes(each.spec, TOKEN_IDS) for each in self.programs.values()) else None
+
+    def audit_rows(self, progress: Progress) -> Rows:
         """What ranges in float16 are audited on, by the name of the input: calibration data, else parity's samples."""
-        rows: dict[str, Array] = {"pixels": self.samples.pixels, "token_ids": self.samples.token_ids}
-        for component, inputs in self._calibration_inputs(progress).items():
-            rows[self.programs[component].spec.inputs[0].name] = np.concatenate([each.numpy() for each in inputs])
-        return rows
+        return {**self.samples, **self._read_calibration(progress)}
 
     def compress(self, recipe: Recipe, progress: Progress) -> Compressed:
         """The programs as the recipe wants them, made once for all targets."""
         if self._compressed is None:
+            from edgevlm.compression.calibration import calibration_inputs
             from edgevlm.compression.compression import compress
 
-            samples = self._calibration_inputs(progress) if recipe.needs_calibration else {}
+            rows = self._read_calibration(progress) if recipe.needs_calibration else {}
             with named_failures(f"recipe {recipe.name}: compression"):
-                self._compressed = compress(self.programs, recipe, samples, progress)
+                self._compressed = compress(self.programs, recipe, calibration_inputs(self.programs, rows), progress)
         return self._compressed
 
-    def _calibration_inputs(self, progress: Progress) -> CalibrationInputs:
-        if self._inputs is None:
+    def _read_calibration(self, progress: Progress) -> Rows:
+        if self._calibration_rows is None:
             data = self.calibration
-            self._inputs = data.inputs(self.programs, self.model.image, self.tokenizer, progress) if data else {}
-        return self._inputs
+            self._calibration_rows = data.rows(self.programs, self.model, progress) if data else {}
+        return self._calibration_rows
 
     def _embed_labels(self, wanted: Labels) -> torch.Tensor:
         import torch
 
-        from edgevlm.models.encoders.classifier import embed_labels
-
-        tokenizer, texts = check_labels(self.model, self.tokenizer, wanted)
-        return embed_labels(
-            self.model.reference["encode_text"],
-            lambda several: torch.from_numpy(tokenizer.encode(several)),
-            texts,
-        )
+        tokenizer, texts = check_labels(self.model, wanted)
+        ids = tokenizer.encode([text for several in texts for text in several])
+        embeddings = self.model.original.run("encode_text", {TOKEN_IDS: ids})["embedding"]
+        return torch.from_numpy(average(embeddings, [len(several) for several in texts]))
 
     @cached_property
-    def samples(self) -> comparison.Samples:
-        tokenizer = self.tokenizer if "encode_text" in self.programs else None
-        return make_samples(sample_pictures(), sample_texts(), self.model.image, tokenizer)
+    def original(self) -> Original:
+        """The float original of every component that is lowered."""
+        forwards: dict[str, Forward] = {
+            name: partial(self.model.original.forward, name) for name in self.model.original.specs
+        }
+        if self.label_embeddings is not None:
+            forwards["classify"] = classifier_reference(
+                forwards["encode_image"], self.label_embeddings, self.model.logit_scale
+            )
+        specs = {name: program.spec for name, program in self.programs.items()}
+        return Original(self.model.network, {name: forwards[name] for name in specs}, specs)
 
     @cached_property
-    def reference(self) -> comparison.Answers:
-        image = self.embed("encode_image", self.samples.pixels)
-        return comparison.Answers(
-            image=image if "encode_image" in self.programs else None,
-            text=self.embed("encode_text", self.samples.token_ids) if "encode_text" in self.programs else None,
-            scores=self.classify(image) if "classify" in self.programs else None,
-        )
+    def samples(self) -> Rows:
+        """What both sides of the proof are asked about."""
+        return make_rows(sample_pictures(), sample_texts() if self.text else (), self.model.image, self.model.tokenizer)
+
+    @cached_property
+    def reference(self) -> Answers:
+        """What the original answers to the samples."""
+        return self.original.answer(self.samples)
 
     @property
     def peak_bytes(self) -> int:
         """Estimate for the largest component: its weights in float32 and its activations."""
-        return max(
-            self.outlines[name].activation_bytes + memory.weight_bytes(program)
-            for name, program in self.programs.items()
-        )
+        return max(seen.activation_bytes + seen.weight_bytes for seen in self.outlines.values())
 
     @cached_property
     def outlines(self) -> dict[str, Outline]:
         """Every component, seen without running it."""
         return {name: outline(program) for name, program in self.programs.items()}
-
-    def embed(self, component: str, rows: F32 | NDArray[np.int32]) -> F32:
-        """The reference's embeddings, float32 [N, D]."""
-        import torch
-
-        with torch.no_grad():
-            parts = [self.model.reference[component](part) for part in torch.split(torch.from_numpy(rows), 8)]
-        return np.concatenate([part.numpy() for part in parts])
-
-    def classify(self, image_embeddings: F32) -> F32:
-        """The reference's scores of the baked labels, float32 [N, L]."""
-        if self.label_embeddings is None:
-            raise ValueError("no labels were baked")
-        return softmax(self.model.logit_scale * image_embeddings @ self.label_embeddings.numpy().T)
-
-
-def open_tokenizer(model: Model) -> Tokenizer | None:
-    """The model's own; None where it has no text tower."""
-    if model.text is None or model.tokenizer_json is None:
-        return None
-    return Tokenizer.from_bytes(model.text, model.tokenizer_json)
 
 
 def choose_programs(model: Model, label_embeddings: torch.Tensor | None, *, image_only: bool) -> Programs:
@@ -162,15 +144,14 @@ def choose_programs(model: Model, label_embeddings: torch.Tensor | None, *, imag
     return programs
 
 
-def check_labels(
-    model: Model, tokenizer: Tokenizer | None, wanted: Labels
-) -> tuple[Tokenizer, Sequence[Sequence[str]]]:
+def check_labels(model: Model, wanted: Labels) -> tuple[Tokenizer, Sequence[Sequence[str]]]:
     """The tokenizer, and the texts of each label.
 
     Raises:
         UnsupportedError: there is no text tower to embed them.
         LabelError: one does not fit the model's context.
     """
+    tokenizer = model.tokenizer
     if tokenizer is None:
         known = model.labels.names if model.labels else ()
         raise UnsupportedError(
@@ -181,9 +162,3 @@ def check_labels(
     texts = labels.texts_of(wanted)
     labels.check_lengths(wanted.names, texts, tokenizer)
     return tokenizer, texts
-
-
-def softmax(logits: NDArray[np.floating]) -> F32:
-    """Along the last axis, [N, L] -> [N, L]."""
-    exponents = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)

@@ -1,0 +1,5 @@
+"""The former name of what `edgevlm.targets` hands out as well, kept for one release."""
+
+from edgevlm.targets.boundary import find_component as find_component
+from edgevlm.targets.boundary import validate_inputs as validate_inputs
+from edgevlm.targets.boundary import validate_threads as validate_threads

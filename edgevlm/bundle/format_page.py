@@ -1,0 +1,112 @@
+"""Writes the parts of the format's page that come from the dataclasses, and the JSON Schemas beside it.
+
+`python -m edgevlm.bundle.format_page` writes README.md, manifest.schema.json and golden.schema.json of this folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from edgevlm import schema
+from edgevlm.bundle.golden import Golden
+from edgevlm.bundle.json_schema import FIRST_VERSION, fields, json_schema, objects
+from edgevlm.bundle.manifest import FORMAT_VERSION, Manifest
+from edgevlm.bundle.recipe import BUILTIN
+
+FOLDER = Path(__file__).parent
+PAGE = FOLDER / "README.md"
+SCHEMAS = {FOLDER / "manifest.schema.json": Manifest, FOLDER / "golden.schema.json": Golden}
+_PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+_PART = re.compile(r"(<!-- tables: (\w+) -->\n).*?(<!-- end of tables -->)", re.DOTALL)
+
+
+def page(text: str) -> str:
+    """The page with its generated parts as the dataclasses have them now.
+
+    Args:
+        text: The page, whose parts stand between marks.
+    """
+    parts = {"Manifest": _tables(Manifest), "Golden": _tables(Golden), "limits": _limits()}
+    return _PART.sub(lambda mark: f"{mark[1]}\n{parts[mark[2]]}\n\n{mark[3]}", text)
+
+
+def schema_text(kind: Any) -> str:
+    """The file with the JSON Schema of a dataclass: valid are this minor version and those before it."""
+    found = json_schema(kind)
+    if kind is Manifest:
+        major, minor = FORMAT_VERSION.split(".")
+        found["properties"]["format_version"]["enum"] = [f"{major}.{each}" for each in range(int(minor) + 1)]
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+
+
+def _tables(kind: Any) -> str:
+    return "\n\n".join(_object_table(each, since) for each, since in objects(kind).items())
+
+
+def _object_table(kind: Any, since: str) -> str:
+    later = f" Since {since}." if since != FIRST_VERSION else ""
+    rows = (
+        (
+            f"`{field.name}`",
+            _type(field.kind),
+            field.since or since,
+            "refused" if field.required else _default(field.default),
+            field.meaning,
+        )
+        for field in fields(kind)
+    )
+    return f"#### {kind.__name__}\n\n{schema.introduction(kind)}{later}\n\n" + _table(
+        ("key", "type", "since", "if missing", "what it is"), rows
+    )
+
+
+def _type(kind: Any) -> str:
+    """A type in words, with its unit and range."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        quantity: schema.Quantity = arguments[1]
+        unit = f" of {quantity.unit}" if quantity.unit else ""
+        return f"{_type(arguments[0])}{unit}" + (f", {quantity.range}" if quantity.range else "")
+    if origin in (Union, UnionType):
+        (some,) = (argument for argument in arguments if argument is not NoneType)
+        return f"{_type(some)}; or null"
+    if origin is Literal:
+        return "one of " + ", ".join(f'`"{value}"`' for value in arguments)
+    if origin is tuple:
+        length = "" if arguments[-1] is Ellipsis else f"{len(arguments)} "
+        return f"list of {length}({_type(arguments[0])})"
+    if origin is not None and issubclass(origin, Mapping):
+        return f"object, text to ({_type(arguments[1])})"
+    return _PLAIN[kind] if kind in _PLAIN else f"[{kind.__name__}](#{kind.__name__.lower()})"
+
+
+def _default(value: Any) -> str:
+    return "the defaults of its keys" if isinstance(value, dict) and value else f"`{json.dumps(value)}`"
+
+
+def _limits() -> str:
+    rows = (
+        (f"`{name}`", *("none" if limit is None else f"{limit:g}" for limit in schema.write(recipe.parity).values()))
+        for name, recipe in BUILTIN.items()
+    )
+    return _table(("recipe", "`max_abs_error`", "`min_cosine`", "`min_top1_agreement`"), rows)
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def main() -> None:
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, kind in SCHEMAS.items():
+        path.write_text(schema_text(kind), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

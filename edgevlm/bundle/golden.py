@@ -1,0 +1,127 @@
+"""What `golden/golden.json` holds: every stage's right result, from picture file to score.
+
+    golden/golden.json            what follows, by stage
+    golden/<picture>.png|.jpg     pictures that hurt: wide, turned by EXIF, grey, with transparency
+    golden/<picture>.rgb          what preprocessing must make of it: uint8 [H, W, 3], row by row
+    golden/samples.png            the pictures of the parity samples, 64 x 64 each, in rows of twenty
+    golden/reference.safetensors  the float reference's answers to all samples, a tensor `<component>.<output>` each
+
+A test on the device decodes a picture and compares with the `.rgb`, tokenizes a text and compares the ids, runs the
+artefact on both and compares the embeddings: the first stage that differs is where to look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from edgevlm import schema
+from edgevlm.bundle.spec import TokenId
+from edgevlm.errors import BundleError
+
+FOLDER = "golden"
+GOLDEN = f"{FOLDER}/golden.json"
+SAMPLE_SHEET = f"{FOLDER}/samples.png"
+REFERENCE = f"{FOLDER}/reference.safetensors"
+SIDE = 64
+"""Pixels of a sample picture's side."""
+COLUMNS = 20
+"""Sample pictures in a row of the sheet."""
+SCHEMA_VERSION = 2
+TENSORS_OF_1 = {"image": "encode_image.embedding", "text": "encode_text.embedding", "scores": "classify.scores"}
+"""What bundles up to format 1.2 called the reference's answers."""
+
+GoldenAnswers: TypeAlias = Mapping[str, Mapping[str, tuple[float, ...]]]
+"""What every component that takes the sample answers: component -> output -> its numbers, row by row."""
+
+
+@dataclass(frozen=True)
+class GoldenPicture:
+    """A picture file, the pixels that it becomes and the reference's answers to them.
+
+    Attributes:
+        file: Path of the picture.
+        pixels: Path of what it becomes: `height` x `width` x 3 bytes, R G B, row by row from the top.
+        what: What is awkward about it, in words.
+        answers: Of each component that takes `pixels`, each output's numbers, row by row: component, output, numbers.
+    """
+
+    file: str
+    pixels: str
+    what: str
+    answers: GoldenAnswers = field(metadata={"since": "1.3"})
+
+
+@dataclass(frozen=True)
+class GoldenText:
+    """A text, its token ids and the reference's answers to them.
+
+    Attributes:
+        text: The text.
+        token_ids: `context_length` ids, padding included.
+        answers: Of each component that takes `token_ids`, likewise.
+    """
+
+    text: str
+    token_ids: tuple[TokenId, ...]
+    answers: GoldenAnswers = field(metadata={"since": "1.3"})
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What `golden.json` holds.
+
+    Attributes:
+        schema_version: Of this file: 2.
+        pictures: What each picture becomes, stage by stage.
+        texts: What each text becomes, stage by stage; empty where there is no text tower.
+        scores: softmax over the texts of `logit_scale * picture . text`: a row for each of `pictures`, a number for
+            each of `texts`.
+        sample_texts: The texts of the parity samples; their pictures are in `samples.png`.
+    """
+
+    schema_version: int
+    pictures: tuple[GoldenPicture, ...]
+    texts: tuple[GoldenText, ...]
+    scores: tuple[tuple[float, ...], ...]
+    sample_texts: tuple[str, ...]
+
+
+def read_golden(data: Any, *, where: str, newer: bool) -> Golden:
+    """What `golden.json` says; what bundles up to format 1.2 have is read as well.
+
+    Args:
+        data: What `json.load` gave.
+        where: The file's path, for errors.
+        newer: Whether the bundle is of a newer minor version of the format, whose keys are left out.
+
+    Raises:
+        BundleError: another version of this file, or not what a golden.json holds.
+    """
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, bool) or not isinstance(version, int) or version not in (1, SCHEMA_VERSION):
+        is_later = isinstance(version, int) and version > SCHEMA_VERSION
+        raise BundleError(
+            f"{where}: expected schema_version {SCHEMA_VERSION}, got {version!r}",
+            hint="update edgevlm, or convert the model again with this one" if is_later else "convert the model again",
+        )
+    data = _upgraded(data) if version == 1 else data
+    return schema.read(Golden, data, where=where, error=BundleError, ignored=[] if newer else None)
+
+
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """A `golden.json` of bundles up to format 1.2, whose pictures and texts had a field an output."""
+
+    def upgrade(sample: Any, component: str) -> Any:
+        if not isinstance(sample, dict):
+            return sample
+        kept = {key: value for key, value in sample.items() if key not in ("embedding", "scores")}
+        answers = {component: ("embedding", sample.get("embedding")), "classify": ("scores", sample.get("scores"))}
+        return kept | {"answers": {name: {output: row} for name, (output, row) in answers.items() if row is not None}}
+
+    found = data | {"schema_version": SCHEMA_VERSION}
+    for key, component in (("pictures", "encode_image"), ("texts", "encode_text")):
+        if isinstance(data.get(key), list):
+            found[key] = [upgrade(sample, component) for sample in data[key]]
+    return found

@@ -1,0 +1,251 @@
+"""How a checkpoint's pictures become pixels: read by transformers, said in the manifest's numbers, and held against it.
+
+transformers' image processor of the folder is the reference. What the manifest has no word for is refused, and so is a
+processor whose pixels differ from a device's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgevlm.bundle.spec import ImagePreprocessing, Resample
+from edgevlm.errors import CheckpointError
+from edgevlm.inputs.pictures import resize_and_crop
+from edgevlm.process.quiet import quiet
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
+
+_FILES = ("preprocessor_config.json", "processor_config.json")
+
+# Pillow's numbering, which is also that of `resample` in preprocessor_config.json.
+_RESAMPLES: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+
+# A picture of more would pass Pillow's limit on pixels.
+_LONGEST_SIDE = 8192
+
+# (height, width) in pixels: one picture taller than wide, one wider than tall, no side a multiple of the other.
+_COMPARED_SIZES = ((97, 64), (41, 75))
+
+
+def from_checkpoint(folder: Path, *, image_size: tuple[int, int]) -> ImagePreprocessing:
+    """Reads a checkpoint's `preprocessor_config.json`, or the `processor_config.json` that nests it.
+
+    Which file counts, what missing and null keys mean, and which processor a name stands for is transformers' word.
+    `do_convert_rgb` is not looked at: the networks take three channels, so a device always decodes to three.
+
+    Args:
+        folder: The checkpoint.
+        image_size: (height, width) in pixels that the network was trained with. Used only where the config neither
+            resizes nor crops: elsewhere the config's own final size counts, since CLIP's positions can be interpolated.
+
+    Raises:
+        CheckpointError: no such file; one that is damaged, names no processor or needs the checkpoint's own code; a
+            value of the wrong type or range; a config that leaves the size of the pixels to the picture; or a
+            processor that does something else to a picture than a device would.
+    """
+    where, config = _find_config(folder)
+    processor = _open(folder, config, where)
+    rules = _read_rules(processor, image_size, where)
+    _compare(processor, rules, where)
+    return rules
+
+
+def _find_config(folder: Path) -> tuple[str, Mapping[str, Any]]:
+    """The configuration that transformers will take, and the name of its place for errors."""
+    from transformers import ImageProcessingMixin
+
+    if not any((folder / name).is_file() for name in _FILES):
+        raise CheckpointError(
+            f"{folder}: expected preprocessor_config.json, which says how pictures are resized, got no such file",
+            hint="copy it from the original checkpoint: without it the pixels would be guessed",
+        )
+    names = " and ".join(name for name in _FILES if (folder / name).is_file())
+    where = str(folder / names) if " and " not in names else f"{folder}: {names}"
+    try:
+        with quiet():
+            config, _ = ImageProcessingMixin.get_image_processor_dict(folder, local_files_only=True)
+    except Exception as error:  # of many kinds, all about the files
+        raise CheckpointError(
+            f"{where}: expected a configuration of pictures that transformers reads, got: {_in_one_line(error)}",
+            hint="download it again",
+        ) from error
+    if not isinstance(config, Mapping):
+        raise CheckpointError(f"{where}: expected an object, got {type(config).__name__}")
+    return where, config
+
+
+def _open(folder: Path, config: Mapping[str, Any], where: str) -> BaseImageProcessor:
+    """transformers' own processor, on Pillow."""
+    from transformers import AutoImageProcessor
+
+    if "auto_map" in config:
+        raise CheckpointError(
+            f"{where}: auto_map: expected one of transformers' own image processors, got the checkpoint's own code, "
+            f"{config['auto_map']!r}, which is not run",
+            hint="if one of transformers' processors does the same, name it as image_processor_type instead",
+        )
+    name = config.get("image_processor_type") or config.get("feature_extractor_type")
+    if not isinstance(name, str):
+        raise CheckpointError(
+            f"{where}: image_processor_type: expected the name of one of transformers' image processors, such as "
+            f"CLIPImageProcessor or SiglipImageProcessor, got {name!r}",
+            hint="copy the file from the original checkpoint: without the name the missing values would be guessed",
+        )
+    try:
+        with quiet():
+            return AutoImageProcessor.from_pretrained(  # type: ignore[no-any-return, no-untyped-call]
+                folder, backend="pil", local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # of many kinds, all about the configuration
+        raise CheckpointError(
+            f"{where}: {name}: expected a configuration that transformers' image processor takes, got: "
+            f"{_in_one_line(error)}",
+            hint="copy the file from the original checkpoint, or correct what it names",
+        ) from error
+
+
+def _read_rules(processor: BaseImageProcessor, image_size: tuple[int, int], where: str) -> ImagePreprocessing:
+    values = {name: getattr(processor, name, None) for name in ("size", "crop_size", "resample", "rescale_factor")}
+    if pads := getattr(processor, "do_pad", None):
+        raise CheckpointError(f"{where}: do_pad: expected false or nothing, got {pads!r}")
+    resize: Literal["shortest_edge", "exact", "none"] = "none"
+    resize_height, resize_width = 0, 0
+    if _flag(processor, "do_resize", where):
+        resize, resize_height, resize_width = _resize_rule(values["size"], where)
+    centre_crop = _flag(processor, "do_center_crop", where)
+    if centre_crop:
+        height, width = _height_and_width(values["crop_size"], "crop_size", where, also="a number")
+    elif resize == "shortest_edge":
+        raise CheckpointError(
+            f"{where}: size sets the shorter side only and do_center_crop is off, so that every picture has another "
+            "size: expected one size for all",
+            hint='set do_center_crop and crop_size, or give size as {"height": H, "width": W}',
+        )
+    else:
+        height, width = (resize_height, resize_width) if resize == "exact" else image_size
+    normalise = _flag(processor, "do_normalize", where)
+    return ImagePreprocessing(
+        height=height,
+        width=width,
+        resize=resize,
+        resize_height=resize_height,
+        resize_width=resize_width,
+        resample=_resample(values["resample"], where),
+        centre_crop=centre_crop,
+        rescale=_number(values["rescale_factor"], "rescale_factor", where, positive=True)
+        if _flag(processor, "do_rescale", where)
+        else 1.0,
+        mean=_channels(processor, "image_mean", where) if normalise else (0.0, 0.0, 0.0),
+        std=_channels(processor, "image_std", where, positive=True) if normalise else (1.0, 1.0, 1.0),
+    )
+
+
+def _resize_rule(size: Any, where: str) -> tuple[Literal["shortest_edge", "exact"], int, int]:
+    given = _given(size)
+    if set(given) == {"shortest_edge"} and _is_length(given["shortest_edge"]):
+        return "shortest_edge", given["shortest_edge"], given["shortest_edge"]
+    return "exact", *_height_and_width(size, "size", where, also='a number or {"shortest_edge": N}')
+
+
+def _height_and_width(size: Any, key: str, where: str, *, also: str) -> tuple[int, int]:
+    given = _given(size)
+    if set(given) == {"height", "width"} and all(map(_is_length, given.values())):
+        return given["height"], given["width"]
+    raise CheckpointError(
+        f'{where}: {key}: expected {{"height": H, "width": W}} in whole pixels up to {_LONGEST_SIDE}, or {also}, '
+        f"got {given or None}"
+    )
+
+
+def _given(size: Any) -> dict[str, Any]:
+    """The keys of a `SizeDict` that are set."""
+    return {} if size is None else {key: value for key, value in dict(size).items() if value is not None}
+
+
+def _is_length(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LONGEST_SIDE
+
+
+def _resample(value: Any, where: str) -> Resample:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(_RESAMPLES):
+        return _RESAMPLES[value]
+    names = ", ".join(f"{number} ({name})" for number, name in enumerate(_RESAMPLES))
+    raise CheckpointError(f"{where}: resample: expected one of {names}, got {value!r}")
+
+
+def _flag(processor: BaseImageProcessor, key: str, where: str) -> bool:
+    value = getattr(processor, key, None)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{where}: {key}: expected true or false, got {value!r}")
+    return value
+
+
+def _number(value: Any, key: str, where: str, *, positive: bool) -> float:
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    if not ok or (positive and value <= 0):
+        raise CheckpointError(f"{where}: {key}: expected a {'positive ' if positive else ''}number, got {value!r}")
+    return float(value)
+
+
+def _channels(
+    processor: BaseImageProcessor, key: str, where: str, *, positive: bool = False
+) -> tuple[float, float, float]:
+    value = getattr(processor, key, None)
+    values = value if isinstance(value, list | tuple) else [value] * 3
+    if len(values) != 3:
+        raise CheckpointError(f"{where}: {key}: expected three numbers, for R, G and B, got {value!r}")
+    red, green, blue = (_number(channel, key, where, positive=positive) for channel in values)
+    return red, green, blue
+
+
+def _compare(processor: BaseImageProcessor, rules: ImagePreprocessing, where: str) -> None:
+    """Refuses a processor that gives other pixels than the rules do, as one that cuts into tiles would."""
+    sizes = _COMPARED_SIZES if rules.resize != "none" or rules.centre_crop else ((rules.height, rules.width),)
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (rules.mean, rules.std))
+    for height, width in sizes:
+        picture = _noise(height, width)
+        expected = _ask(processor, picture, where)
+        pixels = resize_and_crop(picture, rules).transpose(2, 0, 1)
+        found = f"pixels of shape {list(expected.shape)}, and {list(pixels.shape)} on a device"
+        if expected.shape == pixels.shape:
+            # A hundredth of a grey level: float32 is far closer, and any other arithmetic far off.
+            off = np.abs((pixels * rules.rescale - mean) / std - expected) * std / rules.rescale
+            if off.max() < 0.01:
+                continue
+            found = f"pixels that differ by up to {off.max():.3g} of 255 grey levels"
+        raise CheckpointError(
+            f"{where}: {type(processor).__name__.removesuffix('Pil')}: expected the same pixels from transformers as "
+            f"on a device, which resizes, cuts from the middle, rescales and normalises; a picture of {height} x "
+            f"{width} has {found}",
+            hint="this processor does more than that, which a bundle cannot carry",
+        )
+
+
+def _ask(processor: BaseImageProcessor, picture: Image.Image, where: str) -> NDArray[Any]:
+    try:
+        with quiet():
+            return np.asarray(processor(picture)["pixel_values"][0])
+    except Exception as error:  # of many kinds
+        raise CheckpointError(
+            f"{where}: expected values that {type(processor).__name__.removesuffix('Pil')} follows, got: "
+            f"{_in_one_line(error)}",
+            hint="copy the file from the original checkpoint",
+        ) from error
+
+
+def _noise(height: int, width: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
