@@ -75,8 +75,7 @@ def find_folder(name: str | Path, *, revision: str | None = None) -> Path:
     if isinstance(name, str) and is_hub_id(name) and not folder.exists():
         return hub.download(name, revision=revision)
     raise CheckpointError(
-        f"expected a built-in model, a checkpoint's folder or a hub id such as openai/clip-vit-base-patch32, "
-        f"got {str(name)!r}",
+        f"expected a checkpoint's folder or a hub id such as openai/clip-vit-base-patch32, got {str(name)!r}",
         hint="edgevlm models lists the built-in ones; a folder holds config.json, model.safetensors, "
         "preprocessor_config.json and tokenizer files",
     )
