@@ -25,10 +25,10 @@ from edgevlm.parity.comparison import zero_shot
 from edgevlm.targets import registry
 from edgevlm.targets.converter import BundleFile
 
-_GOLDEN_TEXTS = 4
-
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData
+
+_GOLDEN_TEXTS = 4
 
 
 def write_golden(source: Prepared, folder: Path) -> None:
