@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -93,7 +94,8 @@ def make(model: Model, component: str, kind: Kind, quantised: bool, progress: Pr
             raise MissingDependency(package, extra="peers")
     versions = [f"{each} {version(each)}" for each in _PACKAGES[kind]]
     name = f"{kind} {'int8' if quantised else 'fp32'} of {component}"
-    inputs = (model.source.revision, component, kind, str(quantised), *versions)
+    bits = "7 bits" if kind == "onnx" and quantised and _sums_overflow() else "8 bits"
+    inputs = (model.source.revision, component, kind, str(quantised), bits, *versions)
 
     def write(folder: Path) -> None:
         progress(f"making {name}", None)
@@ -127,8 +129,28 @@ def _write_onnx(program: Program, path: Path, quantised: bool) -> None:
     with interrupts.temporary_folder() as scratch:
         onnx.save(proto, scratch / "fp32.onnx")
         quantize_dynamic(
-            scratch / "fp32.onnx", path, weight_type=QuantType.QInt8, per_channel=True, nodes_to_exclude=masked
+            scratch / "fp32.onnx",
+            path,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=_sums_overflow(),
+            nodes_to_exclude=masked,
         )
+
+
+def _sums_overflow() -> bool:
+    """Whether this computer adds products of bytes in 16 bits, as x86 does without VNNI.
+
+    There ONNX Runtime's documentation has weights of 7 bits (`reduce_range`), without which answers are lost:
+    https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return True
+    return not any(each in flags for each in ("avx512_vnni", "avx_vnni"))
 
 
 def _write_openvino(model: Model, component: str, path: Path, quantised: bool) -> None:
