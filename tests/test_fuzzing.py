@@ -87,9 +87,14 @@ def answer_in_another_type(monkeypatch: pytest.MonkeyPatch) -> None:
     ("fault", "mutator", "finding"),
     [
         (leave_links_alone, "a link leads elsewhere", {"read outside the package", "not refused"}),
-        (measure_nothing, "a huge result", {"refused only when memory ran out"}),
-        (count_no_steps, "a long loop", {"took too long"}),
-        (answer_in_another_type, "other names within", {"answers contradict the program"}),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                (measure_nothing, "a huge result", {"refused only when memory ran out"}),
+                (count_no_steps, "a long loop", {"took too long"}),
+                (answer_in_another_type, "other names within", {"answers contradict the program"}),
+            )
+        ),
     ],
 )
 def test_a_fault_of_the_evaluator_is_found(
