@@ -57,7 +57,7 @@ SHOWN = (
             r"executorch +palette-4 +refused: XNNPACK has no palettes",
             *(BUNDLE.format(target, "edgevlm-student", "int8") for target in ("coreml", "executorch", "tflite")),
             BUNDLE.format("tflite", "edgevlm-student", "int8-static"),
-            r"FULLY_CONNECTED +int8 +\d+",
+            r"FULLY_CONNECTED +\d+ +int8 +int8",
         )
     ),
     Block(
@@ -90,7 +90,7 @@ SHOWN = (
     ),
     Block(
         (
-            r"linear +fp16",
+            r"linear +\d+ +fp16",
             r"Advice on encode_text",
             r"token_ids",
             r"\d+ of \d+ ops are computed",

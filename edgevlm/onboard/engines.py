@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import F32, Array, TensorSpec
 from edgevlm.errors import DeviceError, MissingDependency
-from edgevlm.inputs.rows import TOKEN_IDS, inputs_of, make_rows, takes
+from edgevlm.inputs.pictures import preprocess
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import tensorrt
 from edgevlm.process.progress import Progress
@@ -112,10 +113,15 @@ class BundleEngine:
 def sample_inputs(bundle: Bundle, component: str) -> dict[str, Array]:
     """The sample as a component of a bundle takes it."""
     spec = find_component(dict(bundle.components), component).spec
-    tokenizer = Tokenizer.of_bundle(bundle)
-    if takes(spec, TOKEN_IDS) and tokenizer is None:
-        raise DeviceError(f"{bundle.path}: {component} takes token ids, and the bundle has no tokenizer")
-    return inputs_of(spec, make_rows([sample_picture()], [TEXT], bundle.manifest.image, tokenizer))
+    inputs: dict[str, Array] = {}
+    if takes(spec, PIXELS):
+        inputs[PIXELS] = preprocess(sample_picture(), bundle.manifest.image)
+    if takes(spec, TOKEN_IDS):
+        tokenizer = Tokenizer.of_bundle(bundle)
+        if tokenizer is None:
+            raise DeviceError(f"{bundle.path}: {component} takes token ids, and the bundle has no tokenizer")
+        inputs[TOKEN_IDS] = tokenizer.encode([TEXT])
+    return inputs
 
 
 class _PeerEngine:
