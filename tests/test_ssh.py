@@ -359,7 +359,7 @@ def test_a_machine_that_is_gone_is_given_up(sshd: Sshd, monkeypatch: pytest.Monk
 def test_a_stopped_command_leaves_nothing(sshd: Sshd, bundle: Bundle, tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from edgevlm import interrupts
+from edgevlm.process import interrupts
 from edgevlm.devices.address import parse
 from edgevlm.devices.ssh import Ssh
 options = {{"python": "{sys.executable}", "config": Path("{sshd.config}")}}
