@@ -45,7 +45,7 @@ LAYERS_DIM, SAMPLES = 24, 16
 """Of layers."""
 LOWERED = ("clip_text", "siglip_image", "hybrid")
 """What bundles of layers hold: an embedding, a pooling head, a convolutional stem and depthwise convolutions."""
-QUICK = (("coreml", "int8"), ("tflite", "int8"), ("coreml", "int4-weights"), ("tflite", "int4-weights"))
+QUICK = (("coreml", "int8"), ("tflite", "int8"), ("coreml", "int4-weights"))
 """Which bundles of layers are made in the tests that one waits for."""
 STUDENTS: dict[str, ImageTowerConfig] = {
     "hybrid": HybridConfig(image_size=IMAGE, widths=(16, 24, 32), depths=(1, 1, 1), heads=2, copies=2),
@@ -89,12 +89,12 @@ def student(target: str, recipe: str, *, image_only: bool = False) -> Bundle:
 
 @functools.cache
 def labelled_student(labels: tuple[str, ...]) -> Bundle:
-    """The built-in student in fp32 for TFLite with labels baked in beside both towers: every component."""
+    """The built-in student in fp32 for Core ML with labels baked in beside both towers: every component."""
 
     def make(folder: Path) -> None:
-        edgevlm.convert(target="tflite", recipe="fp32", labels=labels, out=folder)
+        edgevlm.convert(target="coreml", recipe="fp32", labels=labels, out=folder)
 
-    return Bundle.open(once("student-labelled", make) / "edgevlm-student-tflite-fp32.edgevlm")
+    return Bundle.open(once("student-labelled", make) / "edgevlm-student-coreml-fp32.edgevlm")
 
 
 def lower(target: str, recipe: Recipe, programs: Mapping[str, Program], folder: Path) -> Bundle:

@@ -25,6 +25,9 @@ from edgevlm.targets import registry
 TARGETS = ("coreml", "executorch", "tflite")
 SINGLE_FILES = {"executorch": "model.pte", "tflite": "model.tflite"}
 COMPONENTS = ("encode_image", "classify", "encode_text")
+PRECISIONS = ("fp32", pytest.param("fp16", marks=pytest.mark.slow))
+"""Of ExecuTorch's file: lowering it takes longest."""
+FP16_TARGETS = ("coreml", pytest.param("executorch", marks=pytest.mark.slow), "tflite")
 FLOAT32, FLOAT16, INT32 = 11, 10, 23  # MIL.proto's DataType
 
 
@@ -61,20 +64,27 @@ def test_fp32_answers_are_the_float_models_own(target: str, component: str) -> N
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FP16_TARGETS)
 def test_fp16_answers_keep_their_direction(target: str, component: str) -> None:
     got, expected = answers(target, "fp16", component)
     cosines = (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosines.min() >= 0.9999
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FP16_TARGETS)
 def test_fp16_is_half_the_size(target: str) -> None:
     assert library.tower_bundle(target, "fp16").size_bytes < 0.56 * library.tower_bundle(target, "fp32").size_bytes
 
 
-@pytest.mark.parametrize("target", SINGLE_FILES)
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [
+        ("tflite", "fp32"),
+        ("tflite", "fp16"),
+        ("executorch", "fp32"),
+        pytest.param("executorch", "fp16", marks=pytest.mark.slow),
+    ],
+)
 def test_components_share_their_weights(target: str, precision: str) -> None:
     weights = {id(p): p.numel() for each in library.towers().values() for p in each.module.parameters()}
     bytes_each = {"fp32": 4, "fp16": 2}[precision]
@@ -117,6 +127,7 @@ def test_a_bundle_says_what_it_needs(target: str, expected: dict[str, str]) -> N
     assert library.tower_bundle(target, "fp32").manifest.requires == expected
 
 
+@pytest.mark.slow
 def test_fp16_on_executorch_names_the_cpu_it_needs() -> None:
     assert "FP16" in library.tower_bundle("executorch", "fp16").manifest.requires["cpu"]
 
@@ -245,15 +256,14 @@ def test_core_ml_packages_hold_nothing_of_the_day_or_the_machine() -> None:
 # ExecuTorch's own file
 
 
-def test_executorch_runs_the_heavy_ops_in_xnnpack_and_in_the_recipes_precision() -> None:
-    for precision in ("fp32", "fp16"):
-        rows = registry.runtime("executorch").inspect(library.tower_bundle("executorch", precision))["encode_image"]
-        heavy = {
-            row.kind: (row.dtype, row.runs_on) for row in rows if row.kind in ("FullyConnected", "Conv2d", "Softmax")
-        }
-        assert heavy == dict.fromkeys(("FullyConnected", "Conv2d", "Softmax"), (precision, "xnnpack"))
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_executorch_runs_the_heavy_ops_in_xnnpack_and_in_the_recipes_precision(precision: str) -> None:
+    rows = registry.runtime("executorch").inspect(library.tower_bundle("executorch", precision))["encode_image"]
+    heavy = {row.kind: (row.dtype, row.runs_on) for row in rows if row.kind in ("FullyConnected", "Conv2d", "Softmax")}
+    assert heavy == dict.fromkeys(("FullyConnected", "Conv2d", "Softmax"), (precision, "xnnpack"))
 
 
+@pytest.mark.slow
 def test_executorch_fp16_keeps_norms_in_float32() -> None:
     rows = registry.runtime("executorch").inspect(library.tower_bundle("executorch", "fp16"))["encode_image"]
     assert Counter(row.dtype for row in rows if "layer_norm" in row.kind) == {"fp32": 1}

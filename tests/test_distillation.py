@@ -129,7 +129,32 @@ def test_training_learns(teacher: Path, pictures: Path, cache: Path, tmp_path: P
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_stopped_run_ends_with_the_same_bits(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    def distill(name: str, stop_at: int) -> Distilled:
+        def watch(stage: str, share: float | None) -> None:
+            if len(list((tmp_path / name / "checkpoints").glob("step-*"))) >= stop_at:
+                raise KeyboardInterrupt
+
+        return edgevlm.distill(
+            teacher,
+            "vit-xxs",
+            pictures,
+            tmp_path / name,
+            recipe=replace(quick(), schedule=replace(QUICK, epochs=3)),
+            cache=cache,
+            checkpoint_seconds=0,
+            progress=watch,
+        )
+
+    distill("straight", stop_at=100)
+    with pytest.raises(KeyboardInterrupt):
+        distill("stopped", stop_at=1)
+    assert 1 <= distill("stopped", stop_at=100).resumed_at < 9
+    assert equal(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_killed_run_ends_with_the_same_bits(
     accumulate: int, teacher: Path, pictures: Path, cache: Path, tmp_path: Path
 ) -> None:

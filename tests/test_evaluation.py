@@ -294,6 +294,7 @@ def bundle() -> Path:
     return library.student("coreml", "fp16").path
 
 
+@pytest.mark.slow
 def test_a_bundle_answers_as_its_model_does(bundle: Path) -> None:
     float_model = edgevlm.evaluate("edgevlm-student", OBJECTS, templates=["a {}"], teacher=bundle, limit=40)
     shipped = evaluate(bundle, OBJECTS, templates=["a {}"], teacher="edgevlm-student", limit=40)

@@ -255,9 +255,6 @@ def _extras_of(path: Path) -> Iterator[tuple[str, str | None, str]]:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", package, extra
 
 
-NAMED = [each for path in SOURCES for each in _extras_of(path)]
-
-
 def _brings(extra: str) -> set[str]:
     """The packages of an extra, those of the extras in it included."""
     found = set()
@@ -270,8 +267,9 @@ def _brings(extra: str) -> set[str]:
 
 
 def test_every_extra_that_an_error_names_exists_and_brings_the_package() -> None:
-    assert len(NAMED) > 15
-    for where, package, extra in NAMED:
+    found = [each for path in SOURCES for each in _extras_of(path)]
+    assert len(found) > 15
+    for where, package, extra in found:
         assert extra in EXTRAS, where
         assert package is None or package.replace("_", "-") in _brings(extra), f"{where}: {extra} has no {package}"
 

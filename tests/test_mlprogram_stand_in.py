@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -200,9 +201,13 @@ def test_what_an_older_system_lacks_is_not_compared(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="there it compares")
-def test_off_apple_nothing_claims_to_be_compared() -> None:
-    tests = Path(__file__).with_name("test_mlprogram_properties.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-m", "apple", str(tests)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def test_off_apple_nothing_claims_to_be_compared(tmp_path: Path) -> None:
+    compared = tmp_path / "test_compared.py"
+    compared.write_text("import pytest\n@pytest.mark.apple\ndef test_compared(): pass\n")
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "-p", "conftest", "-m", "apple"]
+    environment = {**os.environ, "CI": "", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+    where = ["-c", here.parent / "pyproject.toml", compared]
+    said = subprocess.run([*command, *where], capture_output=True, text=True, check=True, env=environment).stdout
     assert "macOS alone: nothing was compared" in said
     assert "passed" not in said

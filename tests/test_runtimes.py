@@ -17,7 +17,7 @@ import torch
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, InputError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.models.reference import Original
+from edgevlm.models.reference import Head, Original
 from edgevlm.targets import registry
 from edgevlm.targets.boundary import find_component, validate_inputs
 from edgevlm.targets.runtime import Session
@@ -150,6 +150,26 @@ def test_the_original_takes_rows_of_any_number_and_answers_each_as_alone() -> No
             "both", tuple(replace(each, name=name) for each in program.spec.inputs for name in "ab"), ()
         )
         Original(program.module, {"both": max}, {"both": two}).run("both", {"a": rows[:1], "b": rows[:2]})
+
+
+def test_a_head_goes_on_from_the_answer_that_is_there() -> None:
+    program, seen = library.towers()["encode_image"], []
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        return program.module(pixels)
+
+    shares = replace(program.spec, name="classify")
+    functions = {"encode_image": encode, "classify": Head("encode_image", lambda images: images.softmax(-1))}
+    both = Original(program.module, functions, {"encode_image": program.spec, "classify": shares})
+    rows = np.concatenate(PIXELS * 20)
+    answers = both.answer({"pixels": rows})
+    assert sum(seen) == len(rows)
+    alone = Original(program.module, functions, {"classify": shares})  # as with --image-only
+    for other in (both.run("classify", {"pixels": rows}), alone.answer({"pixels": rows})["classify"]):
+        np.testing.assert_array_equal(answers["classify"]["embedding"], other["embedding"])
+    with pytest.raises(TensorError, match="this bundle has 'classify'"):
+        alone.run("encode_image", {"pixels": rows})
 
 
 def test_wrong_token_ids_are_refused(session: Session) -> None:
@@ -303,7 +323,7 @@ def test_inspecting_tflite_shows_each_signatures_own_ops_and_where_they_run() ->
     assert all(row.kind != "CONV_2D" for row in rows["encode_text"])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_inspecting_executorch_looks_inside_the_delegates(precision: str) -> None:
     rows = registry.runtime("executorch").inspect(library.tower_bundle("executorch", precision))
     for component in ("encode_image", "encode_text"):

@@ -16,7 +16,7 @@ from edgevlm.inference.embeddings import average
 from edgevlm.inputs import labels
 from edgevlm.inputs.rows import TOKEN_IDS, Rows, make_rows, takes
 from edgevlm.inputs.texts import Tokenizer
-from edgevlm.models.reference import Forward, Original, classifier_reference
+from edgevlm.models.reference import Forward, Head, Original, classifier_reference
 from edgevlm.parity.comparison import Answers
 from edgevlm.parity.samples import sample_pictures, sample_texts
 from edgevlm.process.progress import Progress
@@ -93,15 +93,13 @@ class Prepared:
     @cached_property
     def original(self) -> Original:
         """The float original of every component that is lowered."""
-        forwards: dict[str, Forward] = {
+        functions: dict[str, Forward | Head] = {
             name: partial(self.model.original.forward, name) for name in self.model.original.specs
         }
         if self.label_embeddings is not None:
-            forwards["classify"] = classifier_reference(
-                forwards["encode_image"], self.label_embeddings, self.model.logit_scale
-            )
+            functions["classify"] = classifier_reference(self.label_embeddings, self.model.logit_scale)
         specs = {name: program.spec for name, program in self.programs.items()}
-        return Original(self.model.network, {name: forwards[name] for name in specs}, specs)
+        return Original(self.model.network, functions, specs)
 
     @cached_property
     def samples(self) -> Rows:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -24,6 +26,15 @@ Forward = Callable[..., Any]
 """Tensors by position, in the order of a component's inputs -> one tensor, or a tuple, in that of its outputs."""
 
 
+@dataclass(frozen=True)
+class Head:
+    """A component that goes on from another one's answer, so that this is computed once where both are asked."""
+
+    of: str
+    """The component whose outputs are taken, and whose inputs are the head's own as well."""
+    forward: Forward
+
+
 class Original(Closing):
     """A model's own float32 forward in torch, behind the seam of every target's session.
 
@@ -31,8 +42,9 @@ class Original(Closing):
 
     Args:
         network: The modules that `functions` run; `to` moves them.
-        functions: What each component computes, on rows of any number, on the network's device.
-        specs: Names, dtypes and shapes of the same components, for one row.
+        functions: What each component computes, on rows of any number, on the network's device; and the components
+            that heads go on from.
+        specs: Names, dtypes and shapes, for one row, of the components that there are.
 
     Example:
         >>> original = catalogue.load("edgevlm-student").original
@@ -43,15 +55,15 @@ class Original(Closing):
     evidence = "reference"
 
     def __init__(
-        self, network: torch.nn.Module, functions: Mapping[str, Forward], specs: Mapping[str, ComponentSpec]
+        self,
+        network: torch.nn.Module,
+        functions: Mapping[str, Forward | Head],
+        specs: Mapping[str, ComponentSpec],
     ) -> None:
         self.network = network
-        self._components = {name: (specs[name], function) for name, function in functions.items()}
-
-    @property
-    def specs(self) -> dict[str, ComponentSpec]:
+        self.specs = dict(specs)
         """Of each component."""
-        return {name: spec for name, (spec, _) in self._components.items()}
+        self._functions = dict(functions)
 
     def to(self, device: str | torch.device) -> Self:
         """Moves the network, which the model's programs share weights with."""
@@ -71,9 +83,15 @@ class Original(Closing):
         Raises:
             TensorError: there is no such component.
         """
-        _, function = find_component(self._components, component)
+        find_component(self.specs, component)
         device = next((each.device for each in self.network.parameters()), None)
-        return function(*(tensor if device is None else tensor.to(device) for tensor in tensors))
+        return self._compute(component, *(tensor if device is None else tensor.to(device) for tensor in tensors))
+
+    def _compute(self, component: str, *tensors: torch.Tensor) -> Any:
+        function = self._functions[component]
+        if not isinstance(function, Head):
+            return function(*tensors)
+        return function.forward(*_tuple(self._compute(function.of, *tensors)))
 
     def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         """Answers N rows, in batches and without gradients.
@@ -88,36 +106,40 @@ class Original(Closing):
         Raises:
             TensorError: there is no such component; or a name, dtype or shape is not what its spec says.
         """
+        spec = find_component(self.specs, component)
+        return self._answer(spec, partial(self.forward, component), tuple(validate_rows(spec, inputs).values()))
+
+    def answer(self, rows: Rows) -> dict[str, dict[str, NDArray[np.float32]]]:
+        """What every component whose inputs are there answers to all rows: component -> output -> [N, ...]."""
+        answers: dict[str, dict[str, NDArray[np.float32]]] = {}
+        for name, spec in self.specs.items():
+            if not is_answerable(spec, rows):
+                continue
+            function = self._functions[name]
+            if isinstance(function, Head) and function.of in answers:
+                answers[name] = self._answer(spec, function.forward, tuple(answers[function.of].values()))
+            else:
+                answers[name] = self.run(name, inputs_of(spec, rows))
+        return answers
+
+    def _answer(self, spec: ComponentSpec, forward: Forward, rows: Sequence[Array]) -> dict[str, NDArray[np.float32]]:
         import torch
 
-        spec, _ = find_component(self._components, component)
-        arrays = validate_rows(spec, inputs)
-        count = len(next(iter(arrays.values())))
         parts: list[list[NDArray[np.float32]]] = [[] for _ in spec.outputs]
         with torch.no_grad():
-            for start in range(0, count, _ROWS_AT_ONCE):
+            for start in range(0, len(rows[0]), _ROWS_AT_ONCE):
                 # A copy: torch.from_numpy would hand the module the caller's memory.
-                rows = (torch.tensor(array[start : start + _ROWS_AT_ONCE]) for array in arrays.values())
-                answer = self.forward(component, *rows)
-                answers: tuple[torch.Tensor, ...] = answer if isinstance(answer, tuple) else (answer,)
-                for part, value in zip(parts, answers, strict=True):
+                tensors = (torch.tensor(array[start : start + _ROWS_AT_ONCE]) for array in rows)
+                for part, value in zip(parts, _tuple(forward(*tensors)), strict=True):
                     part.append(value.detach().to("cpu", torch.float32).numpy().copy())
         return {
             tensor.name: np.concatenate(part) if part else np.zeros((0, *tensor.shape[1:]), np.float32)
             for tensor, part in zip(spec.outputs, parts, strict=True)
         }
 
-    def answer(self, rows: Rows) -> dict[str, dict[str, NDArray[np.float32]]]:
-        """What every component whose inputs are there answers to all rows: component -> output -> [N, ...]."""
-        return {
-            name: self.run(name, inputs_of(spec, rows))
-            for name, spec in self.specs.items()
-            if is_answerable(spec, rows)
-        }
-
     def close(self) -> None:
         """Lets go of the components; a closed session has none."""
-        self._components.clear()
+        self.specs.clear()
 
 
 def image_reference(network: Network, image: ImagePreprocessing) -> Forward:
@@ -147,14 +169,17 @@ def text_reference(network: Network) -> Forward:
     return encode_text
 
 
-def classifier_reference(encode_image: Forward, label_embeddings: torch.Tensor, logit_scale: float) -> Forward:
-    """Pixels -> the share of each baked label, [N, L]: softmax of the scaled cosines with the picture's embedding."""
+def classifier_reference(label_embeddings: torch.Tensor, logit_scale: float) -> Head:
+    """The share of each baked label, [N, L]: softmax of the scaled cosines with the picture's embedding."""
 
-    def classify(pixels: torch.Tensor) -> torch.Tensor:
-        images: torch.Tensor = encode_image(pixels)
+    def classify(images: torch.Tensor) -> torch.Tensor:
         return (logit_scale * images @ label_embeddings.to(images).T).softmax(-1)
 
-    return classify
+    return Head("encode_image", classify)
+
+
+def _tuple(answer: Any) -> tuple[torch.Tensor, ...]:
+    return answer if isinstance(answer, tuple) else (answer,)
 
 
 def _unit_norm(features: torch.Tensor) -> torch.Tensor:
