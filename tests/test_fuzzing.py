@@ -83,18 +83,14 @@ def answer_in_another_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluator.MLProgram, "_export", export)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "mutator", "finding"),
     [
         (leave_links_alone, "a link leads elsewhere", {"read outside the package", "not refused"}),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in (
-                (measure_nothing, "a huge result", {"refused only when memory ran out"}),
-                (count_no_steps, "a long loop", {"took too long"}),
-                (answer_in_another_type, "other names within", {"answers contradict the program"}),
-            )
-        ),
+        (measure_nothing, "a huge result", {"refused only when memory ran out"}),
+        (count_no_steps, "a long loop", {"took too long"}),
+        (answer_in_another_type, "other names within", {"answers contradict the program"}),
     ],
 )
 def test_a_fault_of_the_evaluator_is_found(

@@ -242,7 +242,7 @@ def test_a_decoder_keeps_its_keys_and_values(
         assert np.abs(forgetful - wanted[-1][0]).max() > 0.1 * np.abs(wanted[-1][0]).max()
 
 
-@pytest.mark.parametrize("route", ["trace", "export"])
+@pytest.mark.parametrize("route", ["trace", pytest.param("export", marks=pytest.mark.slow)])
 def test_sizes_within_a_range(route: Route, tmp_path: Path) -> None:
     pyramid, example = lively(Pyramid()), drawn(1, 3, 16, 24)
     if route == "trace":

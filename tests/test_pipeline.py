@@ -332,6 +332,7 @@ def test_ctrl_c_leaves_nothing_half_written(target: str, seconds_into_it: float,
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_limits_come_from_the_recipe(tmp_path: Path) -> None:
     strict = replace(BUILTIN["fp16"], name="impossible", parity=ParityLimits(max_abs_error=1e-9))
     (outcome,) = pipeline.convert(pipeline.Request(builtin.STUDENT, ("coreml",), strict, tmp_path, image_only=True))
