@@ -192,7 +192,7 @@ def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
         pytest.param("coreml", "int8-static", {"iOS": "17", "macOS": "14"}, marks=pytest.mark.slow),
         ("coreml", "int4-weights", {"iOS": "18", "macOS": "15"}),
         ("tflite", "int8", {"litert": "1.0", "tflite": "2.18.0"}),
-        ("tflite", "int4-weights", {"litert": "1.0", "tflite": "2.18.0"}),
+        pytest.param("tflite", "int4-weights", {"litert": "1.0", "tflite": "2.18.0"}, marks=pytest.mark.slow),
         pytest.param("executorch", "int8", {"executorch": "1.5"}, marks=pytest.mark.slow),
     ],
 )

@@ -84,7 +84,15 @@ class Reference:
             return module(self.x).numpy()
 
 
-@pytest.fixture(scope="module", params=["clip vision", "clip text", "siglip vision", "siglip text", "conv stem"])
+TOWERS = [
+    "clip text",
+    "siglip vision",
+    "conv stem",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("clip vision", "siglip text")),
+]
+
+
+@pytest.fixture(scope="module", params=TOWERS)
 def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     folder = tmp_path_factory.mktemp("model")
     family, kind = request.param.split()

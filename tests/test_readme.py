@@ -143,7 +143,9 @@ def checkout(tmp_path: Path) -> Path:
 def _without_setup(block: str) -> str:
     """The block without its environment (this one is used) and without what needs a network or runs these tests."""
     block = re.sub(
-        r"python3\.11 -m venv \.venv && \. \.venv/bin/activate && pip install (-e )?'[^']*' &&\s*", "", block
+        r"python3\.11 -m venv \.venv && \. \.venv/bin/activate && pip install (--no-compile -e )?'[^']*' &&\s*",
+        "",
+        block,
     )
     lacking = ["needs a network", *([] if shutil.which("qemu-aarch64") else ["needs QEMU"])]
     return "\n".join(

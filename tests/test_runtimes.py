@@ -308,6 +308,7 @@ def test_a_missing_runtime_is_named_with_its_extra(
 # What a shipped file consists of
 
 
+@pytest.mark.slow
 def test_inspecting_tflite_shows_each_signatures_own_ops_and_where_they_run() -> None:
     rows = registry.runtime("tflite").inspect(library.tower_bundle("tflite", "fp16"))
     image = {(row.kind, row.dtype): row for row in rows["encode_image"]}

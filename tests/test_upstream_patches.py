@@ -172,6 +172,7 @@ def dynamic_int8(module: nn.Module, pixels: Tensor) -> ExportedProgram:
     return torch.export.export(convert_pt2e(prepared), (pixels,), strict=False)
 
 
+@pytest.mark.slow
 def test_executorch_quantises_normalised_pixels_as_they_come() -> None:
     pixels = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     module = NormalisedPatches().eval()
