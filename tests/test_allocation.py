@@ -7,7 +7,7 @@ import pytest
 
 SCRIPT = """
 import sys
-import torch
+import numpy as np
 from contextlib import nullcontext
 from edgevlm.compression.allocation import mapped_activations
 
@@ -15,12 +15,12 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
 for megabytes in (1, 8, 31):
-    torch.ones(megabytes << 18)  # freed at once: glibc now keeps what is smaller in its heap
+    np.ones(megabytes << 17)  # freed at once: glibc now keeps what is smaller in its heap
 with mapped_activations() if sys.argv[1] == "mapped" else nullcontext():
     activations, kept = [], []
     for _ in range(64):
-        activations.append(torch.ones(1 << 18))
-        kept.append(torch.ones(1 << 12))  # more than finds room among what was freed below
+        activations.append(np.ones(1 << 17))
+        kept.append(np.ones(1 << 11))  # more than finds room among what was freed below
     before = resident()
     del activations
     print(before - resident())

@@ -46,7 +46,7 @@ QUICK = ("--seconds", "0.1", "--threads", "1", "--component", "encode_image")
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return library.student("tflite", "int8")
+    return library.tower_bundle("tflite", "fp32")
 
 
 def bench(*arguments: object) -> Result:
@@ -447,7 +447,7 @@ def this_system() -> System:
 
 
 def emulated(bundle: Bundle, **changes: Any) -> Emulated:
-    names = ("raspberry-pi-5", describe(bundle), "encode_image", "cortex-a76")
+    names = ("raspberry-pi-5", replace(describe(bundle), accuracy=0.99), "encode_image", "cortex-a76")
     return replace(Emulated(*names, None, COUNTS, COUNTS, None, None, None, this_system(), ""), **changes)
 
 
@@ -480,7 +480,7 @@ def test_the_gate(bundle: Bundle, tmp_path: Path) -> None:
     assert regressions(base, measured(base, 10.0), replace(base, counts=None, fits=False))[0] == 1
     code, said = regressions(base)
     assert code == 1
-    assert "host: edgevlm-student-tflite-int8: encode_image: measured before, and gone" in said
+    assert f"host: {base.artefact.name}: encode_image: measured before, and gone" in said
     worse = replace(base.artefact, accuracy=(base.artefact.accuracy or 1.0) - 0.01)
     assert regressions(replace(base, artefact=worse), measured(base, 10.0))[0] == 1
     assert regressions(base, measured(base, 30.0)) == (0, [])  # a time never fails it

@@ -80,11 +80,18 @@ def test_the_least_system_is_the_one_that_the_artefact_needs(
     assert abs(expected.size_bytes - made.artefact_bytes) < 100_000
 
 
-@pytest.mark.parametrize("target", ["tflite", pytest.param("coreml", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("target", "recipe"),
+    [
+        ("coreml", "fp16"),
+        pytest.param("coreml", "int8", marks=pytest.mark.slow),
+        pytest.param("tflite", "int8", marks=pytest.mark.slow),
+    ],
+)
 def test_real_conversions_are_what_was_foreseen(
-    target: str, students: dict[tuple[str, str], forecast.Forecast]
+    target: str, recipe: str, students: dict[tuple[str, str], forecast.Forecast]
 ) -> None:
-    bundle, expected = library.student(target, "int8"), students[target, "int8"].footprint
+    bundle, expected = library.student(target, recipe), students[target, recipe].footprint
     assert expected is not None
     assert expected.size_bytes == pytest.approx(bundle.artefact_bytes, rel=0.01)
     assert dict(expected.requires) == dict(bundle.manifest.requires)

@@ -127,7 +127,6 @@ SHOWN = (
             r"embedded 3 pictures\n\d\.\d+  yellow-star\.png",
         ),
         reads=(COREML,),
-        quick=True,
     ),
     Block((r"edgevlm-student: fp32, evidence: reference", r"int8 +192 +\d+\.\d%", r"binary, then int8 +216")),
 )
