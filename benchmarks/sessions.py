@@ -3,7 +3,7 @@
     python -m edgevlm.benchmarks.sessions [--rounds 1000] [--keep | --json FILE]
 
 A session checks names, dtypes, shapes and finiteness on every call. Core ML is left out: off Apple its evaluator has no
-bare counterpart (`benchmarks/evaluator.py` compares that with torch).
+bare counterpart (`benchmarks/evaluator` compares that with torch).
 """
 
 from __future__ import annotations

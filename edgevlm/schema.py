@@ -5,9 +5,11 @@ And writes them: as plain values, or as a YAML file that people edit, with what 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -30,11 +32,13 @@ class Quantity:
         unit: In the plural; empty for a number without one.
         least: Smallest value that is read.
         above: Value that it has to exceed.
+        finite: Whether NaN and infinity are refused, as they are of numbers without a quantity.
     """
 
     unit: str = ""
     least: float | None = None
     above: float | None = None
+    finite: bool = True
 
     @property
     def range(self) -> str:
@@ -176,8 +180,12 @@ def _inline(value: Any) -> str:
     """A value on one line, as YAML 1.1 and 1.2 both read it."""
     import yaml
 
-    text: str = yaml.safe_dump(
-        write(value), default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
+    class Dumper(yaml.SafeDumper):
+        """PyYAML's, which leaves a text without its quotes where YAML 1.1 alone would read it as one."""
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("+-.0123456789"))
+    text: str = yaml.dump(
+        write(value), Dumper=Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
     )
     return text.removesuffix("...\n").strip()
 
@@ -220,8 +228,8 @@ class _Reader:
             return {key: self.read(arguments[1], item, f"{path}.{key}") for key, item in data.items()}
         if dataclasses.is_dataclass(kind):
             return self._read_dataclass(kind, data, path)
-        if kind is float and isinstance(data, int) and not isinstance(data, bool):
-            return float(data)
+        if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+            return self._read_float(data, path)
         if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
             raise self._wrong(path, f"expected {kind.__name__}, got {data!r}")
         return data
@@ -257,7 +265,15 @@ class _Reader:
         (kind,) = (argument for argument in arguments if argument is not NoneType)
         return self.read(kind, data, path)
 
+    def _read_float(self, data: float, path: str) -> float:
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(value := float(data)):
+                return value
+        raise self._wrong(path, f"expected a finite number, got {str(data)[:40]}")
+
     def _read_quantity(self, kind: Any, quantity: Quantity, data: Any, path: str) -> Any:
+        if not quantity.finite and isinstance(data, float):
+            return data
         value = self.read(kind, data, path)
         if not quantity.holds(value):
             raise self._wrong(path, f"expected {quantity.range} {quantity.unit}".rstrip() + f", got {data!r}")

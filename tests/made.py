@@ -15,7 +15,8 @@ from edgevlm.conversion import cache
 
 _KEPT = 2
 """Of how many states of the sources: one works on a change, and goes back once in a while."""
-_SOURCES = ("tests/library.py", "tests/checkpoints.py", "benchmarks/bundles.py")
+_SOURCES = ("tests/library.py", "tests/checkpoints.py", "benchmarks/bundles.py", "edgevlm/models/builtin/*/*")
+"""What shapes the bundles beside the code of the toolchain."""
 
 spent = 0.0
 """CPU seconds that this process has made things with which tests share: no test is to blame for them."""
@@ -24,7 +25,8 @@ spent = 0.0
 def home(folder: Path) -> Path:
     """The one of a folder's folders in which lies what the present sources and tools make; the oldest others go."""
     root = Path(__file__).parents[1]
-    hashes = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in _SOURCES]
+    paths = sorted(path for name in _SOURCES for path in root.glob(name) if path.is_file())
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     found = folder / cache.key({"tests": hashes})
     found.mkdir(exist_ok=True)
     os.utime(found)

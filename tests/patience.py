@@ -14,8 +14,8 @@ from collections.abc import Generator
 import made
 import pytest
 
-LIMITS_SECONDS = {"setup": 30.0, "call": 8.0}
-"""For the fixtures that a test is the first to ask for, and for the test itself."""
+LIMITS_SECONDS = {"setup": 30.0, "call": 8.0, "teardown": 8.0}
+"""For the fixtures that a test is the first to ask for, the test itself, and the fixtures that end with it."""
 _BACKENDS = ("torch", "transformers", "coremltools", "executorch.exir", "litert_torch", "nncf", "torchao")
 _LOOP, _LOOP_SECONDS = 3_000_000, 0.2
 """A piece of work, and what it takes where the limits were chosen."""
@@ -39,6 +39,11 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     return (yield from _timed(item, "call"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    return (yield from _timed(item, "teardown"))
 
 
 def _timed(item: pytest.Item, phase: str) -> Generator[None]:

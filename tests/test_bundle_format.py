@@ -266,7 +266,8 @@ def test_golden_json_of_an_older_bundle_is_read_as_the_page_says() -> None:
     found = golden.read_golden(data, where="golden.json", newer=False)
     assert found.pictures[0].answers == {"encode_image": {"embedding": (1.0, 0.0)}}
     assert found.texts[0].answers == {"encode_text": {"embedding": (0.0, 1.0)}}
-    for damaged in ({"pictures": [3]}, {"texts": None}, {"pictures": [{"file": "a.png"}]}):
+    lacking = {key: value for key, value in picture.items() if key != "embedding"}
+    for damaged in ({"pictures": [3]}, {"texts": None}, {"pictures": [lacking]}):
         with pytest.raises(BundleError, match=r"golden\.json"):
             golden.read_golden(data | damaged, where="golden.json", newer=False)
 

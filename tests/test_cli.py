@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import library
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
+from safetensors.numpy import load_file, save_file
 
+from edgevlm.bundle.bundle import Bundle, seal
+from edgevlm.bundle.golden import REFERENCE
+from edgevlm.bundle.manifest import ParityReport
 from edgevlm.cli import main
 
 LABELS = "a red circle, a blue square, a green triangle, a yellow star"
@@ -90,6 +96,42 @@ def test_verify_passes_and_says_how(bundle: Path) -> None:
     report = json.loads(run("verify", bundle, "--json").stdout)
     assert report["passed"]
     assert report["parity"]["evidence"] in ("program-semantics", "device")
+
+
+@pytest.mark.parametrize("change", ["another name", "fewer rows", "other shape"])
+def test_what_is_held_against_nothing_does_not_pass(change: str, bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+    answers = load_file(copy / REFERENCE)
+    name = "encode_image.embedding"
+    rows = answers.pop(name)
+    changed = {
+        "another name": ("picture.vector", rows),
+        "fewer rows": (name, rows[:0]),
+        "other shape": (name, rows[:, :5]),
+    }
+    answers[changed[change][0]] = np.ascontiguousarray(changed[change][1])
+    save_file(answers, copy / REFERENCE)
+    seal(copy, Bundle.open(bundle).manifest)
+    result = run("verify", copy)
+    assert result.exit_code == 2
+    assert "encode_image.embedding: expected the float model's answers to 200 samples" in result.stderr
+
+
+def test_a_report_of_nothing_is_no_pass() -> None:
+    assert not ParityReport("host-runtime", 0, ()).passed
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "NaN", "-Infinity", "1e999", "[" * 100_000])
+def test_a_manifest_of_numbers_that_are_none_is_refused(value: str, bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+    text = (copy / "manifest.json").read_text()
+    scale = re.search(r'"logit_scale": ([\d.]+)', text)
+    assert scale
+    (copy / "manifest.json").write_text(text.replace(scale[1], value, 1))
+    result = run("inspect", copy)
+    assert result.exit_code == 2
+    assert "expected a finite number" in result.stderr or "not readable as JSON" in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
 
 
 def test_inspect_shows_ops_precision_and_sizes(bundle: Path) -> None:

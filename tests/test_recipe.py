@@ -79,7 +79,7 @@ STATIC = "weights: {dtype: int8}\nactivations:\n  ranges: static\n"
             r"weights\.int4_share: expected a number from 0 to 1, got 1\.5",
         ),
         (FP16 + "weights: {sparsity: -0.1}\n", r"weights\.sparsity: expected a number from 0 to 1, got -0\.1"),
-        (FP16 + "weights: {sparsity: .nan}\n", r"weights\.sparsity: expected a number from 0 to 1, got nan"),
+        (FP16 + "weights: {sparsity: .nan}\n", r"weights\.sparsity: expected a finite number, got nan"),
         (FP16 + "weights: {sparsity: 1.0}\n", r"weights\.sparsity: expected less than 1: nothing would be left"),
         (FP16 + "weights: {dtype: int4, sparsity: 0.5}\n", "sparsity goes with float or int8 weights, got int4"),
         (FP16 + "weights: {dtype: palette-6, sparsity: 0.5}\n", "float or int8 weights, got palette-6"),
@@ -279,6 +279,13 @@ def test_only_what_differs_can_be_written() -> None:
         f"name: int8\nprecision: fp16\nsummary: '{BUILTIN['int8'].summary}'\nparity:\n  min_cosine: 0.99\n"
         "  min_top1_agreement: 0.95\n# Integers.\nweights:\n  dtype: int8\nactivations:\n  ranges: dynamic\n"
     )
+
+
+@pytest.mark.parametrize("name", ["1e3", "-.5e-2", "1.e+7", "0x1f", "yes", "null", "2026-11-28", "12:30"])
+def test_a_text_that_looks_like_something_else_is_written_as_a_text(name: str) -> None:
+    text = schema.to_yaml(replace(BUILTIN["int8"], name=name), {})
+    data = schema.read_yaml(text, where="x", error=RecipeError)
+    assert schema.read(Recipe, data, where="x", error=RecipeError).name == name
 
 
 def _run(*arguments: str | Path) -> Result:

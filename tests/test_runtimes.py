@@ -152,6 +152,16 @@ def test_the_original_takes_rows_of_any_number_and_answers_each_as_alone() -> No
         Original(program.module, {"both": max}, {"both": two}).run("both", {"a": rows[:1], "b": rows[:2]})
 
 
+def test_a_closed_original_answers_nothing() -> None:
+    program = library.towers()["encode_image"]
+    original = Original(program.module, {"encode_image": program.module}, {"encode_image": program.spec})
+    original.close()
+    with pytest.raises(TensorError, match="closed"):
+        original.answer({"pixels": PIXELS[0]})
+    with pytest.raises(TensorError, match="this bundle has none"):
+        original.run("encode_image", {"pixels": PIXELS[0]})
+
+
 def test_a_head_goes_on_from_the_answer_that_is_there() -> None:
     program, seen = library.towers()["encode_image"], []
 

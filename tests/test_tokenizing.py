@@ -310,6 +310,44 @@ def test_a_form_that_transformers_makes_ids_of_is_shipped_where_the_file_lacks_a
     assert opened(checkpoint, tmp_path / "bundle").encode(TEXTS).tolist() == expected
 
 
+@pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_token_that_transformers_alone_adds_is_on_the_device_or_refused(
+    known: bool, special: bool, tmp_path: Path
+) -> None:
+    """Named in `tokenizer_config.json`: a piece of the vocabulary, or one behind it that has an embedding, too."""
+    size = write_clip_tokenizer(tmp_path)
+    vocabulary = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    name, number = next(reversed(vocabulary.items())) if known else ("catty", size)
+    added = {"content": name, "special": special, "normalized": False}
+    added |= dict.fromkeys(("lstrip", "rstrip", "single_word"), False)
+    edit(tmp_path / "tokenizer_config.json", added_tokens_decoder={str(number): added})
+    texts = [f"a {name} b", f"x{name}y", name]
+    expected = oracle_ids(CLIPTokenizer.from_pretrained(tmp_path), texts, 16)
+    assert any(number in ids for ids in expected)
+    with (
+        contextlib.nullcontext() if known else pytest.raises(CheckpointError, match="expected the ids of transformers'")
+    ):
+        checkpoint = from_checkpoint(tmp_path, family="clip", context_length=16, vocabulary_size=size + 1)
+        assert opened(checkpoint, tmp_path / "bundle").encode(texts).tolist() == expected
+
+
+@pytest.mark.parametrize("length", [16, 77, 512, 1024])
+def test_a_text_that_is_cut_differs_at_any_length(length: int, tmp_path: Path) -> None:
+    """transformers keeps both ends of a cut text, a device one."""
+    write_clip_tokenizer(tmp_path, context_length=length)
+    ends = [("<|startoftext|>", 702), ("<|endoftext|>", 703)]
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    ends = [(name, tokenizer.token_to_id(name)) for name, _ in ends]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|startoftext|> $A <|endoftext|> <|endoftext|>", special_tokens=ends
+    )
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    edit(tmp_path / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    with pytest.raises(CheckpointError, match="expected the ids of transformers'"):
+        from_checkpoint(tmp_path, family="clip", context_length=length)
+
+
 def test_clips_tokenizer_json_of_transformers_4_is_shipped_as_it_is(tmp_path: Path) -> None:
     """openai/clip-*'s: its pattern does not know the special tokens."""
     write_clip_tokenizer(tmp_path)

@@ -106,22 +106,32 @@ def read_golden(data: Any, *, where: str, newer: bool) -> Golden:
             f"{where}: expected schema_version {SCHEMA_VERSION}, got {version!r}",
             hint="update edgevlm, or convert the model again with this one" if is_later else "convert the model again",
         )
-    data = _upgraded(data) if version == 1 else data
+    data = _upgraded(data, where) if version == 1 else data
     return schema.read(Golden, data, where=where, error=BundleError, ignored=[] if newer else None)
 
 
-def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
-    """A `golden.json` of bundles up to format 1.2, whose pictures and texts had a field an output."""
+_ANSWERS_OF_1 = {
+    "pictures": {"embedding": "encode_image", "scores": "classify"},
+    "texts": {"embedding": "encode_text"},
+}
+"""The keys of a picture and of a text up to format 1.2, each with the component whose output it is; null without it."""
 
-    def upgrade(sample: Any, component: str) -> Any:
+
+def _upgraded(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """A `golden.json` of bundles up to format 1.2, whose pictures and texts had a key an output."""
+
+    def upgrade(sample: Any, components: Mapping[str, str], path: str) -> Any:
         if not isinstance(sample, dict):
             return sample
-        kept = {key: value for key, value in sample.items() if key not in ("embedding", "scores")}
-        answers = {component: ("embedding", sample.get("embedding")), "classify": ("scores", sample.get("scores"))}
-        return kept | {"answers": {name: {output: row} for name, (output, row) in answers.items() if row is not None}}
+        for output in components:
+            if output not in sample:
+                raise BundleError(f"{where}{path}: the key {output!r} is missing")
+        kept = {key: value for key, value in sample.items() if key not in components}
+        answered = {name: {key: sample[key]} for key, name in components.items() if sample[key] is not None}
+        return kept | {"answers": answered}
 
     found = data | {"schema_version": SCHEMA_VERSION}
-    for key, component in (("pictures", "encode_image"), ("texts", "encode_text")):
+    for key, components in _ANSWERS_OF_1.items():
         if isinstance(data.get(key), list):
-            found[key] = [upgrade(sample, component) for sample in data[key]]
+            found[key] = [upgrade(sample, components, f".{key}[{i}]") for i, sample in enumerate(data[key])]
     return found

@@ -64,7 +64,7 @@ class ParityCheck:
 
     component: str
     measure: str
-    value: float
+    value: Annotated[float, Quantity(finite=False)]
     limit: float | None
     passed: bool
 
@@ -86,7 +86,8 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
+        """Whether something was compared, and all that was is within its limit."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
 
 
 @dataclass(frozen=True)

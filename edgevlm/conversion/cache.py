@@ -31,6 +31,7 @@ TOOLS = (
     "coremltools",
     "executorch",
     "litert-torch",
+    "litert-converter",
     "ai-edge-litert",
     "ai-edge-quantizer",
     "numpy",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.bundle.golden import REFERENCE
 from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
 from edgevlm.bundle.manifest import SUFFIX, Labels, ParityReport
 from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
@@ -18,7 +19,15 @@ from edgevlm.bundle.staging import refuse_existing, staged
 from edgevlm.conversion import audit, cache
 from edgevlm.conversion.contents import make_manifest, write_golden
 from edgevlm.conversion.prepared import Prepared
-from edgevlm.errors import CheckFailed, EdgeVLMError, MissingDependency, RecipeError, UnsupportedError, named_failures
+from edgevlm.errors import (
+    BundleError,
+    CheckFailed,
+    EdgeVLMError,
+    MissingDependency,
+    RecipeError,
+    UnsupportedError,
+    named_failures,
+)
 from edgevlm.graphs.program import Programs
 from edgevlm.inputs.rows import PIXELS, Rows, make_rows
 from edgevlm.inputs.texts import Tokenizer
@@ -106,7 +115,8 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
         EdgeVLMError: what is wrong with the request or the model itself, before the long work starts.
     """
     if find_spec("torch") is None:
-        raise MissingDependency("torch", extra=request.targets[0] if len(request.targets) == 1 else "all")
+        known = len(request.targets) == 1 and request.targets[0] in registry.CONVERTERS
+        raise MissingDependency("torch", extra=request.targets[0] if known else "all")
     for target in request.targets:
         registry.converter(target)
         refuse_existing(request.destination(target), force=request.force)
@@ -186,10 +196,22 @@ def fixtures(bundle: Bundle) -> tuple[Rows, Answers]:
     """The parity samples of a bundle, and the float original's answers to them.
 
     Raises:
-        BundleError: the golden fixtures are not readable.
+        BundleError: the golden fixtures are not readable, or lack an answer that a component's spec names.
     """
     stored, pictures, reference = golden.read(bundle.path, newer=bundle.is_newer)
     rows = make_rows(pictures, stored.sample_texts, bundle.manifest.image, Tokenizer.of_bundle(bundle))
+    for name, component in bundle.components.items():
+        inputs = [rows[tensor.name] for tensor in component.spec.inputs if tensor.name in rows]
+        for output in component.spec.outputs:
+            expected = (len(inputs[0]) if inputs else 0, *output.shape[1:])
+            found = reference.get(name, {}).get(output.name)
+            if found is None or found.shape != expected or not len(found):
+                raise BundleError(
+                    f"{bundle.path / REFERENCE}: {name}.{output.name}: expected the float model's answers to "
+                    f"{len(inputs[0]) if inputs else 'the'} samples, float32 {list(expected)}, got "
+                    f"{'nothing' if found is None else list(found.shape)}",
+                    hint="without them the artefact is held against nothing: convert the model again",
+                )
     return rows, reference
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.spec import Array, ComponentSpec, ImagePreprocessing
+from edgevlm.errors import TensorError
 from edgevlm.inputs.rows import Rows, inputs_of, is_answerable
 from edgevlm.targets.boundary import find_component, validate_rows
 from edgevlm.targets.runtime import Closing
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from edgevlm.models.network import Network
 
-_ROWS_AT_ONCE = 16
+_ROWS_ON_A_CPU, _ROWS_ELSEWHERE = 16, 64
 
 Forward = Callable[..., Any]
 """Tensors by position, in the order of a component's inputs -> one tensor, or a tuple, in that of its outputs."""
@@ -110,7 +111,13 @@ class Original(Closing):
         return self._answer(spec, partial(self.forward, component), tuple(validate_rows(spec, inputs).values()))
 
     def answer(self, rows: Rows) -> dict[str, dict[str, NDArray[np.float32]]]:
-        """What every component whose inputs are there answers to all rows: component -> output -> [N, ...]."""
+        """What every component whose inputs are there answers to all rows: component -> output -> [N, ...].
+
+        Raises:
+            TensorError: a row is not what a component's spec says, or this original is closed.
+        """
+        if not self._functions:
+            raise TensorError("this original is closed: it has no components any more")
         answers: dict[str, dict[str, NDArray[np.float32]]] = {}
         for name, spec in self.specs.items():
             if not is_answerable(spec, rows):
@@ -125,11 +132,13 @@ class Original(Closing):
     def _answer(self, spec: ComponentSpec, forward: Forward, rows: Sequence[Array]) -> dict[str, NDArray[np.float32]]:
         import torch
 
+        device = next((each.device.type for each in self.network.parameters()), "cpu")
+        at_once = _ROWS_ON_A_CPU if device == "cpu" else _ROWS_ELSEWHERE
         parts: list[list[NDArray[np.float32]]] = [[] for _ in spec.outputs]
         with torch.no_grad():
-            for start in range(0, len(rows[0]), _ROWS_AT_ONCE):
+            for start in range(0, len(rows[0]), at_once):
                 # A copy: torch.from_numpy would hand the module the caller's memory.
-                tensors = (torch.tensor(array[start : start + _ROWS_AT_ONCE]) for array in rows)
+                tensors = (torch.tensor(array[start : start + at_once]) for array in rows)
                 for part, value in zip(parts, _tuple(forward(*tensors)), strict=True):
                     part.append(value.detach().to("cpu", torch.float32).numpy().copy())
         return {
@@ -138,8 +147,10 @@ class Original(Closing):
         }
 
     def close(self) -> None:
-        """Lets go of the components; a closed session has none."""
+        """Lets go of the network; a closed session has no components."""
         self.specs.clear()
+        self._functions.clear()
+        del self.network
 
 
 def image_reference(network: Network, image: ImagePreprocessing) -> Forward:

@@ -103,7 +103,7 @@ def read(folder: Path, *, newer: bool = False) -> tuple[Golden, NDArray[np.uint8
         with Image.open(folder / SAMPLE_SHEET) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))
         pictures = pixels.reshape(-1, SIDE, COLUMNS, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise BundleError(f"{folder}: the golden fixtures cannot be read: {error}") from error
     golden = read_golden(data, where=str(path), newer=newer)
     answers: dict[str, dict[str, F32]] = {}

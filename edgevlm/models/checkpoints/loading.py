@@ -88,7 +88,12 @@ def _read_image_preprocessing(folder: Path, network: Network) -> ImagePreprocess
 
 def _read_tokenizer(folder: Path, family: text_rules.Family, network: Network) -> text_rules.CheckpointTokenizer:
     config = network.config.text_config
-    tokenizer = text_rules.from_checkpoint(folder, family=family, context_length=config.max_position_embeddings)
+    tokenizer = text_rules.from_checkpoint(
+        folder,
+        family=family,
+        context_length=config.max_position_embeddings,
+        vocabulary_size=config.vocab_size,
+    )
     highest = max(tokenizers.Tokenizer.from_buffer(tokenizer.tokenizer_json).get_vocab().values())
     if highest >= config.vocab_size:
         raise CheckpointError(

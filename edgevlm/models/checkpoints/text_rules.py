@@ -72,7 +72,9 @@ class CheckpointTokenizer:
         return path
 
 
-def from_checkpoint(folder: Path, *, family: Family, context_length: int) -> CheckpointTokenizer:
+def from_checkpoint(
+    folder: Path, *, family: Family, context_length: int, vocabulary_size: int | None = None
+) -> CheckpointTokenizer:
     """Reads the tokenizer of a checkpoint in Hugging Face format: any class that has a `tokenizers` backend.
 
     `tokenizer.json` is taken as it is. Where there is none, or where transformers makes other ids of the same
@@ -84,6 +86,8 @@ def from_checkpoint(folder: Path, *, family: Family, context_length: int) -> Che
         folder: The checkpoint.
         family: What the checkpoint's `config.json` says that it is.
         context_length: Ids in each row, from `text_config.max_position_embeddings`.
+        vocabulary_size: Token embeddings that there are, from `text_config.vocab_size`; None where that is not known.
+            Tokens beyond are not looked for.
 
     Raises:
         CheckpointError: a file is missing or damaged; the tokenizer needs the checkpoint's own code or Python's, pads
@@ -104,14 +108,15 @@ def from_checkpoint(folder: Path, *, family: Family, context_length: int) -> Che
             hint="copy tokenizer.json from the checkpoint that this one was tuned from, if that has one",
         )
     spec = _read_rules(folder, form, original, context_length)
-    difference = _find_difference(folder, spec, form, original)
+    tokens = _added_tokens(original, vocabulary_size)
+    difference = _find_difference(folder, spec, form, original, tokens)
     if difference is None:
         return CheckpointTokenizer(spec, form.tokenizer_json)
     if built is not None and file is not None:
         form = _Form(built, parse(built, original.name))
         if form.tokenizer.get_vocab() == file.tokenizer.get_vocab():
             spec = _read_rules(folder, form, original, context_length)
-            if _find_difference(folder, spec, form, original) is None:
+            if _find_difference(folder, spec, form, original, tokens) is None:
                 return CheckpointTokenizer(spec, form.tokenizer_json)
     raise CheckpointError(
         f"{folder}: expected the ids of transformers' {original.name} on a device too, for the text "
@@ -332,17 +337,32 @@ class _Difference:
     got: list[int]
 
 
-def _find_difference(folder: Path, spec: TextPreprocessing, form: _Form, original: _Original) -> _Difference | None:
-    """The first text whose ids on a device are not transformers' own."""
+def _added_tokens(original: _Original, vocabulary_size: int | None) -> list[str]:
+    """Special and other tokens that are found in a text as they stand, before it is taken apart, and have an embedding.
+
+    One that transformers put behind the vocabulary has none.
+    """
+    vocabulary = original.tokenizer.get_vocab()
+    least = len(vocabulary) if vocabulary_size is None else vocabulary_size
+    found = {str(token): number for number, token in original.tokenizer.added_tokens_decoder.items()}
+    found |= {token: vocabulary[token] for token in original.tokenizer.all_special_tokens if token in vocabulary}
+    return [token for token, number in found.items() if number < least]
+
+
+def _find_difference(
+    folder: Path, spec: TextPreprocessing, form: _Form, original: _Original, tokens: Sequence[str]
+) -> _Difference | None:
+    """The first text whose ids on a device are not transformers' own.
+
+    Args:
+        tokens: What `_added_tokens` found.
+    """
     device, length = Tokenizer.from_bytes(spec, form.tokenizer_json), spec.context_length
-    texts = list(AWKWARD_TEXTS)
+    texts = [*AWKWARD_TEXTS, "word " * length]
     if spec.canonicalisation == "none" and not spec.lower_case:
         # Elsewhere a special token's own text is canonicalised first on a device, as in the original training, where
-        # transformers looks for the token first. One that transformers put behind the vocabulary has no embedding.
-        known = [
-            token for token in original.tokenizer.all_special_tokens if form.tokenizer.token_to_id(token) is not None
-        ]
-        texts += [f"a {token} b" for token in known]
+        # transformers looks for the token first.
+        texts += [text for token in tokens for text in (f"a {token} b", f"x{token}y")]
     given = texts if original.canonicalises_itself else [device.canonical(text) for text in texts]
     with _reading(folder, original.name):
         rows = original.tokenizer(given, padding="max_length", truncation=True, max_length=length)["input_ids"]
