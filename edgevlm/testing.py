@@ -2,7 +2,8 @@
 
     def test_the_best_label_is_shown():
         model = FakeModel(labels=("a cat", "a dog"), answers={"classify": [[0.9, 0.1]]})
-        assert caption(model, "anything.png") == "a cat"  # `caption` is the app's; it takes what `edgevlm.open` gives
+        picture = np.zeros((80, 70, 3), np.uint8)  # or a file: it is opened as ever
+        assert caption(model, picture) == "a cat"  # `caption` is the app's; it takes what `edgevlm.open` gives
 
         (call,) = model.session.calls
         assert call.component == "classify"
