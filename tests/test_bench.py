@@ -218,7 +218,8 @@ def test_core_ml_is_not_timed_where_it_is_evaluated(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_other_toolchains_files_run_beside_ours(bundle: Bundle, tmp_path: Path) -> None:
+def test_other_toolchains_files_run_beside_ours(tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8", image_only=True)
     done = bench(bundle.path, "--out", tmp_path, "--peers", *QUICK)
     assert done.exit_code == 0, done.output
     ours, *peers = found_in(tmp_path)

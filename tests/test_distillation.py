@@ -154,11 +154,8 @@ def test_a_stopped_run_ends_with_the_same_bits(teacher: Path, pictures: Path, ca
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_killed_run_ends_with_the_same_bits(
-    accumulate: int, teacher: Path, pictures: Path, cache: Path, tmp_path: Path
-) -> None:
-    more = ("--epochs", "8", "--recipe", "clip-kd", "--checkpoint-every", "0", "--accumulate", str(accumulate))
+def test_a_killed_run_ends_with_the_same_bits(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    more = ("--epochs", "8", "--recipe", "clip-kd", "--checkpoint-every", "0", "--accumulate", "2")
     straight = run(command(teacher, pictures, cache, tmp_path / "straight", *more))
     assert straight.exit_code == 0, straight.output
     arguments = command(teacher, pictures, cache, tmp_path / "killed", *more)

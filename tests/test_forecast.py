@@ -30,6 +30,8 @@ from edgevlm.process.progress import silent
 from edgevlm.targets import registry
 
 TARGETS = tuple(registry.CONVERTERS)
+FLOATS = ("fp32", "fp16")
+"""Precisions of which the library has bundles of towers, and none of layers."""
 REFUSED = {
     *(("executorch", recipe) for recipe in ("int8-weights", "palette-6", "palette-4")),
     *(("tflite", recipe) for recipe in ("palette-6", "palette-4")),
@@ -38,8 +40,8 @@ REFUSED = {
 TAKEN = [
     pytest.param(target, recipe, marks=() if (target, recipe) in library.QUICK else pytest.mark.slow)
     for target in TARGETS
-    for recipe in (("fp32", "fp16", "int8") if target == "executorch" else BUILTIN)
-    if (target, recipe) not in REFUSED
+    for recipe in (("int8",) if target == "executorch" else BUILTIN)
+    if recipe not in FLOATS and (target, recipe) not in REFUSED
 ]
 
 
@@ -78,6 +80,22 @@ def test_the_least_system_is_the_one_that_the_artefact_needs(
     made = library.layer_bundle(target, recipe)
     assert dict(expected.requires) == dict(made.manifest.requires)
     assert abs(expected.size_bytes - made.artefact_bytes) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [
+        pytest.param(target, precision, marks=pytest.mark.slow if target != "coreml" and precision == "fp16" else ())
+        for target in TARGETS
+        for precision in FLOATS
+    ],
+)
+def test_so_is_that_of_an_artefact_without_integers(target: str, precision: str) -> None:
+    (found,) = forecast.forecast(library.towers(), (target,), (BUILTIN[precision],))
+    made = library.tower_bundle(target, precision)
+    assert found.footprint is not None
+    assert dict(found.footprint.requires) == dict(made.manifest.requires)
+    assert abs(found.footprint.size_bytes - made.artefact_bytes) < 100_000
 
 
 @pytest.mark.parametrize(

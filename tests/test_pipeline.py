@@ -46,7 +46,7 @@ CASES = [
         pytest.param((model, recipe, TARGETS), id=f"{model}-{recipe}-every-target", marks=pytest.mark.slow)
         for model in MODELS
         for recipe in ("fp32", "fp16")
-        if (model, recipe) != ("siglip", "fp16")
+        if (model, recipe) not in (("siglip", "fp16"), ("student", "fp16"))
     ),
 ]
 
