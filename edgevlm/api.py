@@ -10,6 +10,7 @@ from edgevlm.bundle import Bundle, Labels, Recipe
 from edgevlm.errors import InputError, ParityFailed
 from edgevlm.inference.embedder import BundleModel
 from edgevlm.inputs.labels import PLAIN
+from edgevlm.inputs.sequences import listed_texts
 
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationSource
@@ -196,6 +197,7 @@ def _labels(
                 hint="give the names alone: labels=labels.names",
             )
         return names
+    names, templates = listed_texts(names, "labels"), listed_texts(templates, "templates")
     if isinstance(descriptions, str | Path):
         descriptions = Descriptions.read(Path(descriptions))
     texts = None if descriptions is None else label_texts(names, templates, descriptions)

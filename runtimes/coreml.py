@@ -22,7 +22,7 @@ from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency
 from edgevlm.targets.boundary import find_component, validate_inputs
 from edgevlm.targets.inspection import Advice, OpCount, OpCoverage, Package
-from edgevlm.targets.runtime import Closing, TracedOp
+from edgevlm.targets.runtime import SerialSession, TracedOp
 
 if TYPE_CHECKING:
     from edgevlm.bundle.bundle import Bundle
@@ -136,7 +136,7 @@ class CoreMLRuntime:
         return coverage()
 
 
-class CoreMLSession(Closing):
+class CoreMLSession(SerialSession[_Predictor]):
     """An open Core ML bundle.
 
     Attributes:
@@ -144,35 +144,23 @@ class CoreMLSession(Closing):
     """
 
     def __init__(self, components: Mapping[str, tuple[ComponentSpec, _Predictor]], *, evidence: str) -> None:
+        super().__init__(components)
         self.evidence = evidence
-        self._components = dict(components)
 
-    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        """Runs one component once.
-
-        Returns:
-            The outputs of the component's spec as float32, shaped as it says.
-
-        Raises:
-            TensorError: there is no such component; or a name, dtype or shape is not what its spec says.
-            BundleError: an output has not the shape that the spec says.
-        """
-        spec, predictor = find_component(self._components, component)
-        answers = predictor.predict(validate_inputs(spec, inputs))
+    def _compute(
+        self, spec: ComponentSpec, predictor: _Predictor, arrays: Mapping[str, Array]
+    ) -> dict[str, NDArray[np.float32]]:
+        answers = predictor.predict(arrays)
         results: dict[str, NDArray[np.float32]] = {}
         for output in spec.outputs:
             answer = np.asarray(answers[output.name], dtype=np.float32)
             if answer.shape != output.shape:
                 raise BundleError(
-                    f"{component}: output {output.name!r}: expected shape {list(output.shape)}, "
+                    f"{spec.name}: output {output.name!r}: expected shape {list(output.shape)}, "
                     f"got {list(answer.shape)}"
                 )
             results[output.name] = answer
         return results
-
-    def close(self) -> None:
-        """Lets go of the programs; a closed session has no components."""
-        self._components.clear()
 
 
 class _EvaluatedProgram:

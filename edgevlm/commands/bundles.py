@@ -196,6 +196,7 @@ def run(
     """
     from edgevlm import api
     from edgevlm.commands import showing
+    from edgevlm.inputs.labels import read_or_split
     from edgevlm.process import terminal
 
     if labels is not None and text is not None:
@@ -209,7 +210,7 @@ def run(
             if text is not None:
                 scores = model.encode_image(images) @ model.encode_text([text]).T
             else:
-                names = _split_labels(labels) if labels is not None else model.labels
+                names = read_or_split(labels) if labels is not None else model.labels
                 texts = names if descriptions is None else _describe(names, descriptions, model.tokenizer)
                 scores = model.classify(images, None if labels is None else texts)
     showing.notes(model.bundle)
@@ -245,14 +246,3 @@ def _describe(names: tuple[str, ...], path: Path, tokenizer: Tokenizer | None) -
     if tokenizer is not None:
         labels.check_lengths(names, texts, tokenizer)
     return texts
-
-
-def _split_labels(text: str) -> tuple[str, ...]:
-    from edgevlm.inputs import labels
-
-    if Path(text).is_file():
-        return labels.read(Path(text)).names
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not names:
-        raise InputError(f"--labels: expected labels with commas between them, or a file, got {text!r}")
-    return names

@@ -21,6 +21,7 @@ from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError
 from edgevlm.graphs.program import Programs
+from edgevlm.inputs.labels import numbered_lines
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, Rows, make_rows, takes
 from edgevlm.models.model import Model
 from edgevlm.process.progress import Progress
@@ -166,9 +167,9 @@ def _choose_texts(pictures: Dataset, source: CalibrationSource, wanted: Calibrat
         of_labels = [template.format(label) for template in TEMPLATES for label in pictures.labels]
         return tuple(said or of_labels)[: wanted.samples]
     try:
-        lines = source.texts.read_text(encoding="utf-8").splitlines()
+        text = source.texts.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{source.texts}: cannot be read: {error}") from error
-    texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    texts = list(dict.fromkeys(line for _, line in numbered_lines(text)))
     _refuse_few(str(source.texts), "texts", len(texts), wanted.samples)
     return tuple(random.Random(f"texts/{wanted.seed}").sample(texts, wanted.samples))

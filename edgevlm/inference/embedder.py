@@ -13,6 +13,7 @@ from edgevlm.bundle.spec import F32
 from edgevlm.errors import BundleError, LabelError, TensorError
 from edgevlm.inference.embeddings import average, label_scores
 from edgevlm.inputs.pictures import Picture, preprocess
+from edgevlm.inputs.sequences import listed_pictures, listed_texts
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets import registry
 from edgevlm.targets.runtime import Closing, Session
@@ -90,16 +91,18 @@ class BundleModel(Closing):
         True
 
         Args:
-            images: Paths, PIL images, encoded bytes or uint8 [H, W, 3] arrays; N of them.
+            images: Paths, PIL images, encoded bytes or uint8 [H, W, 3] arrays; N of them, in a sequence.
 
         Returns:
             float32 [N, D], unit norm.
 
         Raises:
+            InputError: one picture in place of a sequence.
             ImageError: a picture cannot be decoded.
             TensorError: the bundle has no `encode_image`.
         """
-        rows = [self._run("encode_image", "pixels", preprocess(image, self.bundle.manifest.image)) for image in images]
+        rules, pictures = self.bundle.manifest.image, listed_pictures(images)
+        rows = [self._run("encode_image", "pixels", preprocess(picture, rules)) for picture in pictures]
         return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
 
     def encode_text(self, texts: Sequence[str]) -> F32:
@@ -143,12 +146,15 @@ class BundleModel(Closing):
 
         Raises:
             LabelError: no labels given and none baked in, or a label without a text.
+            InputError: one picture or one label in place of a sequence.
         """
         if labels is None:
             if not self.labels:
                 raise LabelError("expected labels: this bundle has none baked in")
-            rows = [self._run("classify", "pixels", preprocess(image, self.bundle.manifest.image)) for image in images]
+            rules, pictures = self.bundle.manifest.image, listed_pictures(images)
+            rows = [self._run("classify", "pixels", preprocess(picture, rules)) for picture in pictures]
             return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+        labels = listed_texts(labels, "labels")
         if not labels:
             raise LabelError("expected at least one label, got none")
         if self.tokenizer is None and all(label in self.labels for label in labels):
@@ -157,7 +163,7 @@ class BundleModel(Closing):
         return label_scores(self.encode_image(images), self._embed_labels(labels), self.bundle.manifest.logit_scale)
 
     def _embed_labels(self, labels: Sequence[str | Sequence[str]]) -> F32:
-        several = [(label,) if isinstance(label, str) else tuple(label) for label in labels]
+        several = [(label,) if isinstance(label, str) else tuple(listed_texts(label)) for label in labels]
         if not all(several):
             raise LabelError(f"label {several.index(())}: expected at least one text, got none")
         embeddings = self.encode_text([text for texts in several for text in texts])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edgevlm.bundle.manifest import Labels
@@ -10,6 +11,8 @@ from edgevlm.errors import LabelError
 from edgevlm.inputs.texts import Tokenizer
 
 PLAIN = "{}"
+_PATH = re.compile(r"^[.~]{0,2}[/\\]|^\S+[/\\]\S+$|\.(txt|csv|tsv|jsonl?|ya?ml|md|labels|names|list)$", re.IGNORECASE)
+"""A label that rather is a path."""
 
 
 def read(path: Path, templates: Sequence[str] = ()) -> Labels:
@@ -27,22 +30,50 @@ def read(path: Path, templates: Sequence[str] = ()) -> Labels:
     return Labels(names, tuple(templates) or (PLAIN,))
 
 
+def read_or_split(given: str) -> tuple[str, ...]:
+    """The labels of a file, or those that are written out with commas between them.
+
+    >>> read_or_split("a cat, a dog")
+    ('a cat', 'a dog')
+
+    Raises:
+        LabelError: what looks like a path is no file, the file is not one of labels, or nothing is there.
+    """
+    path = Path(given)
+    if path.is_file():
+        return read(path).names
+    if path.is_dir() or ("," not in given and _PATH.search(given)):
+        raise LabelError(
+            f"{given}: expected a file with a label per line, got {'a folder' if path.is_dir() else 'no such file'}",
+            hint=f'for a label of that name put a comma behind it: "{given},"',
+        )
+    names = tuple(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))
+    if not names:
+        raise LabelError(f"expected labels with commas between them, or a file, got {given!r}")
+    return names
+
+
 def parse(text: str, *, where: str) -> tuple[str, ...]:
-    """The labels in a text, one a line; blank lines do not count.
+    """The labels in a text, one a line; blank lines do not count, nor do comments, which begin with `#`.
 
     Raises:
         LabelError: there is none, or one occurs twice.
     """
     names: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        name = line.strip()
+    for number, name in numbered_lines(text):
         if name in names:
             raise LabelError(f"{where}: line {number} repeats the label {name!r} of line {names[name]}")
-        if name:
-            names[name] = number
+        names[name] = number
     if not names:
         raise LabelError(f"{where}: expected a label per line, got none")
     return tuple(names)
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text that hold something, stripped, each with its number; comments begin with `#`."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if (line := line.strip()) and not line.startswith("#"):
+            yield number, line
 
 
 def fill(names: Sequence[str], templates: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -19,6 +19,7 @@ from tokenizers import normalizers
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import CheckpointError, InputError
+from edgevlm.inputs.sequences import listed_texts
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -77,8 +78,9 @@ class Tokenizer:
         Raises:
             InputError: not a sequence of texts, or a text that is not valid Unicode.
         """
-        ids = np.full((len(texts), self.spec.context_length), self.spec.pad_id, np.int32)
-        for row, tokens in zip(ids, self._tokens(texts), strict=True):
+        found = self._tokens(texts)
+        ids = np.full((len(found), self.spec.context_length), self.spec.pad_id, np.int32)
+        for row, tokens in zip(ids, found, strict=True):
             if len(tokens) > len(row):
                 ending = [] if self.spec.eot_id is None else [self.spec.eot_id]
                 tokens = tokens[: len(row) - len(ending)] + ending
@@ -94,8 +96,7 @@ class Tokenizer:
         return len(self._tokens([text])[0])
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        if isinstance(texts, str):
-            raise InputError("expected a sequence of texts, got one text", hint="put it in a list: [text]")
+        texts = listed_texts(texts)
         for text in texts:
             if not isinstance(text, str):
                 raise InputError(f"expected texts, got {type(text).__name__} among them")

@@ -50,7 +50,7 @@ class Attention(nn.Module):
         self.out: nn.Linear = attention.out_proj
 
     def forward(self, queried: Tensor, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """`queried` [N, Q, C] looks at `tokens` [N, T, C] -> [N, Q, C]. `mask` is added to scores [N, heads, Q, T]."""
+        """`queried` [N, Q, C] looks at `tokens` [N, T, C] -> [N, Q, C]. `mask`: see `attend`."""
         mixed = attend(self.query(queried), self.key(tokens), self.value(tokens), self.heads, mask)
         return self.out(mixed)  # type: ignore[no-any-return]
 
@@ -111,12 +111,14 @@ class EndOfText(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
     """softmax(query @ key / sqrt(C / heads) + mask) @ value, head by head.
 
-    The query is scaled rather than the scores: fewer products, and scores that stay small in float16.
+    The query is scaled rather than the scores: fewer products, and scores that stay small in float16. Heads are rows of
+    a batch, so that scores and mask have three axes each: LiteRT's GPU delegate adds a mask of four axes to products of
+    three, into which the converter turns those of four, wrongly and in silence (LiteRT issue 8980).
 
     Args:
         query: [N, Q, C]
         key, value: [N, T, C]
-        mask: Broadcast to [N, heads, Q, T].
+        mask: [1, Q, T], added to the scores of every head.
 
     Returns:
         [N, Q, C]
@@ -124,23 +126,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor |
     batch, rows, width = query.shape
     size = width // heads
     query, key, value = (
-        tensor.reshape(batch, -1, heads, size).transpose(1, 2) for tensor in (query * size**-0.5, key, value)
+        tensor.reshape(len(tensor), -1, heads, size).transpose(1, 2).flatten(0, 1)
+        for tensor in (query * size**-0.5, key, value)
     )
-    scores = query @ key.transpose(-1, -2)
+    scores = query @ key.transpose(1, 2)
     weights = (scores if mask is None else scores + mask).softmax(-1)
-    return (weights @ value).transpose(1, 2).reshape(batch, rows, width)
+    return (weights @ value).unflatten(0, (batch, heads)).transpose(1, 2).reshape(batch, rows, width)
 
 
 def causal_mask(length: int) -> Tensor:
-    """float32 [1, 1, length, length]: 0 where a row may see a column, `MASKED` where that lies in its future."""
-    return torch.full((1, 1, length, length), MASKED).triu(1)
+    """float32 [1, length, length]: 0 where a row may see a column, `MASKED` where that lies in its future."""
+    return torch.full((1, length, length), MASKED).triu(1)
 
 
 def unit_norm(vectors: Tensor) -> Tensor:
     """[N, D] -> [N, D] of length one.
 
     Divided by the largest entry first: the square of a length above 256 overflows float16, and so do CLIP's; after
-    it the sum of squares lies in 1..D. A row of zeros gives NaN, as in transformers.
+    it the sum of squares lies in 1..D. A row of zeros gives NaN, as in transformers. Multiplied by rsqrt: divided by
+    sqrt, the converter to TFLite makes one op of it that LiteRT's GPU delegate leaves to the CPU.
     """
     vectors = vectors / vectors.abs().amax(-1, keepdim=True)
-    return vectors / (vectors * vectors).sum(-1, keepdim=True).sqrt()
+    return vectors * (vectors * vectors).sum(-1, keepdim=True).rsqrt()

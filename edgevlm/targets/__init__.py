@@ -32,7 +32,7 @@ from edgevlm.targets.inspection import (
     PackageReader,
     PackageValue,
 )
-from edgevlm.targets.runtime import Closing, Runtime, Session, TracedOp
+from edgevlm.targets.runtime import Closing, Runtime, SerialSession, Session, TracedOp
 
 __all__ = [
     "F32",
@@ -57,6 +57,7 @@ __all__ = [
     "Programs",
     "Progress",
     "Runtime",
+    "SerialSession",
     "Session",
     "StoredWeight",
     "TracedOp",

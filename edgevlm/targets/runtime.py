@@ -5,20 +5,26 @@ Nothing here imports a framework, so that a target can be listed, and a bundle i
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.integer_weights import StoredWeight
-from edgevlm.bundle.spec import F32, Array
+from edgevlm.bundle.spec import F32, Array, ComponentSpec
+from edgevlm.errors import UnsupportedError
+from edgevlm.targets.boundary import find_component, validate_inputs
 from edgevlm.targets.inspection import OpCount
 
 if TYPE_CHECKING:
     from edgevlm.bundle.bundle import Bundle
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class TracedOp:
 
 
 class Session(Protocol):
-    """An open bundle that can run; a context manager."""
+    """An open bundle that can run; a context manager. Several threads may use one."""
 
     evidence: str
     """What its answers prove: `host-runtime`, `program-semantics` or `device`."""
@@ -81,6 +87,67 @@ class Closing:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class SerialSession(Closing, Generic[P]):
+    """A session whose components run one at a time: a thread that asks while another is served waits for its turn.
+
+    An interpreter computes in memory of its own, so two threads in one at once would read each other's numbers. To wait
+    costs nothing where nobody else asks. Threads that are to be served side by side open a session each, which holds
+    the weights once more.
+
+    Args:
+        components: By name, its spec and what the target's runtime runs for it.
+    """
+
+    evidence: str
+
+    def __init__(self, components: Mapping[str, tuple[ComponentSpec, P]]) -> None:
+        self._components = dict(components)
+        self._turn = threading.Lock()
+        self._process = os.getpid()
+
+    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """Runs one component once.
+
+        Returns:
+            The outputs of the component's spec, owned by the caller.
+
+        Raises:
+            TensorError: there is no such component; a name, dtype or shape is not what its spec says; or the runtime
+                refuses a value, such as a token id beyond the vocabulary.
+            BundleError: the component cannot be loaded, or answers otherwise than its spec says.
+            UnsupportedError: this process is a fork of the one that opened the session.
+        """
+        if os.getpid() != self._process:
+            raise UnsupportedError(
+                f"{component}: this session was opened by process {self._process}, of which this one is a fork: a "
+                "runtime's threads are not copied with it",
+                hint='open the bundle in the new process, or start that with multiprocessing.get_context("spawn")',
+            )
+        with self._turn:
+            spec, program = find_component(self._components, component)
+            return self._compute(spec, program, validate_inputs(spec, inputs))
+
+    def _compute(self, spec: ComponentSpec, program: P, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """One component's answer to inputs that are known to be right."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Lets go of what the runtime holds; a closed session has no components.
+
+        Raises:
+            UnsupportedError: another thread is being served just now.
+        """
+        if not self._turn.acquire(blocking=False):
+            raise UnsupportedError(
+                "this session cannot be closed while another thread runs it",
+                hint="wait for that thread first, for example with thread.join()",
+            )
+        try:
+            self._components.clear()
+        finally:
+            self._turn.release()
 
 
 class Runtime(Protocol):

@@ -21,7 +21,7 @@ from edgevlm.errors import BundleError, MissingDependency, TensorError, Unsuppor
 from edgevlm.runtimes.executorch.file import Method, count_ops, read_methods, stored_weights
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import OpCount
-from edgevlm.targets.runtime import Closing, TracedOp
+from edgevlm.targets.runtime import SerialSession, TracedOp
 
 if TYPE_CHECKING:
     from edgevlm.bundle.bundle import Bundle
@@ -112,44 +112,33 @@ class ExecuTorchRuntime:
         )
 
 
-class ExecuTorchSession(Closing):
-    """An open ExecuTorch bundle."""
+class ExecuTorchSession(SerialSession[Any]):
+    """An open ExecuTorch bundle, with the program of each component's file."""
 
     evidence = "host-runtime"
 
-    def __init__(self, programs: Mapping[str, tuple[ComponentSpec, Any]]) -> None:
-        self._programs = dict(programs)
+    def __init__(self, components: Mapping[str, tuple[ComponentSpec, Any]]) -> None:
+        super().__init__(components)
         self._methods: dict[str, Any] = {}
 
-    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        """Runs one component once.
-
-        Returns:
-            The outputs of the component's spec, owned by the caller.
-
-        Raises:
-            TensorError: there is no such component; a name, dtype or shape is not what its spec says; or the
-                runtime refuses a value, such as a token id beyond the vocabulary.
-            BundleError: the component cannot be loaded, for example for want of a kernel.
-        """
+    def _compute(
+        self, spec: ComponentSpec, program: Any, arrays: Mapping[str, Array]
+    ) -> dict[str, NDArray[np.float32]]:
         import torch
 
-        spec, program = find_component(self._programs, component)
-        arrays = validate_inputs(spec, inputs)
-        method = self._methods.get(component) or self._load_method(component, program)
+        method = self._methods.get(spec.name) or self._load_method(spec.name, program)
         tensors = [torch.from_numpy(array if array.flags.writeable else array.copy()) for array in arrays.values()]
         try:
             answers = method(tensors)  # copies of the runtime's own memory
         except RuntimeError as error:
             raise TensorError(
-                f"{component}: the runtime refused to run: {error}", hint="token ids must be in the vocabulary"
+                f"{spec.name}: the runtime refused to run: {error}", hint="token ids must be in the vocabulary"
             ) from error
         return {tensor.name: answer.numpy() for tensor, answer in zip(spec.outputs, answers, strict=True)}
 
     def close(self) -> None:
-        """Lets go of the program; a closed session has no components."""
+        super().close()
         self._methods.clear()
-        self._programs.clear()
         _running.discard(self)
 
     def _load_method(self, component: str, program: Any) -> Any:

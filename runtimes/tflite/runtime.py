@@ -20,7 +20,7 @@ from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import OpCount
-from edgevlm.targets.runtime import Closing, TracedOp
+from edgevlm.targets.runtime import SerialSession, TracedOp
 
 if TYPE_CHECKING:
     from edgevlm.bundle.bundle import Bundle
@@ -108,37 +108,19 @@ class TFLiteRuntime:
         return tuple(_traced(interpreter))
 
 
-class TFLiteSession(Closing):
-    """An open TFLite bundle."""
+class TFLiteSession(SerialSession[Any]):
+    """An open TFLite bundle, with the interpreter's runner of each signature."""
 
     evidence = "host-runtime"
 
-    def __init__(self, runners: Mapping[str, tuple[ComponentSpec, Any]]) -> None:
-        self._runners = dict(runners)
-
-    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        """Runs one component once.
-
-        Returns:
-            The outputs of the component's spec, owned by the caller.
-
-        Raises:
-            TensorError: there is no such component; a name, dtype or shape is not what its spec says; or the
-                interpreter refuses a value, such as a token id beyond the vocabulary.
-        """
-        spec, runner = find_component(self._runners, component)
-        arrays = validate_inputs(spec, inputs)
+    def _compute(self, spec: ComponentSpec, runner: Any, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         try:
             answers: dict[str, NDArray[np.float32]] = runner(**arrays)
         except (RuntimeError, ValueError) as error:
             raise TensorError(
-                f"{component}: the interpreter refused to run: {error}", hint="token ids must be in the vocabulary"
+                f"{spec.name}: the interpreter refused to run: {error}", hint="token ids must be in the vocabulary"
             ) from error
         return answers
-
-    def close(self) -> None:
-        """Lets go of the interpreter; a closed session has no components."""
-        self._runners.clear()
 
 
 def _load(path: Path, threads: int | None) -> Any:
