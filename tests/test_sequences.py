@@ -87,3 +87,12 @@ def test_labels_are_those_of_a_file_or_written_out(tmp_path: Path, monkeypatch: 
         labels.read_or_split("robin")
     with pytest.raises(LabelError, match="expected labels with commas between them, or a file"):
         labels.read_or_split(" , ")
+
+
+def test_labels_that_are_the_same_to_the_model_or_are_cut_are_refused() -> None:
+    with FakeModel() as model:
+        with pytest.raises(LabelError, match="the labels 'a cat', 'a cat' are one and the same to the model"):
+            model.classify([PICTURE], ["a cat", "a dog", "a cat"])
+        with pytest.raises(LabelError, match="has 300 tokens, the model's context 256"):
+            model.classify([PICTURE], ["a cat", "x" * 300])
+        model.classify([PICTURE], [("a cat", "a dog"), "a cat"])

@@ -215,6 +215,8 @@ def run(
                 scores = model.classify(images, None if labels is None else texts)
     showing.notes(model.bundle)
     if text is not None:
+        if model.tokenizer is not None:
+            showing.cut_text(text, model.tokenizer)
         _show_ranking(images, text, scores[:, 0].tolist(), as_json)
         return
     if as_json:
@@ -244,5 +246,5 @@ def _describe(names: tuple[str, ...], path: Path, tokenizer: Tokenizer | None) -
 
     texts = label_texts(names, (labels.PLAIN,), Descriptions.read(path))
     if tokenizer is not None:
-        labels.check_lengths(names, texts, tokenizer)
+        labels.check(names, texts, tokenizer)
     return texts

@@ -19,6 +19,7 @@ from edgevlm.process.terminal import table
 if TYPE_CHECKING:
     from edgevlm.conversion.forecast import Forecast
     from edgevlm.conversion.pipeline import Outcome
+    from edgevlm.inputs.texts import Tokenizer
     from edgevlm.targets.converter import OpRange
     from edgevlm.targets.inspection import Advice, OpCount, Package, PackageValue
 
@@ -29,6 +30,13 @@ def notes(bundle: Bundle) -> None:
     """What a user should know about a bundle, on stderr, so that data on stdout stays what it is."""
     for note in bundle.notes:
         click.echo(f"note: {note}", err=True)
+
+
+def cut_text(text: str, tokenizer: Tokenizer) -> None:
+    """Says of a text that is longer than the model's context that its end does not count."""
+    count, length = tokenizer.token_count(text), tokenizer.spec.context_length
+    if count > length:
+        click.echo(f"note: the text has {count} tokens, the model's context {length}: its end does not count", err=True)
 
 
 def outcomes(found: Sequence[Outcome]) -> None:

@@ -147,7 +147,7 @@ def check_labels(model: Model, wanted: Labels) -> tuple[Tokenizer, Sequence[Sequ
 
     Raises:
         UnsupportedError: there is no text tower to embed them.
-        LabelError: one does not fit the model's context.
+        LabelError: one does not fit the model's context, or is the same to the model as another.
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -158,5 +158,5 @@ def check_labels(model: Model, wanted: Labels) -> tuple[Tokenizer, Sequence[Sequ
             hint="leave --labels out to bake those, or train a student that keeps a text tower",
         )
     texts = labels.texts_of(wanted)
-    labels.check_lengths(wanted.names, texts, tokenizer)
+    labels.check(wanted.names, texts, tokenizer)
     return tokenizer, texts

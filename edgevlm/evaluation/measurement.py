@@ -13,7 +13,7 @@ from edgevlm.bundle.spec import F32
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.rendered import RenderedScenes
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
-from edgevlm.errors import DataError, LabelError, UnsupportedError
+from edgevlm.errors import DataError, UnsupportedError
 from edgevlm.evaluation import diagnostics, few_shot, index, retrieval, scene_zero_shot, zero_shot
 from edgevlm.evaluation.answers import Answers, Question, ask_pictures, ask_texts, spread
 from edgevlm.evaluation.diagnostics import Diagnostics
@@ -24,6 +24,7 @@ from edgevlm.evaluation.retrieval import Retrieval
 from edgevlm.evaluation.scene_zero_shot import SceneAccuracy
 from edgevlm.evaluation.zero_shot import ZeroShot
 from edgevlm.inference.embeddings import average
+from edgevlm.inputs.labels import check_lengths, same_to_model
 from edgevlm.process.progress import Progress
 
 
@@ -119,7 +120,8 @@ class Measurement:
         if self._probes:
             few_shot.refuse_rare(self._truth[self._truth >= 0], data.labels, max(options.shots), where=name)
         for encoder in filter(None, (student, teacher)):
-            _refuse_long(encoder, data.labels, self._label_texts)
+            if encoder.tokenizer is not None and self._label_texts:
+                check_lengths(data.labels, self._label_texts, encoder.tokenizer)
 
     def run(self, progress: Progress) -> SetEvaluation:
         """Asks, and measures.
@@ -181,6 +183,9 @@ class Measurement:
                 yield f"no zero-shot: {towerless}, and {_say_lacking(student.labels, data.labels)}"
             if empty := len(data.labels) - len(np.unique(self._truth[labelled])):
                 yield f"{empty:,} of the {len(data.labels):,} labels have no pictures, but can be mistaken for others"
+            if self._label_texts and self._speaker and self._speaker.tokenizer:
+                for group in same_to_model(data.labels, self._label_texts, self._speaker.tokenizer):
+                    yield f"the labels {', '.join(map(repr, group))} are one and the same to {self._speaker.name}"
             if unlabelled := int((~labelled).sum()):
                 yield f"{unlabelled:,} of the {len(labelled):,} pictures have no label"
         if captioned and self._speaker is None:
@@ -282,20 +287,6 @@ class _Words:
     def of_captions(self, embeddings: F32) -> F32:
         """A vector a caption."""
         return embeddings[sum(self._sizes) :]
-
-
-def _refuse_long(encoder: Encoder, labels: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
-    if encoder.tokenizer is None or not texts:
-        return
-    length = encoder.tokenizer.spec.context_length
-    for label, several in zip(labels, texts, strict=True):
-        for text in several:
-            count = encoder.tokenizer.token_count(text)
-            if count > length:
-                raise LabelError(
-                    f"the text of {label!r} has {count} tokens, the context of {encoder.name} {length}: {text!r}",
-                    hint="shorten the description or the template",
-                )
 
 
 def _say_cut(encoder: Encoder, captions: Sequence[Sequence[str]]) -> Iterator[str]:

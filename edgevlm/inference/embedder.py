@@ -12,6 +12,7 @@ from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import BundleError, LabelError, TensorError
 from edgevlm.inference.embeddings import average, label_scores
+from edgevlm.inputs.labels import check
 from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.sequences import listed_pictures, listed_texts
 from edgevlm.inputs.texts import Tokenizer
@@ -145,7 +146,8 @@ class BundleModel(Closing):
             float32 [N, L]; each row sums to 1: softmax of the scaled cosines.
 
         Raises:
-            LabelError: no labels given and none baked in, or a label without a text.
+            LabelError: no labels given and none baked in; a label without a text, or with one that the model would
+                cut; or two that become the same token ids.
             InputError: one picture or one label in place of a sequence.
         """
         if labels is None:
@@ -166,6 +168,8 @@ class BundleModel(Closing):
         several = [(label,) if isinstance(label, str) else tuple(listed_texts(label)) for label in labels]
         if not all(several):
             raise LabelError(f"label {several.index(())}: expected at least one text, got none")
+        if self.tokenizer is not None:
+            check([texts[0] for texts in several], several, self.tokenizer)
         embeddings = self.encode_text([text for texts in several for text in texts])
         return average(embeddings, [len(texts) for texts in several])
 

@@ -109,6 +109,36 @@ def check_lengths(names: Sequence[str], texts: Sequence[Sequence[str]], tokenize
                 )
 
 
+def same_to_model(
+    names: Sequence[str], texts: Sequence[Sequence[str]], tokenizer: Tokenizer
+) -> tuple[tuple[str, ...], ...]:
+    """Groups of labels whose texts become the same token ids, such as `Cat` and `cat` where capitals do not count."""
+    groups: dict[bytes, list[str]] = {}
+    for name, several in zip(names, texts, strict=True):
+        groups.setdefault(tokenizer.encode(several).tobytes(), []).append(name)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def check(names: Sequence[str], texts: Sequence[Sequence[str]], tokenizer: Tokenizer) -> None:
+    """Refuses labels that the model would cut, and several that it cannot tell apart.
+
+    Args:
+        names: L labels.
+        texts: What is encoded for each of them.
+        tokenizer: The model's.
+
+    Raises:
+        LabelError: one of a label's texts has more tokens than the context, or two labels become the same token ids.
+    """
+    check_lengths(names, texts, tokenizer)
+    for group in same_to_model(names, texts, tokenizer):
+        raise LabelError(
+            f"the labels {', '.join(map(repr, group))} are one and the same to the model: they become the same token "
+            "ids, and would share their score",
+            hint="leave all but one of them out, or tell them apart in words",
+        )
+
+
 def _check_templates(templates: Sequence[str]) -> None:
     for template in templates:
         if template.count(PLAIN) != 1 or template.count("{") != 1 or template.count("}") != 1:
