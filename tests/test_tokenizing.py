@@ -12,15 +12,24 @@ import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
-from checkpoints import CAPTIONS, write_clip_tokenizer, write_siglip_tokenizer
+import torch
+from checkpoints import CAPTIONS, write_clip_tokenizer, write_siglip_checkpoint, write_siglip_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, CLIPTokenizer, Siglip2Tokenizer, SiglipTokenizer
+from transformers import (
+    AutoTokenizer,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    Siglip2Tokenizer,
+    SiglipModel,
+    SiglipTokenizer,
+)
 
 from edgevlm.errors import CheckpointError, InputError
 from edgevlm.inputs.texts import Tokenizer
+from edgevlm.models import catalogue
 from edgevlm.models.checkpoints.text_rules import CheckpointTokenizer, Family, from_checkpoint
 
 TEXTS = (
@@ -169,7 +178,7 @@ def test_clip_ids_equal_transformers(
         assert ids == expected_ids, repr(text)
 
 
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("length", [4, 16, 64])
 def test_siglip_ids_equal_transformers(siglip: Path, length: int, tmp_path: Path) -> None:
     tokenizer = opened(from_checkpoint(siglip, family="siglip", context_length=length), tmp_path)
     expected = oracle_ids(SiglipTokenizer.from_pretrained(siglip), TEXTS, length)
@@ -596,6 +605,24 @@ def test_damaged_clip_files_are_a_checkpoint_error(name: str, content: bytes, tm
 def test_a_context_without_room_for_a_word_is_a_checkpoint_error(clip: Path) -> None:
     with pytest.raises(CheckpointError, match="at least 3 ids, got 2"):
         from_checkpoint(clip, family="clip", context_length=2)
+
+
+def test_texts_are_padded_to_what_the_tokenizer_says_not_to_the_positions(tmp_path: Path) -> None:
+    folder = write_siglip_checkpoint(tmp_path / "short", text={"max_position_embeddings": 16})
+    write_siglip_tokenizer(folder, context_length=8)
+    texts = ["a red square", "a photo of a dog", "word " * 40]
+    expected = PreTrainedTokenizerFast.from_pretrained(folder)(texts, padding="max_length", truncation=True)[
+        "input_ids"
+    ]
+    model = catalogue.load(folder)
+    assert model.tokenizer is not None
+    ids = model.tokenizer.encode(texts)
+    assert ids.tolist() == expected
+    network = SiglipModel.from_pretrained(folder)
+    with torch.no_grad():
+        right = network.get_text_features(torch.tensor(expected)).pooler_output
+        ours = torch.cat([model.programs["encode_text"].module(torch.from_numpy(row[None])) for row in ids])
+    assert torch.cosine_similarity(right, ours).min() > 1 - 1e-5
 
 
 def test_a_bundle_without_its_tokenizer_is_a_checkpoint_error(clip: Path, tmp_path: Path) -> None:

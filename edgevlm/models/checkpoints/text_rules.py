@@ -85,7 +85,8 @@ def from_checkpoint(
     Args:
         folder: The checkpoint.
         family: What the checkpoint's `config.json` says that it is.
-        context_length: Ids in each row, from `text_config.max_position_embeddings`.
+        context_length: Of `text_config.max_position_embeddings`. Rows have so many ids, or as many as the tokenizer's
+            `model_max_length` where that is less: what transformers cuts and pads to, and SigLIP pools the last id.
         vocabulary_size: Token embeddings that there are, from `text_config.vocab_size`; None where that is not known.
             Tokens beyond are not looked for.
 
@@ -95,10 +96,11 @@ def from_checkpoint(
             on a device than with transformers.
     """
     folder = Path(folder)
-    if context_length < 3:
-        raise CheckpointError(f"{folder}: expected a context of at least 3 ids, got {context_length}")
     file = _read_tokenizer_json(folder)
     original = _open(folder, family, has_tokenizer_json=file is not None)
+    context_length = min(context_length, original.tokenizer.model_max_length)
+    if context_length < 3:
+        raise CheckpointError(f"{folder}: expected a context of at least 3 ids, got {context_length}")
     built = original.to_tokenizer_json()
     form = file or (None if built is None else _Form(built, parse(built, str(folder / TOKENIZER_FILE))))
     if form is None:
