@@ -174,6 +174,22 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda f: edit(f, "preprocessor_config.json", lambda config: config.update(crop_size=7)),
         "at least one patch, 8 pixels a side, got 7 x 7",
     ),
+    **{
+        f"{value}-in-a-weight": (
+            "clip",
+            lambda f, value=value: rewrite(f, lambda state: state["text_projection.weight"][3, 3].fill_(float(value))),
+            r"model\.safetensors: expected finite numbers, got NaN or infinity in text_projection\.weight$",
+        )
+        for value in ("nan", "inf", "-inf")
+    },
+    **{
+        f"logit-scale-{value}": (
+            name,
+            lambda f, value=value: rewrite(f, lambda state: state["logit_scale"].fill_(value)),
+            "logit_scale: expected the logarithm of a factor of cosines",
+        )
+        for name, value in (("clip", 1000), ("siglip", -1000))
+    },
     "no-tokenizer": ("siglip", lambda f: (f / "tokenizer.json").unlink(), "expected tokenizer.json"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,10 +70,22 @@ def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
         text=tokenizer.spec,
         tokenizer_json=tokenizer.tokenizer_json,
         embedding_dim=embedding_dim,
-        logit_scale=float(network.logit_scale.exp()),
+        logit_scale=_read_logit_scale(network, files[0]),
         programs=programs,
         original=Original(network, forwards, {name: program.spec for name, program in programs.items()}),
     )
+
+
+def _read_logit_scale(network: Network, where: Path) -> float:
+    """The factor of a cosine, whose logarithm was trained."""
+    factor = float(network.logit_scale.exp())
+    if not 0 < factor < math.inf:
+        raise CheckpointError(
+            f"{where}: logit_scale: expected the logarithm of a factor of cosines, such as 4.6, got "
+            f"{float(network.logit_scale):g}, whose exponential is {factor}",
+            hint="the training has diverged: take an earlier state",
+        )
+    return factor
 
 
 def _read_image_preprocessing(folder: Path, network: Network) -> ImagePreprocessing:

@@ -71,8 +71,8 @@ def fill_network(network: Network, files: Sequence[Path]) -> None:
         files: What `find_files` returned.
 
     Raises:
-        CheckpointError: a file is damaged or cut short; or the tensors are not those that the network has: the
-            message names them, with the shapes expected and got.
+        CheckpointError: a file is damaged or cut short; the tensors are not those that the network has: the message
+            names them, with the shapes expected and got; or one holds NaN or infinity.
     """
     found: dict[str, tuple[Path, list[int]]] = {}
     for path in files:
@@ -90,9 +90,20 @@ def fill_network(network: Network, files: Sequence[Path]) -> None:
     for path in files:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name).float() for name, (owner, _) in found.items() if owner == path}
+        _refuse_what_is_no_number(path, tensors)
         network.load_state_dict(tensors, strict=False, assign=True)
     _make_constants(network)
     network.requires_grad_(False)
+
+
+def _refuse_what_is_no_number(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        listed = ", ".join(bad[:_LISTED]) + (f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else "")
+        raise CheckpointError(
+            f"{path}: expected finite numbers, got NaN or infinity in {listed}",
+            hint="the training has diverged, or float16 overflowed where the weights were saved: take an earlier state",
+        )
 
 
 def _find_shards(folder: Path) -> tuple[Path, ...]:
