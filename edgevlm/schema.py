@@ -9,17 +9,23 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import json
 import math
 import re
+import reprlib
+import stat
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgevlm.errors import EdgeVLMError
 
 T = TypeVar("T")
+LARGEST_JSON_BYTES = 1 << 30
+_LONGEST_INTEGER = len("-9223372036854775808")
 _WIDTH = 110
 _EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 
@@ -67,6 +73,60 @@ def read(kind: type[T], data: Any, *, where: str, error: type[EdgeVLMError], ign
     return value
 
 
+def read_json(path: Path, *, error: type[EdgeVLMError], hint: str | None = None) -> Any:
+    """The plain values in a JSON file, in UTF-8 with or without a byte order mark.
+
+    Args:
+        path: The file.
+        error: Raised for what `parse_json` refuses, and for a file that is none, is larger than `LARGEST_JSON_BYTES` or
+            cannot be read.
+        hint: What to do about it.
+    """
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise error(f"{path}: expected a JSON file, got what is no file", hint=hint)
+        if found.st_size > LARGEST_JSON_BYTES:
+            raise error(f"{path}: expected a JSON file of at most {LARGEST_JSON_BYTES:,} bytes, got {found.st_size:,}")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {problem.strerror or problem}", hint=hint) from problem
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: not readable as JSON: {problem}", hint=hint) from problem
+    return parse_json(text, where=str(path), error=error, hint=hint)
+
+
+def parse_json(text: str, *, where: str, error: type[EdgeVLMError], hint: str | None = None) -> Any:
+    """The plain values of a JSON text.
+
+    Args:
+        text: The text.
+        where: What messages start with, such as a file's name.
+        error: Raised for what is no JSON, is nested too deep for Python, has an integer beyond 64 bits, or a key twice
+            in one object, of which readers take one or the other.
+        hint: What to do about it.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise error(f"{where}: the key {twice!r} occurs twice in one object", hint="keep one of the two")
+        return found
+
+    def integer(digits: str) -> int:
+        if len(digits) > _LONGEST_INTEGER or not -(1 << 63) <= int(digits) < 1 << 63:
+            raise error(f"{where}: expected integers of 64 bits, got {digits[:40]}")
+        return int(digits)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_int=integer)
+    except (ValueError, RecursionError) as problem:
+        said = "nested too deep" if isinstance(problem, RecursionError) else str(problem)
+        raise error(f"{where}: not readable as JSON: {said}", hint=hint) from problem
+
+
 def read_yaml(text: str, *, where: str, error: type[EdgeVLMError]) -> dict[str, Any]:
     """The mapping that a YAML file holds. `1e-3` is a number, as YAML 1.2 has it; PyYAML alone reads a text.
 
@@ -84,7 +144,7 @@ def read_yaml(text: str, *, where: str, error: type[EdgeVLMError]) -> dict[str, 
     except yaml.YAMLError as problem:
         raise error(f"{where}: not a readable YAML file: {problem}") from problem
     if not isinstance(data, Mapping):
-        raise error(f"{where}: expected a mapping of keys at the top, got {data!r}")
+        raise error(f"{where}: expected a mapping of keys at the top, got {_shown(data)}")
     return dict(data)
 
 
@@ -195,6 +255,18 @@ def is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
+def _shown(data: Any) -> str:
+    """A value in a message: whole where it is short."""
+    return _Shown().repr(data)
+
+
+class _Shown(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 120
+        self.maxlist = self.maxdict = 10
+
+
 @functools.cache
 def _hints(kind: Any) -> dict[str, Any]:
     """The types of a dataclass's fields; finding out takes longer than reading a value."""
@@ -218,25 +290,25 @@ class _Reader:
             return self._read_union(arguments, data, path)
         if origin is Literal:
             if data not in arguments:
-                raise self._wrong(path, f"expected one of {', '.join(map(repr, arguments))}, got {data!r}")
+                raise self._wrong(path, f"expected one of {', '.join(map(repr, arguments))}, got {_shown(data)}")
             return data
         if origin is tuple:
             return self._read_tuple(arguments, data, path)
         if origin is not None and issubclass(origin, Mapping):
             if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
-                raise self._wrong(path, f"expected a mapping, got {data!r}")
+                raise self._wrong(path, f"expected a mapping, got {_shown(data)}")
             return {key: self.read(arguments[1], item, f"{path}.{key}") for key, item in data.items()}
         if dataclasses.is_dataclass(kind):
             return self._read_dataclass(kind, data, path)
         if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
             return self._read_float(data, path)
         if not isinstance(data, kind) or (isinstance(data, bool) and kind is not bool):
-            raise self._wrong(path, f"expected {kind.__name__}, got {data!r}")
+            raise self._wrong(path, f"expected {kind.__name__}, got {_shown(data)}")
         return data
 
     def _read_dataclass(self, kind: Any, data: Any, path: str) -> Any:
         if not isinstance(data, Mapping):
-            raise self._wrong(path, f"expected a mapping, got {data!r}")
+            raise self._wrong(path, f"expected a mapping, got {_shown(data)}")
         fields = {field.name: field for field in dataclasses.fields(kind)}
         unknown = [key for key in data if key not in fields]
         if unknown and self.ignored is None:
@@ -251,7 +323,7 @@ class _Reader:
 
     def _read_tuple(self, arguments: tuple[Any, ...], data: Any, path: str) -> tuple[Any, ...]:
         if not isinstance(data, list | tuple):
-            raise self._wrong(path, f"expected a list, got {data!r}")
+            raise self._wrong(path, f"expected a list, got {_shown(data)}")
         kinds = (arguments[0],) * len(data) if arguments[-1] is Ellipsis else arguments
         if len(kinds) != len(data):
             raise self._wrong(path, f"expected {len(kinds)} values, got {len(data)}")
@@ -276,7 +348,7 @@ class _Reader:
             return data
         value = self.read(kind, data, path)
         if not quantity.holds(value):
-            raise self._wrong(path, f"expected {quantity.range} {quantity.unit}".rstrip() + f", got {data!r}")
+            raise self._wrong(path, f"expected {quantity.range} {quantity.unit}".rstrip() + f", got {_shown(data)}")
         return value
 
     def _wrong(self, path: str, problem: str) -> EdgeVLMError:

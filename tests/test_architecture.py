@@ -21,7 +21,7 @@ ROOMS = (
     *("enrichment", "evaluation", "distillation", "distillation.builtin", "tuning"),
     *("testing", "api", "commands", "cli", "__main__"),
 )
-TARGET_CODE = {"errors", "bundle", "graphs", "process", "targets"}
+TARGET_CODE = {"errors", "schema", "bundle", "graphs", "process", "targets"}
 """What converters and runtimes know of `edgevlm`: the format, programs and the seam."""
 TARGETS = (
     *("converters.coreml", "converters.executorch", "converters.tflite"),

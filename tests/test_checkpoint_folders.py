@@ -68,7 +68,7 @@ def set_config(**values: Any) -> Callable[[Path], object]:
 PROJECTION = "text_projection.weight"
 DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no-config": ("clip", lambda f: (f / "config.json").unlink(), "expected config.json, got no such file"),
-    "config-not-json": ("clip", lambda f: cut(f / "config.json", keep=20), "config.json: not a readable JSON"),
+    "config-not-json": ("clip", lambda f: cut(f / "config.json", keep=20), "config.json: not readable as JSON"),
     "config-a-list": ("clip", lambda f: (f / "config.json").write_text("[]"), "expected an object, got list"),
     "unknown-family": ("clip", set_config(model_type="blip"), "expected one of clip, siglip, got 'blip'"),
     "no-family": ("clip", set_config(model_type=None), "expected one of clip, siglip, got None"),

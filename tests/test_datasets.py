@@ -458,8 +458,8 @@ def test_one_missing_picture_is_met_when_it_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("{", "expected a JSON file"),
-        ("[" * 100_000, "expected a JSON file"),
+        ("{", "not readable as JSON"),
+        ("[" * 100_000, "not readable as JSON"),
         ([1], "got a list"),
         ({"images": IMAGES}, "expected a list of objects under 'annotations'"),
         ({"images": [], "annotations": SAID}, "expected a list of objects under 'images'"),

@@ -71,7 +71,7 @@ def test_a_file_of_descriptions_comes_back_and_is_readable(tmp_path: Path) -> No
 
 
 BAD_FILES = {
-    "not JSON": ("{", "not a readable JSON file"),
+    "not JSON": ("{", "not readable as JSON"),
     "not an object": ("[]", "schema_version 1, got None"),
     "another version": ('{"schema_version": 2, "labels": {}}', "schema_version 1, got 2"),
     "unknown key": ('{"schema_version": 1, "labels": {}, "label": {}}', "d.json: unknown key 'label'"),

@@ -217,8 +217,5 @@ def _read(path: Path) -> Iterator[Result]:
         raise InputError(f"{path}: not readable: {error}", hint="edgevlm bench writes results.jsonl") from error
     for number, line in enumerate(lines, 1):
         where = f"{path}: line {number}"
-        try:
-            data = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{where}: not JSON: {error}", hint="remove the line, or choose another --out") from error
+        data = schema.parse_json(line, where=where, error=InputError, hint="remove the line")
         yield from_json(data, where=where)

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from edgevlm import schema
 from edgevlm.data.dataset import Example
 from edgevlm.data.files import PictureFiles
 from edgevlm.errors import DataError
@@ -46,10 +47,7 @@ def open_captions(name: str, file: Path, images: Path | None = None) -> PictureF
 
 
 def _read(name: str, file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{name}: expected a JSON file with captions: {error}") from error
+    data = schema.read_json(file, error=DataError)
     if not isinstance(data, dict):
         raise DataError(f"{name}: expected {_SHAPE}, got a {type(data).__name__}")
     return data

@@ -10,7 +10,6 @@ Of a sample's fields (see `edgevlm.data.tar_index`) these are read, others are i
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from edgevlm import schema
 from edgevlm.data.dataset import Example
 from edgevlm.data.fingerprints import fingerprint, stamp
 from edgevlm.data.pictures import read_picture
@@ -141,10 +141,7 @@ def _text(where: str, file: BinaryIO, field: str, extent: Extent) -> str:
 
 
 def _object(where: str, text: str) -> dict[str, object]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: expected an object in .json: {error}") from error
+    value = schema.parse_json(text, where=f"{where}: .json", error=DataError)
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object in .json, got a {type(value).__name__}")
     return value

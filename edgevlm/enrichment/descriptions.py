@@ -166,17 +166,4 @@ def read_json(path: Path) -> Any:
         EnrichmentError: no such file, not UTF-8, not JSON, or a repeated key.
     """
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise EnrichmentError(f"{path}: the key {key!r} occurs twice in one object", hint="merge the two")
-            found[key] = value
-        return found
-
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
-    except OSError as error:
-        raise EnrichmentError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise EnrichmentError(f"{path}: not a readable JSON file: {error}") from error
+    return schema.read_json(path, error=EnrichmentError)

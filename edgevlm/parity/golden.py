@@ -97,13 +97,13 @@ def read(folder: Path, *, newer: bool = False) -> tuple[Golden, NDArray[np.uint8
     from safetensors.numpy import load_file
 
     path = folder / GOLDEN
+    data = schema.read_json(path, error=BundleError)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
         arrays = load_file(folder / REFERENCE)
         with Image.open(folder / SAMPLE_SHEET) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))
         pictures = pixels.reshape(-1, SIDE, COLUMNS, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise BundleError(f"{folder}: the golden fixtures cannot be read: {error}") from error
     golden = read_golden(data, where=str(path), newer=newer)
     answers: dict[str, dict[str, F32]] = {}

@@ -49,10 +49,7 @@ class Notes:
         path = out / STATE
         if not path.exists():
             return cls(path, _State(1, identity, {}, {}, ()))
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise OutputError(f"{path}: not readable as JSON: {error}", hint="remove it") from error
+        found = schema.read_json(path, error=OutputError, hint="remove it")
         state = schema.read(_State, found, where=str(path), error=OutputError)
         differing = [key for key, value in identity.items() if state.identity.get(key) != value]
         if differing:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import math
 import sys
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm import schema
 from edgevlm.errors import BundleError, MissingDependency, UnsupportedError
 from edgevlm.runtimes.mlprogram.dtypes import BY_SPEC_CODE, DType, decode
 from edgevlm.runtimes.mlprogram.opsets import SYSTEMS
@@ -115,12 +115,10 @@ def _root_model(path: Path) -> Path:
         )
     manifest = path / "Manifest.json"
     require_file(manifest, path, "expected an .mlpackage folder with a Manifest.json, which is missing")
+    content = schema.read_json(manifest, error=BundleError, hint=_HINT)
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
         relative: str = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
         model_file = path / "Data" / relative
-    except (OSError, RecursionError, ValueError) as error:
-        raise BundleError(f"{manifest}: not readable as JSON: {error}", hint=_HINT) from error
     except (KeyError, TypeError) as error:
         raise BundleError(
             f"{manifest}: expected a root model and its path, which it does not name", hint=_HINT

@@ -6,7 +6,6 @@ The format: https://huggingface.co/docs/safetensors; sharding follows transforme
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from edgevlm import schema
 from edgevlm.errors import CheckpointError
 from edgevlm.models.network import Network
 
@@ -108,10 +108,11 @@ def _refuse_what_is_no_number(path: Path, tensors: Mapping[str, torch.Tensor]) -
 
 def _find_shards(folder: Path) -> tuple[Path, ...]:
     index = folder / _INDEX
+    content = schema.read_json(index, error=CheckpointError, hint="download it again")
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(content["weight_map"].values()))
         foreign = [name for name in shards if Path(name).name != name]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: not a readable index of shards: {error}") from error
     if foreign or not shards:
         raise CheckpointError(f"{index}: expected names of files in the same folder, got {foreign}")
