@@ -77,6 +77,16 @@ def _edit_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> No
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
+TEXT = {
+    "context_length": 8,
+    "pad_id": 0,
+    "eot_id": 1,
+    "canonicalisation": "none",
+    "lower_case": False,
+    "tokenizer_file": "tokenizer.json",
+}
+
+
 def _list_path(name: str) -> Callable[[Path], None]:
     record = {"sha256": "0", "size_bytes": 0}
     return lambda path: _edit_manifest(path, lambda m: m["files"].update({name: record}))
@@ -110,6 +120,20 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown key": (lambda path: _edit_manifest(path, lambda m: m.update(extra=1)), "unknown key 'extra'"),
     "a key missing": (lambda path: _edit_manifest(path, lambda m: m.pop("target")), "'target' is missing"),
     "a number for a name": (lambda path: _edit_manifest(path, lambda m: m.update(name=3)), "expected str, got 3"),
+    "two names that are one on a Mac": (_list_path("ENCODE_IMAGE.mlpackage/Data/weight.bin"), "capitals do not count"),
+    "a key twice": (
+        lambda path: (path / "manifest.json").write_text(
+            (path / "manifest.json").read_text().replace("{", '{"name": "another",', 1)
+        ),
+        "the key 'name' occurs twice",
+    ),
+    **{
+        f"a tokenizer at {file}": (
+            lambda path, file=file: _edit_manifest(path, lambda m: m.update(text=TEXT | {"tokenizer_file": file})),
+            "text.tokenizer_file names .* not in the bundle",
+        )
+        for file in ("../elsewhere.json", "/etc/passwd", "/dev/zero", "golden", "gone.json")
+    },
     "a component without a file": (
         lambda path: _edit_manifest(path, lambda m: m["components"]["encode_image"].update(file="gone.mlpackage")),
         "not in the bundle",

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import stat
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -137,6 +138,11 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or name == MANIFEST:
             raise BundleError(f"{folder}: the manifest lists the path {name!r}, which leads out of the bundle")
+    alike: dict[str, str] = {}
+    for name in manifest.files:
+        other = alike.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise BundleError(f"{folder}: {other!r} and {name!r} are one file where capitals do not count, as on a Mac")
     found = set()
     for root, folders, names in os.walk(folder):
         for name in (*folders, *names):
@@ -150,6 +156,13 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
                 found.add(path.relative_to(folder).as_posix())
     for name in sorted(found - set(manifest.files) - {MANIFEST}):
         raise BundleError(f"{folder / name}: the manifest does not list this file", hint="remove it")
+    text = manifest.text
+    if text is not None and text.tokenizer_file not in manifest.files:
+        raise BundleError(f"{folder}: text.tokenizer_file names {text.tokenizer_file!r}, which is not in the bundle")
+    for name, component in manifest.components.items():
+        file = component.file
+        if file not in manifest.files and not any(listed.startswith(f"{file}/") for listed in manifest.files):
+            raise BundleError(f"{folder}: the component {name!r} names the file {file!r}, which is not in the bundle")
     for name, record in manifest.files.items():
         path = folder / name
         if name not in found:
@@ -159,9 +172,8 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"{path}: expected {record.size_bytes} bytes, got {size_bytes}", hint="copy the bundle again"
             )
-        if hash_file(path) != record.sha256:
-            raise BundleError(f"{path}: the content is not what the manifest's sha256 says", hint="copy it again")
-    for name, component in manifest.components.items():
-        file = component.file
-        if file not in manifest.files and not any(listed.startswith(f"{file}/") for listed in manifest.files):
-            raise BundleError(f"{folder}: the component {name!r} names the file {file!r}, which is not in the bundle")
+    for name, record in manifest.files.items():
+        if hash_file(folder / name) != record.sha256:
+            raise BundleError(
+                f"{folder / name}: the content is not what the manifest's sha256 says", hint="copy it again"
+            )
