@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import library
@@ -15,10 +17,14 @@ from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
 from safetensors.numpy import load_file, save_file
 
+from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle, seal
-from edgevlm.bundle.golden import REFERENCE
-from edgevlm.bundle.manifest import ParityReport
+from edgevlm.bundle.golden import GOLDEN, REFERENCE
+from edgevlm.bundle.manifest import Manifest, ParityReport
 from edgevlm.cli import main
+from edgevlm.errors import BundleError
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.parity import golden
 
 LABELS = "a red circle, a blue square, a green triangle, a yellow star"
 
@@ -115,6 +121,91 @@ def test_what_is_held_against_nothing_does_not_pass(change: str, bundle: Path, t
     result = run("verify", copy)
     assert result.exit_code == 2
     assert "encode_image.embedding: expected the float model's answers to 200 samples" in result.stderr
+
+
+def _set(path: str, value: object) -> Callable[[Path], None]:
+    """Edits a value of a JSON file: `manifest.json/image/height`, `golden/golden.json/scores/0/0`."""
+    name, _, keys = path.partition(".json/")
+    *parents, last = keys.split("/")
+
+    def change(folder: Path) -> None:
+        file = folder / f"{name}.json"
+        data = json.loads(file.read_text(encoding="utf-8"))
+        place = data
+        for key in parents:
+            place = place[int(key) if key.isdigit() else key]
+        place[int(last) if last.isdigit() else last] = value
+        file.write_text(json.dumps(data), encoding="utf-8")
+
+    return change
+
+
+def _overwrite(path: str, at: int) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        content = bytearray((folder / path).read_bytes())
+        content[at] ^= 0x80
+        (folder / path).write_bytes(content)
+
+    return change
+
+
+GOLDEN_JSON = "golden/golden.json/"
+LIES = {
+    "logit_scale": _set("manifest.json/logit_scale", 20.0),
+    "resample": _set("manifest.json/image/resample", "nearest"),
+    "resize": _set("manifest.json/image/resize", "exact"),
+    "eot_id": _set("manifest.json/text/eot_id", 5),
+    "pad_id": _set("manifest.json/text/pad_id", 5),
+    "pixels": _overwrite("golden/grey.rgb", 100),
+    "ids": _set(GOLDEN_JSON + "texts/0/token_ids/1", 7),
+    "embedding of a picture": _set(GOLDEN_JSON + "pictures/0/answers/encode_image/embedding/0", 0.9),
+    "embedding of a text": _set(GOLDEN_JSON + "texts/0/answers/encode_text/embedding/0", 0.9),
+    "a shorter embedding": _set(GOLDEN_JSON + "texts/0/answers/encode_text/embedding", [1.0]),
+    "no answers": _set(GOLDEN_JSON + "texts/0/answers", {}),
+    "scores": _set(GOLDEN_JSON + "scores/0/0", 0.123),
+    "no scores": _set(GOLDEN_JSON + "scores", []),
+    "a picture elsewhere": _set(GOLDEN_JSON + "pictures/0/file", "../elsewhere.png"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_bundle_that_contradicts_itself_is_refused(lie: str, bundle: Path, tmp_path: Path) -> None:
+    """Sealed again after the edit, so that every hash is right."""
+    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+    LIES[lie](copy)
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    seal(copy, schema.read(Manifest, manifest, where="manifest.json", error=BundleError))
+    opened = Bundle.open(copy)
+    with pytest.raises(BundleError):
+        golden.check(opened, Tokenizer.of_bundle(opened))
+
+
+def test_golden_answers_that_agree_with_each_other_but_not_with_the_artefact_are_refused(
+    bundle: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+    data = json.loads((copy / GOLDEN).read_text(encoding="utf-8"))
+    answers = [picture["answers"]["encode_image"] for picture in data["pictures"]]
+    data["scores"].reverse()
+    for answer, other in zip(answers, [dict(each) for each in reversed(answers)], strict=True):
+        answer.update(other)
+    (copy / GOLDEN).write_text(json.dumps(data), encoding="utf-8")
+    seal(copy, Bundle.open(bundle).manifest)
+    result = run("verify", copy)
+    assert result.exit_code == 2
+    assert "encode_image: expected the artefact's answers, got others: min_cosine is" in result.stderr
+
+
+def test_a_digest_covers_every_byte(bundle: Path, tmp_path: Path) -> None:
+    published = json.loads(run("verify", bundle, "--json").stdout)["digest"]
+    assert published == f"sha256:{hashlib.sha256((bundle / 'manifest.json').read_bytes()).hexdigest()}"
+    assert published in run("inspect", bundle).stdout
+    assert run("verify", bundle, "--digest", published.removeprefix("sha256:").upper()).exit_code == 0
+    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+    _set("manifest.json/embedding_space_id", "sha256:0")(copy)
+    result = run("verify", copy, "--digest", published)
+    assert result.exit_code == 2
+    assert f"expected the digest {published}, got sha256:" in result.stderr
 
 
 def test_a_report_of_nothing_is_no_pass() -> None:

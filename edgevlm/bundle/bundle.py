@@ -57,6 +57,14 @@ class Bundle:
         return versions.is_newer(self.manifest.format_version, where=str(self.path / MANIFEST))
 
     @property
+    def digest(self) -> str:
+        """sha256 of `manifest.json`, which has that of every other file: one number that stands for every byte.
+
+        Whoever publishes a bundle publishes its digest, and whoever ships it compares.
+        """
+        return f"sha256:{hash_file(self.path / MANIFEST)}"
+
+    @property
     def size_bytes(self) -> int:
         """Of every file."""
         return sum(record.size_bytes for record in self.manifest.files.values())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgevlm.commands.options import PATH, as_json, refuse_unwritable
-from edgevlm.errors import CheckFailed, InputError
+from edgevlm.errors import BundleError, CheckFailed, InputError
 
 if TYPE_CHECKING:
     from edgevlm.blame.blame import Blame
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("bundle", type=PATH)
+@click.option("--digest", metavar="SHA256", help="What BUNDLE's digest must be: that of the one that was published.")
 @click.option("--blame", is_flag=True, help="Find the first op that does not compute what the float model computed.")
 @click.option("--model", help="Where the float model is; left out, what the manifest calls it.")
 @click.option("--out", type=PATH, default="blame.html", show_default=True, help="The page that --blame draws.")
 @as_json
-def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: bool) -> None:
+def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out: Path, as_json: bool) -> None:
     """Check BUNDLE's files against its manifest, its answers against the float reference, its integers against NNCF's.
+
+    All of that is held against what BUNDLE says itself. Its digest, which is printed, covers every byte of every file:
+    --digest compares it with the one that was published.
 
     With --blame, every op of the artefact is compared with the ops of the model that it was made of, on the sample that
     it answers worst: Core ML's as the ML Program evaluator computes them, TFLite's as the interpreter's own kernels do,
@@ -36,6 +40,7 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
     \b
     Examples:
       edgevlm verify dist/edgevlm-student-coreml-fp16.edgevlm
+      edgevlm verify dist/edgevlm-student-coreml-fp16.edgevlm --digest sha256:2c26b46b...
       edgevlm verify dist/my-clip-tflite-int8.failed-parity.edgevlm --blame --model ./my-clip
     """
     from edgevlm import schema
@@ -54,6 +59,11 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
         refuse_unwritable(out)
     opened = Bundle.open(bundle)
     showing.notes(opened)
+    if digest is not None and opened.digest.removeprefix("sha256:") != digest.lower().removeprefix("sha256:"):
+        raise BundleError(
+            f"{bundle}: expected the digest {digest}, got {opened.digest}",
+            hint="this is not the bundle that was published, or not all of it",
+        )
     with terminal.progress_bar() as progress:
         parity = pipeline.verify(opened, progress)
         progress("reading the weights back", None)
@@ -64,9 +74,9 @@ def verify(bundle: Path, blame: bool, model: str | None, out: Path, as_json: boo
         found = {"parity": schema.write(parity), "weights": schema.write(weights)}
         if blames is not None:
             found["blame"] = schema.write(blames)
-        terminal.print_json({"bundle": str(bundle), "passed": passed} | found)
+        terminal.print_json({"bundle": str(bundle), "digest": opened.digest, "passed": passed} | found)
     else:
-        click.echo(f"{len(opened.manifest.files)} files are what the manifest says")
+        click.echo(f"{len(opened.manifest.files)} files are what the manifest says; digest {opened.digest}")
         title = f"{parity.samples} pictures, evidence: {parity.evidence}"
         terminal.table(title, ("component", "measure", ">value", ">limit", "result"), showing.parity_rows(parity))
         for proof in weights:

@@ -58,6 +58,7 @@ def outcomes(found: Sequence[Outcome]) -> None:
     for outcome in found:
         if outcome.bundle:
             click.echo(f"{outcome.target}: {outcome.bundle.path}")
+            click.echo(f"{outcome.target}: digest {outcome.bundle.digest}")
         if outcome.at_risk:
             nearest = min(outcome.at_risk, key=lambda op: op.headroom)
             click.echo(
@@ -249,6 +250,7 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("peak memory", f"about {_megabytes(manifest.estimated_peak_memory_bytes)} of the engine's own (estimated)"),
         ("picture", f"{image.height} x {image.width}, {image.resize.replace('_', ' ')}, {image.resample}"),
         ("embedding", f"{manifest.embedding_dim} numbers, space {manifest.embedding_space_id[:19]}…"),
+        ("digest", bundle.digest),
     ]
     for proof in manifest.weights:
         kinds = ", ".join(f"{count} int{bits}" for bits, count in proof.bits.items())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
-from edgevlm.bundle.golden import REFERENCE
+from edgevlm.bundle.golden import GOLDEN, REFERENCE
 from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
 from edgevlm.bundle.manifest import SUFFIX, Labels, ParityReport
 from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
@@ -147,6 +147,10 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
     return tuple(outcomes)
 
 
+_GOLDEN_SLACK = 10
+"""How many times farther than the parity samples' limits golden's answers may be."""
+
+
 def verify_weights(bundle: Bundle) -> tuple[WeightProof, ...]:
     """Reads the integer weights back from the shipped file and compares with those that NNCF decided on.
 
@@ -179,17 +183,45 @@ def _open_calibration(request: Request) -> CalibrationData | None:
 
 
 def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
-    """Runs the shipped file on its parity samples again and compares with the reference that it carries.
+    """Runs the shipped file again, and compares with the reference that the bundle carries.
+
+    It is asked about all parity samples; and golden's stages are made again of what is shipped: pixels of pictures, ids
+    of texts, embeddings of both and scores of these.
 
     >>> report = edgevlm.verify(edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm"))
     >>> report.passed, report.evidence
     (True, 'program-semantics')
 
     Raises:
-        BundleError: the golden fixtures are not readable.
+        BundleError: the golden fixtures are not readable, or contradict the manifest or the artefact.
         MissingDependency: the target's runtime is not installed.
     """
-    return _measure(bundle, *fixtures(bundle), progress)
+    rows, reference = fixtures(bundle)
+    tokenizer = Tokenizer.of_bundle(bundle)
+    expected = golden.check(bundle, tokenizer)
+    report = _measure(bundle, rows, reference, progress)
+    _check_golden_answers(bundle, expected, tokenizer)
+    return report
+
+
+def _check_golden_answers(bundle: Bundle, expected: Answers, tokenizer: Tokenizer | None) -> None:
+    """Refuses a golden.json whose answers are not nearly those of the artefact.
+
+    The recipe's limits are of the parity samples; golden's pictures are those that hurt, and few.
+    """
+    stored, _, _ = golden.read(bundle.path, newer=bundle.is_newer)
+    pictures = [bundle.path / picture.file for picture in stored.pictures]
+    rows = make_rows(pictures, [text.text for text in stored.texts], bundle.manifest.image, tokenizer)
+    for check in _measure(bundle, rows, expected, silent).checks:
+        if check.limit is None or check.measure not in ("max_abs_error", "min_cosine", "finite"):
+            continue
+        best = 0.0 if check.measure == "max_abs_error" else 1.0
+        if not abs(check.value - best) <= _GOLDEN_SLACK * abs(check.limit - best):
+            raise BundleError(
+                f"{bundle.path / GOLDEN}: {check.component}: expected the artefact's answers, got others: "
+                f"{check.measure} is {check.value:.4g}",
+                hint="the file has been changed since it was made",
+            )
 
 
 def fixtures(bundle: Bundle) -> tuple[Rows, Answers]:

@@ -7,6 +7,7 @@ samples again, on whatever machine it runs.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm import schema
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.golden import (
     COLUMNS,
     FOLDER,
@@ -31,9 +33,18 @@ from edgevlm.bundle.golden import (
 )
 from edgevlm.bundle.spec import F32, ImagePreprocessing
 from edgevlm.errors import BundleError
+from edgevlm.inference.embeddings import softmax
 from edgevlm.inputs.pictures import preprocess
-from edgevlm.parity.comparison import Answers
+from edgevlm.inputs.rows import PIXELS, takes
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.parity.comparison import Answers, zero_shot
 from edgevlm.parity.samples import golden_pictures, sample_pictures, sample_texts
+
+_JPEG_LEVELS = 8
+"""Grey levels by which two decoders of a JPEG may differ."""
+_LENGTH = 1e-3
+_SCORES = 1e-5
+"""By how much a softmax may differ for each unit of the factor before it: golden's numbers are float32's."""
 
 
 def write(
@@ -80,6 +91,77 @@ def write_pictures(folder: Path, spec: ImagePreprocessing) -> dict[str, NDArray[
         pixels = preprocess(path, spec)
         path.with_suffix(".rgb").write_bytes(pixels[0].transpose(1, 2, 0).astype(np.uint8).tobytes())
         found[name] = pixels
+    return found
+
+
+def check(bundle: Bundle, tokenizer: Tokenizer | None) -> dict[str, dict[str, F32]]:
+    """Makes again, of what a bundle ships, all of `golden.json` that takes no network.
+
+    Args:
+        bundle: Whose fixtures they are.
+        tokenizer: The bundle's own.
+
+    Returns:
+        The answers that `golden.json` gives, as rows of each component's outputs, for a session's to be held against.
+
+    Raises:
+        BundleError: a picture's pixels, a text's ids or a score are not what the manifest's rules make of the picture,
+            of the text or of the embeddings; or a file that is named is not the bundle's.
+    """
+    golden, _, _ = read(bundle.path, newer=bundle.is_newer)
+    where, manifest = bundle.path / GOLDEN, bundle.manifest
+    for picture in golden.pictures:
+        for name in (picture.file, picture.pixels):
+            if name not in manifest.files:
+                raise BundleError(f"{where}: names {name!r}, which is not in the bundle")
+        pixels = preprocess(bundle.path / picture.file, manifest.image)[0].transpose(1, 2, 0).astype(np.uint8)
+        # What a JPEG's decoder makes of it differs from one version to the next by a few levels.
+        near = _JPEG_LEVELS if picture.file.endswith(".jpg") else 0
+        kept = np.frombuffer((bundle.path / picture.pixels).read_bytes(), np.uint8)
+        if kept.size != pixels.size or np.abs(kept.astype(int) - pixels.ravel()).max() > near:
+            raise BundleError(
+                f"{where}: {picture.file}: the manifest's rules for pictures make other pixels than {picture.pixels}"
+            )
+    texts = [text.text for text in golden.texts]
+    if texts and tokenizer is None:
+        raise BundleError(f"{where}: has texts, and the manifest has no rules for any")
+    if tokenizer and tokenizer.spec.eot_id is not None and tokenizer.spec.eot_id not in tokenizer.encode(["a"]):
+        raise BundleError(f"{bundle.path}: text.eot_id: expected the id that ends a text, got {tokenizer.spec.eot_id}")
+    for text, ids in zip(golden.texts, tokenizer.encode(texts).tolist() if tokenizer else [], strict=True):
+        if list(text.token_ids) != ids:
+            raise BundleError(
+                f"{where}: {text.text!r}: the manifest's rules for texts make other ids than its token_ids"
+            )
+    answers = _rows(bundle, golden)
+    for name, outputs in answers.items():
+        if "embedding" in outputs and np.abs(np.linalg.norm(outputs["embedding"], axis=1) - 1).max() > _LENGTH:
+            raise BundleError(f"{where}: {name}: expected embeddings of length one, got others")
+    scores = [softmax(manifest.logit_scale * cosines) for cosines in zero_shot(answers)]
+    expected = scores[0] if scores else np.zeros((len(golden.pictures), 0), np.float32)
+    found = np.array(golden.scores, np.float32).reshape(len(golden.pictures), -1)
+    allowed = _SCORES * max(1, manifest.logit_scale)
+    if found.shape != expected.shape or not np.abs(found - expected).max(initial=0) <= allowed:
+        raise BundleError(f"{where}: scores: the embeddings and logit_scale make other scores than these")
+    return answers
+
+
+def _rows(bundle: Bundle, golden: Golden) -> dict[str, dict[str, F32]]:
+    """The answers by component and output, one row a sample.
+
+    Raises:
+        BundleError: one is missing, or of another length than the component's spec says.
+    """
+    found: dict[str, dict[str, F32]] = {}
+    for name, component in bundle.components.items():
+        samples = golden.pictures if takes(component.spec, PIXELS) else golden.texts
+        for output in component.spec.outputs:
+            rows = [sample.answers.get(name, {}).get(output.name, ()) for sample in samples]
+            if not rows or any(len(row) != math.prod(output.shape) for row in rows):
+                raise BundleError(
+                    f"{bundle.path / GOLDEN}: {name}.{output.name}: expected {math.prod(output.shape)} numbers of each "
+                    "sample"
+                )
+            found.setdefault(name, {})[output.name] = np.array(rows, np.float32).reshape(-1, *output.shape[1:])
     return found
 
 
