@@ -73,11 +73,12 @@ def read(kind: type[T], data: Any, *, where: str, error: type[EdgeVLMError], ign
     return value
 
 
-def read_json(path: Path, *, error: type[EdgeVLMError], hint: str | None = None) -> Any:
-    """The plain values in a JSON file, in UTF-8 with or without a byte order mark.
+def read_json(path: Path, *, error: type[EdgeVLMError], hint: str | None = None, encoding: str = "utf-8-sig") -> Any:
+    """The plain values in a JSON file.
 
     Args:
         path: The file.
+        encoding: `utf-8-sig` takes a byte order mark or none, `utf-8` none.
         error: Raised for what `parse_json` refuses, and for a file that is none, is larger than `LARGEST_JSON_BYTES` or
             cannot be read.
         hint: What to do about it.
@@ -88,7 +89,7 @@ def read_json(path: Path, *, error: type[EdgeVLMError], hint: str | None = None)
             raise error(f"{path}: expected a JSON file, got what is no file", hint=hint)
         if found.st_size > LARGEST_JSON_BYTES:
             raise error(f"{path}: expected a JSON file of at most {LARGEST_JSON_BYTES:,} bytes, got {found.st_size:,}")
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding=encoding)
     except OSError as problem:
         raise error(f"{path}: cannot be read: {problem.strerror or problem}", hint=hint) from problem
     except UnicodeDecodeError as problem:

@@ -123,7 +123,7 @@ def _read_manifest(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
         )
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{folder}: no {MANIFEST}, so this is not a bundle", hint="edgevlm convert writes bundles")
-    data = schema.read_json(path, error=BundleError, hint="convert the model again")
+    data = schema.read_json(path, error=BundleError, hint="convert the model again", encoding="utf-8")
     version = data.get("format_version") if isinstance(data, dict) else None
     if not versions.is_newer(version, where=str(path)):
         return schema.read(Manifest, data, where=str(path), error=BundleError), ()

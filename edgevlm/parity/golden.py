@@ -179,7 +179,7 @@ def read(folder: Path, *, newer: bool = False) -> tuple[Golden, NDArray[np.uint8
     from safetensors.numpy import load_file
 
     path = folder / GOLDEN
-    data = schema.read_json(path, error=BundleError)
+    data = schema.read_json(path, error=BundleError, encoding="utf-8")
     try:
         arrays = load_file(folder / REFERENCE)
         with Image.open(folder / SAMPLE_SHEET) as sheet:
