@@ -76,7 +76,7 @@ def test_a_file_says_only_what_differs(tmp_path: Path) -> None:
         ("losses: [{loss: clip}]\nschedule: {learning_rate: 0}", r"schedule\.learning_rate: expected a number above 0"),
         (
             "losses: [{loss: clip}]\nschedule: {learning_rate: .inf}",
-            r"schedule\.learning_rate: expected a number above 0, at most 1e30, got inf",
+            r"schedule\.learning_rate: expected a finite number, got inf",
         ),
         ("losses: [{loss: clip}]\nschedule: {gradient_clip: .nan}", r"schedule\.gradient_clip: expected a finite"),
         ("losses: [{loss: clip, weight: 0}]", r"losses: expected at least one loss with a weight above 0"),

@@ -181,6 +181,7 @@ def test_executorch_quantises_normalised_pixels_as_they_come() -> None:
     torch.testing.assert_close(answer, module(pixels), atol=0.05, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_patch_of_executorchs_layouts_is_still_needed() -> None:
     pixels = torch.rand(1, 3, 8, 8)
     program = dynamic_int8(NormalisedPatches().eval(), pixels)

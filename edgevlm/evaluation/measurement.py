@@ -121,7 +121,8 @@ class Measurement:
             few_shot.refuse_rare(self._truth[self._truth >= 0], data.labels, max(options.shots), where=name)
         for encoder in filter(None, (student, teacher)):
             if encoder.tokenizer is not None and self._label_texts:
-                check_lengths(data.labels, self._label_texts, encoder.tokenizer)
+                context = f"the context of {encoder.name}"
+                check_lengths(data.labels, self._label_texts, encoder.tokenizer, context=context)
 
     def run(self, progress: Progress) -> SetEvaluation:
         """Asks, and measures.

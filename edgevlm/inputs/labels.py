@@ -91,8 +91,14 @@ def texts_of(labels: Labels) -> tuple[tuple[str, ...], ...]:
     return fill(labels.names, labels.templates) if labels.texts is None else labels.texts
 
 
-def check_lengths(names: Sequence[str], texts: Sequence[Sequence[str]], tokenizer: Tokenizer) -> None:
-    """Refuses labels that the model would cut.
+def check_lengths(
+    names: Sequence[str],
+    texts: Sequence[Sequence[str]],
+    tokenizer: Tokenizer,
+    *,
+    context: str = "the model's context",
+) -> None:
+    """Refuses labels that the model would cut; errors call its context `context`.
 
     Raises:
         LabelError: one of a label's texts has more tokens than the context.
@@ -103,7 +109,7 @@ def check_lengths(names: Sequence[str], texts: Sequence[Sequence[str]], tokenize
             count = tokenizer.token_count(text)
             if count > context_length:
                 raise LabelError(
-                    f"the label {name!r} has {count} tokens, the model's context {context_length}"
+                    f"the label {name!r} has {count} tokens, {context} {context_length}"
                     + (f": {text!r}" if text != name else ""),
                     hint="shorten the label, its template or its description",
                 )

@@ -150,7 +150,7 @@ class Original(Closing):
         """Lets go of the network; a closed session has no components."""
         self.specs.clear()
         self._functions.clear()
-        del self.network
+        vars(self).pop("network", None)
 
 
 def image_reference(network: Network, image: ImagePreprocessing) -> Forward:
