@@ -180,7 +180,9 @@ def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("bundle", type=PATH)
 @click.argument("images", nargs=-1, required=True)
-@click.option("--labels", help='Labels, "a, b, c", or a file with one per line; left out, the baked ones.')
+@click.option(
+    "--labels", help='Labels, "a, b, c", or a file with one per line (# begins a comment); left out, the baked ones.'
+)
 @click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
 @click.option("--text", help="One text: ranks the pictures by how well it fits them.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")

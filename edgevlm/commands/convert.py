@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     show_default="fp16",
     help="Name of a built-in recipe, or a YAML file. With --dry-run it may repeat, or be all.",
 )
-@click.option("--labels", type=PATH, help="Label file, one per line: bakes a classify component.")
+@click.option("--labels", type=PATH, help="Label file, one per line (# begins a comment): bakes a classify component.")
 @click.option(
     "--template", "templates", multiple=True, help='Prompt around each label, e.g. "a photo of a {}"; may repeat.'
 )

@@ -54,9 +54,10 @@ def enrich(
 ) -> None:
     """Describe LABELS in sentences, for training and inference on things whose names a model does not know.
 
-    LABELS is a file with a label per line, or - for stdin. The descriptions come from a FILE (JSON, CSV or TSV), from
-    an OpenAI-compatible URL, or from a language MODEL run here: a folder or hub id. They are written as JSON for you to
-    review; what the file says already is kept, so that a run that was stopped goes on, and nothing is paid for twice.
+    LABELS is a file with a label per line (# begins a comment), or - for stdin. The descriptions come from a FILE
+    (JSON, CSV or TSV), from an OpenAI-compatible URL, or from a language MODEL run here: a folder or hub id. They are
+    written as JSON for you to review; what the file says already is kept, so that a run that was stopped goes on, and
+    nothing is paid for twice.
 
     \b
     Examples:
