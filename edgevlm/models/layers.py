@@ -131,7 +131,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor |
     )
     scores = query @ key.transpose(1, 2)
     weights = (scores if mask is None else scores + mask).softmax(-1)
-    return (weights @ value).unflatten(0, (batch, heads)).transpose(1, 2).reshape(batch, rows, width)
+    return (weights @ value).reshape(batch, heads, rows, size).transpose(1, 2).reshape(batch, rows, width)
 
 
 def causal_mask(length: int) -> Tensor:
