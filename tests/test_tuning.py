@@ -27,7 +27,7 @@ CALIBRATION = CalibrationSource("objects:train:200:4")
 @pytest.fixture(scope="module")
 def request_(tmp_path_factory: pytest.TempPathFactory) -> TuneRequest:
     folder = tmp_path_factory.mktemp("tune")
-    write_clip_checkpoint(folder / "clip", text={"num_hidden_layers": 1}, vision={"num_hidden_layers": 1})
+    write_clip_checkpoint(folder / "clip")
     return TuneRequest(
         folder / "clip", "tflite", DATA, folder / "out", max_drop=100, calibration=CALIBRATION, pictures=40
     )
