@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
-from edgevlm.bundle.golden import GOLDEN, REFERENCE
+from edgevlm.bundle.golden import GOLDEN, REFERENCE, Golden
 from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
 from edgevlm.bundle.manifest import SUFFIX, Labels, ParityReport
 from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
@@ -198,18 +198,18 @@ def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
     """
     rows, reference = fixtures(bundle)
     tokenizer = Tokenizer.of_bundle(bundle)
-    expected = golden.check(bundle, tokenizer)
+    stored, _, _ = golden.read(bundle.path, newer=bundle.is_newer)
+    expected = golden.check(bundle, stored, tokenizer)
     report = _measure(bundle, rows, reference, progress)
-    _check_golden_answers(bundle, expected, tokenizer)
+    _check_golden_answers(bundle, stored, expected, tokenizer)
     return report
 
 
-def _check_golden_answers(bundle: Bundle, expected: Answers, tokenizer: Tokenizer | None) -> None:
+def _check_golden_answers(bundle: Bundle, stored: Golden, expected: Answers, tokenizer: Tokenizer | None) -> None:
     """Refuses a golden.json whose answers are not nearly those of the artefact.
 
     The recipe's limits are of the parity samples; golden's pictures are those that hurt, and few.
     """
-    stored, _, _ = golden.read(bundle.path, newer=bundle.is_newer)
     pictures = [bundle.path / picture.file for picture in stored.pictures]
     rows = make_rows(pictures, [text.text for text in stored.texts], bundle.manifest.image, tokenizer)
     for check in _measure(bundle, rows, expected, silent).checks:

@@ -94,11 +94,12 @@ def write_pictures(folder: Path, spec: ImagePreprocessing) -> dict[str, NDArray[
     return found
 
 
-def check(bundle: Bundle, tokenizer: Tokenizer | None) -> dict[str, dict[str, F32]]:
+def check(bundle: Bundle, golden: Golden, tokenizer: Tokenizer | None) -> dict[str, dict[str, F32]]:
     """Makes again, of what a bundle ships, all of `golden.json` that takes no network.
 
     Args:
         bundle: Whose fixtures they are.
+        golden: What its `golden.json` says.
         tokenizer: The bundle's own.
 
     Returns:
@@ -108,7 +109,6 @@ def check(bundle: Bundle, tokenizer: Tokenizer | None) -> dict[str, dict[str, F3
         BundleError: a picture's pixels, a text's ids or a score are not what the manifest's rules make of the picture,
             of the text or of the embeddings; or a file that is named is not the bundle's.
     """
-    golden, _, _ = read(bundle.path, newer=bundle.is_newer)
     where, manifest = bundle.path / GOLDEN, bundle.manifest
     for picture in golden.pictures:
         for name in (picture.file, picture.pixels):
