@@ -77,7 +77,7 @@ def _guarding() -> bool:
 
 
 def _slowness() -> float:
-    """How much longer this machine may take than a quiet one on which the limits were chosen: asked now, at least `_BESIDE`."""
+    """How much longer this machine may take than the quiet one of the limits: asked now, at least `_BESIDE`."""
     began = time.process_time()
     sum(number * number for number in range(_LOOP))
     return max(_BESIDE, (time.process_time() - began) / _LOOP_SECONDS)
