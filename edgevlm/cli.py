@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import sys
 from typing import Any
 
 import click
@@ -17,8 +21,10 @@ from edgevlm.commands.evaluate import evaluate
 from edgevlm.commands.lists import models, recipes, targets
 from edgevlm.commands.prune import prune
 from edgevlm.commands.tune import tune
-from edgevlm.errors import EdgeVLMError, debugging
-from edgevlm.process import interrupts
+from edgevlm.errors import EdgeVLMError, OutputError, debugging
+from edgevlm.process import interrupts, terminal
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
 class _Main(click.Group):
@@ -30,10 +36,15 @@ class _Main(click.Group):
         except EdgeVLMError as error:
             if debugging():
                 raise
-            click.echo(f"error: {error.message}", err=True)
+            terminal.say(f"error: {error.message}", err=True)
             if error.hint:
-                click.echo(f"  try: {error.hint}", err=True)
+                terminal.say(f"  try: {error.hint}", err=True)
             context.exit(error.exit_code)
+        except OSError as error:
+            if debugging() or error.filename is None:
+                raise
+            terminal.say(f"error: {os.fsdecode(error.filename)}: {error.strerror}", err=True)
+            context.exit(EdgeVLMError.exit_code)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,5 +69,17 @@ for command in (
 
 def program() -> None:
     """The installed command."""
-    with interrupts.clean_exit():
-        main(prog_name="edgevlm")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what ASCII or Latin-1 cannot hold is written out
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with interrupts.clean_exit():
+            main(prog_name="edgevlm")
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more, at its end
+        if error.errno == errno.EPIPE:  # whoever read, such as `head`, has enough
+            sys.exit(1)
+        terminal.say(f"error: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(OutputError.exit_code)

@@ -83,6 +83,8 @@ def test_labels_are_those_of_a_file_or_written_out(tmp_path: Path, monkeypatch: 
         "robin",
     )
     assert labels.read_or_split("a yellow star") == ("a yellow star",)
+    many = [f"a red circle number {number}" for number in range(40)]  # longer than a file's name can be
+    assert labels.read_or_split(", ".join(many)) == tuple(many)
     with pytest.raises(LabelError, match="got a folder"):
         labels.read_or_split("robin")
     with pytest.raises(LabelError, match="expected labels with commas between them, or a file"):

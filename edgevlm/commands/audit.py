@@ -9,6 +9,7 @@ import click
 
 from edgevlm.commands.options import as_json
 from edgevlm.errors import CheckFailed, InputError
+from edgevlm.process import terminal
 
 if TYPE_CHECKING:
     from edgevlm.conversion.audit import Audit
@@ -45,7 +46,6 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
     from edgevlm.conversion.audit import draw_samples
     from edgevlm.data.sources import open_data
     from edgevlm.models import catalogue
-    from edgevlm.process import terminal
     from edgevlm.targets import registry
 
     known = registry.targets()
@@ -73,10 +73,9 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
 
 def _show(found: Audit, top: int) -> None:
     from edgevlm.conversion.audit import recipe_lines
-    from edgevlm.process import terminal
 
     if not found.ops:
-        click.echo(f"{found.target}: computes in float32 in every recipe\n")
+        terminal.say(f"{found.target}: computes in float32 in every recipe\n")
         return
     components: dict[str, list[OpRange]] = {}
     for op in found.ops:
@@ -85,12 +84,11 @@ def _show(found: Audit, top: int) -> None:
     headings = ("place", "op", "in", ">peak", ">headroom", ">typical", ">below normal", ">squares inside", "in fp16")
     terminal.table(found.target, headings, [_row(op) for ops in nearest for op in ops])
     if found.float32_ops:
-        click.echo(f"a recipe for --recipe that keeps {found.target} within float16:\n")
-        click.echo(recipe_lines(found.float32_ops) + "\n")
+        terminal.say(f"a recipe for --recipe that keeps {found.target} within float16:\n")
+        terminal.say(recipe_lines(found.float32_ops) + "\n")
 
 
-def _row(op: OpRange) -> tuple[str, ...]:
-    colour = _COLOURS.get(op.verdict)
+def _row(op: OpRange) -> tuple[str | terminal.Cell, ...]:
     return (
         op.place,
         op.kind,
@@ -100,5 +98,5 @@ def _row(op: OpRange) -> tuple[str, ...]:
         f"{op.typical:.2g}",
         f"{op.below_normal:.1%}",
         "" if op.sum_of_squares is None else f"{op.sum_of_squares:.3g}",
-        f"[{colour}]{op.verdict}[/]" if colour else op.verdict,
+        terminal.Cell(op.verdict, _COLOURS.get(op.verdict, "")),
     )

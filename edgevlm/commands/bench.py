@@ -107,7 +107,7 @@ def bench(
         from edgevlm.bench.report.terminal import print_table
 
         print_table(found)
-        click.echo(f"report: {out / run.PAGE}")
+        terminal.say(f"report: {out / run.PAGE}")
     _exit(found)
 
 
@@ -197,8 +197,6 @@ def devices(context: click.Context, profiles: Path | None, show: str | None, as_
 
 
 def _row(name: str, profile: Profile) -> tuple[str, ...]:
-    from rich.markup import escape
-
     from edgevlm.bench.estimates.published import points
 
     processor = " + ".join(f"{each.cores} x {each.core} {each.clock_mhz / 1e3:.1f} GHz" for each in profile.cpu)
@@ -211,7 +209,7 @@ def _row(name: str, profile: Profile) -> tuple[str, ...]:
     }
     memory = f"{profile.memory_mb / 1024:.0f} GB" if profile.memory_mb else ""
     how = profile.address or asked.get(profile.reach, f"{profile.reach}: needs an address")
-    return tuple(map(escape, (name, profile.title, profile.chip, processor, memory, how)))
+    return name, profile.title, profile.chip, processor, memory, how
 
 
 @devices.command()

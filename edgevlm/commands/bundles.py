@@ -76,22 +76,22 @@ def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out
             found["blame"] = schema.write(blames)
         terminal.print_json({"bundle": str(bundle), "digest": opened.digest, "passed": passed} | found)
     else:
-        click.echo(f"{len(opened.manifest.files)} files are what the manifest says; digest {opened.digest}")
+        terminal.say(f"{len(opened.manifest.files)} files are what the manifest says; digest {opened.digest}")
         title = f"{parity.samples} pictures, evidence: {parity.evidence}"
         terminal.table(title, ("component", "measure", ">value", ">limit", "result"), showing.parity_rows(parity))
         for proof in weights:
-            click.echo(f"{proof.component}: {proof.identical} of {proof.decided} integer weights are as NNCF decided")
+            terminal.say(f"{proof.component}: {proof.identical} of {proof.decided} integer weights are as NNCF decided")
             if proof.lost:
-                click.echo(f"{proof.component}: FAILED: not as decided: {', '.join(proof.lost)}", err=True)
+                terminal.say(f"{proof.component}: FAILED: not as decided: {', '.join(proof.lost)}", err=True)
     if blames is not None and not as_json:
         from edgevlm.blame.page import verdict
 
         for each in blames:
-            click.echo(verdict(each))
-        click.echo(f"picture: {out}")
+            terminal.say(verdict(each))
+        terminal.say(f"picture: {out}")
     if not passed:
         if not blame:
-            click.echo("the first op that differs: the same command with --blame", err=True)
+            terminal.say("the first op that differs: the same command with --blame", err=True)
         sys.exit(CheckFailed.exit_code)
 
 

@@ -189,8 +189,8 @@ def _tell(distilled: Distilled, compress: str | None) -> None:
         ("pictures skipped", f"{len(distilled.skipped):,}" + (" (see skipped.txt)" if distilled.skipped else "")),
     ]
     terminal.table(None, ("", ""), rows)
-    click.echo(f"losses: {distilled.folder / 'losses.png'}")
+    terminal.say(f"losses: {distilled.folder / 'losses.png'}")
     recipe = f" --recipe {compress}" if compress else ""
-    click.echo(f"next: edgevlm convert {distilled.folder} --target all{recipe}", err=True)
+    terminal.say(f"next: edgevlm convert {distilled.folder} --target all{recipe}", err=True)
     if compress and not distilled.text_parameters:
-        click.echo(f"the text tower was not trained: {compress} costs it what it did before", err=True)
+        terminal.say(f"the text tower was not trained: {compress} costs it what it did before", err=True)

@@ -152,10 +152,10 @@ def _tell(done: Enriched) -> None:
         terminal.table(None, ("label", "description"), rows)
     more = f", of which {len(done.kept)} before" if done.kept else ""
     asked = f"; {done.asked} questions asked" if done.asked else ""
-    click.echo(f"{len(described)} of {len(done.labels)} labels described{more}{asked}: {done.out}")
+    terminal.say(f"{len(described)} of {len(done.labels)} labels described{more}{asked}: {done.out}")
     for label, reason in done.failures:
-        click.echo(f"{label}: {reason}", err=True)
+        terminal.say(f"{label}: {reason}", err=True)
     if done.missing:
-        click.echo(f"without a description: {', '.join(done.missing)}", err=True)
+        terminal.say(f"without a description: {', '.join(done.missing)}", err=True)
     else:
-        click.echo(f"next: read {done.out}, then give it to edgevlm distill or convert as --descriptions", err=True)
+        terminal.say(f"next: read {done.out}, then give it to edgevlm distill or convert as --descriptions", err=True)

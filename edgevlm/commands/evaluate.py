@@ -12,6 +12,7 @@ import click
 
 from edgevlm.commands.options import PATH, as_json, max_unreadable, refuse_unwritable
 from edgevlm.errors import InputError
+from edgevlm.process import terminal
 
 if TYPE_CHECKING:
     from edgevlm.evaluation.evaluation import Evaluation
@@ -93,7 +94,6 @@ def evaluate(
     """
     from edgevlm import schema
     from edgevlm.evaluation.evaluation import evaluate as measure
-    from edgevlm.process import terminal
 
     numbers = _parse_shots(shots)
     if out is not None:
@@ -116,7 +116,7 @@ def evaluate(
         )
     if out is not None:
         _write(out, terminal.json_text(schema.write(found)))
-        click.echo(f"wrote {out}", err=True)
+        terminal.say(f"wrote {out}", err=True)
     if as_json:
         terminal.print_json(schema.write(found))
     else:
@@ -152,22 +152,18 @@ def _write(path: Path, text: str) -> None:
 
 
 def _show(found: Evaluation) -> None:
-    from rich.markup import escape
-
-    from edgevlm.process import terminal
-
     rows = [row for row in _rows(found.sets) if any(cell != _NOTHING for cell in row[1:])]
-    click.echo(f"{found.model}: {found.precision}, evidence: {found.evidence}")
+    terminal.say(f"{found.model}: {found.precision}, evidence: {found.evidence}")
     if found.templates and any(each.zero_shot for each in found.sets):
-        click.echo(f"prompts: {'; '.join(found.templates)}")
-    terminal.table(None, ("", *(f">{escape(each.name)}" for each in found.sets)), rows)
+        terminal.say(f"prompts: {'; '.join(found.templates)}")
+    terminal.table(None, ("", *(f">{each.name}" for each in found.sets)), rows)
     _show_attributes(found.sets)
     for each in found.sets:
         if each.index:
             _show_index(each.name, each.index)
         _show_classes(each)
         for note in each.notes:
-            click.echo(f"{each.name}: {note}")
+            terminal.say(f"{each.name}: {note}")
         _show_skipped(each)
 
 
@@ -217,10 +213,7 @@ def _probe(each: SetEvaluation, shots: int) -> FewShot | None:
 
 
 def _show_attributes(sets: Sequence[SetEvaluation]) -> None:
-    from rich.markup import escape
-
     from edgevlm.evaluation.scene_zero_shot import CANDIDATES, VARIED
-    from edgevlm.process import terminal
 
     measured = [(each.name, each.attributes) for each in sets if each.attributes]
     if not measured:
@@ -233,7 +226,7 @@ def _show_attributes(sets: Sequence[SetEvaluation]) -> None:
     for name in VARIED:
         rows.append(_row(f"  in the {name}", scenes, partial(_show_attribute, name)))
     title = "The true description scores highest (by chance)"
-    terminal.table(title, ("", *(f">{escape(name)}" for name, _ in measured)), rows)
+    terminal.table(title, ("", *(f">{name}" for name, _ in measured)), rows)
 
 
 def _show_attribute(name: str, found: SceneAccuracy) -> str:
@@ -241,10 +234,6 @@ def _show_attribute(name: str, found: SceneAccuracy) -> str:
 
 
 def _show_index(name: str, index: Index) -> None:
-    from rich.markup import escape
-
-    from edgevlm.process import terminal
-
     rows = [
         (
             form.name,
@@ -257,37 +246,33 @@ def _show_index(name: str, index: Index) -> None:
     ]
     near = f">{index.neighbours_k} nearest kept"
     columns = ("stored as", ">bytes a picture", ">nearest kept", near, ">text → image, at 1 / 5 / 10")
-    terminal.table(escape(f"{name}: an index of {index.pictures:,} pictures"), columns, rows)
+    terminal.table(f"{name}: an index of {index.pictures:,} pictures", columns, rows)
 
 
 def _show_skipped(each: SetEvaluation) -> None:
     if not each.skipped:
         return
     pictures = "picture" if len(each.skipped) == 1 else "pictures"
-    click.echo(f"{each.name}: {len(each.skipped):,} unreadable {pictures} skipped:")
+    terminal.say(f"{each.name}: {len(each.skipped):,} unreadable {pictures} skipped:")
     for reason in list(each.skipped.values())[:_SKIPPED_SHOWN]:
-        click.echo(f"  {reason}")
+        terminal.say(f"  {reason}")
     if len(each.skipped) > _SKIPPED_SHOWN:
-        click.echo(f"  and {len(each.skipped) - _SKIPPED_SHOWN:,} more; --json lists all")
+        terminal.say(f"  and {len(each.skipped) - _SKIPPED_SHOWN:,} more; --json lists all")
 
 
 def _show_classes(each: SetEvaluation) -> None:
-    from rich.markup import escape
-
-    from edgevlm.process import terminal
-
     if each.zero_shot is None:
         return
     if len(each.zero_shot.by_class) > 1 and each.pictures < _FEW * len(each.zero_shot.by_class):
-        click.echo(f"{each.name}: fewer than {_FEW} pictures a class, too few for accuracy by class (--json has it)")
+        terminal.say(f"{each.name}: fewer than {_FEW} pictures a class, too few for accuracy by class (--json has it)")
         return
     classes = sorted(each.zero_shot.by_class, key=lambda found: found.accuracy)
     few = f", the {_CLASSES_SHOWN} hardest of {len(classes)}" if len(classes) > _CLASSES_SHOWN else ""
     rows = [
-        (escape(found.label), f"{found.pictures:,}", _percent(found.accuracy), escape(found.mistaken_for or ""))
+        (found.label, f"{found.pictures:,}", _percent(found.accuracy), found.mistaken_for or "")
         for found in classes[:_CLASSES_SHOWN]
     ]
-    terminal.table(escape(f"{each.name}: by class{few}"), ("class", ">pictures", ">accuracy", "mostly taken for"), rows)
+    terminal.table(f"{each.name}: by class{few}", ("class", ">pictures", ">accuracy", "mostly taken for"), rows)
 
 
 def _joined(numbers: Iterable[int]) -> str:

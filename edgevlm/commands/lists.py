@@ -81,7 +81,7 @@ def _list_ops(target: str, as_json: bool) -> None:
     ]
     terminal.table(None, ("op", "defined in", "computed", "compared with"), rows)
     covered = sum(op.covered for op in found)
-    click.echo(f"{covered} of {len(found)} ops are computed")
+    terminal.say(f"{covered} of {len(found)} ops are computed")
 
 
 @click.command()
@@ -182,14 +182,14 @@ def _show_recipe(name: str, copy: Path | None, *, force: bool, as_json: bool) ->
     ]
     text = "".join(f"# {line}\n" for line in head) + "\n" + schema.to_yaml(recipe, schema.meanings(type(recipe)))
     if copy is None:
-        click.echo(text, nl=False)
+        terminal.say(text, end="")
         return
     _write_new(copy, text, force=force)
     if as_json:
         terminal.print_json({"recipe": schema.write(recipe), "file": str(copy)})
     else:
-        click.echo(f"wrote {copy}")
-        click.echo(f"next: edit it, then {use}", err=True)
+        terminal.say(f"wrote {copy}")
+        terminal.say(f"next: edit it, then {use}", err=True)
 
 
 def _name_of_copy(path: Path, name: str) -> str:
@@ -263,6 +263,4 @@ def _needs(loss: Loss) -> str:
 
 
 def _extra(target: str) -> str:
-    from rich.markup import escape
-
-    return escape(f"no: pip install 'edgevlm[{target}]'")
+    return f"no: pip install 'edgevlm[{target}]'"

@@ -93,7 +93,7 @@ def prune(
         terminal.print_json(schema.write(pruned) | {"folder": str(pruned.folder)})
     else:
         _tell(pruned)
-        click.echo(f"next: {_next(pruned, data)}", err=True)
+        terminal.say(f"next: {_next(pruned, data)}", err=True)
 
 
 def _require() -> None:
@@ -123,7 +123,7 @@ def _tell(pruned: Pruned) -> None:
         )
     headings = ("component", "structures", ">parameters, M", ">multiply-adds, M", "cosine with the original")
     terminal.table(None, headings, rows)
-    click.echo(f"{pruned.folder}, judged by {pruned.pictures:,} pictures")
+    terminal.say(f"{pruned.folder}, judged by {pruned.pictures:,} pictures")
 
 
 def _in_millions(change: Change) -> str:

@@ -7,14 +7,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import Manifest, ParityReport
-from edgevlm.process.terminal import table
+from edgevlm.process.terminal import Cell, say, table, visible
 
 if TYPE_CHECKING:
     from edgevlm.conversion.forecast import Forecast
@@ -29,14 +28,14 @@ BAR_WIDTH = 24
 def notes(bundle: Bundle) -> None:
     """What a user should know about a bundle, on stderr, so that data on stdout stays what it is."""
     for note in bundle.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 def cut_text(text: str, tokenizer: Tokenizer) -> None:
     """Says of a text that is longer than the model's context that its end does not count."""
     count, length = tokenizer.token_count(text), tokenizer.spec.context_length
     if count > length:
-        click.echo(f"note: the text has {count} tokens, the model's context {length}: its end does not count", err=True)
+        say(f"note: the text has {count} tokens, the model's context {length}: its end does not count", err=True)
 
 
 def outcomes(found: Sequence[Outcome]) -> None:
@@ -48,7 +47,7 @@ def outcomes(found: Sequence[Outcome]) -> None:
         rows.append(
             (
                 outcome.target,
-                f"[{colours[outcome.status]}]{outcome.status}[/]" + (" (cached)" if outcome.cached else ""),
+                Cell(outcome.status + " (cached)" * outcome.cached, colours[outcome.status]),
                 f"{outcome.bundle.artefact_bytes / 1e6:.2f} MB" if outcome.bundle else "",
                 _parity_summary(parity) if parity else "",
                 f"{outcome.seconds:.1f}",
@@ -57,21 +56,21 @@ def outcomes(found: Sequence[Outcome]) -> None:
     table(None, ("target", "result", ">for the app", "parity with float32", ">seconds"), rows)
     for outcome in found:
         if outcome.bundle:
-            click.echo(f"{outcome.target}: {outcome.bundle.path}")
-            click.echo(f"{outcome.target}: digest {outcome.bundle.digest}")
+            say(f"{outcome.target}: {outcome.bundle.path}")
+            say(f"{outcome.target}: digest {outcome.bundle.digest}")
         if outcome.at_risk:
             nearest = min(outcome.at_risk, key=lambda op: op.headroom)
-            click.echo(
+            say(
                 f"{outcome.target}: {len(outcome.at_risk)} ops come close to float16's limits, such as {nearest.place} "
                 f"({nearest.kind}, up to {nearest.peak:.3g}); edgevlm audit shows them",
                 err=True,
             )
         if outcome.bundle and outcome.status == "failed parity":
-            click.echo(f"  try: {_way_out(outcome.bundle)}", err=True)
+            say(f"  try: {_way_out(outcome.bundle)}", err=True)
         if outcome.error:
-            click.echo(f"{outcome.target}: {outcome.error.message}", err=True)
+            say(f"{outcome.target}: {outcome.error.message}", err=True)
             if outcome.error.hint:
-                click.echo(f"  try: {outcome.error.hint}", err=True)
+                say(f"  try: {outcome.error.hint}", err=True)
 
 
 def forecasts(found: Sequence[Forecast]) -> None:
@@ -81,7 +80,9 @@ def forecasts(found: Sequence[Forecast]) -> None:
         footprint = each.footprint
         if footprint is None:
             said = "; ".join(problem.what for problem in each.refused)
-            rows.append((each.target, each.recipe, "", "", "", f"[red]refused[/]: {said}" if said else "not known"))
+            rows.append(
+                (each.target, each.recipe, "", "", "", Cell(f"refused: {said}", "red") if said else "not known")
+            )
             continue
         rows.append(
             (
@@ -94,12 +95,10 @@ def forecasts(found: Sequence[Forecast]) -> None:
             )
         )
     table(None, ("target", "recipe", ">for the app", ">peak memory", ">of it mapped", "needs"), rows)
-    click.echo(
-        "Estimated; nothing was converted. Size: each weight in the type that it would be stored in. Peak memory:"
-    )
-    click.echo("what the engine adds while it opens the artefact and runs the component that needs most, namely")
+    say("Estimated; nothing was converted. Size: each weight in the type that it would be stored in. Peak memory:")
+    say("what the engine adds while it opens the artefact and runs the component that needs most, namely")
     for target, basis in {each.target: each.footprint.basis for each in found if each.footprint}.items():
-        click.echo(f"  {target}: {basis}")
+        say(f"  {target}: {basis}")
 
 
 def forecast_json(forecast: Forecast) -> dict[str, Any]:
@@ -167,7 +166,7 @@ def range_json(op: OpRange) -> dict[str, Any]:
     return {**schema.write(op), "headroom": op.headroom}
 
 
-def parity_rows(parity: ParityReport) -> list[tuple[str, ...]]:
+def parity_rows(parity: ParityReport) -> list[tuple[str | Cell, ...]]:
     """Component, measure, value, limit and verdict of each check."""
     return [
         (
@@ -175,7 +174,7 @@ def parity_rows(parity: ParityReport) -> list[tuple[str, ...]]:
             check.measure,
             f"{check.value:.7g}" if check.measure == "min_cosine" else f"{check.value:.3g}",
             "" if check.limit is None else f"{check.limit:g}",
-            "[green]passed[/]" if check.passed else "[red]failed[/]",
+            Cell("passed", "green") if check.passed else Cell("failed", "red"),
         )
         for check in parity.checks
     ]
@@ -192,10 +191,10 @@ def advice_lists(advice: Mapping[str, Sequence[Advice]]) -> None:
     width = min(shutil.get_terminal_size().columns, 110)
     for component, found in advice.items():
         if found:
-            click.echo(f"Advice on {component}")
+            say(f"Advice on {component}")
         for each in found:
             message = textwrap.fill(f"{each.message}.", width, initial_indent="    ", subsequent_indent="    ")
-            click.echo(f"  {each.kind}: {each.where}\n{message}\n    {each.source}")
+            say(f"  {each.kind}: {each.where}\n{message}\n    {each.source}")
 
 
 def describe_package(package: Package) -> list[tuple[str, str]]:
@@ -273,12 +272,13 @@ def bars(picture: str, labels: Sequence[str], scores: NDArray[np.float32], top: 
     """A picture's best labels, each with a bar and its share."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    console.print(picture, style="bold", markup=False)
+    console = Console(highlight=False, emoji=False)
+    full, empty = "█░" if console.encoding.startswith("utf") else "#."
+    console.print(visible(picture), style="bold", markup=False)
     for index in np.argsort(-scores, kind="stable")[:top]:
         filled = round(float(np.nan_to_num(scores[index])) * BAR_WIDTH)
-        bar = "█" * filled + "░" * (BAR_WIDTH - filled)
-        console.print(f"  {bar} {float(scores[index]):6.1%}  {labels[index]}", markup=False, soft_wrap=True)
+        bar = full * filled + empty * (BAR_WIDTH - filled)
+        console.print(f"  {bar} {float(scores[index]):6.1%}  {visible(labels[index])}", markup=False, soft_wrap=True)
 
 
 def _parity_summary(parity: ParityReport) -> str:

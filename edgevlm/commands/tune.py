@@ -85,7 +85,7 @@ def _show(tuned: Tuned, out: Path) -> None:
 
     rows = [
         (
-            f"[green]{trial.recipe.name}[/]" if trial is tuned.best else trial.recipe.name,
+            terminal.Cell(trial.recipe.name, "green" if trial is tuned.best else ""),
             f"{trial.size_bytes / 1e6:.2f} MB",
             f"{trial.compressed_size_bytes / 1e6:.2f} MB",
             f"{100 * trial.score.accuracy:.1f}",
@@ -97,14 +97,14 @@ def _show(tuned: Tuned, out: Path) -> None:
         if trial.error is None
     ]
     headings = ("recipe", ">size", ">compressed", ">named right %", ">drop", ">as float %", ">time")
-    click.echo(
+    terminal.say(
         f"{tuned.pictures} pictures, {tuned.words} texts to choose from: the float model names "
         f"{100 * tuned.accuracy:.1f} % right, and one picture is {100 / tuned.pictures:.2g} points"
     )
     terminal.table(None, headings, rows)
     for trial in tuned.trials:
         if trial.error is not None:
-            click.echo(f"{trial.recipe.name}: {trial.error}", err=True)
-    click.echo(f"recipe: {tuned.recipe_file}")
-    click.echo(f"pictures: {out / 'trade-off.svg'}, {out / 'sensitivity.svg'}")
-    click.echo(f"next: {tuned.next_command}", err=True)
+            terminal.say(f"{trial.recipe.name}: {trial.error}", err=True)
+    terminal.say(f"recipe: {tuned.recipe_file}")
+    terminal.say(f"pictures: {out / 'trade-off.svg'}, {out / 'sensitivity.svg'}")
+    terminal.say(f"next: {tuned.next_command}", err=True)

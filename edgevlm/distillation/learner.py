@@ -26,6 +26,7 @@ from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import FixedLabels, SmallText, StudentParts, TextSide, teacher_text
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS, preset, text_preset
 from edgevlm.models.students.towers import build_image_tower, build_text_tower
+from edgevlm.process.paths import user_path
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def find_former(student: str, image_size: int | None) -> StudentParts | None:
     if student in PRESETS:
         preset(student, image_size=image_size)
         return None
-    folder = builtin.FOLDERS.get(student) or Path(student).expanduser()
+    folder = builtin.FOLDERS.get(student) or user_path(student)
     if not is_student(folder):
         raise InputError(
             f"no student {student!r}: expected one of {', '.join(PRESETS)}, or a distilled student: its folder, or "

@@ -16,6 +16,7 @@ from edgevlm.enrichment.language_model import LanguageModel, LocalModel, Tell
 from edgevlm.errors import EnrichmentError, LabelError
 from edgevlm.process import interrupts
 from edgevlm.process.locking import locked
+from edgevlm.process.paths import user_path
 from edgevlm.process.progress import Progress
 from edgevlm.process.writing import output_errors
 
@@ -268,7 +269,7 @@ def _open(source: str, question: Question) -> LanguageModel:
         return Endpoint(source, model=question.model, key=key, key_env=question.key_env)
     if question.model is not None:
         raise EnrichmentError(f"--model names a model at an endpoint, and {source!r} is no URL")
-    if Path(source).expanduser().is_dir() or hub.is_hub_id(source):
+    if user_path(source).is_dir() or hub.is_hub_id(source):
         return LocalModel(source)
     raise EnrichmentError(
         f"expected a {', '.join(from_file.SUFFIXES)} file, a URL such as http://localhost:8080/v1, or a language "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgevlm.enrichment.descriptions import Author
 from edgevlm.errors import EnrichmentError, MissingDependency
+from edgevlm.process.paths import user_path
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +59,7 @@ class LocalModel:
 
         from edgevlm.models.checkpoints import hub
 
-        here = Path(name).expanduser()
+        here = user_path(name)
         folder = here if here.is_dir() else hub.download(name)
         self._name = here.resolve().name if here.is_dir() else name
         self._revision = None if here.is_dir() else folder.name

@@ -16,6 +16,7 @@ from edgevlm.errors import TensorError
 from edgevlm.inference.embedder import BundleModel
 from edgevlm.inputs.rows import TOKEN_IDS, make_rows
 from edgevlm.inputs.texts import Tokenizer
+from edgevlm.process.paths import user_path
 from edgevlm.targets.runtime import Closing
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def open_encoder(model: str | Path) -> Encoder:
         CheckpointError: there is no such model.
         MissingDependency: the packages that it needs are not installed.
     """
-    path = Path(model).expanduser()
+    path = user_path(model)
     if path.suffix == SUFFIX or (path / MANIFEST).is_file():
         return BundleEncoder(Bundle.open(path))
     return ModelEncoder(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,12 +40,12 @@ def read_or_split(given: str) -> tuple[str, ...]:
     Raises:
         LabelError: what looks like a path is no file, the file is not one of labels, or nothing is there.
     """
-    path = Path(given)
-    if path.is_file():
-        return read(path).names
-    if path.is_dir() or ("," not in given and _PATH.search(given)):
+    if os.path.isfile(given):  # which, unlike Path's, says no to a list that is too long for a name
+        return read(Path(given)).names
+    folder = os.path.isdir(given)
+    if folder or ("," not in given and _PATH.search(given)):
         raise LabelError(
-            f"{given}: expected a file with a label per line, got {'a folder' if path.is_dir() else 'no such file'}",
+            f"{given}: expected a file with a label per line, got {'a folder' if folder else 'no such file'}",
             hint=f'for a label of that name put a comma behind it: "{given},"',
         )
     names = tuple(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))

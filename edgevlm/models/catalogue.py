@@ -11,6 +11,7 @@ from edgevlm.models import builtin
 from edgevlm.models.checkpoints import hub
 from edgevlm.models.checkpoints.hub import is_hub_id
 from edgevlm.models.students import layout
+from edgevlm.process.paths import user_path
 
 if TYPE_CHECKING:
     from edgevlm.models.model import Model
@@ -34,7 +35,7 @@ def load(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> 
         MissingDependency: torch, transformers or huggingface_hub is not installed.
     """
     folder = find_folder(name, revision=revision)
-    on_disk = str(name) in builtin.FOLDERS or Path(name).expanduser().is_dir()
+    on_disk = str(name) in builtin.FOLDERS or user_path(name).is_dir()
     called = folder.resolve().name if on_disk and str(name) not in builtin.FOLDERS else str(name)
     commit = None if on_disk else folder.name
     if layout.is_student(folder):
@@ -65,7 +66,7 @@ def find_folder(name: str | Path, *, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: there is no such folder or hub model.
     """
-    folder = builtin.FOLDERS.get(str(name)) or Path(name).expanduser()
+    folder = builtin.FOLDERS.get(str(name)) or user_path(name)
     if folder.is_dir():
         if revision is not None:
             raise CheckpointError(

@@ -13,15 +13,27 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from edgevlm.errors import OutputError
 from edgevlm.process import interrupts
 from edgevlm.process.writing import folder_beside
 
 
 def folder() -> Path:
-    """Where the entries lie."""
+    """Where the entries lie.
+
+    Raises:
+        OutputError: the user has no home folder, as in a container that runs as a user of no name.
+    """
     if named := os.environ.get("EDGEVLM_CACHE_DIR"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgevlm"
+    caches = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(caches or Path.home() / ".cache") / "edgevlm"
+    except RuntimeError as error:
+        raise OutputError(
+            "expected a home folder for the cache, and this user has none",
+            hint="set EDGEVLM_CACHE_DIR to a folder that can be written",
+        ) from error
 
 
 def keep(name: str, inputs: Sequence[str], make: Callable[[Path], object]) -> Path:

@@ -1,12 +1,19 @@
-"""What commands put on a terminal: JSON for programs, tables and bars for people."""
+"""What commands put on a terminal: JSON for programs, tables and bars for people.
+
+Names, licences and labels come from whoever made a bundle. They are shown literally: a terminal gets no escape sequence
+from them, and rich no markup.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
+import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from edgevlm.process.quiet import silent_stderr
 
@@ -14,16 +21,59 @@ if TYPE_CHECKING:
     from edgevlm.process.progress import Progress
 
 SCHEMA_VERSION = 1
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What moves a cursor, colours, or turns the direction of reading, and halves of characters; not line ends and tabs."""
+
+
+class Cell(NamedTuple):
+    """A table's cell in a colour."""
+
+    text: str
+    colour: str
+
+
+def visible(text: str) -> str:
+    """A text as it is shown: what a terminal would obey is written out.
+
+    >>> visible("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def say(text: str, *, err: bool = False, end: str = "\n") -> None:
+    """A text on stdout, or on stderr, shown literally."""
+    print(visible(text), file=sys.stderr if err else sys.stdout, end=end, flush=True)
 
 
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object on stdout, with `schema_version` first."""
-    print(json_text(data))
+    text = json_text(data)
+    if not (sys.stdout.encoding or "utf-8").lower().startswith("utf"):
+        text = re.sub(r"[^\x00-\x7f]", _escaped, text)
+    print(text)
 
 
 def json_text(data: dict[str, Any]) -> str:
-    """The same as text, for a file."""
-    return json.dumps({"schema_version": SCHEMA_VERSION} | data, indent=2, ensure_ascii=False)
+    """The same as text, for a file; a number that JSON cannot hold is null."""
+    found = json.dumps(
+        _storable({"schema_version": SCHEMA_VERSION} | data), indent=2, ensure_ascii=False, allow_nan=False
+    )
+    return _UNSEEN.sub(_escaped, found)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _storable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(each) for each in value]
+    return value
 
 
 @contextmanager
@@ -36,7 +86,7 @@ def progress_bar(*, log_seconds: float | None = None) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with (
         silent_stderr() as stderr,
         Progress(
@@ -56,27 +106,31 @@ def progress_bar(*, log_seconds: float | None = None) -> Iterator[Progress]:
             nonlocal said
             # A task that was complete once stops its clock for good; there is always another stage to come.
             done = min(share or 0.0, 0.999)
-            bar.update(task, description=stage, total=None if share is None else 1.0, completed=done)
+            bar.update(task, description=visible(stage), total=None if share is None else 1.0, completed=done)
             if bar.disable and log_seconds is not None and time.monotonic() - said >= log_seconds:
-                print(stage, file=stderr, flush=True)
+                print(visible(stage), file=stderr, flush=True)
                 said = time.monotonic()
 
         yield tell
 
 
-def table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> None:
     """A table on stdout; columns whose heading starts with `>` are right-aligned."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    grid = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    def text(cell: str | Cell) -> Text:
+        return Text(visible(cell)) if isinstance(cell, str) else Text(visible(cell.text), style=cell.colour)
+
+    named = None if title is None else Text(visible(title), style="table.title")
+    grid = Table(title=named, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        grid.add_column(
-            heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left", overflow="fold"
-        )
+        justify: Literal["left", "right"] = "right" if heading.startswith(">") else "left"
+        grid.add_column(text(heading.removeprefix(">")), justify=justify, overflow="fold")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(text, row))
     # Piped, a table is as wide as it needs to be: something else will cut it.
     console = Console(highlight=False, emoji=False)
     (console if console.is_terminal else Console(highlight=False, emoji=False, width=160)).print(grid)

@@ -25,6 +25,7 @@ from typing import Protocol
 from edgevlm.errors import DeviceError
 from edgevlm.onboard.failures import ended_without_a_word
 from edgevlm.onboard.figures import Times, spread
+from edgevlm.process.paths import user_path
 
 Run = Callable[[Sequence[str]], str]
 """Runs the executable with these arguments, and gives all that it wrote and logged."""
@@ -219,7 +220,7 @@ def find(named: str, target: str, address: str) -> tuple[Runner, Path]:
     hint = f"get {runner.origin}; then name it in a file for --devices, such as my-phone: {example}"
     if not named:
         raise DeviceError(f"a phone runs {target} bundles with {runner.name}, and no runner is named", hint=hint)
-    path = Path(named).expanduser()
+    path = user_path(named)
     candidates = sorted(path.iterdir()) if path.is_dir() else [path]
     for each in candidates:
         if runner.name in each.name and each.is_file():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import click
-
 from edgevlm.bench.compare import Comparison
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
 from edgevlm.process import terminal
@@ -23,18 +21,18 @@ def print_table(found: Sequence[Result]) -> None:
         heads = ("device", "artefact", "component", ">threads", "evidence", "latency", "memory", "")
         terminal.table(None, heads, rows)
     for device, said in busy(found).items():
-        click.echo(f"{device}: {said}", err=True)
+        terminal.say(f"{device}: {said}", err=True)
     for each in found:
         if isinstance(each, Failed):
             what = ": ".join(
                 part for part in (each.device, each.artefact and each.artefact.name, each.component) if part
             )
-            click.echo(f"{what}: {each.message}", err=True)
+            terminal.say(f"{what}: {each.message}", err=True)
             if each.hint:
-                click.echo(f"  try: {each.hint}", err=True)
+                terminal.say(f"  try: {each.hint}", err=True)
         elif isinstance(each, Emulated):
             for warning in each.warnings:
-                click.echo(f"{each.device}: {each.artefact.name}: {each.component}: FAILED: {warning}", err=True)
+                terminal.say(f"{each.device}: {each.artefact.name}: {each.component}: FAILED: {warning}", err=True)
 
 
 def busy(found: Sequence[Result]) -> dict[str, str]:
@@ -50,8 +48,6 @@ def busy(found: Sequence[Result]) -> dict[str, str]:
 
 def print_comparison(comparison: Comparison) -> None:
     """What has changed as a table on stdout, and the verdict; the regressions on stderr."""
-    from rich.markup import escape
-
     colours = {"regression": "red", "slower": "yellow", "better": "green", "faster": "green"}
     rows = []
     for each in comparison.changes:
@@ -61,26 +57,23 @@ def print_comparison(comparison: Comparison) -> None:
         if each.low is not None and each.high is not None:
             ratio += f" ({each.low:.2f} to {each.high:.2f})"
         figures = ["" if value is None else f"{value:,.6g} {each.unit}".strip() for value in (each.old, each.new)]
-        verdict = f"[{colours[each.verdict]}]{each.verdict}[/]" if each.verdict in colours else each.verdict
-        names = map(escape, (each.device, each.artefact, each.component, each.what))
-        rows.append((*names, *figures, ratio, verdict))
+        verdict = terminal.Cell(each.verdict, colours.get(each.verdict, ""))
+        rows.append((each.device, each.artefact, each.component, each.what, *figures, ratio, verdict))
     if rows:
         terminal.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
     for regression in comparison.regressions:
-        click.echo(f"REGRESSION: {regression}", err=True)
-    click.echo(
+        terminal.say(f"REGRESSION: {regression}", err=True)
+    terminal.say(
         f"{len(comparison.changes) - len(rows)} of {len(comparison.changes)} figures are the same; "
         f"{len(comparison.regressions) or 'no'} regression{'' if len(comparison.regressions) == 1 else 's'}"
     )
 
 
-def _row(result: Measured | Emulated | Estimated) -> tuple[str, ...]:
-    from rich.markup import escape
-
+def _row(result: Measured | Emulated | Estimated) -> tuple[str | terminal.Cell, ...]:
     kind = evidence(result)
     threads = "1" if isinstance(result, Emulated) else str(result.threads or "")
-    names = tuple(map(escape, (result.device, result.artefact.name, result.component)))
-    return (*names, threads, f"[{_COLOURS[kind]}]{kind}[/]", *_figures(result))
+    names = (result.device, result.artefact.name, result.component)
+    return (*names, threads, terminal.Cell(kind, _COLOURS[kind]), *_figures(result))
 
 
 def _figures(result: Measured | Emulated | Estimated) -> tuple[str, str, str]:

@@ -1,0 +1,135 @@
+"""What reaches a terminal: texts of others literally, whatever the terminal can show, and JSON that is JSON."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import library
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from edgevlm.cli import main
+from edgevlm.errors import OutputError
+from edgevlm.process import store, terminal
+from edgevlm.process.paths import user_path
+
+PRODUCT = Path(terminal.__file__).parents[1]
+HOSTILE = "a [bold]b[/] [/x] :smile: \x1b[2J\x9b1m\u202e\u2028\r\x07"
+SHOWN = r"a [bold]b[/] [/x] :smile: \x1b[2J\x9b1m\u202e\u2028\r\x07"
+
+
+def test_what_a_terminal_would_obey_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.say(HOSTILE)
+    terminal.say(HOSTILE, err=True)
+    terminal.table(HOSTILE, ("name", f">{HOSTILE}"), [(HOSTILE, terminal.Cell(HOSTILE, "red"))])
+    said = capsys.readouterr()
+    assert said.err == SHOWN + "\n"
+    assert said.out.count(SHOWN) == 5
+    assert set(said.out + said.err) & set("\x1b\x9b\u202e\u2028\r\x07") == set()
+    assert terminal.visible("é 猫\t\n") == "é 猫\t\n"
+
+
+def test_json_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"name": HOSTILE + "é\udcff", "numbers": [float("nan"), float("inf"), 1.5], "more": {"x": -float("inf")}}
+    terminal.print_json(data)
+    text = capsys.readouterr().out
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    found = json.loads(text, parse_constant=refuse)
+    assert found == {"schema_version": 1, "name": data["name"], "numbers": [None, None, 1.5], "more": {"x": None}}
+    assert not re.search("[\x7f-\x9f\u2028-\u202e\udcff]", text)
+
+
+def test_commands_print_through_the_terminal() -> None:
+    found = [
+        path.name
+        for folder in (PRODUCT / "commands", PRODUCT / "bench" / "report")
+        for path in folder.rglob("*.py")
+        if re.search(r"click\.echo|click\.secho|rich\.markup", path.read_text())
+    ]
+    assert found == []
+
+
+def test_the_texts_of_a_bundle_and_of_a_user_are_shown_literally(tmp_path: Path) -> None:
+    bundle = library.student("tflite", "fp16")
+    picture = tmp_path / "holiday [red] 1[b].png"
+    Image.new("RGB", (64, 64)).save(picture)
+    for asked in (("--text", "[/b] a star"), ("--labels", "[/b] a star, [red]b")):
+        done = CliRunner().invoke(main, ["run", str(bundle.path), str(picture), *asked])
+        assert done.exit_code == 0, done.output
+        assert picture.name in done.output.replace("\n", "")
+        assert "[/b] a star" in done.output
+    gone = CliRunner().invoke(main, ["run", str(bundle.path), "[/]\x1b[31m.png", "--text", "a star"])
+    assert gone.exit_code == 2
+    assert r"[/]\x1b[31m.png: no such file" in gone.output
+
+
+def _edgevlm(*arguments: str | Path, **changes: str | None) -> subprocess.CompletedProcess[bytes]:
+    environment = {name: value for name, value in (os.environ | changes).items() if value is not None}
+    command = [sys.executable, "-m", "edgevlm", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_an_output_that_is_not_utf8(encoding: str) -> None:
+    bundle = library.student("tflite", "fp16")
+    picture = bundle.path / "golden" / "grey.png"
+    shown = _edgevlm("run", bundle.path, picture, "--labels", "猫, a star", PYTHONIOENCODING=encoding)
+    assert shown.returncode == 0, shown.stderr
+    assert rb"\u732b" in shown.stdout
+    assert b"#" in shown.stdout
+    data = _edgevlm("run", bundle.path, picture, "--labels", "猫, a star", "--json", PYTHONIOENCODING=encoding)
+    (answer,) = json.loads(data.stdout.decode(encoding))["answers"]
+    assert list(answer["scores"]) == ["猫", "a star"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "edgevlm", "devices"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == f"error: the output cannot be written: {os.strerror(errno.ENOSPC)}\n"
+
+
+def test_whoever_reads_may_have_enough() -> None:
+    command = [sys.executable, "-m", "edgevlm", "devices"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
+        assert running.wait(120) == 1
+
+
+def test_what_the_system_says_of_a_path_is_one_line() -> None:
+    for command in (("inspect", "x" * 400), ("convert", "x" * 400, "--target", "coreml")):
+        done = CliRunner().invoke(main, list(command))
+        assert done.exit_code == 2
+        assert done.output == f"error: {'x' * 400}: {os.strerror(errno.ENAMETOOLONG)}\n"
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    for name in ("HOME", "EDGEVLM_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr("pwd.getpwnam", unknown)
+    with pytest.raises(OutputError, match="no home folder|has none") as raised:
+        store.folder()
+    assert "EDGEVLM_CACHE_DIR" in (raised.value.hint or "")
+    assert user_path("~/model") == Path("~/model")
+    assert user_path("~nobody/model") == Path("~nobody/model")
+    monkeypatch.setenv("EDGEVLM_CACHE_DIR", str(tmp_path))
+    assert store.folder() == tmp_path
