@@ -19,15 +19,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgevlm.errors import EdgeVLMError
 
 T = TypeVar("T")
 LARGEST_JSON_BYTES = 1 << 30
+LARGEST_YAML_BYTES = 1 << 20
 _LONGEST_INTEGER = len("-9223372036854775808")
 _WIDTH = 110
-_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_CORE_SCHEMA = (
+    ("null", r"(?:~|null|Null|NULL|)$", "~nN\0"),
+    ("bool", r"(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", "-+0123456789"),
+    ("float", r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?)$", "-+.0123456789"),
+    ("float", r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", "-+."),
+    ("merge", r"<<$", "<"),
+)
+"""What a plain word of YAML 1.2 is (https://yaml.org/spec/1.2.2/#103-core-schema), and the first letters of each kind;
+merging is 1.1's, and in use."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ def read(kind: type[T], data: Any, *, where: str, error: type[EdgeVLMError], ign
     Args:
         kind: A dataclass of plain values, nested dataclasses, tuples, dicts with text keys, literals, unions and
             numbers with a `Quantity`.
-        data: What `json.load` or `read_yaml` gave.
+        data: What `read_json` or `read_yaml` gave.
         where: Path that messages start with, such as a file's name.
         error: Raised for an unknown or missing key or a value of the wrong type; its message names the path.
         ignored: Where given, unknown keys are no error: what they were is added to this list, as `image.key`.
@@ -83,18 +93,22 @@ def read_json(path: Path, *, error: type[EdgeVLMError], hint: str | None = None,
             cannot be read.
         hint: What to do about it.
     """
+    text = _text(path, "JSON", LARGEST_JSON_BYTES, encoding, error, hint)
+    return parse_json(text, where=str(path), error=error, hint=hint)
+
+
+def _text(path: Path, kind: str, most_bytes: int, encoding: str, error: type[EdgeVLMError], hint: str | None) -> str:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise error(f"{path}: expected a JSON file, got what is no file", hint=hint)
-        if found.st_size > LARGEST_JSON_BYTES:
-            raise error(f"{path}: expected a JSON file of at most {LARGEST_JSON_BYTES:,} bytes, got {found.st_size:,}")
-        text = path.read_text(encoding=encoding)
+            raise error(f"{path}: expected a {kind} file, got what is no file", hint=hint)
+        if found.st_size > most_bytes:
+            raise error(f"{path}: expected a {kind} file of at most {most_bytes:,} bytes, got {found.st_size:,}")
+        return path.read_text(encoding=encoding)
     except OSError as problem:
         raise error(f"{path}: cannot be read: {problem.strerror or problem}", hint=hint) from problem
     except UnicodeDecodeError as problem:
-        raise error(f"{path}: not readable as JSON: {problem}", hint=hint) from problem
-    return parse_json(text, where=str(path), error=error, hint=hint)
+        raise error(f"{path}: not readable as {kind}: {problem}", hint=hint) from problem
 
 
 def parse_json(text: str, *, where: str, error: type[EdgeVLMError], hint: str | None = None) -> Any:
@@ -116,37 +130,80 @@ def parse_json(text: str, *, where: str, error: type[EdgeVLMError], hint: str | 
             raise error(f"{where}: the key {twice!r} occurs twice in one object", hint="keep one of the two")
         return found
 
-    def integer(digits: str) -> int:
-        if len(digits) > _LONGEST_INTEGER or not -(1 << 63) <= int(digits) < 1 << 63:
-            raise error(f"{where}: expected integers of 64 bits, got {digits[:40]}")
-        return int(digits)
-
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_int=integer)
+        return json.loads(text, object_pairs_hook=unique, parse_int=_integer)
     except (ValueError, RecursionError) as problem:
         said = "nested too deep" if isinstance(problem, RecursionError) else str(problem)
         raise error(f"{where}: not readable as JSON: {said}", hint=hint) from problem
 
 
-def read_yaml(text: str, *, where: str, error: type[EdgeVLMError]) -> dict[str, Any]:
-    """The mapping that a YAML file holds. `1e-3` is a number, as YAML 1.2 has it; PyYAML alone reads a text.
+def _integer(digits: str) -> int:
+    """An integer of 64 bits; Python's own grow without bound, and take minutes over a million digits."""
+    if len(digits.lstrip("-+0")) > _LONGEST_INTEGER or not -(1 << 63) <= int(digits) < 1 << 63:
+        raise ValueError(f"expected integers of 64 bits, got {digits[:40]}")
+    return int(digits)
 
-    Raises:
-        EdgeVLMError: `error`, for what is no YAML, or no mapping.
+
+def read_yaml(path: Path, *, error: type[EdgeVLMError], hint: str | None = None) -> dict[str, Any]:
+    """The mapping that a YAML file holds, in UTF-8 with or without a byte order mark.
+
+    Args:
+        path: The file.
+        error: Raised for what `parse_yaml` refuses, and for a file that is none, is larger than `LARGEST_YAML_BYTES` or
+            cannot be read.
+        hint: What to do about it.
+    """
+    return parse_yaml(_text(path, "YAML", LARGEST_YAML_BYTES, "utf-8-sig", error, hint), where=str(path), error=error)
+
+
+def parse_yaml(text: str, *, where: str, error: type[EdgeVLMError]) -> dict[str, Any]:
+    """The mapping of a YAML text, whose plain words are what YAML 1.2's core schema says.
+
+    `1e-3` is a number, and `no`, `12:30` and `2024-01-01` are texts; to YAML 1.1, which PyYAML reads, they are a text,
+    a truth value, a number and a date.
+
+    Args:
+        text: The text.
+        where: What messages start with, such as a file's name.
+        error: Raised for what is no YAML, no mapping, has a key twice, or one that is no text, is nested too deep for
+            Python, or has an integer beyond 64 bits.
     """
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """PyYAML's, to add a rule to."""
+        """PyYAML's, with the words of YAML 1.2."""
 
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("+-.0123456789"))
+        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                    raise yaml.MarkedYAMLError(
+                        problem=f"expected a text as the key, got {_shown(key.value)}", problem_mark=key.start_mark
+                    )
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+            found: dict[Any, Any] = super().construct_mapping(node, deep)
+            return found
+
+    for kind, words, first_letters in _CORE_SCHEMA:
+        first = ["" if letter == "\0" else letter for letter in first_letters]
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(words), first)
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: _yaml_integer(node.value))
     try:
         data = yaml.load(text, Loader)
-    except yaml.YAMLError as problem:
-        raise error(f"{where}: not a readable YAML file: {problem}") from problem
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        said = "nested too deep" if isinstance(problem, RecursionError) else str(problem)
+        raise error(f"{where}: not a readable YAML file: {said}") from problem
     if not isinstance(data, Mapping):
         raise error(f"{where}: expected a mapping of keys at the top, got {_shown(data)}")
     return dict(data)
+
+
+def _yaml_integer(word: str) -> int:
+    return _integer(str(int(word, 0)) if word.startswith(("0o", "0x")) and len(word) < _LONGEST_INTEGER else word)
 
 
 def write(value: Any) -> Any:
@@ -161,7 +218,7 @@ def write(value: Any) -> Any:
 
 
 def to_yaml(value: Any, comments: Mapping[str, str], *, changed_only: bool = False) -> str:
-    """The YAML file that `read_yaml` and `read` turn back into a dataclass. The same value gives the same text.
+    """The YAML text that `parse_yaml` and `read` turn back into a dataclass. The same value gives the same text.
 
     Args:
         value: A dataclass of plain values, such as a recipe.
@@ -244,7 +301,8 @@ def _inline(value: Any) -> str:
     class Dumper(yaml.SafeDumper):
         """PyYAML's, which leaves a text without its quotes where YAML 1.1 alone would read it as one."""
 
-    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("+-.0123456789"))
+    for kind, words, first_letters in _CORE_SCHEMA:
+        Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(words), list(first_letters))
     text: str = yaml.dump(
         write(value), Dumper=Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
     )

@@ -321,7 +321,13 @@ def test_devices_of_ones_own(tmp_path: Path) -> None:
         device.resolve("cluster", known)
     for text, said in (
         ("a:\n  like: nothing\n", "a: like: no built-in device 'nothing'"),
-        ("a:\n  like: raspberry-pi-5\n  memory_mb: -3\n", "memory_mb: expected a positive number"),
+        ("a:\n  like: raspberry-pi-5\n  memory_mb: -3\n", "a.memory_mb: expected 0 or more MiB, got -3"),
+        ("a: {title: t, reach: none, chip: c, targets: [tflite], memory_mb: -5}", "expected 0 or more MiB, got -5"),
+        ("a: {like: raspberry-pi-5, cpu: [{core: A, cores: 0, clock_mhz: 1}]}", "expected 1 or more cores, got 0"),
+        ("a: {title: t, reach: none, chip: c, targets: [onnx]}", "expected some of coreml, .*, got 'onnx'"),
+        ("a: {like: raspberry-pi-5, address: 22:30}", "a: address: expected a device's address"),
+        ("a/b: {like: raspberry-pi-5}", "name: expected letters, digits"),
+        ("12: {like: raspberry-pi-5}", "expected a text as the key, got '12'"),
         ("a:\n  like: host\n  colour: red\n", "unknown key 'colour'"),
         ("a: 3\n", "expected a mapping"),
         ("[", "not a readable YAML file"),

@@ -33,7 +33,7 @@ def test_the_example_shows_every_key_and_the_defaults() -> None:
     path = Path(__file__).parent.parent / "examples" / "recipe.yaml"
     recipe = resolve(path)
     assert recipe == DistillRecipe(recipe.name, recipe.losses, recipe.summary)
-    written = schema.read_yaml(path.read_text(), where="example", error=RecipeError)
+    written = schema.read_yaml(path, error=RecipeError)
     kept = schema.write(recipe)
     assert {key: set(value) for key, value in written.items() if isinstance(value, dict)} == {
         key: set(value) for key, value in kept.items() if isinstance(value, dict)

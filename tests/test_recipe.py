@@ -284,7 +284,7 @@ def test_only_what_differs_can_be_written() -> None:
 @pytest.mark.parametrize("name", ["1e3", "-.5e-2", "1.e+7", "0x1f", "yes", "null", "2026-11-28", "12:30"])
 def test_a_text_that_looks_like_something_else_is_written_as_a_text(name: str) -> None:
     text = schema.to_yaml(replace(BUILTIN["int8"], name=name), {})
-    data = schema.read_yaml(text, where="x", error=RecipeError)
+    data = schema.parse_yaml(text, where="x", error=RecipeError)
     assert schema.read(Recipe, data, where="x", error=RecipeError).name == name
 
 

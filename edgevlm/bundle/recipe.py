@@ -253,11 +253,7 @@ def resolve(given: str | Path | Recipe) -> Recipe:
 
 
 def _read(path: Path) -> Recipe:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
-    data = schema.read_yaml(text, where=str(path), error=RecipeError)
+    data = schema.read_yaml(path, error=RecipeError)
     defaults = {"name": path.stem, "summary": "", "parity": {}}
     recipe = schema.read(Recipe, defaults | data, where=str(path), error=RecipeError)
     recipe = recipe if "parity" in data else replace(recipe, parity=_usual_limits(recipe))

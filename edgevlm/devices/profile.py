@@ -11,11 +11,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from edgevlm import schema
+from edgevlm.bundle.recipe import refuse_bad_name
 from edgevlm.devices.address import parse
 from edgevlm.errors import DeviceError
+from edgevlm.schema import Quantity
+from edgevlm.targets import registry
 
 Reach = Literal["local", "ssh", "adb", "qemu-user", "none"]
 
@@ -36,12 +39,12 @@ class Cluster:
     """
 
     core: str
-    cores: int
-    clock_mhz: int
+    cores: Annotated[int, Quantity("cores", least=1)]
+    clock_mhz: Annotated[int, Quantity("MHz", least=1)]
     qemu_cpu: str = ""
     stands_in: bool = False
     dot_product: bool = False
-    fma_lanes: int = 0
+    fma_lanes: Annotated[int, Quantity("multiply-adds", least=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Profile:
     chip: str
     targets: tuple[str, ...]
     cpu: tuple[Cluster, ...] = ()
-    memory_mb: int = 0
-    bandwidth_gb_s: float = 0.0
+    memory_mb: Annotated[int, Quantity("MiB", least=0)] = 0
+    bandwidth_gb_s: Annotated[float, Quantity("GB a second", least=0)] = 0.0
     address: str = ""
     python: str = ""
     runner: str = ""
@@ -85,8 +88,8 @@ class Profile:
 @cache
 def builtin() -> Mapping[str, Profile]:
     """The built-in profiles by name."""
-    path = files("edgevlm.devices") / "profiles.yaml"
-    return _parse(path.read_text(encoding="utf-8"), "edgevlm's profiles.yaml")
+    text = (files("edgevlm.devices") / "profiles.yaml").read_text(encoding="utf-8")
+    return _profiles(schema.parse_yaml(text, where="profiles.yaml", error=DeviceError), "profiles.yaml")
 
 
 def read(path: Path) -> Mapping[str, Profile]:
@@ -95,13 +98,8 @@ def read(path: Path) -> Mapping[str, Profile]:
     Raises:
         DeviceError: it is missing, or holds something else.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeviceError(
-            f"{path}: not readable: {error}", hint="edgevlm devices --show NAME prints one to copy"
-        ) from error
-    return _parse(text, str(path))
+    hint = "edgevlm devices --show NAME prints one to copy"
+    return _profiles(schema.read_yaml(path, error=DeviceError, hint=hint), str(path))
 
 
 def find(name: str, known: Mapping[str, Profile]) -> Profile:
@@ -121,12 +119,14 @@ def find(name: str, known: Mapping[str, Profile]) -> Profile:
     return known[name]
 
 
-def _parse(text: str, where: str) -> Mapping[str, Profile]:
-    data = schema.read_yaml(text, where=where, error=DeviceError)
-    return {str(name): _read(value, f"{where}: {name}") for name, value in data.items()}
+def _profiles(data: Mapping[str, object], where: str) -> Mapping[str, Profile]:
+    for name in data:
+        refuse_bad_name(name, f"{where}: a device's name", DeviceError)
+    targets = registry.targets()
+    return {name: _read(value, targets, f"{where}: {name}") for name, value in data.items()}
 
 
-def _read(value: object, where: str) -> Profile:
+def _read(value: object, targets: tuple[str, ...], where: str) -> Profile:
     """One profile; with `like: NAME` it is that built-in one but for what it says itself."""
     if isinstance(value, Mapping) and "like" in value:
         name = str(value["like"])
@@ -135,10 +135,10 @@ def _read(value: object, where: str) -> Profile:
         own = {key: item for key, item in value.items() if key != "like"}
         value = {**schema.write(builtin()[name]), **own}
     profile = schema.read(Profile, value, where=where, error=DeviceError)
-    numbers = {"memory_mb": profile.memory_mb, "bandwidth_gb_s": profile.bandwidth_gb_s}
-    for cluster in profile.cpu:
-        numbers |= {"cores": cluster.cores - 1, "clock_mhz": cluster.clock_mhz - 1, "fma_lanes": cluster.fma_lanes}
-        for key, number in numbers.items():
-            if number < 0:
-                raise DeviceError(f"{where}: {key}: expected a positive number")
-    return replace(profile, reach=parse(profile.address).scheme) if profile.address else profile
+    for target in profile.targets:
+        if target not in targets:
+            raise DeviceError(f"{where}: targets: expected some of {', '.join(targets)}, got {target!r}")
+    try:
+        return replace(profile, reach=parse(profile.address).scheme) if profile.address else profile
+    except DeviceError as error:
+        raise DeviceError(f"{where}: address: {error.message}", hint=error.hint) from error

@@ -141,17 +141,15 @@ def resolve(name_or_file: str | Path) -> DistillRecipe:
     """
     name = str(name_or_file)
     if name in BUILTIN:
-        return _read(_shipped(name), f"{name}.yaml")
+        where = f"{name}.yaml"
+        return _read(schema.parse_yaml(_shipped(name), where=where, error=RecipeError), where)
     path = Path(name_or_file)
     if not path.is_file():
         raise RecipeError(
             f"no distillation recipe {name!r}: expected one of {', '.join(BUILTIN)}, or the path of a YAML file",
             hint="edgevlm recipes lists the built-in ones; --recipe NAME.yaml takes your own",
         )
-    try:
-        return _read(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    return _read(schema.read_yaml(path, error=RecipeError), str(path))
 
 
 def origin(name: str) -> str:
@@ -164,8 +162,7 @@ def _shipped(name: str) -> str:
     return _SHIPPED.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def _read(text: str, where: str) -> DistillRecipe:
-    data = schema.read_yaml(text, where=where, error=RecipeError)
+def _read(data: Mapping[str, Any], where: str) -> DistillRecipe:
     recipe = schema.read(DistillRecipe, {"name": Path(where).stem} | data, where=where, error=RecipeError)
     check(recipe, where)
     return recipe

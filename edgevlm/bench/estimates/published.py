@@ -90,5 +90,5 @@ class Calibration:
 def points() -> Calibration:
     """What `published.yaml` holds."""
     text = (files("edgevlm.bench.estimates") / "published.yaml").read_text(encoding="utf-8")
-    data = schema.read_yaml(text, where="published.yaml", error=InputError)
+    data = schema.parse_yaml(text, where="published.yaml", error=InputError)
     return schema.read(Calibration, data, where="published.yaml", error=InputError)

@@ -25,11 +25,9 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 def read_licence(readme: Path) -> str:
     """`license` of the model card's front matter (https://huggingface.co/docs/hub/model-cards), else `unknown`."""
-    import yaml
-
     try:
         _, front_matter, _ = ("\n" + readme.read_text(encoding="utf-8")).split("\n---\n", 2)
-        licence = yaml.safe_load(front_matter)["license"]
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        licence = schema.parse_yaml(front_matter, where=str(readme), error=CheckpointError)["license"]
+    except (OSError, ValueError, LookupError, CheckpointError):
         return "unknown"
     return licence if isinstance(licence, str) and licence else "unknown"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from edgevlm import schema
+from edgevlm.errors import CheckpointError
 
 MODEL_TYPE: Literal["edgevlm-student"] = "edgevlm-student"
 FORMAT_VERSION = 1
@@ -22,8 +24,8 @@ _FILES = (
 def is_student(folder: Path) -> bool:
     """Whether its `config.json` says so."""
     try:
-        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = schema.read_json(folder / "config.json", error=CheckpointError)
+    except CheckpointError:
         return False
     return isinstance(config, dict) and config.get("model_type") == MODEL_TYPE
 
