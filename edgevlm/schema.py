@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgevlm.errors import EdgeVLMError
 
@@ -173,8 +173,6 @@ def parse_yaml(text: str, *, where: str, error: type[EdgeVLMError]) -> dict[str,
     class Loader(yaml.SafeLoader):
         """PyYAML's, with the words of YAML 1.2."""
 
-        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
             for key, _ in node.value:
@@ -188,6 +186,7 @@ def parse_yaml(text: str, *, where: str, error: type[EdgeVLMError]) -> dict[str,
             found: dict[Any, Any] = super().construct_mapping(node, deep)
             return found
 
+    Loader.yaml_implicit_resolvers = {}
     for kind, words, first_letters in _CORE_SCHEMA:
         first = ["" if letter == "\0" else letter for letter in first_letters]
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(words), first)

@@ -54,6 +54,7 @@ Answer: TypeAlias = Outputs | Callable[[Mapping[str, Array]], Outputs]
 """What a component answers: always the same, or a function of its inputs, which may raise what a backend raises."""
 
 _BYTES = 256
+_LEAST_SCORE = 1e-9
 _CONTEXT_LENGTH = 256
 _IMAGE = ImagePreprocessing(
     height=32,
@@ -213,14 +214,14 @@ def _components(labels: Sequence[str], embedding_dim: int, image_only: bool) -> 
     pixels = TensorSpec("pixels", "float32", (1, 3, _IMAGE.height, _IMAGE.width), "RGB, 0..255, channels first")
     token_ids = TensorSpec("token_ids", "int32", (1, _CONTEXT_LENGTH), "token ids, padded on the right")
     embedding = TensorSpec("embedding", "float32", (1, embedding_dim), "unit vector")
-    scores = TensorSpec("scores", "float32", (1, len(labels)), "probability of each label, in their order")
+    outputs = tuple(TensorSpec(name, "float32", (1, len(labels)), "of each label") for name in ("scores", "logits"))
     specs = []
     if not (labels and image_only):
         specs.append(ComponentSpec("encode_image", (pixels,), (embedding,)))
     if not image_only:
         specs.append(ComponentSpec("encode_text", (token_ids,), (embedding,)))
     if labels:
-        specs.append(ComponentSpec("classify", (pixels,), (scores,)))
+        specs.append(ComponentSpec("classify", (pixels,), outputs))
     return tuple(specs)
 
 
@@ -254,7 +255,9 @@ def _tokenizer_json() -> bytes:
 def _as_outputs(spec: ComponentSpec, answer: Outputs) -> dict[str, F32]:
     """An answer as sessions give it: float32, by name, owned by the caller."""
     names = [tensor.name for tensor in spec.outputs]
-    by_name = answer if isinstance(answer, Mapping) else {names[0]: answer}
+    by_name = dict(answer) if isinstance(answer, Mapping) else {names[0]: answer}
+    if names == ["scores", "logits"] and list(by_name) == ["scores"]:  # those of which a softmax makes these
+        by_name["logits"] = np.log(np.maximum(np.asarray(by_name["scores"], np.float32), _LEAST_SCORE))
     if set(by_name) != set(names):
         raise TensorError(f"{spec.name}: expected an answer with the outputs {names}, got {list(by_name)}")
     arrays = {tensor.name: np.array(by_name[tensor.name], np.float32) for tensor in spec.outputs}
@@ -277,4 +280,6 @@ def _make_up(spec: ComponentSpec, inputs: Mapping[str, Array]) -> dict[str, F32]
         drawn = np.frombuffer(digest.digest(math.prod(tensor.shape)), np.uint8).reshape(tensor.shape) - 127.5
         units = drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)
         answers[tensor.name] = np.asarray(np.square(units) if tensor.name == "scores" else units, np.float32)
+    if "logits" in answers:
+        answers["logits"] = np.log(np.maximum(answers["scores"], _LEAST_SCORE))
     return answers

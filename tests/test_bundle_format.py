@@ -188,7 +188,7 @@ def test_schema_and_reader_refuse_the_same_at_every_place(manifest: dict[str, An
     assert refused > tried / 2
 
 
-@pytest.mark.parametrize("version", ["1.4", "2.0", "1", "1.02"])
+@pytest.mark.parametrize("version", ["1.5", "2.0", "1", "1.02"])
 def test_the_schema_knows_no_other_versions_than_those_until_its_own(version: str, manifest: dict[str, Any]) -> None:
     assert not _validator().is_valid(manifest | {"format_version": version})
 
@@ -445,7 +445,7 @@ def test_components_take_and_return_what_the_page_says(bundle: Bundle) -> None:
     expected = {
         "encode_image": (pixels, embedding),
         "encode_text": (("token_ids", "int32", (1, manifest.text.context_length)), embedding),
-        "classify": (pixels, ("scores", "float32", (1, len(LABELS)))),
+        "classify": (pixels, *((name, "float32", (1, len(LABELS))) for name in ("scores", "logits"))),
     }
     found = {
         name: tuple((tensor.name, tensor.dtype, tensor.shape) for tensor in (*each.spec.inputs, *each.spec.outputs))
@@ -462,6 +462,7 @@ def test_golden_files_have_the_pages_shapes(bundle: Bundle) -> None:
         "encode_image.embedding": ("float32", (200, dim)),
         "encode_text.embedding": ("float32", (50, dim)),
         "classify.scores": ("float32", (200, len(LABELS))),
+        "classify.logits": ("float32", (200, len(LABELS))),
     }
     with Image.open(bundle.path / golden.SAMPLE_SHEET) as sheet:
         assert (sheet.size, sheet.mode) == ((1280, 640), "RGB")

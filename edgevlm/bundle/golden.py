@@ -76,7 +76,8 @@ class Golden:
         schema_version: Of this file: 2.
         pictures: What each picture becomes, stage by stage.
         texts: What each text becomes, stage by stage; empty where there is no text tower.
-        scores: softmax over the texts of `logit_scale * picture . text`: a row for each of `pictures`, a number for
+        scores: softmax over the texts of `logit_scale * picture . text`, or with a `logit_bias` the sigmoid of
+            each, moved by it: a row for each of `pictures`, a number for
             each of `texts`.
         sample_texts: The texts of the parity samples; their pictures are in `samples.png`.
     """

@@ -17,7 +17,7 @@ from edgevlm.bundle.spec import (
 )
 from edgevlm.schema import Quantity
 
-FORMAT_VERSION = "1.3"
+FORMAT_VERSION = "1.4"
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"
 Bytes = Annotated[int, Quantity("bytes", least=0)]
@@ -142,7 +142,7 @@ class Manifest:
         text: How a text becomes `token_ids`; None where there is no text tower.
         labels: What `classify` answers about; None where no labels are baked.
         embedding_dim: Length of an embedding.
-        logit_scale: Factor of a cosine before softmax.
+        logit_scale: Factor of a cosine before softmax or sigmoid.
         embedding_space_id: A hash of all that moves embeddings. Embeddings may be compared where it is the same.
         recipe: How the model was compressed.
         source: Where the model came from.
@@ -157,6 +157,8 @@ class Manifest:
         calibration: What ranges were measured on; None where none were.
         weights: Proof for each component whose weights are integers, that they arrived.
         multiply_adds: Of each component's convolutions, matrix products and attention.
+        logit_bias: What is added to the scaled cosine of a model that was trained to tell of each picture and text by
+            itself whether they fit, by sigmoid; None for a model whose scores are softmax.
     """
 
     format_version: str
@@ -180,3 +182,4 @@ class Manifest:
     calibration: CalibrationRecord | None = field(default=None, metadata={"since": "1.1"})
     weights: tuple[WeightProof, ...] = field(default=(), metadata={"since": "1.1"})
     multiply_adds: Mapping[str, MultiplyAdds] = field(default_factory=dict, metadata={"since": "1.2"})
+    logit_bias: float | None = field(default=None, metadata={"since": "1.4"})

@@ -50,6 +50,9 @@ _NOTHING = "–"
 @click.option(
     "--index", is_flag=True, help="Search in int8 and binary codes of the embeddings, for an index on a device."
 )
+@click.option(
+    "--threshold", is_flag=True, help="Find the cosine from which on a picture shows one of the labels at all."
+)
 @click.option("--teacher", help="Model or bundle to compare the embeddings with.")
 @click.option("--limit", type=click.IntRange(min=1), help="Pictures of each data set, evenly spread over it.")
 @click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
@@ -65,6 +68,7 @@ def evaluate(
     seeds: int,
     attributes: bool,
     index: bool,
+    threshold: bool,
     teacher: str | None,
     limit: int | None,
     images: Path | None,
@@ -88,6 +92,7 @@ def evaluate(
       edgevlm evaluate dist/my-student-tflite-fp16.edgevlm --data coco_val.json --images val2017
       edgevlm evaluate my-student --data seen=photos/ --data unseen=other/ --descriptions both.json --shots 1,5
       edgevlm evaluate my-student --data photos/ --teacher openai/clip-vit-base-patch32 --out report.json
+      edgevlm evaluate dist/my-student-tflite-fp16.edgevlm --data photos/ --threshold
       edgevlm evaluate edgevlm-student --data scenes:combinations:2000:1:held-out --index
       edgevlm evaluate edgevlm-student --attributes --data seen=scenes:train:500:1:held-out \\
         --data unseen=scenes:combinations:500:1:held-out --data styles=scenes:styles:500:1:held-out
@@ -108,6 +113,7 @@ def evaluate(
             seeds=seeds,
             attributes=attributes,
             index=index,
+            threshold=threshold,
             teacher=teacher,
             limit=limit,
             images=images,
@@ -170,6 +176,7 @@ def _show(found: Evaluation) -> None:
 def _rows(sets: Sequence[SetEvaluation]) -> list[tuple[str, ...]]:
     """A row a measure, a column a dataset; chance below each group of measures."""
     zero = [each.zero_shot for each in sets]
+    least = [each.threshold for each in sets]
     shots = sorted({probe.shots for each in sets for probe in each.few_shot})
     first_probe = [next(iter(each.few_shot), None) for each in sets]
     words = [each.retrieval for each in sets]
@@ -184,6 +191,10 @@ def _rows(sets: Sequence[SetEvaluation]) -> list[tuple[str, ...]]:
         _row("zero-shot, mean per class", zero, lambda z: _percent(z.mean_per_class)),
         _row("  the teacher's top-1", [each.teacher_zero_shot for each in sets], lambda z: _percent(z.top1)),
         _row("  chance", zero, lambda z: _percent(z.chance)),
+        _row("least cosine of a label that fits", least, lambda t: f"{t.cosine:.4f}"),
+        _row("  keeps, of pictures whose label is there", least, lambda t: _percent(t.kept)),
+        _row("  refuses, of those whose label is not", least, lambda t: _percent(t.refused)),
+        _row("  area under the curve of all such", least, lambda t: f"{t.auroc:.3f}"),
         *(_row(f"{k}-shot probe, mean per class", [_probe(each, k) for each in sets], _spread) for k in shots),
         _row("  chance", first_probe, lambda probe: _percent(probe.chance)),
         _row("different captions", words, lambda r: f"{r.texts:,}"),

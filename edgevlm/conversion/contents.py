@@ -18,7 +18,7 @@ from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.prepared import Prepared
-from edgevlm.inference.embeddings import softmax
+from edgevlm.inference.embeddings import score
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
 from edgevlm.parity import golden, samples
 from edgevlm.parity.comparison import zero_shot
@@ -66,7 +66,9 @@ def write_golden(source: Prepared, folder: Path) -> None:
             GoldenText(text, tuple(ids.tolist()), answered(TOKEN_IDS, index))
             for index, (text, ids) in enumerate(zip(texts, rows.get(TOKEN_IDS, ()), strict=True))
         ],
-        scores=softmax(source.model.logit_scale * cosines[0]) if cosines else np.zeros((len(pixels), 0), np.float32),
+        scores=score(cosines[0], source.model.logit_scale, source.model.logit_bias)
+        if cosines
+        else np.zeros((len(pixels), 0), np.float32),
         reference=source.reference,
     )
 
@@ -100,6 +102,7 @@ def make_manifest(
         labels=source.labels,
         embedding_dim=model.embedding_dim,
         logit_scale=model.logit_scale,
+        logit_bias=model.logit_bias,
         embedding_space_id=_embedding_space_id(source, recipe),
         recipe=recipe,
         source=model.source,

@@ -97,7 +97,9 @@ class Prepared:
             name: partial(self.model.original.forward, name) for name in self.model.original.specs
         }
         if self.label_embeddings is not None:
-            functions["classify"] = classifier_reference(self.label_embeddings, self.model.logit_scale)
+            functions["classify"] = classifier_reference(
+                self.label_embeddings, self.model.logit_scale, self.model.logit_bias
+            )
         specs = {name: program.spec for name, program in self.programs.items()}
         return Original(self.model.network, functions, specs)
 
@@ -134,7 +136,9 @@ def choose_programs(model: Model, label_embeddings: torch.Tensor | None, *, imag
     if label_embeddings is not None:
         from edgevlm.models.encoders.classifier import classifier_program
 
-        programs["classify"] = classifier_program(programs["encode_image"], label_embeddings, model.logit_scale)
+        programs["classify"] = classifier_program(
+            programs["encode_image"], label_embeddings, model.logit_scale, model.logit_bias
+        )
     if image_only:
         programs.pop("encode_text", None)
         if "classify" in programs:

@@ -163,7 +163,7 @@ def _shipped(name: str) -> str:
 
 
 def _read(data: Mapping[str, Any], where: str) -> DistillRecipe:
-    recipe = schema.read(DistillRecipe, {"name": Path(where).stem} | data, where=where, error=RecipeError)
+    recipe = schema.read(DistillRecipe, {"name": Path(where).stem, **data}, where=where, error=RecipeError)
     check(recipe, where)
     return recipe
 

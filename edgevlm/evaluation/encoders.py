@@ -127,6 +127,8 @@ class BundleEncoder(Closing):
         self.precision: str = bundle.manifest.recipe.name
         self.tokenizer = self._model.tokenizer
         self.labels = self._model.labels
+        outputs = [each.name for part in bundle.components.values() for each in part.spec.outputs]
+        self._has_logits = "logits" in outputs
         encodes = "encode_image" in bundle.components
         self.embedding_dim = bundle.manifest.embedding_dim if encodes else None
         self.mean_embedding = self._model.mean_embedding if encodes else None
@@ -148,12 +150,12 @@ class BundleEncoder(Closing):
         return self._model.encode_text(texts)
 
     def score_labels(self, pictures: Sequence[Image.Image]) -> F32:
-        """See `Encoder`; probabilities, from `classify`.
+        """See `Encoder`; cosines, or, from `classify` of a bundle until format 1.4, probabilities.
 
         Raises:
             LabelError: the bundle has no labels baked in.
         """
-        return self._model.classify(pictures)
+        return self._model.classify(pictures, scores="cosine" if self._has_logits else None)
 
     def close(self) -> None:
         """Frees the backend's memory."""

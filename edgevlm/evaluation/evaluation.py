@@ -49,6 +49,7 @@ def evaluate(
     seeds: int = 5,
     attributes: bool = False,
     index: bool = False,
+    threshold: bool = False,
     teacher: str | Path | None = None,
     limit: int | None = None,
     images: str | Path | None = None,
@@ -70,6 +71,7 @@ def evaluate(
         seeds: Draws of these pictures.
         attributes: Also tell pictures of rendered scenes from wrong descriptions of them, attribute by attribute.
         index: Also measure what an index of int8 or binary codes keeps of search by float32 embeddings.
+        threshold: Also find from which cosine on a picture shows one of the labels at all.
         teacher: A model or bundle to compare the embeddings with; it encodes the texts for a model that has no text
             tower.
         limit: Number of pictures of each dataset, evenly spread over it; all if None.
@@ -109,6 +111,7 @@ def evaluate(
             seeds=seeds,
             attributes=attributes,
             index=index,
+            threshold=threshold,
             limit=limit,
             max_unreadable=max_unreadable,
         )

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgevlm.bundle.spec import F32
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.rendered import RenderedScenes
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError, UnsupportedError
-from edgevlm.evaluation import diagnostics, few_shot, index, retrieval, scene_zero_shot, zero_shot
+from edgevlm.evaluation import diagnostics, few_shot, index, retrieval, scene_zero_shot, threshold, zero_shot
 from edgevlm.evaluation.answers import Answers, Question, ask_pictures, ask_texts, spread
 from edgevlm.evaluation.diagnostics import Diagnostics
 from edgevlm.evaluation.encoders import Encoder, choose_speaker
@@ -22,6 +23,7 @@ from edgevlm.evaluation.few_shot import FewShot
 from edgevlm.evaluation.index import Index
 from edgevlm.evaluation.retrieval import Retrieval
 from edgevlm.evaluation.scene_zero_shot import SceneAccuracy
+from edgevlm.evaluation.threshold import Threshold
 from edgevlm.evaluation.zero_shot import ZeroShot
 from edgevlm.inference.embeddings import average
 from edgevlm.inputs.labels import check_lengths, same_to_model
@@ -38,6 +40,7 @@ class Options:
     seeds: int
     attributes: bool
     index: bool
+    threshold: bool
     limit: int | None
     max_unreadable: float
 
@@ -51,6 +54,7 @@ class SetEvaluation:
         pictures: How many were read.
         skipped: Key of each picture that could not be read, and why.
         zero_shot: Where the pictures have labels, and there are texts for them or those very labels are baked in.
+        threshold: Likewise, and it was asked for.
         few_shot: Where they have labels and shots were asked for, one each.
         teacher_zero_shot: The teacher's own, where one was given: what there is to reach.
         retrieval: Where they have captions, and there is a text tower.
@@ -65,6 +69,7 @@ class SetEvaluation:
     pictures: int
     skipped: Mapping[str, str]
     zero_shot: ZeroShot | None
+    threshold: Threshold | None
     few_shot: tuple[FewShot, ...]
     teacher_zero_shot: ZeroShot | None
     retrieval: Retrieval | None
@@ -145,13 +150,16 @@ class Measurement:
         told = texts
         if self._teacher is not self._speaker and "teacher" in answers.by:
             told = self._ask_texts(self._teacher, words, progress)
+        cosines = self._label_cosines(answers, texts, words)
+        truth = self._truth[answers.places]
         return SetEvaluation(
             name=self.name,
             pictures=len(answers.places),
             skipped=answers.skipped,
-            zero_shot=self._zero_shot(answers, texts, words),
+            zero_shot=self._compare(cosines, truth),
+            threshold=self._threshold(cosines, truth),
             few_shot=self._few_shot(answers, progress),
-            teacher_zero_shot=self._tell_labels(answers, "teacher", told, words),
+            teacher_zero_shot=self._compare(self._cosines_of(answers, "teacher", told, words), truth),
             retrieval=self._retrieval(answers, texts, words),
             attributes=self._tell_attributes(answers, progress),
             index=self._index(answers, texts, words, progress),
@@ -197,6 +205,8 @@ class Measurement:
         if options.attributes and self._scenes is None:
             why = towerless if self._speaker is None else "the data are no rendered scenes"
             yield f"no accuracy by attribute: {why}"
+        if options.threshold and (len(data.labels) < 2 or (self._speaker is None and not self._scores)):
+            yield "no threshold: it takes two labels at least, and their texts"
         if options.index and student.embedding_dim is None:
             yield f"no index: {student.name} has only `classify`, no embeddings"
         if teacher and student.embedding_dim is None:
@@ -211,22 +221,31 @@ class Measurement:
             return None
         return ask_texts(encoder.encode_texts, words.texts, progress=progress, stage=self.name)
 
-    def _zero_shot(self, answers: Answers, texts: F32 | None, words: _Words) -> ZeroShot | None:
+    def _label_cosines(self, answers: Answers, texts: F32 | None, words: _Words) -> F32 | None:
+        """Of each picture with each label, as the student sees them; None where it cannot."""
         if not self._scores:
-            return self._tell_labels(answers, "student", texts, words)
+            return self._cosines_of(answers, "student", texts, words)
         order = [self._student.labels.index(label) for label in self._data.labels]
-        return self._compare(answers, answers.by["labels"][:, order])
+        return answers.by["labels"][:, order]
 
-    def _tell_labels(self, answers: Answers, who: str, texts: F32 | None, words: _Words) -> ZeroShot | None:
-        """Zero-shot, by the cosines of somebody's pictures with the labels' texts."""
+    def _cosines_of(self, answers: Answers, who: str, texts: F32 | None, words: _Words) -> F32 | None:
+        """Of somebody's pictures with the labels' texts."""
         if who not in answers.by or texts is None or not self._label_texts:
             return None
-        return self._compare(answers, answers.by[who] @ words.of_labels(texts).T)
+        found: F32 = answers.by[who] @ words.of_labels(texts).T
+        return found
 
-    def _compare(self, answers: Answers, scores: F32) -> ZeroShot | None:
-        truth = self._truth[answers.places]
+    def _compare(self, cosines: F32 | None, truth: NDArray[np.int64]) -> ZeroShot | None:
         labelled = truth >= 0
-        return zero_shot.measure(scores[labelled], truth[labelled], self._data.labels) if labelled.any() else None
+        if cosines is None or not labelled.any():
+            return None
+        return zero_shot.measure(cosines[labelled], truth[labelled], self._data.labels)
+
+    def _threshold(self, cosines: F32 | None, truth: NDArray[np.int64]) -> Threshold | None:
+        labelled = truth >= 0
+        if not self._options.threshold or cosines is None:
+            return None
+        return threshold.measure(cosines[labelled], truth[labelled])
 
     def _few_shot(self, answers: Answers, progress: Progress) -> tuple[FewShot, ...]:
         if not self._probes:

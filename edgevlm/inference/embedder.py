@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import F32
-from edgevlm.errors import BundleError, LabelError, TensorError
-from edgevlm.inference.embeddings import average, label_scores
+from edgevlm.errors import BundleError, InputError, LabelError, TensorError
+from edgevlm.inference.embeddings import Scores, average, label_scores, score
 from edgevlm.inputs.labels import check
 from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.sequences import listed_pictures, listed_texts
@@ -129,7 +129,13 @@ class BundleModel(Closing):
         rows = [self._run("encode_text", "token_ids", row[None]) for row in ids]
         return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
 
-    def classify(self, images: Sequence[Picture], labels: Sequence[str | Sequence[str]] | None = None) -> F32:
+    def classify(
+        self,
+        images: Sequence[Picture],
+        labels: Sequence[str | Sequence[str]] | None = None,
+        *,
+        scores: Scores | None = None,
+    ) -> F32:
         """How well each label describes each picture.
 
         >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
@@ -141,28 +147,48 @@ class BundleModel(Closing):
             images: N pictures, see `encode_image`.
             labels: L texts, or several texts in place of one, whose embeddings are averaged; None for the baked labels.
                 Some of these by name, where there is no text tower.
+            scores: `softmax`, a label's share among those given; `sigmoid`, the probability that a label fits, so that
+                none may (SigLIP); `cosine`. What the model was trained to say where None.
 
         Returns:
-            float32 [N, L]; each row sums to 1: softmax of the scaled cosines.
+            float32 [N, L]; of `softmax` each row sums to 1.
 
         Raises:
             LabelError: no labels given and none baked in; a label without a text, or with one that the model would
                 cut; or two that become the same token ids.
-            InputError: one picture or one label in place of a sequence.
+            InputError: one picture or one label in place of a sequence; or scores that the model cannot give.
         """
+        manifest = self.bundle.manifest
         if labels is None:
             if not self.labels:
                 raise LabelError("expected labels: this bundle has none baked in")
-            rules, pictures = self.bundle.manifest.image, listed_pictures(images)
-            rows = [self._run("classify", "pixels", preprocess(picture, rules)) for picture in pictures]
-            return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+            return self._classify_baked(images, self.labels, scores)
         labels = listed_texts(labels, "labels")
         if not labels:
             raise LabelError("expected at least one label, got none")
         if self.tokenizer is None and all(label in self.labels for label in labels):
-            scores = self.classify(images)[:, [self.labels.index(str(label)) for label in labels]]
-            return np.asarray(scores / scores.sum(1, keepdims=True), np.float32)  # a softmax over these alone
-        return label_scores(self.encode_image(images), self._embed_labels(labels), self.bundle.manifest.logit_scale)
+            return self._classify_baked(images, [str(label) for label in labels], scores)
+        embeddings = self.encode_image(images), self._embed_labels(labels)
+        return label_scores(*embeddings, manifest.logit_scale, manifest.logit_bias, scores)
+
+    def _classify_baked(self, images: Sequence[Picture], labels: Sequence[str], kind: Scores | None) -> F32:
+        """What `classify` of the artefact says of some of its labels."""
+        manifest, columns = self.bundle.manifest, [self.labels.index(label) for label in labels]
+        has_logits = any(output.name == "logits" for output in self.bundle.components["classify"].spec.outputs)
+        output = "logits" if has_logits else "scores"
+        rows = [
+            self._run("classify", "pixels", preprocess(picture, manifest.image), output)
+            for picture in listed_pictures(images)
+        ]
+        found = np.stack(rows)[:, columns] if rows else np.zeros((0, len(columns)), np.float32)
+        if has_logits:
+            cosines = (found - (manifest.logit_bias or 0)) / manifest.logit_scale
+            return score(np.asarray(cosines, np.float32), manifest.logit_scale, manifest.logit_bias, kind)
+        if kind not in (None, "softmax"):
+            raise InputError(
+                f"this bundle's classify gives its softmax alone, and no {kind}", hint="convert the model again"
+            )
+        return np.asarray(found / found.sum(1, keepdims=True), np.float32)  # a softmax over these alone
 
     def _embed_labels(self, labels: Sequence[str | Sequence[str]]) -> F32:
         several = [(label,) if isinstance(label, str) else tuple(listed_texts(label)) for label in labels]
@@ -177,7 +203,8 @@ class BundleModel(Closing):
         """Frees the backend's memory."""
         self.session.close()
 
-    def _run(self, component: str, name: str, value: NDArray[np.float32] | NDArray[np.int32]) -> F32:
-        (answer,) = self.session.run(component, {name: value}).values()
-        row: F32 = answer[0]
+    def _run(
+        self, component: str, name: str, value: NDArray[np.float32] | NDArray[np.int32], output: str = "embedding"
+    ) -> F32:
+        row: F32 = self.session.run(component, {name: value})[output][0]
         return row

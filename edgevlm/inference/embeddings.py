@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.spec import F32
+from edgevlm.errors import InputError
+
+Scores = Literal["softmax", "sigmoid", "cosine"]
+"""What is said of a picture and a text: the text's share among all that were given, the probability that it fits, which
+others do not change, or the plain cosine."""
 
 
 def softmax(logits: NDArray[np.floating]) -> F32:
@@ -16,18 +22,67 @@ def softmax(logits: NDArray[np.floating]) -> F32:
     return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)
 
 
-def label_scores(images: F32, labels: F32, logit_scale: float) -> F32:
-    """How well each label describes each picture: softmax of the scaled cosines.
+def sigmoid(logits: NDArray[np.floating]) -> F32:
+    """Of each number by itself, float32 of the same shape."""
+    small = np.exp(-np.abs(logits))
+    return np.asarray(np.where(logits >= 0, 1, small) / (1 + small), np.float32)
+
+
+def usual_scores(logit_bias: float | None) -> Scores:
+    """What a model was trained to say: of each pair by itself where it has a bias (SigLIP), else a share (CLIP)."""
+    return "softmax" if logit_bias is None else "sigmoid"
+
+
+def label_scores(
+    images: F32, labels: F32, logit_scale: float, logit_bias: float | None = None, kind: Scores | None = None
+) -> F32:
+    """How well each label describes each picture; see `score`.
 
     Args:
         images: Embeddings, float32 [N, D], unit norm.
         labels: Likewise, float32 [L, D].
         logit_scale: Factor of the cosines.
+        logit_bias: What is added then; None where the model has none.
+        kind: What is said; what the model was trained to say where None.
 
     Returns:
-        float32 [N, L]; each row sums to 1.
+        float32 [N, L].
     """
-    return softmax(logit_scale * images @ labels.T)
+    return score(images @ labels.T, logit_scale, logit_bias, kind)
+
+
+def score(cosines: F32, logit_scale: float, logit_bias: float | None, kind: Scores | None = None) -> F32:
+    """What is said of each picture and label, of the cosine of their embeddings.
+
+    Softmax as CLIP has it (Radford et al., 2021, arXiv 2103.00020), sigmoid as SigLIP (Zhai et al., 2023, arXiv
+    2303.15343): the only one of the two by which no label at all may fit.
+
+    >>> score(np.array([[0.1, 0.12]], np.float32), 100.0, -10.0).round(2)
+    array([[0.5 , 0.88]], dtype=float32)
+
+    Args:
+        cosines: float32 [N, L].
+        logit_scale: Factor of the cosines.
+        logit_bias: What is added then; None where the model has none.
+        kind: What is said; what the model was trained to say where None.
+
+    Returns:
+        float32 [N, L]: of `softmax` each row sums to 1, `sigmoid` is in 0..1, `cosine` in -1..1.
+
+    Raises:
+        InputError: `sigmoid` of a model that has no bias.
+    """
+    kind = kind or usual_scores(logit_bias)
+    if kind == "cosine":
+        return cosines
+    if kind == "softmax":
+        return softmax(logit_scale * cosines)
+    if logit_bias is None:
+        raise InputError(
+            "this model was trained to compare texts, by softmax, and has no bias for a sigmoid",
+            hint="ask for cosine, and find a threshold for it: edgevlm evaluate --threshold",
+        )
+    return sigmoid(logit_scale * cosines + logit_bias)
 
 
 def average(embeddings: F32, sizes: Sequence[int]) -> F32:

@@ -180,11 +180,14 @@ def text_reference(network: Network) -> Forward:
     return encode_text
 
 
-def classifier_reference(label_embeddings: torch.Tensor, logit_scale: float) -> Head:
-    """The share of each baked label, [N, L]: softmax of the scaled cosines with the picture's embedding."""
+def classifier_reference(label_embeddings: torch.Tensor, logit_scale: float, logit_bias: float | None) -> Head:
+    """Scores and logits of each baked label, [N, L]: the softmax, or with a bias the sigmoid, of scaled cosines."""
 
-    def classify(images: torch.Tensor) -> torch.Tensor:
-        return (logit_scale * images @ label_embeddings.to(images).T).softmax(-1)
+    def classify(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = logit_scale * images @ label_embeddings.to(images).T
+        if logit_bias is None:
+            return logits.softmax(-1), logits
+        return (logits + logit_bias).sigmoid(), logits + logit_bias
 
     return Head("encode_image", classify)
 

@@ -105,5 +105,7 @@ def _stages(bundle: Bundle, component: str) -> dict[str, Any]:
         found["preprocess_ms"] = quick(lambda: preprocess(picture, manifest.image))
         if any(tensor.name == "embedding" for tensor in spec.outputs):
             labels = np.full((LABELS, manifest.embedding_dim), manifest.embedding_dim**-0.5, np.float32)
-            found["postprocess_ms"] = quick(lambda: label_scores(labels[:1], labels, manifest.logit_scale))
+            found["postprocess_ms"] = quick(
+                lambda: label_scores(labels[:1], labels, manifest.logit_scale, manifest.logit_bias)
+            )
     return found

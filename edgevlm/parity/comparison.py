@@ -58,12 +58,12 @@ def compare(
     """Every check that the two sides' common outputs allow.
 
     An output is compared by largest absolute difference, and by the least cosine of its rows, or, where it is
-    `scores`, by the share of rows with the same best one. Two components that answer with an `embedding` are compared
-    as an app uses them, too: by the share of pictures with the same best text (`zero-shot`). NaN and infinity fail by
-    themselves.
+    `scores`, by the share of rows with the same best one; `logits` by the difference alone. Two components that answer
+    with an `embedding` are compared as an app uses them, too: by the share of pictures with the same best text
+    (`zero-shot`). NaN and infinity fail by themselves.
 
-    `max_abs_error` is an embedding's. A softmax passes on at most half of a logit's error, and a logit has
-    `logit_scale` times a cosine's: so much more may scores differ, and no less than embeddings.
+    `max_abs_error` is an embedding's. A logit has `logit_scale` times a cosine's error, and softmax and sigmoid pass on
+    at most half of that: so much more may these differ, and no less than embeddings.
     """
     checks: list[ParityCheck] = []
     for component, outputs in artefact.items():
@@ -92,12 +92,14 @@ def _compare_output(
     checks = [ParityCheck(name, "finite", finite, 1.0, finite == 1.0)]
     if finite < 1.0:
         return checks
-    factor = max(1.0, logit_scale / 2) if output == "scores" else 1.0
+    factor = max(1.0, logit_scale * {"logits": 1.0, "scores": 0.5}.get(output, 0.0))
     error = float(np.abs(got.astype(np.float64) - expected).max())
     allowed = None if limits.max_abs_error is None else factor * limits.max_abs_error
     checks.append(ParityCheck(name, "max_abs_error", error, allowed, allowed is None or error <= allowed))
     if output == "scores":
         return [*checks, _top1(name, expected, got, limits)]
+    if output == "logits":
+        return checks
     cosine = float(cosines(expected, got).min())
     least = limits.min_cosine
     checks.append(ParityCheck(name, "min_cosine", cosine, least, least is None or cosine >= least))

@@ -33,7 +33,7 @@ from edgevlm.bundle.golden import (
 )
 from edgevlm.bundle.spec import F32, ImagePreprocessing
 from edgevlm.errors import BundleError
-from edgevlm.inference.embeddings import softmax
+from edgevlm.inference.embeddings import score
 from edgevlm.inputs.pictures import preprocess
 from edgevlm.inputs.rows import PIXELS, takes
 from edgevlm.inputs.texts import Tokenizer
@@ -44,7 +44,7 @@ _JPEG_LEVELS = 8
 """Grey levels by which two decoders of a JPEG may differ."""
 _LENGTH = 1e-3
 _SCORES = 1e-5
-"""By how much a softmax may differ for each unit of the factor before it: golden's numbers are float32's."""
+"""By how much a score may differ for each unit of the factor before it: golden's numbers are float32's."""
 
 
 def write(
@@ -136,7 +136,7 @@ def check(bundle: Bundle, golden: Golden, tokenizer: Tokenizer | None) -> dict[s
     for name, outputs in answers.items():
         if "embedding" in outputs and np.abs(np.linalg.norm(outputs["embedding"], axis=1) - 1).max() > _LENGTH:
             raise BundleError(f"{where}: {name}: expected embeddings of length one, got others")
-    scores = [softmax(manifest.logit_scale * cosines) for cosines in zero_shot(answers)]
+    scores = [score(cosines, manifest.logit_scale, manifest.logit_bias) for cosines in zero_shot(answers)]
     expected = scores[0] if scores else np.zeros((len(golden.pictures), 0), np.float32)
     found = np.array(golden.scores, np.float32).reshape(len(golden.pictures), -1)
     allowed = _SCORES * max(1, manifest.logit_scale)

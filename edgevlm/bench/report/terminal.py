@@ -49,7 +49,7 @@ def busy(found: Sequence[Result]) -> dict[str, str]:
 def print_comparison(comparison: Comparison) -> None:
     """What has changed as a table on stdout, and the verdict; the regressions on stderr."""
     colours = {"regression": "red", "slower": "yellow", "better": "green", "faster": "green"}
-    rows = []
+    rows: list[tuple[str | terminal.Cell, ...]] = []
     for each in comparison.changes:
         if each.verdict == "same":
             continue

@@ -71,6 +71,7 @@ def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
         tokenizer_json=tokenizer.tokenizer_json,
         embedding_dim=embedding_dim,
         logit_scale=_read_logit_scale(network, files[0]),
+        logit_bias=float(network.logit_bias) if hasattr(network, "logit_bias") else None,
         programs=programs,
         original=Original(network, forwards, {name: program.spec for name, program in programs.items()}),
     )
