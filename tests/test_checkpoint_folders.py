@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import edgevlm
 from edgevlm.errors import CheckpointError
 from edgevlm.models import catalogue
 
@@ -192,6 +195,45 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     },
     "no-tokenizer": ("siglip", lambda f: (f / "tokenizer.json").unlink(), "expected tokenizer.json"),
 }
+
+
+def test_what_the_small_files_tell_is_told_without_torch(tmp_path: Path, pristine: Mapping[str, Path]) -> None:
+    other, unfinished, no_pictures = (tmp_path / name for name in ("other", "unfinished", "no-pictures"))
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "llava"}')
+    for folder, lacking in ((unfinished, "model.safetensors"), (no_pictures, "preprocessor_config.json")):
+        shutil.copytree(pristine["clip"], folder)
+        (folder / lacking).unlink()
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom edgevlm.cli import main\n"
+        "for folder in sys.argv[1:]:\n"
+        "    done = CliRunner().invoke(main, ['convert', folder, '--target', 'coreml'])\n"
+        "    print(done.exit_code, 'torch' in sys.modules, done.output.splitlines()[0])"
+    )
+    command = [sys.executable, "-c", code, *map(str, (other, unfinished, no_pictures))]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
+    for line, expected in zip(said, ("got 'llava'", "got neither", "expected preprocessor_config.json"), strict=True):
+        assert line.startswith("2 False error: ")
+        assert expected in line
+
+
+def test_a_model_that_answers_no_numbers_is_refused_before_it_is_lowered(
+    tmp_path: Path, pristine: Mapping[str, Path]
+) -> None:
+    folder = shutil.copytree(pristine["clip"], tmp_path / "zero")
+    rewrite(folder, lambda state: state["visual_projection.weight"].zero_())
+    with pytest.raises(
+        CheckpointError, match=r"encode_image: expected numbers, .* all zero: visual_projection\.weight$"
+    ):
+        edgevlm.convert(folder, target="coreml", recipe="fp16", out=tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
+
+
+def test_a_single_file_beside_shards_is_the_one_that_counts(tmp_path: Path, pristine: Mapping[str, Path]) -> None:
+    folder = shard(shutil.copytree(pristine["clip"], tmp_path / "both"))
+    shutil.copy(pristine["clip"] / "model.safetensors", folder)
+    (note,) = catalogue.load(folder).notes
+    assert note.startswith("weights: model.safetensors was taken, as transformers does")
 
 
 def test_shards_equal_the_single_file(tmp_path: Path, pristine: Mapping[str, Path]) -> None:

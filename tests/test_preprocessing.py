@@ -295,6 +295,11 @@ def test_of_two_files_the_one_counts_that_transformers_reads(tmp_path: Path) -> 
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({**CLIP, "size": 64}))
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {**SIGLIP, "size": [24, 40]}}))
     assert picture_rules.from_checkpoint(tmp_path, image_size=(32, 32)) == read({**SIGLIP, "size": [24, 40]})
+    (note,) = picture_rules.notes(tmp_path)
+    assert note.startswith("pictures: processor_config.json was taken, as transformers does; preprocessor_config.json")
+    assert "size" in note
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**SIGLIP, "size": [24, 40]}))
+    assert picture_rules.notes(tmp_path) == ()
 
 
 def test_a_folder_without_a_configuration_of_pictures_is_refused(tmp_path: Path) -> None:

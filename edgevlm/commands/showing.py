@@ -54,6 +54,8 @@ def outcomes(found: Sequence[Outcome]) -> None:
             )
         )
     table(None, ("target", "result", ">for the app", "parity with float32", ">seconds"), rows)
+    for note in dict.fromkeys(note for outcome in found for note in outcome.notes):
+        say(f"note: {note}", err=True)
     for outcome in found:
         if outcome.bundle:
             say(f"{outcome.target}: {outcome.bundle.path}")
@@ -156,6 +158,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
         "size_bytes": bundle.size_bytes if bundle else None,
         "artefact_bytes": bundle.artefact_bytes if bundle else None,
         "parity": schema.write(bundle.manifest.parity) if bundle else None,
+        "notes": list(outcome.notes),
         "at_risk": None if outcome.at_risk is None else [range_json(op) for op in outcome.at_risk],
         "error": {"message": outcome.error.message, "hint": outcome.error.hint} if outcome.error else None,
     }

@@ -96,6 +96,7 @@ class Outcome:
             fixtures and the comparison.
         cached: Whether it was copied from an earlier conversion.
         at_risk: In fp16, the ops that come close to float16's limits; None where it was copied.
+        notes: What a user should know about how the model was read.
     """
 
     target: str
@@ -106,6 +107,7 @@ class Outcome:
     parity_seconds: float = 0.0
     cached: bool = False
     at_risk: tuple[OpRange, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...]:
@@ -136,7 +138,7 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
                 outcome = _copy(kept, request, target)
             else:
                 source = source or _prepare(request, calibration, progress)
-                outcome = _convert_one(source, request, target, progress)
+                outcome = replace(_convert_one(source, request, target, progress), notes=source.model.notes)
                 if entry and outcome.status == "passed" and outcome.bundle:
                     cache.keep(entry, outcome.bundle)
         except EdgeVLMError as error:
@@ -253,6 +255,7 @@ def _prepare(request: Request, calibration: CalibrationData | None, progress: Pr
     source = Prepared(model, calibration, wanted=request.labels, image_only=request.image_only)
     if calibration is not None and request.recipe.needs_calibration:
         calibration.check(source.programs)
+    source.check_original()
     return source
 
 

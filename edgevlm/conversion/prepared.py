@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import TextPreprocessing
-from edgevlm.errors import UnsupportedError, named_failures
+from edgevlm.errors import CheckpointError, UnsupportedError, named_failures
 from edgevlm.graphs.outline import Outline, outline
 from edgevlm.graphs.program import Programs
 from edgevlm.inference.embeddings import average
@@ -112,6 +114,24 @@ class Prepared:
     def reference(self) -> Answers:
         """What the original answers to the samples."""
         return self.original.answer(self.samples)
+
+    def check_original(self) -> None:
+        """Asks the original about one sample, which takes seconds at most: before the long work.
+
+        Raises:
+            CheckpointError: it answers NaN or infinity.
+        """
+        rows = {name: each[:1] for name, each in self.samples.items()}
+        for component, outputs in self.original.answer(rows).items():
+            if all(np.isfinite(answer).all() for answer in outputs.values()):
+                continue
+            weights = self.model.network.named_parameters()
+            zero = ", ".join(name for name, weight in weights if weight.ndim > 1 and not weight.any())
+            raise CheckpointError(
+                f"{self.model.source.name}: {component}: expected numbers, and the original's own answer is none"
+                + (f"; all zero: {zero}" if zero else ""),
+                hint="the training has diverged, or these weights were never trained: take another state",
+            )
 
     @property
     def peak_bytes(self) -> int:

@@ -72,12 +72,13 @@ class ModelEncoder(Closing):
     mean_embedding: F32 | None = None
 
     def __init__(self, name: str | Path) -> None:
-        import torch
-
         from edgevlm.models import catalogue
 
         self.name = str(name)
         self._model = catalogue.load(name)
+
+        import torch  # once there is a model to run: torch alone takes seconds
+
         self._model.original.to("cuda" if torch.cuda.is_available() else "cpu")
         self.labels = self._model.labels.names if self._model.labels else ()
         self.embedding_dim: int | None = self._model.embedding_dim

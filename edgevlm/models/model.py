@@ -32,6 +32,7 @@ class Model:
         tokenizer_json: What a bundle ships as `text.tokenizer_file`; None without a text tower.
         embedding_dim: Length of an embedding.
         logit_scale: Factor on the cosine of a picture and a text before softmax, `exp` already applied.
+        notes: What a user should know about how it was read.
         logit_bias: What SigLIP adds to that before its sigmoid; None for models that were trained by softmax.
         programs: `encode_image` takes `pixels`, float32 [1, 3, H, W] in 0..255; `encode_text` takes `token_ids`,
             int32 [1, L]. Each returns `embedding`, float32 [1, D] of length one.
@@ -53,6 +54,7 @@ class Model:
     labels: Labels | None = None
     label_embeddings: torch.Tensor | None = None
     logit_bias: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def network(self) -> torch.nn.Module:

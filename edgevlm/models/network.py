@@ -20,6 +20,7 @@ from transformers import (
 from transformers.activations import ACT2FN
 
 from edgevlm.errors import CheckpointError
+from edgevlm.models.families import read_family
 from edgevlm.process.quiet import quiet
 
 # A `CLIPModel` or `SiglipModel`. Its types are of no help: the parts of a config, say, may be dicts or None in them.
@@ -29,7 +30,6 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
     "clip": (CLIPConfig, CLIPModel),
     "siglip": (SiglipConfig, SiglipModel),
 }
-_ONE_TOWER = ("clip_text_model", "clip_vision_model", "siglip_text_model", "siglip_vision_model")
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _TEXT_SIZES = ("vocab_size", "max_position_embeddings")
 _VISION_SIZES = ("image_size", "patch_size")
@@ -45,7 +45,7 @@ def build_network(config: Mapping[str, Any], *, where: str) -> Network:
     Raises:
         CheckpointError: a family that is not carried, or values from which no network can be built.
     """
-    return _build(*_CLASSES[_family(config, where)], config, _check, where)
+    return _build(*_CLASSES[read_family(config, where)], config, _check, where)
 
 
 class SiglipTextHalf(nn.Module):
@@ -98,18 +98,6 @@ def _build(
     except Exception as error:
         raise CheckpointError(f"{where}: no network can be built from it: {error}") from error
     return network.eval()
-
-
-def _family(config: Mapping[str, Any], where: str) -> str:
-    family = config.get("model_type")
-    if isinstance(family, str) and family in _CLASSES:
-        return family
-    raise CheckpointError(
-        f"{where}: model_type: expected one of {', '.join(_CLASSES)}, got {family!r}",
-        hint="this is one tower of a dual encoder: give the checkpoint that holds both, a CLIPModel or a SiglipModel"
-        if family in _ONE_TOWER
-        else None,
-    )
 
 
 def _check(config: Any, where: str) -> None:

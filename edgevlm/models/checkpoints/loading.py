@@ -11,8 +11,9 @@ import tokenizers
 
 from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError, MissingDependency
-from edgevlm.models.checkpoints import picture_rules, text_rules
+from edgevlm.models.checkpoints import picture_rules, text_rules, weights
 from edgevlm.models.checkpoints.files import read_json, read_licence
+from edgevlm.models.families import Family, read_family
 from edgevlm.models.reference import Original, image_reference, text_reference
 
 if TYPE_CHECKING:
@@ -36,23 +37,25 @@ def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
             preprocessor and tokenizer that contradict each other.
         MissingDependency: torch or transformers is not installed.
     """
+    config_file = folder / "config.json"
+    config = read_json(config_file)
+    family = read_family(config, str(config_file))
+    files = weights.find_files(folder)
+    picture_rules.find_files(folder)
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependency(package, extra="convert")
-    from edgevlm.models.checkpoints import weights
+    # What the small files tell is refused above: torch alone takes seconds to import.
     from edgevlm.models.encoders import clip, siglip
     from edgevlm.models.model import Model, assemble_programs
     from edgevlm.models.network import build_network
 
-    config_file = folder / "config.json"
-    config = read_json(config_file)
     network = build_network(config, where=str(config_file))
-    files = weights.find_files(folder)
     image = _read_image_preprocessing(folder, network)
-    tokenizer = _read_tokenizer(folder, config["model_type"], network)
+    tokenizer = _read_tokenizer(folder, family, network)
     weights.fill_network(network, files)
-    family = {"clip": clip, "siglip": siglip}[config["model_type"]]
-    encode_image, encode_text, embedding_dim = family.build_towers(
+    towers = {"clip": clip, "siglip": siglip}[family]
+    encode_image, encode_text, embedding_dim = towers.build_towers(
         network, image, tokenizer.spec, where=str(config_file)
     )
     programs = assemble_programs(
@@ -62,7 +65,7 @@ def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
     return Model(
         source=Source(
             name=name,
-            family=config["model_type"],
+            family=family,
             revision=commit or f"sha256:{weights.hash_files([config_file, *files])}",
             licence=read_licence(folder / "README.md"),
         ),
@@ -72,6 +75,7 @@ def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
         embedding_dim=embedding_dim,
         logit_scale=_read_logit_scale(network, files[0]),
         logit_bias=float(network.logit_bias) if hasattr(network, "logit_bias") else None,
+        notes=(*picture_rules.notes(folder), *weights.notes(folder)),
         programs=programs,
         original=Original(network, forwards, {name: program.spec for name, program in programs.items()}),
     )
@@ -100,7 +104,7 @@ def _read_image_preprocessing(folder: Path, network: Network) -> ImagePreprocess
     return image
 
 
-def _read_tokenizer(folder: Path, family: text_rules.Family, network: Network) -> text_rules.CheckpointTokenizer:
+def _read_tokenizer(folder: Path, family: Family, network: Network) -> text_rules.CheckpointTokenizer:
     config = network.config.text_config
     tokenizer = text_rules.from_checkpoint(
         folder,

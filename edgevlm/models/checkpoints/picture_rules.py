@@ -17,6 +17,7 @@ from PIL import Image
 from edgevlm.bundle.spec import ImagePreprocessing, Resample
 from edgevlm.errors import CheckpointError
 from edgevlm.inputs.pictures import resize_and_crop
+from edgevlm.models.checkpoints.files import read_json
 from edgevlm.process.quiet import quiet
 
 if TYPE_CHECKING:
@@ -57,16 +58,38 @@ def from_checkpoint(folder: Path, *, image_size: tuple[int, int]) -> ImagePrepro
     return rules
 
 
-def _find_config(folder: Path) -> tuple[str, Mapping[str, Any]]:
-    """The configuration that transformers will take, and the name of its place for errors."""
-    from transformers import ImageProcessingMixin
+def find_files(folder: Path) -> tuple[str, ...]:
+    """The files of a checkpoint that say how pictures are resized.
 
-    if not any((folder / name).is_file() for name in _FILES):
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = tuple(name for name in _FILES if (folder / name).is_file())
+    if not found:
         raise CheckpointError(
             f"{folder}: expected preprocessor_config.json, which says how pictures are resized, got no such file",
             hint="copy it from the original checkpoint: without it the pixels would be guessed",
         )
-    names = " and ".join(name for name in _FILES if (folder / name).is_file())
+    return found
+
+
+def notes(folder: Path) -> tuple[str, ...]:
+    """Which file was taken, where two say different things of pictures: the newer of transformers' two names."""
+    if len(find_files(folder)) < 2:
+        return ()
+    older, newer = (read_json(folder / name) for name in _FILES)
+    nested = newer.get("image_processor")
+    if not isinstance(nested, Mapping) or all(older.get(key) == value for key, value in nested.items()):
+        return ()
+    differing = ", ".join(key for key, value in nested.items() if older.get(key) != value)
+    return (f"pictures: {_FILES[1]} was taken, as transformers does; {_FILES[0]} differs in {differing}",)
+
+
+def _find_config(folder: Path) -> tuple[str, Mapping[str, Any]]:
+    """The configuration that transformers will take, and the name of its place for errors."""
+    from transformers import ImageProcessingMixin
+
+    names = " and ".join(find_files(folder))
     where = str(folder / names) if " and " not in names else f"{folder}: {names}"
     try:
         with quiet():

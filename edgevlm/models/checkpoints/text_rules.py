@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
@@ -18,12 +18,12 @@ from edgevlm.bundle.spec import TextCanonicalisation, TextPreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer, parse
 from edgevlm.models.checkpoints.files import read_json
+from edgevlm.models.families import Family
 from edgevlm.process.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Family: TypeAlias = Literal["clip", "siglip"]
 
 # What a checkpoint that names no class is read as.
 _FAMILY_CLASSES: dict[Family, str] = {"clip": "CLIPTokenizer", "siglip": "SiglipTokenizer"}

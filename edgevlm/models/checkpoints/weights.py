@@ -8,14 +8,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from edgevlm import schema
 from edgevlm.errors import CheckpointError
-from edgevlm.models.network import Network
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgevlm.models.network import Network
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -48,6 +51,13 @@ def find_files(folder: Path) -> tuple[Path, ...]:
         f"{folder}: expected {_SINGLE} or {_INDEX}, got {', '.join(pickled) or 'neither'}",
         hint=_CONVERT if pickled else _FETCH,
     )
+
+
+def notes(folder: Path) -> tuple[str, ...]:
+    """Which file was taken, where both a single one and shards are there: the single one, as transformers does."""
+    if (folder / _SINGLE).is_file() and (folder / _INDEX).is_file():
+        return (f"weights: {_SINGLE} was taken, as transformers does, and not the shards of {_INDEX}",)
+    return ()
 
 
 def hash_files(files: Sequence[Path]) -> str:
@@ -163,6 +173,8 @@ def _compare(expected: Mapping[str, list[int]], got: Mapping[str, list[int]], *,
 
 def _make_constants(network: Network) -> None:
     """The indices that networks keep as unsaved buffers, which the meta device left without values."""
+    import torch
+
     for module in network.modules():
         ids: Any = module._buffers.get("position_ids")
         if ids is not None:

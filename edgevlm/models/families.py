@@ -1,0 +1,34 @@
+"""The families of checkpoints that are read; needs no framework, so that any other is refused at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+from edgevlm.errors import CheckpointError
+
+Family: TypeAlias = Literal["clip", "siglip"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+_ONE_TOWER = ("clip_text_model", "clip_vision_model", "siglip_text_model", "siglip_vision_model")
+
+
+def read_family(config: Mapping[str, Any], where: str) -> Family:
+    """`model_type` of a checkpoint's configuration.
+
+    Args:
+        config: The content of `config.json`.
+        where: The file's name, for errors.
+
+    Raises:
+        CheckpointError: a family that is not carried.
+    """
+    family = config.get("model_type")
+    for known in FAMILIES:
+        if family == known:
+            return known
+    raise CheckpointError(
+        f"{where}: model_type: expected one of {', '.join(FAMILIES)}, got {family!r}",
+        hint="this is one tower of a dual encoder: give the checkpoint that holds both, a CLIPModel or a SiglipModel"
+        if family in _ONE_TOWER
+        else None,
+    )
