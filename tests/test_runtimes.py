@@ -17,6 +17,7 @@ import torch
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, InputError, MissingDependency, TensorError, UnsupportedError
+from edgevlm.models import catalogue
 from edgevlm.models.reference import Head, Original
 from edgevlm.targets import registry
 from edgevlm.targets.boundary import find_component, validate_inputs
@@ -180,6 +181,25 @@ def test_a_head_goes_on_from_the_answer_that_is_there() -> None:
         np.testing.assert_array_equal(answers["classify"]["embedding"], other["embedding"])
     with pytest.raises(TensorError, match="this bundle has 'classify'"):
         alone.run("encode_image", {"pixels": rows})
+
+
+def test_an_original_answers_the_same_bits_on_any_number_of_threads() -> None:
+    model = catalogue.load()
+    assert model.tokenizer is not None
+    rows = {
+        "pixels": np.random.default_rng(0).integers(0, 256, (20, 3, 64, 64)).astype(np.float32),
+        "token_ids": model.tokenizer.encode([f"a red circle {number}" for number in range(20)]),
+    }
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            answers = model.original.answer(rows)
+            assert torch.get_num_threads() == threads
+            found.append(b"".join(each["embedding"].tobytes() for each in answers.values()))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
 
 
 def test_wrong_token_ids_are_refused(session: Session) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
     from edgevlm.models.network import Network
 
-_ROWS_ON_A_CPU, _ROWS_ELSEWHERE = 16, 64
+_ROWS_ON_A_CPU, _ROWS_ELSEWHERE = 8, 64
+_MOST_BATCHES = 8  # at once, which is memory
 
 Forward = Callable[..., Any]
 """Tensors by position, in the order of a component's inputs -> one tensor, or a tuple, in that of its outputs."""
@@ -132,18 +135,24 @@ class Original(Closing):
     def _answer(self, spec: ComponentSpec, forward: Forward, rows: Sequence[Array]) -> dict[str, NDArray[np.float32]]:
         import torch
 
-        device = next((each.device.type for each in self.network.parameters()), "cpu")
-        at_once = _ROWS_ON_A_CPU if device == "cpu" else _ROWS_ELSEWHERE
-        parts: list[list[NDArray[np.float32]]] = [[] for _ in spec.outputs]
-        with torch.no_grad():
-            for start in range(0, len(rows[0]), at_once):
-                # A copy: torch.from_numpy would hand the module the caller's memory.
-                tensors = (torch.tensor(array[start : start + at_once]) for array in rows)
-                for part, value in zip(parts, _tuple(forward(*tensors)), strict=True):
-                    part.append(value.detach().to("cpu", torch.float32).numpy().copy())
+        on_cpu = all(each.device.type == "cpu" for each in self.network.parameters())
+        at_once = _ROWS_ON_A_CPU if on_cpu else _ROWS_ELSEWHERE
+
+        def compute(start: int) -> list[NDArray[np.float32]]:
+            # A copy: torch.from_numpy would hand the module the caller's memory.
+            tensors = (torch.tensor(array[start : start + at_once]) for array in rows)
+            with torch.no_grad():
+                values = _tuple(forward(*tensors))
+            return [value.to("cpu", torch.float32).numpy().copy() for value in values]
+
+        starts = range(0, len(rows[0]), at_once)
+        with _lone_threads() if on_cpu else nullcontext(map) as each_of:
+            parts = list(each_of(compute, starts))
         return {
-            tensor.name: np.concatenate(part) if part else np.zeros((0, *tensor.shape[1:]), np.float32)
-            for tensor, part in zip(spec.outputs, parts, strict=True)
+            tensor.name: np.concatenate([part[index] for part in parts])
+            if parts
+            else np.zeros((0, *tensor.shape[1:]), np.float32)
+            for index, tensor in enumerate(spec.outputs)
         }
 
     def close(self) -> None:
@@ -151,6 +160,24 @@ class Original(Closing):
         self.specs.clear()
         self._functions.clear()
         vars(self).pop("network", None)
+
+
+@contextmanager
+def _lone_threads() -> Iterator[Callable[..., Iterable[list[NDArray[np.float32]]]]]:
+    """A `map` over threads, each of which computes alone.
+
+    A sum that torch divides among threads depends, in its last bits, on how many there are. A batch that one thread
+    computes does not, so that a bundle has the same bytes on every machine of a kind.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(min(threads, _MOST_BATCHES)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
 
 
 def image_reference(network: Network, image: ImagePreprocessing) -> Forward:
