@@ -17,12 +17,12 @@ from edgevlm.commands.evaluate import evaluate
 from edgevlm.commands.lists import models, recipes, targets
 from edgevlm.commands.prune import prune
 from edgevlm.commands.tune import tune
-from edgevlm.errors import EdgeVLMError, debugging
+from edgevlm.errors import EdgeVLMError, InputError, debugging
 from edgevlm.process import interrupts
 
 
 class _Main(click.Group):
-    """Prints an EdgeVLM error as a message and a hint, and ends with its exit code."""
+    """Prints an error as a message and, where it is EdgeVLM's own, a hint; ends with its exit code."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -34,6 +34,11 @@ class _Main(click.Group):
             if error.hint:
                 click.echo(f"  try: {error.hint}", err=True)
             context.exit(error.exit_code)
+        except OSError as error:
+            if debugging() or error.filename is None:  # click knows what to do about a pipe that nobody reads
+                raise
+            click.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            context.exit(InputError.exit_code)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"]})
