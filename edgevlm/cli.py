@@ -28,7 +28,7 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
 class _Main(click.Group):
-    """Prints an EdgeVLM error as a message and a hint, and ends with its exit code."""
+    """Prints an error as a message and, where it is EdgeVLM's own, a hint; ends with its exit code."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
@@ -41,7 +41,7 @@ class _Main(click.Group):
                 terminal.say(f"  try: {error.hint}", err=True)
             context.exit(error.exit_code)
         except OSError as error:
-            if debugging() or error.filename is None:
+            if debugging() or error.filename is None:  # click knows what to do about a pipe that nobody reads
                 raise
             terminal.say(f"error: {os.fsdecode(error.filename)}: {error.strerror}", err=True)
             context.exit(EdgeVLMError.exit_code)

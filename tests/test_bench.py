@@ -208,6 +208,43 @@ def test_wrong_use_is_refused_before_the_work(bundle: Bundle, tmp_path: Path) ->
     assert "cannot write" in done.output
 
 
+def test_a_refusal_leaves_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for out in ("there", "new", "new/below"):
+        done = bench(bundle.path, "--device", "nope", "--device", "nor-this", "--out", tmp_path / out)
+        assert done.exit_code == 2
+        assert "no device 'nope'" in done.output
+        assert "no device 'nor-this'" in done.output
+    assert [str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*")] == ["there"]
+
+
+def test_a_torn_last_line_is_passed_over_with_a_note(bundle: Bundle, tmp_path: Path) -> None:
+    kept = tmp_path / "results.jsonl"
+    result = replace(emulated(bundle), device="Zürich\u2028board")
+    results.append(kept, result)
+    whole = kept.read_bytes()
+    assert results.torn_line(kept) is None
+    for length in (1, 40, whole.index("ü".encode()) + 1, len(whole) - 2):  # the third is half a letter
+        kept.write_bytes(whole + whole[:length])
+        assert results.read(kept) == (result,)
+        assert "line 2 was left unfinished" in str(results.torn_line(kept))
+    for other in (b"", whole[:-1]):  # an editor may leave no end of line
+        kept.write_bytes(whole + other)
+        assert results.read(kept) == (result,)
+        assert results.torn_line(kept) is None
+    kept.write_bytes(whole + whole[:40])
+    done = bench("--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert f"note: {kept}: line 2 was left unfinished by a run that was killed" in done.stderr
+    assert kept.read_bytes() == whole
+    kept.write_bytes(whole + whole[:40])
+    results.write(tmp_path / "other", [result])
+    assert "line 2 was left unfinished" in bench("--compare", kept, tmp_path / "other").stderr
+    kept.write_bytes(whole[:40] + b"\n" + whole)
+    with pytest.raises(InputError, match="line 1"):
+        results.read(kept)
+
+
 def test_core_ml_is_not_timed_where_it_is_evaluated(tmp_path: Path) -> None:
     package = library.student("coreml", "fp16")
     done = bench(package.path, "--out", tmp_path / "out", *QUICK)

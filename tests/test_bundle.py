@@ -5,6 +5,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import Any
 import pytest
 
 from edgevlm.benchmarks.bundles import bundle_for_tests
-from edgevlm.bundle.bundle import Bundle, write_manifest
+from edgevlm.bundle.bundle import Bundle, seal, write_manifest
 from edgevlm.bundle.integer_weights import WeightProof
 from edgevlm.bundle.manifest import (
     FORMAT_VERSION,
@@ -287,6 +290,55 @@ def test_an_existing_bundle_is_replaced_only_with_force(bundle: Bundle) -> None:
         (stage.folder / "new").write_text("x")
     assert (bundle.path / "new").is_file()
     assert [path.name for path in bundle.path.parent.iterdir()] == [bundle.path.name]
+
+
+def test_a_reader_always_opens_one_of_the_two_while_a_bundle_is_replaced(bundle: Bundle) -> None:
+    ended, found = threading.Event(), []
+
+    def read() -> None:
+        while not ended.is_set():
+            try:
+                opened = Bundle.open(bundle.path)
+                found.append(opened.manifest.files[WEIGHTS].size_bytes)
+            except BundleError as error:
+                found.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for turn in range(40):
+        with staged(bundle.path, force=True) as stage:
+            made = make(stage.folder)
+            (stage.folder / WEIGHTS).write_bytes(bytes(turn))
+            seal(stage.folder, made.manifest)
+    ended.set()
+    reader.join()
+    assert set(found) <= {200, *range(40)}
+    assert len(set(found)) > 2
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+    names = ("manifest.json", WEIGHTS, "golden", "encode_image.mlpackage")
+    for number, name in enumerate(names):
+        (make_at(tmp_path / f"{number}").path / name).chmod(0)
+    code = """
+import sys
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.errors import BundleError
+for path in sys.argv[1:]:
+    try:
+        Bundle.open(path)
+    except BundleError as error:
+        print(error)
+"""
+    # root may read anything, unless that is taken from it
+    bounded = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if bounded and shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv, of util-linux, or another user than root")
+    command = [*bounded, sys.executable, "-c", code, *(str(tmp_path / f"{number}") for number in range(len(names)))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    expected = [tmp_path / f"{number}" / name for number, name in enumerate(names)]
+    for line, path in zip(done.stdout.splitlines(), expected, strict=True):
+        assert re.fullmatch(f"{path}: (cannot be read|not readable): Permission denied", line)
 
 
 def test_force_never_replaces_what_is_no_bundle(tmp_path: Path) -> None:

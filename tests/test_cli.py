@@ -339,6 +339,16 @@ def test_bad_input_is_exit_code_2_with_a_plain_message(
     assert not (tmp_path / "dist").exists()
 
 
+def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        Path("/dev/null/file").read_bytes()
+
+    monkeypatch.setattr("edgevlm.models.catalogue.load", refuse)
+    result = run("audit", "edgevlm-student")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: /dev/null/file: Not a directory\n"
+
+
 def test_a_failed_check_is_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "impossible.yaml").write_text("precision: fp16\nparity:\n  max_abs_error: 0.0000001\n")
     recipe = tmp_path / "impossible.yaml"

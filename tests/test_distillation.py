@@ -18,10 +18,12 @@ import pytest
 import torch
 from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
 from click.testing import CliRunner, Result
+from PIL import Image
 from safetensors.torch import load_file
 
 import edgevlm
 from edgevlm.cli import main
+from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.distillation.distillation import Distilled
 from edgevlm.distillation.recipe import DistillRecipe, LossTerm, Schedule, resolve
@@ -37,6 +39,7 @@ from edgevlm.errors import (
     UnsupportedError,
 )
 from edgevlm.models import catalogue
+from edgevlm.process import scratch
 
 QUICK = Schedule(epochs=2, batch_size=16)
 
@@ -153,6 +156,32 @@ def test_a_stopped_run_ends_with_the_same_bits(teacher: Path, pictures: Path, ca
     assert equal(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
 
 
+def test_ctrl_c_ends_a_run_after_the_step_and_it_goes_on_from_there_to_the_same_bits(
+    teacher: Path, pictures: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, read = open_data(pictures), 0
+    picture = type(data).picture
+
+    def distill(name: str) -> Distilled:
+        recipe = replace(quick("labels-only"), schedule=replace(QUICK, epochs=3))
+        return edgevlm.distill(teacher, "hybrid-xxs", data, tmp_path / name, recipe=recipe, cache=cache, workers=0)
+
+    def press_ctrl_c(data: Dataset, index: int) -> Image.Image:
+        nonlocal read
+        read += 1
+        if read == 4 * 16 + 3:  # while the fifth step's pictures are read
+            signal.raise_signal(signal.SIGINT)
+        return picture(data, index)
+
+    distill("straight")
+    monkeypatch.setattr(type(data), "picture", press_ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        distill("stopped")
+    assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step-00000005.safetensors"]
+    assert distill("stopped").resumed_at == 5
+    assert equal(weights(tmp_path / "stopped"), weights(tmp_path / "straight"))
+
+
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bits(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     more = ("--epochs", "8", "--recipe", "clip-kd", "--checkpoint-every", "0", "--accumulate", "2")
@@ -196,20 +225,47 @@ def test_a_damaged_checkpoint_is_passed_over(teacher: Path, pictures: Path, cach
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
-    arguments = command(teacher, pictures, cache, tmp_path / "s", "--checkpoint-every", "0", "--epochs", "500")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_command_says_from_which_step_it_goes_on(
+    number: int, teacher: Path, pictures: Path, cache: Path, tmp_path: Path
+) -> None:
+    arguments = command(teacher, pictures, cache, tmp_path / "s", "--epochs", "500", "--workers", "2")
     program = "from edgevlm.cli import program; program()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not list((tmp_path / "s").glob("checkpoints/step-*")):
+    while not (tmp_path / "s" / "metrics.jsonl").exists() or not metrics(tmp_path / "s"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, number)  # as a terminal does: the processes that read pictures are told as well
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    (kept,) = (tmp_path / "s" / "checkpoints").iterdir()
+    steps = int(kept.stem.removeprefix("step-"))
+    assert steps >= 10
+    assert f"stopped: {steps:,} steps are kept, and the same command goes on from there" in said
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+@pytest.mark.slow
+def test_two_stopped_processes_keep_one_step(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+    arguments = command(teacher, pictures, cache, tmp_path / "s", "--epochs", "500")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [*launcher, "--module", "edgevlm", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
+    )
+    while not (tmp_path / "s" / "metrics.jsonl").exists() or not metrics(tmp_path / "s"):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "the same command goes on where this one stopped" in said
-    assert not [path for path in (tmp_path / "s").rglob("*") if path.name.startswith(".step")]
+    _, said = process.communicate(timeout=90)
+    (kept,) = (tmp_path / "s" / "checkpoints").iterdir()
+    steps = int(kept.stem.removeprefix("step-"))
+    assert f"stopped: {steps:,} steps are kept, and the same command goes on from there" in said
 
 
 @pytest.mark.slow
@@ -389,23 +445,32 @@ def test_a_folder_belongs_to_one_run(teacher: Path, pictures: Path, cache: Path,
 
 
 @pytest.mark.parametrize("where", ["teacher's embeddings", "checkpoint", "student"])
-def test_a_full_disk_is_said_plainly(where: str, teacher: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_plainly(
+    where: str, teacher: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, cache = tmp_path / "s", tmp_path / "cache"
     edgevlm.distill(teacher, "vit-xxs", pictures, out, recipe=quick(), cache=cache)
     for student_file in (out / "config.json", out / "model.safetensors"):
         student_file.unlink()
-    writing = {
-        "teacher's embeddings": next(cache.glob("*/00000.npy")).with_name(f".00000.npy.{os.getpid()}"),
-        "checkpoint": out / "checkpoints" / f".step-00000006.safetensors.{os.getpid()}",
-        "student": out / f".config.json.{os.getpid()}",
+    path = {
+        "teacher's embeddings": next(cache.glob("*/00000.npy")),
+        "checkpoint": out / "checkpoints" / "step-00000006.safetensors",
+        "student": out / "config.json",
     }[where]
-    if where == "teacher's embeddings":
-        (writing.parent / "00000.npy").unlink()
-    writing.parent.mkdir(exist_ok=True)
-    writing.symlink_to("/dev/full")  # which answers every write with ENOSPC
-    with pytest.raises(OutputError, match="no disk space"):
-        edgevlm.distill(teacher, "vit-xxs", pictures, out, recipe=quick(), cache=cache)
-    assert not writing.is_symlink()
+    path.unlink(missing_ok=True)
+    make = scratch.make
+
+    def make_on_a_full_disk(parent: Path) -> tuple[Path, int]:
+        folder, lock = make(parent)
+        if parent == path.parent:
+            (folder / path.name).symlink_to("/dev/full")  # which answers every write with ENOSPC
+        return folder, lock
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scratch, "make", make_on_a_full_disk)
+        with pytest.raises(OutputError, match="no disk space"):
+            edgevlm.distill(teacher, "vit-xxs", pictures, out, recipe=quick(), cache=cache)
+    assert not list(tmp_path.rglob(".edgevlm-*"))
     assert edgevlm.distill(teacher, "vit-xxs", pictures, out, recipe=quick(), cache=cache).steps == 6
 
 

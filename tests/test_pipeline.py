@@ -320,7 +320,7 @@ def test_ctrl_c_leaves_nothing_half_written(target: str, seconds_into_it: float,
         text=True,
         env=os.environ | {"TMPDIR": str(temporary)},
     )
-    while not list(out.glob(".edgevlm-student*")):
+    while not list(out.glob(".edgevlm-*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     time.sleep(seconds_into_it)
@@ -351,6 +351,13 @@ def test_the_manifest_is_plain_json_with_every_promise() -> None:
     assert manifest["components"]["encode_image"]["spec"]["inputs"][0]["shape"] == [1, 3, 64, 64]
     assert "coremltools" in manifest["tool_versions"]
     assert 0 < manifest["compressed_size_bytes"] < bundle.size_bytes
+
+
+def test_every_file_is_readable_for_whoever_may_read_the_folder() -> None:
+    bundle = library.student("coreml", "fp16").path
+    readable = bundle.stat().st_mode & 0o444
+    assert [each for each in bundle.rglob("*") if each.stat().st_mode & 0o444 != readable] == []
+    assert readable & 0o400
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The progress bar as a terminal shows it, and how long work says it will take."""
+"""The progress bar as a terminal shows it, the lines elsewhere, and how long work says it will take."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 
-from edgevlm.process.progress import Countdown, duration
+import pytest
+
+from edgevlm.process.progress import Countdown, Expectation, duration
 
 BAR = """
 import os, sys, time
@@ -48,7 +51,52 @@ def test_the_clock_goes_on_after_a_stage_is_complete_and_no_chatter_is_shown() -
     assert "chatter" not in shown
 
 
-def test_a_row_of_tasks_says_how_long_the_rest_takes() -> None:
+def test_long_work_without_a_terminal_says_a_line_now_and_then() -> None:
+    code = """
+import time
+from edgevlm.process.terminal import progress_bar
+with progress_bar(first_line=0.3, line_every=0.4) as tell:
+    tell("opening", None)
+    time.sleep(0.5)
+    for step in range(5):
+        tell(f"step {step}", step / 10)
+        time.sleep(0.1)
+    time.sleep(0.2)
+with progress_bar(first_line=5) as tell:
+    tell("short", 0.5)
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, *others = done.stderr.splitlines()
+    assert first == "opening, under a minute so far"
+    assert 1 <= len(others) <= 2
+    assert all(re.fullmatch(r"step [1-4], [1-4]0%, under a minute left", each) for each in others)
+    assert done.stdout == "done\n"
+
+
+def test_what_is_left_follows_from_what_was_done_since_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    expected = Expectation()
+
+    def after(seconds: float, share: float | None) -> float | None:
+        nonlocal now
+        now += seconds
+        expected.see(share)
+        return expected.left
+
+    assert after(5, None) is None
+    assert after(0, 0.5) is None  # a run that goes on had come so far before
+    assert after(10, 0.6) == pytest.approx(40)
+    now += 15
+    assert expected.left == pytest.approx(25)
+    now += 100
+    assert expected.left == 0
+    assert after(1, 0.1) is None  # the next stage
+    assert after(1, 0.2) == pytest.approx(8)
+
+
+def test_a_row_of_tasks_says_which_it_is_at() -> None:
     said: list[tuple[str, float | None]] = []
     countdown = Countdown(lambda stage, share: said.append((stage, share)), "recipe", 2)
     countdown.next("int8")("lowering", 0.5)
@@ -56,7 +104,7 @@ def test_a_row_of_tasks_says_how_long_the_rest_takes() -> None:
     assert said == [
         ("recipe 1 of 2: int8", 0.0),
         ("recipe 1 of 2: int8 (lowering)", 0.0),
-        ("recipe 2 of 2: int4, under a minute left", 0.5),
+        ("recipe 2 of 2: int4", 0.5),
     ]
 
 

@@ -44,7 +44,7 @@ def main() -> None:
     places = report.IN_CHECKOUT if options.keep else report.beside(options.work)
     with plain_errors():
         if not options.report_only:
-            with terminal.progress_bar(log_seconds=30) as progress:
+            with terminal.progress_bar() as progress:
                 compare(options, places, progress)
         report.write(read(places.figures), places)
 

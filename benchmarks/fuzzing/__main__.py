@@ -38,7 +38,7 @@ def main() -> None:
     limits = Limits()
     outcomes = []
     begin = time.perf_counter()
-    with terminal.progress_bar(log_seconds=30) as progress:
+    with terminal.progress_bar() as progress:
         for outcome in run(specimens, options.seed, numbers, limits):
             outcomes.append(outcome)
             progress("mutants", len(outcomes) / len(numbers))

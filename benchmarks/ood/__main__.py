@@ -44,7 +44,7 @@ def main() -> None:
 def study(out: Path, plan: Plan, arms: list[str], seeds: int, processes: int) -> None:
     """Trains and measures what is not done yet; all arms with one seed before the next."""
     open_study(out, plan)
-    with terminal.progress_bar(log_seconds=30) as progress:
+    with terminal.progress_bar() as progress:
         make_teacher(out, plan, progress)
         runs = [Run(arm, seed) for seed in range(seeds) for arm in arms]
         make_runs(out, plan, [run for run in runs if not is_done(out, run)], processes, progress)

@@ -1,4 +1,4 @@
-"""Runs of a study, several at a time, each in a process and on a core of its own, with the time that is left."""
+"""Runs of a study, several at a time, each in a process and on a core of its own."""
 
 from __future__ import annotations
 
@@ -88,27 +88,19 @@ def _work(out: Path, plan: Plan, run: Run) -> None:
 
 @dataclass
 class _Clock:
-    """Adds up what is done, and says how long the rest takes at the same speed."""
+    """Adds up what is done."""
 
     total: int
     progress: Progress
     done: int = 0
-    began: float = field(default_factory=time.monotonic)
     shares: dict[str, float] = field(default_factory=dict)
-    first: dict[str, float] = field(default_factory=dict)
 
     def hear(self, name: str, stage: str, share: float) -> None:
-        """A run has got as far as that; one that goes on had got somewhere before."""
+        """A run has got as far as that."""
         if stage.startswith("epoch"):
-            self.first.setdefault(name, share)
             self.shares[name] = share
         work = self.done + sum(self.shares.values())
-        made = work - sum(self.first.values())
-        left = ""
-        if made > 0.02:
-            minutes = round((self.total - work) * (time.monotonic() - self.began) / made / 60)
-            left = f", {minutes // 60} h {minutes % 60} min left"
-        self.progress(f"{self.done} of {self.total} trainings{left}; {name}: {stage}", work / self.total)
+        self.progress(f"{self.done} of {self.total} trainings; {name}: {stage}", work / self.total)
 
     def finish(self, name: str) -> None:
         """A run is done."""

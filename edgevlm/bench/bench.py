@@ -8,6 +8,7 @@ report.md        the same as text
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from edgevlm.bench.results import Failed, Result
 from edgevlm.bench.worker import Assignment
 from edgevlm.devices.device import Device, resolve
 from edgevlm.devices.profile import Profile
-from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.errors import DeviceError, EdgeVLMError, InputError
 from edgevlm.process import interrupts
 from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress, silent
-from edgevlm.process.writing import output_errors, replacing
+from edgevlm.process.writing import made, output_errors, replacing
 
 RESULTS, PAGE, MARKDOWN = "results.jsonl", "report.html", "report.md"
 
@@ -64,13 +65,17 @@ def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
     if not request.bundles and not (request.out / RESULTS).is_file():
         raise InputError("expected at least one bundle", hint="edgevlm convert writes bundles")
     subjects(open_all(request.bundles), request.components)
-    _make_folder(request.out)
+    devices, unknown = _resolve(request)
+    if request.bundles and not devices:
+        raise DeviceError("; ".join(each.message for each in unknown), hint=unknown[0].hint)
     kept = request.out / RESULTS
     advice = f"the results so far are in {kept}; edgevlm bench --out {request.out} writes the report on them"
     found: list[Result] = []
-    with locked(request.out / ".lock", f"another edgevlm bench writes into {request.out}"), interrupts.advice(advice):
+    busy = f"another edgevlm bench writes into {request.out}"
+    with _opened(request.out), locked(request.out / ".lock", busy), interrupts.advice(advice):
         earlier = results.read(kept)
-        devices, unknown = _resolve(request)
+        if results.torn_line(kept):
+            results.write(kept, earlier)  # so that the next line is one of its own
         for result in _examine(request, devices, progress) if request.bundles else ():
             found.append(result)
             with output_errors(request.out):
@@ -131,7 +136,11 @@ def _examine(request: Request, devices: Sequence[Device], progress: Progress) ->
     return fleet.examine(asked, progress)
 
 
-def _make_folder(out: Path) -> None:
-    with output_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        (out / RESULTS).touch()
+@contextmanager
+def _opened(out: Path) -> Iterator[None]:
+    """Makes the folder and its results, before the long work; a folder that nothing comes to be in is removed again."""
+    with ExitStack() as held:
+        with output_errors(out):
+            held.enter_context(made(out))
+            (out / RESULTS).touch()
+        yield

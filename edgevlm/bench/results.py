@@ -198,11 +198,25 @@ def append(path: Path, result: Result) -> None:
 def read(path: Path) -> tuple[Result, ...]:
     """All results of a `results.jsonl`; of lines about the same, as a run that was stopped leaves them, the last one.
 
+    A last line that a killed run left unfinished is passed over: `torn_line` says so.
+
     Raises:
         InputError: it is missing, or holds something else.
     """
     last = {(subject(each), each.message if isinstance(each, Failed) else None): each for each in _read(path)}
     return tuple(last.values())
+
+
+def torn_line(path: Path) -> str | None:
+    """What to tell a user about a last line that `read` passes over; None where all are whole.
+
+    Raises:
+        InputError: the file is missing.
+    """
+    whole, torn = _lines(path)
+    return (
+        f"{path}: line {len(whole) + 1} was left unfinished by a run that was killed, and is left out" if torn else None
+    )
 
 
 def write(path: Path, results: Iterable[Result]) -> None:
@@ -211,11 +225,25 @@ def write(path: Path, results: Iterable[Result]) -> None:
 
 
 def _read(path: Path) -> Iterator[Result]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable: {error}", hint="edgevlm bench writes results.jsonl") from error
-    for number, line in enumerate(lines, 1):
+    whole, _ = _lines(path)
+    for number, line in enumerate(whole, 1):
         where = f"{path}: line {number}"
-        data = schema.parse_json(line, where=where, error=InputError, hint="remove the line")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where}: not readable: {error}", hint="remove the line") from error
+        data = schema.parse_json(text, where=where, error=InputError, hint="remove the line")
         yield from_json(data, where=where)
+
+
+def _lines(path: Path) -> tuple[list[bytes], bytes]:
+    """Whole lines, and the rest: a line that has no end, and is no JSON either."""
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: not readable: {error}", hint="edgevlm bench writes results.jsonl") from error
+    try:
+        json.loads(last or b"0")
+    except (ValueError, RecursionError):
+        return lines, last
+    return [*lines, last] if last else lines, b""

@@ -168,7 +168,8 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's goes to all; the command ends us by closing stdin
-    answer(work, orphaned=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with interrupts.own_temporary_files():
+        answer(work, orphaned=lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 if __name__ == "__main__":

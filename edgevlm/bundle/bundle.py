@@ -18,7 +18,8 @@ import json
 import os
 import stat
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -79,15 +80,25 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """Reads the manifest and checks every file against it.
 
-        Keys that a newer minor version of the format added are ignored, and named in `notes`.
+        Keys that a newer minor version of the format added are ignored, and named in `notes`. One that another takes
+        the place of meanwhile is read again.
 
         Raises:
             BundleError: not a bundle, a version this EdgeVLM does not know, or damage (the message names it).
         """
         folder = Path(path)
-        manifest, notes = _read_manifest(folder)
-        _check_files(folder, manifest)
-        return cls(folder, manifest, notes)
+        while True:
+            before = _identity(folder)
+            try:
+                with _readable(folder):
+                    manifest, notes = _read_manifest(folder)
+                    _check_files(folder, manifest)
+            except BundleError:
+                if _identity(folder) == before:
+                    raise
+            else:
+                if _identity(folder) == before:
+                    return cls(folder, manifest, notes)
 
 
 def seal(folder: Path, manifest: Manifest) -> Bundle:
@@ -113,6 +124,27 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _identity(folder: Path) -> tuple[int, int, int] | None:
+    """Which folder lies there now."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_ctime_ns  # a number is given again once its folder is gone
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Says which file cannot be read, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"{error.filename or folder}: not readable: {error.strerror or error}",
+            hint="whoever made the bundle can make it readable: chmod -R a+rX",
+        ) from error
+
+
 def _read_manifest(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     """The manifest, and what a user should know about its version."""
     path = folder / MANIFEST
@@ -130,6 +162,10 @@ def _read_manifest(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     ignored: list[str] = []
     manifest = schema.read(Manifest, data, where=str(path), error=BundleError, ignored=ignored)
     return manifest, (_note(folder, manifest.format_version, ignored),)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _note(folder: Path, version: str, ignored: list[str]) -> str:
@@ -152,7 +188,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
         if other != name:
             raise BundleError(f"{folder}: {other!r} and {name!r} are one file where capitals do not count, as on a Mac")
     found = set()
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=_raise):
         for name in (*folders, *names):
             path = Path(root, name)
             mode = path.lstat().st_mode

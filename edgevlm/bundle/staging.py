@@ -1,4 +1,4 @@
-"""A bundle's folder, written beside its place and renamed whole."""
+"""A bundle's folder, written beside its place and put there whole."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from edgevlm.process.writing import Stage, staged_folder
 
 @contextmanager
 def staged(destination: Path, *, force: bool) -> Iterator[Stage]:
-    """A temporary sibling of `destination` to write into, renamed to it when the block ends without an error.
+    """A folder to write into, which takes the place of `destination` when the block ends without an error.
 
     Raises:
         OutputError: the destination exists and `force` is not set, cannot be written, or the disk is full.
     """
     refuse_existing(destination, force=force)
-    with staged_folder(destination, replace=True) as stage:
+    with staged_folder(destination, replace=force) as stage:
         yield stage
 
 

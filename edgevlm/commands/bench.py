@@ -99,7 +99,9 @@ def bench(
     )
     if peers and not any(_measured(name, known) for name in request.devices):
         raise InputError("--peers are measured, and none of the devices is", hint="add --device host, or one's address")
-    with terminal.progress_bar(log_seconds=30) as progress:
+    if (out / run.RESULTS).is_file():
+        _note_torn_line(out / run.RESULTS)
+    with terminal.progress_bar() as progress:
         found = run.bench(request, progress)
     if as_json:
         _print_json(found)
@@ -138,6 +140,13 @@ def _print_json(found: tuple[Result, ...]) -> None:
     terminal.print_json({"results": [to_json(each) for each in found]})
 
 
+def _note_torn_line(path: Path) -> None:
+    from edgevlm.bench import results
+
+    if said := results.torn_line(path):
+        click.echo(f"note: {said}", err=True)
+
+
 def _exit(found: tuple[Result, ...]) -> None:
     from edgevlm.bench.results import Emulated, Failed
 
@@ -151,6 +160,8 @@ def _compare(old: Path, new: Path, limit: str, as_json: bool) -> None:
     from edgevlm.bench import compare
     from edgevlm.process import terminal
 
+    for path in (old, new):
+        _note_torn_line(path)
     found = compare.compare(old, new, compare.parse_limit(limit))
     if as_json:
         terminal.print_json(compare.to_json(found))
@@ -230,7 +241,7 @@ def setup(names: tuple[str, ...], profiles: Path | None, as_json: bool) -> None:
 
     known, _ = _profiles(profiles)
     parts: dict[str, Part] = {}
-    with terminal.progress_bar(log_seconds=10) as progress:
+    with terminal.progress_bar() as progress:
         for name in names:
             ready = emulation.setup(find(name, known), progress)
             parts |= {part.name: part for part in (*ready.parts, board_image.part(progress))}

@@ -106,7 +106,7 @@ def distill(
     if few_shot is None and shots is not None:
         raise InputError("--shots needs --few-shot: it says how many pictures of each new class are taken")
     _set_threads(threads)
-    with terminal.progress_bar(log_seconds=30) as progress:
+    with terminal.progress_bar() as progress:
         from edgevlm.bundle.recipe import resolve
         from edgevlm.distillation.distillation import Request
         from edgevlm.distillation.distillation import distill as run

@@ -83,7 +83,7 @@ def enrich(
     )
     if allow_missing and not enrichment.from_a_file(source):
         raise InputError("--allow-missing is for a FILE: a language model is asked about every label")
-    with terminal.progress_bar(log_seconds=30) as progress:
+    with terminal.progress_bar() as progress:
         done = enrichment.enrich(
             names, source, out, question=asked, allow_missing=allow_missing, force=force, progress=progress
         )

@@ -59,7 +59,7 @@ def tune(
 
     if target not in registry.targets():
         raise InputError(f"no target {target!r}: expected one of {', '.join(registry.targets())}")
-    with terminal.progress_bar(log_seconds=30) as progress, interrupts.advice("the same command goes on from here"):
+    with terminal.progress_bar() as progress, interrupts.advice("the same command goes on from here"):
         from edgevlm.compression.calibration import CalibrationSource
         from edgevlm.tuning.request import TuneRequest
         from edgevlm.tuning.tuning import tune as run

@@ -20,8 +20,9 @@ from typing import Any
 import edgevlm
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import SUFFIX
-from edgevlm.errors import EdgeVLMError
-from edgevlm.process import store
+from edgevlm.errors import EdgeVLMError, OutputError
+from edgevlm.process import scratch, store
+from edgevlm.process.writing import discard
 
 LIMIT_BYTES = 8_000_000_000
 TOOLS = (
@@ -62,10 +63,11 @@ def key(inputs: Mapping[str, Any]) -> str:
 def find(entry: str) -> Bundle | None:
     """The bundle kept under that key, if it is there and whole."""
     path = store.folder() / _name(entry)
+    scratch.sweep(store.folder())
     try:
         bundle = Bundle.open(path)
     except EdgeVLMError:
-        shutil.rmtree(path, ignore_errors=True)
+        discard(path)
         return None
     os.utime(path)
     return bundle
@@ -73,7 +75,7 @@ def find(entry: str) -> Bundle | None:
 
 def keep(entry: str, bundle: Bundle) -> None:
     """Keeps a copy of a bundle; a full or unwritable cache is no reason to fail."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, OutputError):
         store.fill(_name(entry), partial(shutil.copytree, bundle.path, dirs_exist_ok=True))
         _shrink()
 
@@ -84,7 +86,7 @@ def _shrink() -> None:
     for path in entries:
         total += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         if total > LIMIT_BYTES:
-            shutil.rmtree(path, ignore_errors=True)
+            discard(path)
 
 
 def _name(entry: str) -> str:

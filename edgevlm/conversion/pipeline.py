@@ -35,6 +35,7 @@ from edgevlm.models import catalogue
 from edgevlm.parity import comparison, golden
 from edgevlm.parity.comparison import Answers
 from edgevlm.process.progress import Progress, silent
+from edgevlm.process.writing import discard
 from edgevlm.targets import registry
 from edgevlm.targets.converter import BundleFile, Converter, OpRange
 
@@ -284,9 +285,10 @@ def _convert_one(source: Prepared, request: Request, target: str, progress: Prog
         # What fails is kept for looking into, under a name that no app picks up by mistake, until the next try.
         stem = stage.destination.name.removesuffix(SUFFIX)
         failed = stage.destination.with_name(f"{stem}.failed-parity{SUFFIX}")
-        shutil.rmtree(failed, ignore_errors=True)
         if not report.passed:
-            stage.destination = failed
+            stage.destination, stage.replace = failed, True
+    if report.passed:
+        discard(failed)
     return Outcome(
         target=target,
         status="passed" if report.passed else "failed parity",

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class Local:
             OutOfMemory: it was killed for want of memory.
         """
         command, environment = process_of("edgevlm.onboard")
+        environment["TMPDIR"] = tempfile.gettempdir()  # so that what a killed one leaves goes with ours
         return answers(command, job, timeout_seconds=timeout_seconds, environment=environment)
 
     def __enter__(self) -> Local:

@@ -18,6 +18,7 @@ from edgevlm.bundle.recipe import Recipe
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot as draw_few_shot
+from edgevlm.distillation import checkpoints
 from edgevlm.distillation.batches import Batches, Shares
 from edgevlm.distillation.learner import Learner, find_former, make_learner, refuse_ensemble
 from edgevlm.distillation.losses import LOSSES, Term
@@ -35,8 +36,6 @@ from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
 from edgevlm.process import interrupts, store
 from edgevlm.process.progress import Progress
 from edgevlm.process.writing import output_errors, write_atomically
-
-_GOES_ON = "the same command goes on where this one stopped"
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,8 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
     """Trains a student.
 
     Called again with the same request after it was stopped, it goes on from the last checkpoint, to the same bits on
-    a CPU. Started by `accelerate launch` or `torchrun`, the processes work on one run; on several machines `out` and
-    the cache must be folders that all of them see.
+    a CPU; Ctrl-C and SIGTERM leave one. Started by `accelerate launch` or `torchrun`, the processes work on one run; on
+    several machines `out` and the cache must be folders that all of them see.
 
     Raises:
         EdgeVLMError: what is wrong with the request, before the long work starts.
@@ -253,9 +252,17 @@ def _start_engine(precision: str) -> Accelerator:
 def _run(request: Request, accelerator: Accelerator) -> Iterator[RunFolder]:
     """The run's folder: taken by the main process, seen by all."""
     taken = open_run(request.out, force=request.force) if accelerator.is_main_process else nullcontext()
-    with output_errors(request.out), taken, interrupts.advice(_GOES_ON):
+    with output_errors(request.out), taken, interrupts.advice(lambda: _how_to_go_on(request.out)):
         accelerator.wait_for_everyone()
         yield RunFolder(request.out)
+
+
+def _how_to_go_on(out: Path) -> str:
+    """What a run that is stopped now says."""
+    kept = checkpoints.find(RunFolder(out).checkpoints)
+    if not kept:
+        return "the same command begins the training, with all that the teacher has answered"
+    return f"{checkpoints.step_of(kept[-1]):,} steps are kept, and the same command goes on from there"
 
 
 def _open_parts(request: Request) -> tuple[Dataset, ...]:

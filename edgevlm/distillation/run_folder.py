@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm.errors import OutputError
+from edgevlm.process import scratch
 from edgevlm.process.locking import locked
-from edgevlm.process.writing import write_atomically
+from edgevlm.process.writing import made, write_atomically
 
 _RUN, _METRICS, _DONE, _LOCK = "run.json", "metrics.jsonl", "config.json", ".run.lock"
 _SAID = 40
@@ -85,9 +86,10 @@ class RunFolder:
                     hint="go on with that one's options, write elsewhere with --out, or throw it away with --force",
                 )
             return
+        (self.path / _DONE).unlink(missing_ok=True)  # first: a folder that has lost something is no student
         for name in os.listdir(self.path):
             entry = self.path / name
-            if name != _LOCK:
+            if name not in (_LOCK, _RUN):  # while the record is there, it is a run's folder, even if this is killed
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         write_atomically(record, json.dumps(now, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 
@@ -98,7 +100,7 @@ class RunFolder:
 
 @contextmanager
 def open_run(path: Path, *, force: bool) -> Iterator[RunFolder]:
-    """Takes a folder for a run, which may `claim` it; one that is left unclaimed and empty is removed again.
+    """Takes a folder for a run, which may `claim` it; a new one that is left unclaimed is removed again.
 
     Args:
         path: A new folder, or one that a run was working in.
@@ -110,14 +112,10 @@ def open_run(path: Path, *, force: bool) -> Iterator[RunFolder]:
     """
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: expected a folder, found a file", hint="choose another --out")
-    path.mkdir(parents=True, exist_ok=True)
-    with locked(path / _LOCK, f"{path}: another run is using this folder"):
-        try:
-            _refuse_others(path, force=force)
-            yield RunFolder(path)
-        finally:
-            if os.listdir(path) == [_LOCK]:
-                shutil.rmtree(path)
+    with made(path), locked(path / _LOCK, f"{path}: another run is using this folder"):
+        scratch.sweep(path)
+        _refuse_others(path, force=force)
+        yield RunFolder(path)
 
 
 def _refuse_others(path: Path, *, force: bool) -> None:

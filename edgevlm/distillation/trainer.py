@@ -7,6 +7,7 @@ number of processes changes the speed and not the result.
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from edgevlm.distillation.recipe import Schedule
 from edgevlm.distillation.run_folder import RunFolder
 from edgevlm.errors import TrainingFailed
 from edgevlm.models.students.dual_encoder import DualEncoder
-from edgevlm.process.progress import Progress, duration
+from edgevlm.process import interrupts
+from edgevlm.process.progress import Progress
 
 _LOG_EVERY = 10
 _LARGEST_LOG_SCALE = math.log(100)
@@ -59,6 +61,8 @@ def train(
 ) -> int:
     """Trains `network` in place, from the run's newest checkpoint if it has one; gives that one's step, else 0.
 
+    A SIGINT or SIGTERM, to any of the processes, waits for the step's end and a checkpoint; a second one does not.
+
     Raises:
         TrainingFailed: the loss or a weight is not finite; names the step and the last good checkpoint.
     """
@@ -76,12 +80,22 @@ def train(
         batch_size=None,
         num_workers=how.workers,
         prefetch_factor=4 if how.workers else None,
+        worker_init_fn=_outlive_a_signal if how.workers else None,
     )
-    parts = iter(loader)
     network.train()
     loop.begin(start)
-    for step in range(start, batches.steps):
-        loop.step(step, batches, [next(parts) for _ in range(batches.shares.accumulate)], progress)
+    with interrupts.at_leisure() as asked:
+        parts, stopped = iter(loader), 0
+        for step in range(start, batches.steps):
+            loop.step(step, batches, [next(parts) for _ in range(batches.shares.accumulate)], progress)
+            stopped = loop.agree(asked() or 0)
+            if stopped:
+                loop.end(step + 1)
+                break
+        del parts  # ends the processes that read ahead
+    if stopped:
+        signal.raise_signal(stopped)  # in a process that was not told itself
+        raise KeyboardInterrupt  # should its handler return: there is no student
     loop.end(batches.steps)
     return start
 
@@ -130,6 +144,14 @@ class _Loop:
             self.network.log_scale.clamp_(max=_LARGEST_LOG_SCALE)  # CLIP's ceiling
         if self.accelerator.is_main_process:
             self._record(step, batches, found, rate, progress)
+
+    def agree(self, number: int) -> int:
+        """The largest number that any process has: all stop after the same step, for each waits for all others."""
+        if self.accelerator.num_processes == 1:
+            return number
+        largest = torch.tensor(number, device=self.accelerator.device)
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        return int(largest)
 
     def end(self, steps: int) -> None:
         if self.accelerator.is_main_process:
@@ -181,8 +203,7 @@ class _Loop:
             self.run.log({"step": done, **means, "learning_rate": rate, "pictures_per_second": round(speed, 1)})
             epoch = step // batches.steps_an_epoch + 1
             said = f"epoch {epoch} of {self.how.schedule.epochs}, step {done:,} of {batches.steps:,}"
-            left = (batches.steps - done) * batches.shares.batch_size / speed
-            said += f", loss {means['loss']:.4f}, {speed:,.0f} pictures/s, {duration(left)} left"
+            said += f", loss {means['loss']:.4f}, {speed:,.0f} pictures/s"
             progress(said, done / batches.steps)
             self.logged_step, self.logged_at, self.sums = done, now, {}
         if now - self.kept_at >= self.how.checkpoint_seconds:
@@ -219,6 +240,12 @@ class _Gather(torch.autograd.Function):
         summed = gradients[0].contiguous()
         torch.distributed.all_reduce(summed)
         return summed.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
+def _outlive_a_signal(_: int) -> None:
+    """For a process that reads ahead: what ends a whole group of processes must not take it from under a step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))  # torch's own may follow
 
 
 def _groups(network: nn.Module, schedule: Schedule) -> list[dict[str, Any]]:

@@ -59,7 +59,8 @@ def board(profile: Profile, progress: Progress = silent) -> Iterator[Ssh]:
         command = _command(qemu, image, folder, port)
         cores = min(profile.fastest.cores if profile.fastest else 1, os.cpu_count() or 1, _MOST_CORES)
         command += ["-cpu", cpu, "-smp", str(cores), "-m", f"{profile.memory_mb}M"]
-        progress(f"booting a board with {profile.memory_mb} MiB and {cpu}", None)
+        takes = f"which takes 10 to 60 s, and is given up after {_BOOT_SECONDS:.0f}"
+        progress(f"booting a board with {profile.memory_mb} MiB and {cpu}, {takes}", None)
         with _running(command, folder) as process:
             _wait(process, folder)
             address = Address("ssh", "board", "root")

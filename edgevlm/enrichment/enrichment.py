@@ -18,7 +18,7 @@ from edgevlm.process import interrupts
 from edgevlm.process.locking import locked
 from edgevlm.process.paths import user_path
 from edgevlm.process.progress import Progress
-from edgevlm.process.writing import output_errors
+from edgevlm.process.writing import made, output_errors
 
 KEY_ENV = "OPENAI_API_KEY"
 _SAMPLING_TEMPERATURE = 0.8
@@ -138,7 +138,7 @@ def _alone(out: Path) -> Iterator[None]:
     lock = out.with_name(f".{out.name}.lock")
     with ExitStack() as held:
         with output_errors(out):  # before an answer is paid for that could not be kept
-            out.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(made(out.parent))
             held.enter_context(locked(lock, f"{out}: another run is adding to this file"))
         yield
 

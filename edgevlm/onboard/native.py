@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from edgevlm.onboard.failures import ended_without_a_word
 from edgevlm.onboard.figures import Memory, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
 from edgevlm.onboard.watching import MEMORY, poll
+from edgevlm.process import interrupts
 from edgevlm.targets.boundary import find_component
 
 LEAST_RUNS, MOST_RUNS = 5, 1_000_000
@@ -51,10 +51,10 @@ def _run(job: Mapping[str, Any], bundle: Bundle, runs: int) -> tuple[dict[str, A
         DeviceError: it failed.
     """
     component = find_component(dict(bundle.components), job["component"])
-    with tempfile.TemporaryDirectory() as folder:
+    with interrupts.temporary_folder() as folder:
         paths = []
         for index, array in enumerate(sample_inputs(bundle, job["component"]).values()):
-            paths.append(Path(folder) / f"input-{index}")
+            paths.append(folder / f"input-{index}")
             array.tofile(paths[-1])
         command: Sequence[str | Path] = [job["native"], bundle.path / component.file, component.spec.name, str(runs)]
         process = subprocess.Popen(

@@ -21,8 +21,34 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes else "under a minute"
 
 
+class Expectation:
+    """How long what is under way will still take, judged by how far it has come since it began."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None  # when, and what share was done then
+        self._last = (0.0, 0.0)
+
+    def see(self, share: float | None) -> None:
+        """Told the share that is done; one that is unknown or smaller than before begins anew."""
+        if share is None:
+            self._first = None
+            return
+        now = (time.monotonic(), share)
+        if self._first is None or share < self._last[1]:
+            self._first = now
+        self._last = now
+
+    @property
+    def left(self) -> float | None:
+        """Seconds; None where nothing can be said yet."""
+        if self._first is None or self._first[1] == self._last[1]:
+            return None
+        (began, before), (at, share) = self._first, self._last
+        return max(0.0, (1 - share) / (share - before) * (at - began) - (time.monotonic() - at))
+
+
 class Countdown:
-    """Tells how far a row of like tasks is, and about how long the rest of it takes.
+    """Tells how far a row of like tasks is.
 
     Args:
         progress: Who is told.
@@ -32,14 +58,12 @@ class Countdown:
 
     def __init__(self, progress: Progress, what: str, total: int) -> None:
         self._progress, self._what, self._total = progress, what, total
-        self._done, self._began = 0, time.monotonic()
+        self._done = 0
 
     def next(self, name: str) -> Progress:
         """Begins with the next task, and gives what that one tells its own stages."""
-        done, seconds = self._done, time.monotonic() - self._began
+        share = self._done / self._total
         self._done += 1
         said = f"{self._what} {self._done} of {self._total}: {name}"
-        if done:
-            said += f", {duration(seconds / done * (self._total - done))} left"
-        self._progress(said, done / self._total)
-        return lambda stage, share: self._progress(f"{said} ({stage})", done / self._total)
+        self._progress(said, share)
+        return lambda stage, _: self._progress(f"{said} ({stage})", share)

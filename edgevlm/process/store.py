@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgevlm.errors import OutputError
-from edgevlm.process import interrupts
-from edgevlm.process.writing import folder_beside
+from edgevlm.process.writing import staged_folder
+
+_ELSEWHERE = "free some space, or name another folder for the cache as EDGEVLM_CACHE_DIR"
 
 
 def folder() -> Path:
@@ -48,18 +49,18 @@ def keep(name: str, inputs: Sequence[str], make: Callable[[Path], object]) -> Pa
 
 
 def fill(entry: str, make: Callable[[Path], object]) -> Path:
-    """The same for an entry whose name says already what it follows from."""
+    """The same for an entry whose name says already what it follows from.
+
+    Raises:
+        OutputError: the cache cannot be written, or the disk is full.
+    """
     kept = folder() / entry
     if kept.is_dir():
         return kept
-    with folder_beside(kept) as scratch:
-        made = scratch / "made"
-        made.mkdir()
-        make(made)
-        with interrupts.put_off():
-            try:
-                made.rename(kept)
-            except OSError:
-                if not kept.is_dir():  # or another process was quicker
-                    raise
+    try:
+        with staged_folder(kept, replace=False, hint=_ELSEWHERE) as stage:
+            make(stage.folder)
+    except OutputError:
+        if not kept.is_dir():  # or another process was quicker
+            raise
     return kept

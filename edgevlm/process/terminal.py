@@ -10,11 +10,13 @@ import json
 import math
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
 
+from edgevlm.process.progress import Expectation, duration
 from edgevlm.process.quiet import silent_stderr
 
 if TYPE_CHECKING:
@@ -77,41 +79,76 @@ def _storable(value: Any) -> Any:
 
 
 @contextmanager
-def progress_bar(*, log_seconds: float | None = None) -> Iterator[Progress]:
-    """Shows a bar on stderr while the block runs, if that is a terminal, and keeps the backends' chatter off it.
+def progress_bar(*, first_line: float = 10.0, line_every: float = 30.0) -> Iterator[Progress]:
+    """Shows on stderr how far the work in the block is, and keeps the backends' chatter off it.
+
+    On a terminal that is a bar; elsewhere, where the work is long, a line now and then: what is being done, how much of
+    it is done and how long it will still take.
 
     Args:
-        log_seconds: Where stderr is no terminal, say a line this often; None says nothing.
+        first_line: Seconds until the first line.
+        line_every: Seconds from each to the next.
     """
+    with ExitStack() as held:
+        stderr = held.enter_context(silent_stderr())
+        shown = _bar(stderr) if stderr.isatty() else _lines(stderr, first_line, line_every)
+        yield held.enter_context(shown)
+
+
+@contextmanager
+def _bar(stderr: TextIO) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with (
-        silent_stderr() as stderr,
-        Progress(
-            *columns,
-            console=Console(file=stderr),
-            transient=True,
-            disable=not stderr.isatty(),
-            redirect_stdout=False,
-            redirect_stderr=False,  # it would show what is kept off stderr
-        ) as bar,
-    ):
-        task = bar.add_task("starting", total=None)
-
-        said = -float("inf")
+    with Progress(
+        *columns,
+        console=Console(file=stderr),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,  # it would show what is kept off stderr
+    ) as bar:
+        task, expected = bar.add_task("starting", total=None), Expectation()
 
         def tell(stage: str, share: float | None) -> None:
-            nonlocal said
+            expected.see(share)
             # A task that was complete once stops its clock for good; there is always another stage to come.
             done = min(share or 0.0, 0.999)
-            bar.update(task, description=visible(stage), total=None if share is None else 1.0, completed=done)
-            if bar.disable and log_seconds is not None and time.monotonic() - said >= log_seconds:
-                print(visible(stage), file=stderr, flush=True)
-                said = time.monotonic()
+            said = visible(stage) + _left(expected)
+            bar.update(task, description=said, total=None if share is None else 1.0, completed=done)
 
         yield tell
+
+
+@contextmanager
+def _lines(stderr: TextIO, first: float, every: float) -> Iterator[Progress]:
+    began, expected, ended = time.monotonic(), Expectation(), threading.Event()
+    now: tuple[str, float | None] = ("starting", None)
+
+    def tell(stage: str, share: float | None) -> None:
+        nonlocal now
+        expected.see(share)
+        now = (stage, share)
+
+    def report() -> None:
+        wait = first
+        while not ended.wait(wait):
+            (stage, share), wait = now, every
+            done = "" if share is None else f", {share:.0%}"
+            spent = f", {duration(time.monotonic() - began)} so far"
+            print(f"{visible(stage)}{done}{_left(expected) or spent}", file=stderr, flush=True)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield tell
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _left(expected: Expectation) -> str:
+    return "" if expected.left is None else f", {duration(expected.left)} left"
 
 
 def table(title: str | None, headings: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from edgevlm.errors import CheckFailed, DataError, InputError, OutputError, Unsu
 from edgevlm.graphs.program import Programs
 from edgevlm.inputs.rows import PIXELS
 from edgevlm.models import catalogue
+from edgevlm.process import scratch
 from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress, silent
+from edgevlm.process.writing import made, output_errors
 from edgevlm.targets import registry
 from edgevlm.tuning import plots
 from edgevlm.tuning.notes import STATE, Notes
@@ -213,9 +215,12 @@ def _identity(request: TuneRequest, data: str, calibration: CalibrationData) -> 
 def _opened(out: Path) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: expected a folder, found a file", hint="choose another --out")
+    scratch.sweep(out)
     strangers = [each.name for each in out.iterdir() if each.name != _LOCK] if out.exists() else []
     if strangers and not (out / STATE).is_file() and strangers != ["bundles"]:
         raise OutputError(f"{out}: holds {strangers[0]}, so it is no search's folder", hint="choose a new --out")
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out / _LOCK, f"{out}: another search is using this folder"):
+    with ExitStack() as held:
+        with output_errors(out):
+            held.enter_context(made(out))
+            held.enter_context(locked(out / _LOCK, f"{out}: another search is using this folder"))
         yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.process import interrupts
 from edgevlm.targets.inspection import OpCount
 
 _DTYPES = {"FLOAT": "fp32", "HALF": "fp16", "INT": "int32", "LONG": "int64", "CHAR": "int8"}
@@ -151,12 +151,12 @@ def _read_graph(payload: bytes, named: Mapping[str, bytes]) -> XnnpackGraph:
 
     header = xnnpack.XNNHeader.from_bytes(payload[: xnnpack.XNNHeader.EXPECTED_LENGTH])
     graph = payload[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size]
-    with tempfile.TemporaryDirectory() as folder:
-        schema, binary = Path(folder, "schema.fbs"), Path(folder, "graph.bin")
+    with interrupts.temporary_folder() as folder:
+        schema, binary = folder / "schema.fbs", folder / "graph.bin"
         schema.write_bytes(xnnpack._get_schema_bytes())
         binary.write_bytes(graph)
-        _flatc_decompile(folder, str(schema), str(binary), ["--raw-binary"])
-        text = Path(folder, "graph.json").read_text(encoding="utf-8")
+        _flatc_decompile(str(folder), str(schema), str(binary), ["--raw-binary"])
+        text = (folder / "graph.json").read_text(encoding="utf-8")
     # flatc writes infinity, which a ReLU has as its upper bound, in C's spelling.
     content = json.loads(re.sub(r"(?<=: )(-?)inf\b", r"\1Infinity", text))
     return XnnpackGraph(content, payload, header.constant_data_offset, named)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.spec import F32
+from edgevlm.process import interrupts
 from edgevlm.runtimes.executorch.file import XnnpackGraph, read_methods
 
 _ALIGNMENT = 64
@@ -189,12 +189,12 @@ def _with_graph(payload: bytes, graph: XnnpackGraph) -> bytes:
 
     header = xnnpack.XNNHeader.from_bytes(payload[: xnnpack.XNNHeader.EXPECTED_LENGTH])
     text = re.sub(r"(?<=: )(-?)Infinity\b", r"\1inf", json.dumps(graph.content))
-    with tempfile.TemporaryDirectory() as folder:
-        schema, source = Path(folder, "schema.fbs"), Path(folder, "graph.json")
+    with interrupts.temporary_folder() as folder:
+        schema, source = folder / "schema.fbs", folder / "graph.json"
         schema.write_bytes(xnnpack._get_schema_bytes())
         source.write_text(text, encoding="utf-8")
-        _flatc_compile(folder, str(schema), str(source))
-        flatbuffer = next(each for each in Path(folder).iterdir() if each.suffix not in (".fbs", ".json")).read_bytes()
+        _flatc_compile(str(folder), str(schema), str(source))
+        flatbuffer = next(each for each in folder.glob("graph.*") if each != source).read_bytes()
     start = -(-xnnpack.XNNHeader.EXPECTED_LENGTH // 16) * 16
     constants_at = start + -(-len(flatbuffer) // 16) * 16
     new = xnnpack.XNNHeader(start, len(flatbuffer), constants_at, header.constant_data_size).to_bytes()

@@ -61,13 +61,20 @@ def notes(folder: Path) -> tuple[str, ...]:
 
 
 def hash_files(files: Sequence[Path]) -> str:
-    """sha256 over names, sizes and contents, as hex digits."""
+    """sha256 over names, sizes and contents, as hex digits.
+
+    Raises:
+        CheckpointError: one cannot be read.
+    """
     digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+    try:
+        for path in files:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return digest.hexdigest()
 
 
