@@ -49,29 +49,37 @@ def busy(found: Sequence[Result]) -> dict[str, str]:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """What has changed as a table on stdout, and the verdict; the regressions on stderr."""
+    """What has changed as a table on stdout, and the answer; regressions and what cannot be told on stderr."""
     from rich.markup import escape
 
-    colours = {"regression": "red", "slower": "yellow", "better": "green", "faster": "green"}
+    colours = {"regression": "red", "cannot tell": "yellow", "slower": "yellow", "better": "green", "faster": "green"}
     rows = []
     for each in comparison.changes:
-        if each.verdict == "same":
+        if each.verdict == "same" and each.time is None:
             continue
         ratio = "" if each.ratio is None else f"{each.ratio:.3f}x"
-        if each.low is not None and each.high is not None:
-            ratio += f" ({each.low:.2f} to {each.high:.2f})"
-        figures = ["" if value is None else f"{value:,.6g} {each.unit}".strip() for value in (each.old, each.new)]
+        if each.time is not None:
+            ratio += f" ({each.interval})"
         verdict = f"[{colours[each.verdict]}]{each.verdict}[/]" if each.verdict in colours else each.verdict
         names = map(escape, (each.device, each.artefact, each.component, each.what))
-        rows.append((*names, *figures, ratio, verdict))
+        rows.append((*names, each.figure(each.old), each.figure(each.new), ratio, verdict))
     if rows:
         terminal.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
-    for regression in comparison.regressions:
-        click.echo(f"REGRESSION: {regression}", err=True)
-    click.echo(
-        f"{len(comparison.changes) - len(rows)} of {len(comparison.changes)} figures are the same; "
-        f"{len(comparison.regressions) or 'no'} regression{'' if len(comparison.regressions) == 1 else 's'}"
-    )
+    for said in comparison.regressions:
+        click.echo(f"REGRESSION: {said}", err=True)
+    for said in comparison.unknown:
+        click.echo(f"CANNOT TELL: {said}", err=True)
+    same = sum(each.verdict == "same" for each in comparison.changes)
+    click.echo(f"{same} of {len(comparison.changes)} figures are the same; {_answer(comparison)}")
+
+
+def _answer(comparison: Comparison) -> str:
+    regressions, unknown = len(comparison.regressions), len(comparison.unknown)
+    if not regressions and not unknown:
+        return "no regressions"
+    found = [f"{regressions} regression{'' if regressions == 1 else 's'}"] if regressions else []
+    found += [f"cannot tell of {unknown} time{'' if unknown == 1 else 's'}"] if unknown else []
+    return ", ".join(found)
 
 
 def _row(result: Measured | Emulated | Estimated) -> tuple[str, ...]:
