@@ -55,14 +55,13 @@ class Change:
         where = f"{self.device}: {self.artefact}: {self.component}"
         figures = " -> ".join(map(self.figure, (self.old, self.new)))
         time = "" if self.time is None else "; ".join((f": {self.interval}", *self.time.caveats))
-        return f"{where}: {self.what} {figures}{time}"
+        return f"{where}: {self.what} {figures} {self.unit}".rstrip() + time
 
     def figure(self, value: float | None) -> str:
-        """One of the two, with its unit; a count and a size to the last digit."""
+        """One of the two in digits; a count and a size to the last one."""
         if value is None:
             return ""
-        text = f"{value:.4g}" if self.time else f"{value:,.0f}" if value > 1 else f"{value:.6f}"
-        return f"{text} {self.unit}".rstrip()
+        return f"{value:.4g}" if self.time else f"{value:,.0f}" if value > 1 else f"{value:.6f}"
 
     @property
     def interval(self) -> str:

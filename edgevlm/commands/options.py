@@ -25,7 +25,7 @@ class Number(click.FloatRange):
         return number
 
 
-class Share(click.ParamType):
+class Share(click.ParamType):  # type: ignore[type-arg]  # older ones take no arguments
     """A part of a whole, which every option takes alike: `5%`, or `0.05`; the value is 0.05.
 
     A number without its sign that could be meant as a percentage is refused: 1 is neither 1 % nor 100 %.
@@ -41,7 +41,7 @@ class Share(click.ParamType):
     def __init__(self, most: float = 1.0, *, below: bool = False, signed: bool = False) -> None:
         self.most, self.below, self.signed = most, below, signed
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """What stands for the value in the help."""
         return "PERCENT%"
 

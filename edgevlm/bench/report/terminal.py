@@ -62,7 +62,8 @@ def print_comparison(comparison: Comparison) -> None:
             ratio += f" ({each.interval})"
         verdict = f"[{colours[each.verdict]}]{each.verdict}[/]" if each.verdict in colours else each.verdict
         names = map(escape, (each.device, each.artefact, each.component, each.what))
-        rows.append((*names, each.figure(each.old), each.figure(each.new), ratio, verdict))
+        figures = (f"{each.figure(value)} {each.unit}".strip() for value in (each.old, each.new))
+        rows.append((*names, *figures, ratio, verdict))
     if rows:
         terminal.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
     for said in comparison.regressions:
