@@ -145,7 +145,8 @@ def test_results_of_one_process_show_only_what_is_plain() -> None:
     def older(median_ms: float) -> Measured:
         return replace(steady(median_ms, yardstick_ms=None), processes=())
 
-    assert ratio(older(2.0), older(2.0)).verdict(LIMIT) == "cannot tell"
+    assert ratio(older(2.0), older(2.1)).verdict(LIMIT) == "cannot tell"
+    assert ratio(older(2.0), older(2.0)).verdict(LIMIT) == "same"  # not measured again
     assert ratio(older(2.0), older(5.0)).verdict(LIMIT) == "cannot tell"
     assert ratio(older(2.0), older(20.0)).verdict(LIMIT) == "regression"
     assert ratio(older(20.0), older(2.0)).verdict(LIMIT) == "faster"

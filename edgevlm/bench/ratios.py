@@ -55,7 +55,7 @@ class Ratio:
 
 
 def ratio(old: Measured, new: Measured) -> Ratio:
-    """The ratio of two measurements' medians.
+    """The ratio of two measurements' medians; of one that is in both runs, since the second left it out, it is 1.
 
     Raises:
         InputError: a time is none.
@@ -63,6 +63,8 @@ def ratio(old: Measured, new: Measured) -> Ratio:
     before, after = _medians(old), _medians(new)
     if min(*before, *after) <= 0:
         raise InputError(f"{new.device}: {new.artefact.name}: {new.component}: expected times of more than 0 ms")
+    if old == new:
+        return Ratio(1.0, 1.0, 1.0, ("measured once",))
     low, middle, high = interval(before, after)
     caveats = []
     if _left_out(len(before), len(after)) is None:
