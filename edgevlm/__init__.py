@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgevlm.errors import (
     BundleError,
+    CannotTell,
     CheckFailed,
     CheckpointError,
     ConnectionLost,
@@ -55,6 +56,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "BundleModel",
+    "CannotTell",
     "CheckFailed",
     "CheckpointError",
     "ConnectionLost",

@@ -18,7 +18,8 @@ EdgeVLMError
  ├── CheckFailed                exit 1: the work was done and a check on it failed
  │    ├── ParityFailed
  │    └── TrainingFailed            a loss that is no longer a number
- └── MissingDependency          exit 3: an optional package is not installed
+ ├── MissingDependency          exit 3: an optional package is not installed
+ └── CannotTell                 exit 4: the work was done, and its result does not answer the question
 """
 
 from __future__ import annotations
@@ -130,6 +131,12 @@ class MissingDependency(EdgeVLMError):
             f"this needs the package {package!r}, which is not installed",
             hint=f"pip install 'edgevlm[{extra}]'",
         )
+
+
+class CannotTell(EdgeVLMError):
+    """The work was done, and what it found answers neither yes nor no: other or longer measurements would."""
+
+    exit_code = 4
 
 
 def debugging() -> bool:

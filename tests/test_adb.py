@@ -25,7 +25,7 @@ from edgevlm.bench.measure import Effort
 from edgevlm.bench.phones import runners
 from edgevlm.bench.phones.phone import measure_phone
 from edgevlm.bench.phones.runners import BenchmarkModel, ExecutorRunner, Work
-from edgevlm.bench.results import Failed, Measured, Result
+from edgevlm.bench.results import Failed, Measured, Result, latest
 from edgevlm.bench.worker import Assignment
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.devices import adb as adb_module
@@ -39,7 +39,7 @@ from edgevlm.process.progress import silent
 
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="needs adb: apt install adb")
 HERE = Path(__file__).parent
-QUICK = Effort(seconds=0.2, threads=(2,))
+QUICK = Effort(seconds=0.2, threads=(2,), processes=1)
 WORK = Work("/m", "encode_image", 1)
 
 
@@ -228,7 +228,7 @@ def test_figures_of_both_runners(phone: Phone, tools: Path) -> None:
     bundles = [library.tower_bundle("tflite", "fp32"), library.tower_bundle("executorch", "fp32")]
     effort = Effort(seconds=0.2, threads=(1, 2), sustained_seconds=0.3)
     with Adbd(phone) as adbd:
-        results = figures(adbd, tools, *bundles, effort=effort)
+        results = latest(figures(adbd, tools, *bundles, effort=effort))
         assert list(phone.temporary.iterdir()) == []
     assert [type(each) for each in results] == [Measured] * 4, results
     for one in results:

@@ -80,6 +80,7 @@ def bench(request: Request, progress: Progress = silent) -> tuple[Result, ...]:
             found.append(result)
             with output_errors(request.out):
                 results.append(kept, result)
+        found = list(results.latest(found))
         everything = merge(earlier, found)
         results.write(kept, everything)
         write_report(everything, request.out, {name: each.title for name, each in request.profiles.items()})

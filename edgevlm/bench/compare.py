@@ -3,8 +3,9 @@
 Regressions, which fail the gate: an instruction count or a size that has grown by more than the limit, both exact but
 for what Python does around a `.tflite` file, a few instructions in a thousand; peak memory that has grown by more than
 the limit and by `MEMORY_SHARE` and `MEMORY_BYTES` besides, since it is sampled; accuracy that has dropped by more than
-`ACCURACY_DROP`; a result that is gone; a failure, a warning or a "does not fit" that was not there before. Times never
-are: they are shown as ratios, with what the two runs' own spreads make of them. Estimates follow from counts.
+`ACCURACY_DROP`; a result that is gone; a failure, a warning or a "does not fit" that was not there before; and a median
+time of which `edgevlm.bench.ratios` knows that it has grown by more than a limit of its own. Where that is not known,
+nor that it has not, the answer is that nobody can tell, which is neither. Estimates follow from counts.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any, Literal
 
 from edgevlm import schema
 from edgevlm.bench import results
+from edgevlm.bench.ratios import Ratio, ratio
 from edgevlm.bench.results import Emulated, Failed, Measured, Result, evidence
 from edgevlm.errors import InputError
 
-Verdict = Literal["same", "better", "regression", "within the spread", "slower", "faster", "new"]
+Verdict = Literal["same", "better", "regression", "cannot tell", "slower", "faster", "new"]
+TIME_LIMIT = 0.05
 MEMORY_SHARE, MEMORY_BYTES = 0.05, 1_000_000
 ACCURACY_DROP = 0.001
 
@@ -32,8 +35,8 @@ class Change:
         what: Such as `instructions`.
         old, new: None where that run has no such figure.
         unit: Of both.
-        low, high: For times, the ratio's range from the two spreads, each from the least to the 90th percentile.
-        verdict: `regression` is what the gate is about; `slower` and `faster` are times whose spreads are apart.
+        verdict: `regression` is what the gate is about; `slower` and `faster` are times that differ within the limit.
+        time: Of a time, where the ratio lies.
     """
 
     device: str
@@ -44,19 +47,32 @@ class Change:
     new: float | None
     unit: str
     verdict: Verdict
-    low: float | None = None
-    high: float | None = None
+    time: Ratio | None = None
 
     @property
     def said(self) -> str:
         """The change in words."""
         where = f"{self.device}: {self.artefact}: {self.component}"
-        figures = (f"{each:,.0f}" if each and each > 1 else f"{each:.6f}" for each in (self.old, self.new))
-        return f"{where}: {self.what} {' -> '.join(figures)} {self.unit}".rstrip()
+        figures = " -> ".join(map(self.figure, (self.old, self.new)))
+        time = "" if self.time is None else "; ".join((f": {self.interval}", *self.time.caveats))
+        return f"{where}: {self.what} {figures} {self.unit}".rstrip() + time
+
+    def figure(self, value: float | None) -> str:
+        """One of the two in digits; a count and a size to the last one."""
+        if value is None:
+            return ""
+        return f"{value:.4g}" if self.time else f"{value:,.0f}" if value > 1 else f"{value:.6f}"
+
+    @property
+    def interval(self) -> str:
+        """Where a time's ratio lies."""
+        return "" if self.time is None else f"{self.time.low:.3g}x to {self.time.high:.3g}x"
 
     @property
     def ratio(self) -> float | None:
         """New over old."""
+        if self.time is not None:
+            return self.time.middle
         return None if self.old is None or self.new is None or not self.old else self.new / self.old
 
 
@@ -72,28 +88,24 @@ class Comparison:
         """Everything that fails the gate, in words."""
         return (*(each.said for each in self.changes if each.verdict == "regression"), *self.problems)
 
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Times of which nobody can tell whether they are regressions, in words."""
+        return tuple(each.said for each in self.changes if each.verdict == "cannot tell")
 
-def parse_limit(text: str) -> float:
-    """`1%` or `0.01` as a share.
-
-    Raises:
-        InputError: it is neither.
-    """
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < 10:
-        raise InputError(f"--limit: expected a share such as 1% or 0.01, got {text!r}")
-    return share
+    @property
+    def answer(self) -> Literal["regression", "cannot tell", "no regression"]:
+        """What the gate says."""
+        return "regression" if self.regressions else "cannot tell" if self.unknown else "no regression"
 
 
-def compare(old: Path, new: Path, limit: float) -> Comparison:
+def compare(old: Path, new: Path, limit: float, time_limit: float = TIME_LIMIT) -> Comparison:
     """Compares two `results.jsonl`.
 
     Args:
         old, new: The files.
         limit: Share by which a count or a size may grow.
+        time_limit: Share by which a median time may grow.
 
     Raises:
         InputError: one is not readable, or they have nothing in common.
@@ -113,7 +125,7 @@ def compare(old: Path, new: Path, limit: float) -> Comparison:
         if now is None:
             problems.append(f"{was.device}: {was.artefact.name}: {was.component}: {evidence(was)} before, and gone")
         else:
-            changes += _changes(was, now, limit)
+            changes += _changes(was, now, limit, time_limit)
     changes += [_new(now) for key, now in after.items() if key not in before]
     return Comparison(tuple(changes), tuple(problems))
 
@@ -146,14 +158,13 @@ def _artefacts(
             yield Change(device, name, "all", "centred cosine", was.accuracy, now.accuracy, "", verdict)
 
 
-def _changes(old: Measured | Emulated, new: Measured | Emulated, limit: float) -> Iterator[Change]:
+def _changes(old: Measured | Emulated, new: Measured | Emulated, limit: float, time_limit: float) -> Iterator[Change]:
     names = (new.device, new.artefact.name, new.component)
     if isinstance(old, Measured) and isinstance(new, Measured):
-        was, now = old.times.engine_ms, new.times.engine_ms
-        low, high = now.min / was.p90, now.p90 / was.min
-        verdict: Verdict = "slower" if low > 1 else "faster" if high < 1 else "within the spread"
-        threads = f"{new.threads} {'thread' if new.threads == 1 else 'threads'}"
-        yield Change(*names, f"median, {threads}", was.median, now.median, "ms", verdict, low, high)
+        time = ratio(old, new)
+        threads = f"median, {new.threads} {'thread' if new.threads == 1 else 'threads'}"
+        was, now = old.times.engine_ms.median, new.times.engine_ms.median
+        yield Change(*names, threads, was, now, "ms", time.verdict(time_limit), time)
     if old.memory is not None and new.memory is not None:
         was_bytes, now_bytes = old.memory.anonymous_bytes, new.memory.anonymous_bytes
         share = max(limit, MEMORY_SHARE)
@@ -186,6 +197,10 @@ def _problems(result: Result) -> Iterator[str]:
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Every change with its ratio, and the regressions in words."""
-    changes = [{**schema.write(each), "ratio": each.ratio} for each in comparison.changes]
-    return {"changes": changes, "regressions": list(comparison.regressions)}
+    """The answer, every change with its ratio, and in words the regressions and the times that are unknown."""
+    return {
+        "answer": comparison.answer,
+        "changes": [{**schema.write(each), "ratio": each.ratio} for each in comparison.changes],
+        "regressions": list(comparison.regressions),
+        "cannot_tell": list(comparison.unknown),
+    }

@@ -1,6 +1,6 @@
 """What a benchmark finds out: one result a line of `results.jsonl`, each with its evidence.
 
-    {"schema_version": 1, "evidence": "measured", "device": "host", "artefact": {...}, "component": "encode_image", ...}
+    {"schema_version": 2, "evidence": "measured", "device": "host", "artefact": {...}, "component": "encode_image", ...}
 
 `evidence` says how the figures came about:
 
@@ -8,6 +8,8 @@
     emulated    counted, or its memory watched, on an emulator of it: no times, since an emulator's are not the device's
     estimated   computed from counts and a device's published figures, with a band of error
     none        nothing: the device failed, and why
+
+Version 1, which is read as well, was of one process a figure, and had no `processes` and no `yardstick_ms`.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from edgevlm import schema
 from edgevlm.errors import InputError
 from edgevlm.onboard.figures import Counts, Memory, Sustained, System, Times
 from edgevlm.process.writing import write_atomically
+from edgevlm.schema import Quantity
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READABLE = (1, 2)
 Evidence = Literal["measured", "emulated", "estimated", "none"]
 
 
@@ -57,8 +61,29 @@ class Artefact:
 
 
 @dataclass(frozen=True)
+class Process:
+    """What one of the processes found that a measured figure is made of: what a comparison needs to know of it.
+
+    Attributes:
+        median_ms: Of its inferences.
+        runs: How many.
+        yardstick_ms: See `Times`.
+    """
+
+    median_ms: float
+    runs: int
+    yardstick_ms: Annotated[float, Quantity("milliseconds", above=0)] | None
+
+
+@dataclass(frozen=True)
 class Measured:
-    """Figures of a machine that ran the artefact. `reproduce` is the command."""
+    """Figures of a machine that ran the artefact.
+
+    Attributes:
+        times: Of all processes together; see `edgevlm.onboard.figures.pooled`.
+        reproduce: The command.
+        processes: In order; empty in results of version 1.
+    """
 
     device: str
     artefact: Artefact
@@ -69,6 +94,7 @@ class Measured:
     system: System
     reproduce: str
     sustained: Sustained | None = None
+    processes: tuple[Process, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,10 +202,10 @@ def from_json(data: Any, *, where: str) -> Result:
     Raises:
         InputError: it is none, or of another schema version.
     """
-    if not isinstance(data, Mapping) or data.get("schema_version") != SCHEMA_VERSION:
+    if not isinstance(data, Mapping) or data.get("schema_version") not in _READABLE:
         got = data.get("schema_version") if isinstance(data, Mapping) else data
         raise InputError(
-            f"{where}: expected a result with schema_version {SCHEMA_VERSION}, got {got!r}",
+            f"{where}: expected a result with schema_version {' or '.join(map(str, _READABLE))}, got {got!r}",
             hint="edgevlm bench writes results.jsonl; a newer edgevlm may have written this one",
         )
     kind = _KINDS.get(data.get("evidence", ""))
@@ -203,7 +229,12 @@ def read(path: Path) -> tuple[Result, ...]:
     Raises:
         InputError: it is missing, or holds something else.
     """
-    last = {(subject(each), each.message if isinstance(each, Failed) else None): each for each in _read(path)}
+    return latest(_read(path))
+
+
+def latest(results: Iterable[Result]) -> tuple[Result, ...]:
+    """Of results about the same the last one: a figure gets better with each process that finds it out again."""
+    last = {(subject(each), each.message if isinstance(each, Failed) else None): each for each in results}
     return tuple(last.values())
 
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, Number, as_json
-from edgevlm.errors import CheckFailed, InputError
+from edgevlm.commands.options import PATH, Number, Share, as_json
+from edgevlm.errors import CannotTell, CheckFailed, InputError
 
 if TYPE_CHECKING:
     from edgevlm.bench.results import Result
     from edgevlm.devices.profile import Profile
     from edgevlm.emulation.parts import Part
 
-_SECONDS = 1.0
+_SECONDS, _PROCESSES = 1.0, 3
 
 
 @click.command()
@@ -34,6 +34,9 @@ _SECONDS = 1.0
     "--seconds", type=Number(0.05, 600), default=_SECONDS, show_default=True, help="Of warm inference, each time."
 )
 @click.option(
+    "--processes", type=click.IntRange(1, 30), default=_PROCESSES, show_default=True, help="That share these seconds."
+)
+@click.option(
     "--sustained", type=Number(0, 3600), default=0.0, metavar="SECONDS", help="Run without a pause, for the heat."
 )
 @click.option(
@@ -42,7 +45,10 @@ _SECONDS = 1.0
     help="Other toolchains' files of the same model as well: ONNX Runtime, OpenVINO; on a Jetson, CUDA and TensorRT.",
 )
 @click.option("--compare", type=PATH, nargs=2, metavar="OLD NEW", help="Compare two results.jsonl instead.")
-@click.option("--limit", default="1%", show_default=True, help="With --compare: growth that is no regression.")
+@click.option(
+    "--limit", type=Share(10), default="1%", show_default=True, help="With --compare: growth that is no regression."
+)
+@click.option("--time-limit", type=Share(10), default="5%", show_default=True, help="The same for times.")
 @as_json
 def bench(
     bundles: tuple[Path, ...],
@@ -52,10 +58,12 @@ def bench(
     components: tuple[str, ...],
     threads: tuple[int, ...],
     seconds: float,
+    processes: int,
     sustained: float,
     peers: bool,
     compare: tuple[Path, Path] | None,
-    limit: str,
+    limit: float,
+    time_limit: float,
     as_json: bool,
 ) -> None:
     """How fast, how much memory, does it fit: BUNDLES on devices, with how each figure came about.
@@ -74,13 +82,14 @@ def bench(
       edgevlm bench --compare yesterday/results.jsonl bench/results.jsonl --limit 1%
 
     --compare fails (exit code 1) for instructions or sizes that have grown by more than the limit, memory by 5 % and
-    1 MB, accuracy that has dropped by 0.001, results that are gone, and failures that are new. Times never fail it:
-    they are shown as ratios with the spread of both runs.
+    1 MB, accuracy that has dropped by 0.001, results that are gone, failures that are new, and median times that have
+    surely grown by more than --time-limit. Where a time may have or may not, the exit code is 4: cannot tell. A quiet
+    machine helps, and so do more --processes and --seconds in both runs.
     """
     if compare is not None:
         if bundles or devices or profiles:
-            raise InputError("--compare takes two results.jsonl and --limit, no bundles and no devices")
-        _compare(*compare, limit, as_json)
+            raise InputError("--compare takes two results.jsonl and their limits, no bundles and no devices")
+        _compare(*compare, limit, time_limit, as_json)
         return
     from edgevlm.bench import bench as run
     from edgevlm.bench.measure import Effort
@@ -93,9 +102,9 @@ def bench(
         profiles=known,
         out=out,
         components=components,
-        effort=Effort(seconds, tuple(dict.fromkeys(threads)) or None, sustained),
+        effort=Effort(seconds, tuple(dict.fromkeys(threads)) or None, sustained, processes),
         peers=peers,
-        options=_options(seconds, sustained, profiles),
+        options=_options(seconds, processes, sustained, profiles),
     )
     if peers and not any(_measured(name, known) for name in request.devices):
         raise InputError("--peers are measured, and none of the devices is", hint="add --device host, or one's address")
@@ -113,9 +122,10 @@ def bench(
     _exit(found)
 
 
-def _options(seconds: float, sustained: float, profiles: Path | None) -> tuple[str, ...]:
+def _options(seconds: float, processes: int, sustained: float, profiles: Path | None) -> tuple[str, ...]:
     """What figures depend on, but for what each of them names itself."""
     given = [] if seconds == _SECONDS else ["--seconds", f"{seconds:g}"]
+    given += [] if processes == _PROCESSES else ["--processes", str(processes)]
     given += ["--sustained", f"{sustained:g}"] if sustained else []
     return (*given, *(("--devices", str(profiles)) if profiles else ()))
 
@@ -144,7 +154,7 @@ def _note_torn_line(path: Path) -> None:
     from edgevlm.bench import results
 
     if said := results.torn_line(path):
-        click.echo(f"note: {said}", err=True)
+        terminal.say(f"note: {said}", err=True)
 
 
 def _exit(found: tuple[Result, ...]) -> None:
@@ -156,21 +166,26 @@ def _exit(found: tuple[Result, ...]) -> None:
         sys.exit(CheckFailed.exit_code)
 
 
-def _compare(old: Path, new: Path, limit: str, as_json: bool) -> None:
+def _compare(old: Path, new: Path, limit: float, time_limit: float, as_json: bool) -> None:
     from edgevlm.bench import compare
     from edgevlm.process import terminal
 
     for path in (old, new):
         _note_torn_line(path)
-    found = compare.compare(old, new, compare.parse_limit(limit))
+    found = compare.compare(old, new, limit, time_limit)
     if as_json:
         terminal.print_json(compare.to_json(found))
     else:
         from edgevlm.bench.report.terminal import print_comparison
 
         print_comparison(found)
-    if found.regressions:
+    if found.answer == "regression":
         sys.exit(CheckFailed.exit_code)
+    if found.answer == "cannot tell":
+        raise CannotTell(
+            f"cannot tell whether {len(found.unknown)} of the times have grown by more than {100 * time_limit:g} %",
+            hint="measure both again with --processes 10 --seconds 5, on a quieter machine; --time-limit allows more",
+        )
 
 
 @click.group(invoke_without_command=True)

@@ -25,10 +25,55 @@ class Number(click.FloatRange):
         return number
 
 
+class Share(click.ParamType):  # type: ignore[type-arg]  # older ones take no arguments
+    """A part of a whole, which every option takes alike: `5%`, or `0.05`; the value is 0.05.
+
+    A number without its sign that could be meant as a percentage is refused: 1 is neither 1 % nor 100 %.
+
+    Args:
+        most: The largest that is taken.
+        below: Whether even that is too large.
+        signed: Whether `0.05` is refused as well, where people are as likely to mean 0.05 %.
+    """
+
+    name = "share"
+
+    def __init__(self, most: float = 1.0, *, below: bool = False, signed: bool = False) -> None:
+        self.most, self.below, self.signed = most, below, signed
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What stands for the value in the help."""
+        return "PERCENT%"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The share that a user wrote."""
+        text = str(value).strip()
+        try:
+            number = float(text.removesuffix("%"))
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(f"expected a percentage such as 5%, got {value!r}", param, ctx)
+        percent = text.endswith("%")
+        if not percent and number != 0 and (self.signed or number >= 1):
+            self.fail(f"expected a percentage with its sign, got {value!r}: {_ways(number)}", param, ctx)
+        share = number / 100 if percent else number
+        if not 0 <= share <= self.most or (self.below and share == self.most):
+            most = f"less than {self.most:.0%}" if self.below else f"at most {self.most:.0%}"
+            self.fail(f"expected 0% or more and {most}, got {value!r}", param, ctx)
+        return share
+
+
+def _ways(number: float) -> str:
+    """How to write each thing that a bare number may mean."""
+    meant = f"write {number:g}%"
+    return meant if number > 1 else f"{meant}, or {100 * number:g}%"
+
+
 max_unreadable = click.option(
     "--max-unreadable",
-    type=Number(0, 1),
-    default=0.01,
+    type=Share(),
+    default="1%",
     show_default=True,
     help="Share of the pictures that may be unreadable; they are skipped. With more, the command refuses.",
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, Number, as_json
+from edgevlm.commands.options import PATH, Share, as_json
 
 if TYPE_CHECKING:
     from edgevlm.compression.structured import Change, Component, Pruned
@@ -18,14 +18,14 @@ _TOWERS: dict[str, tuple[Component, ...]] = {
     "text": ("encode_text",),
     "both": ("encode_image", "encode_text"),
 }
-_SHARE = Number(min=0, max=1, max_open=True)
+_SHARE = Share(below=True)
 
 
 @click.command()
 @click.argument("model")
-@click.option("--heads", type=_SHARE, default=0.0, help="Share of the attention heads to remove, such as 0.25.")
-@click.option("--mlp", type=_SHARE, default=0.0, help="Share of the channels of MLPs.")
-@click.option("--channels", type=_SHARE, default=0.0, help="Share of the channels of convolutions.")
+@click.option("--heads", type=_SHARE, default="0%", help="Share of the attention heads to remove, such as 25%.")
+@click.option("--mlp", type=_SHARE, default="0%", help="Share of the channels of MLPs.")
+@click.option("--channels", type=_SHARE, default="0%", help="Share of the channels of convolutions.")
 @click.option("--data", required=True, help="Image folder, captions .json, .tar shards, scenes:… or objects:…")
 @click.option("--out", type=PATH, required=True, help="Folder of the smaller model, to be made.")
 @click.option(
@@ -64,9 +64,9 @@ def prune(
 
     \b
     Examples:
-      edgevlm prune edgevlm-student --mlp 0.5 --heads 0.25 --data scenes:train:256:5 --out smaller
-      edgevlm prune my-student --channels 0.25 --data photos/ --out my-smaller-student
-      edgevlm prune openai/clip-vit-base-patch32 --mlp 0.3 --tower both --data coco_val.json --images val2017 --out clip
+      edgevlm prune edgevlm-student --mlp 50% --heads 25% --data scenes:train:256:5 --out smaller
+      edgevlm prune my-student --channels 25% --data photos/ --out my-smaller-student
+      edgevlm prune openai/clip-vit-base-patch32 --mlp 30% --tower both --data coco_val.json --images val2017 --out clip
       edgevlm distill --student smaller --recipe recovery --data scenes:train:5000 --out recovered
     """
     from edgevlm import schema

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, Number, as_json
+from edgevlm.commands.options import PATH, Share, as_json
 
 if TYPE_CHECKING:
     from edgevlm.tuning.tuning import Tuned
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("model", required=False, default="edgevlm-student")
 @click.option("--target", required=True, help="coreml, executorch or tflite.")
 @click.option("--data", required=True, metavar="DATA", help="Pictures with labels or captions; see edgevlm evaluate.")
-@click.option("--max-drop", type=Number(0, 100), default=0.5, show_default=True, help="Points of accuracy to lose.")
+@click.option("--max-drop", type=Share(signed=True), default="0.5%", show_default=True, help="Accuracy to lose.")
 @click.option("--calibration", metavar="DATA", help="Pictures to measure ranges on; left out, others of --data.")
 @click.option("--calibration-texts", type=PATH, help="Texts to measure ranges on, one a line.")
 @click.option("--pictures", type=click.IntRange(min=20), default=500, show_default=True, help="Of --data to ask about.")
@@ -49,7 +49,7 @@ def tune(
     \b
     Examples:
       edgevlm tune --target tflite --data scenes:combinations:500:1
-      edgevlm tune ./my-clip --target coreml --data photos/ --max-drop 1 --out tuned-coreml
+      edgevlm tune ./my-clip --target coreml --data photos/ --max-drop 1% --out tuned-coreml
       edgevlm tune my-student --target executorch --data coco_val.json --images val2017 --fastest
     """
     from edgevlm import schema
@@ -69,7 +69,7 @@ def tune(
         source = None if calibration is None else CalibrationSource(calibration, calibration_texts)
         tuned = run(
             TuneRequest(
-                model, target, data, out, max_drop, source, pictures,
+                model, target, data, out, round(100 * max_drop, 9), source, pictures,
                 "latency" if objective == "latency" else "size", images,
             ),
             progress,

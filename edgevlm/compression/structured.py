@@ -206,7 +206,7 @@ def _check_ratios(ratios: Ratios) -> None:
     if ratios == Ratios():
         raise InputError(
             "nothing to prune: every ratio is 0",
-            hint="say what to remove, such as --mlp 0.5, --heads 0.25 or --channels 0.25",
+            hint="say what to remove, such as --mlp 50%, --heads 25% or --channels 25%",
         )
 
 

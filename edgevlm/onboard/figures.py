@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+
+from edgevlm.schema import Quantity
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Repeated times of one thing, in milliseconds."""
+    """Repeated times of one thing, in milliseconds; of several processes see `pooled`."""
 
     median: float
     p90: float
@@ -39,6 +42,8 @@ class Times:
         preprocess_ms: From a decoded picture to the pixels that the component takes; None for a text tower.
         tokenise_ms: From a text to token ids; None for an image tower.
         postprocess_ms: From the component's output to the answer that an app shows; None where there is nothing to do.
+        yardstick_ms: What the same small computation took the machine meanwhile, whatever the artefact: how fast it
+            was, and how busy. None where nobody looked.
     """
 
     cold_load_ms: float
@@ -48,11 +53,34 @@ class Times:
     preprocess_ms: Spread | None = None
     tokenise_ms: Spread | None = None
     postprocess_ms: Spread | None = None
+    yardstick_ms: Annotated[float, Quantity("milliseconds", above=0)] | None = None
 
     @property
     def per_second(self) -> float:
         """Inferences a second, one after the other."""
         return 1e3 / self.engine_ms.median
+
+
+def pooled(several: Sequence[Times]) -> Times:
+    """The figures of several processes that timed the same: the middle one's of each, so that one in a burst of other
+    work moves none. What only some of them looked at is the first's of these.
+    """
+    spreads = [each.engine_ms for each in several]
+    median, p90, p95 = np.median([(each.median, each.p90, each.p95) for each in spreads], axis=0)
+    least, most = min(each.min for each in spreads), max(each.max for each in spreads)
+    engine = Spread(float(median), float(p90), float(p95), least, most, sum(each.runs for each in spreads))
+    shares = [each.page_cache_share for each in several if each.page_cache_share is not None]
+    yardsticks = [each.yardstick_ms for each in several if each.yardstick_ms is not None]
+    return Times(
+        cold_load_ms=float(np.median([each.cold_load_ms for each in several])),
+        page_cache_share=max(shares, default=None),
+        first_ms=float(np.median([each.first_ms for each in several])),
+        engine_ms=engine,
+        preprocess_ms=next((each.preprocess_ms for each in several if each.preprocess_ms), None),
+        tokenise_ms=next((each.tokenise_ms for each in several if each.tokenise_ms), None),
+        postprocess_ms=next((each.postprocess_ms for each in several if each.postprocess_ms), None),
+        yardstick_ms=float(np.median(yardsticks)) if yardsticks else None,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """The job `time`: cold load, first inference, then warm ones, and what comes before and after the engine.
 
-{"job": "time", "bundle": PATH, "component": NAME, "threads": N, "seconds": S}
+{"job": "time", "bundle": PATH, "component": NAME, "threads": N, "seconds": S, "stages": true}
+
+Without `stages` only the engine is timed, and not what comes before and after it, which is the same in every process.
 """
 
 from __future__ import annotations
@@ -30,12 +32,14 @@ from edgevlm.targets.boundary import find_component
 LEAST_RUNS = 5
 LABELS = 100
 """Labels that a picture's embedding is compared with after the engine."""
-_WARM_UP_SECONDS = 0.3
+_WARM_UP_SECONDS = 0.1
+_YARDSTICK_SECONDS = 0.05
 
 
 def clock(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """Times one component in this process, which has not run it before; a `Times` in plain values."""
     bundle = None
+    before_ms = yardstick_ms()
     if "native" in job:
         bundle = Bundle.open(job["bundle"])
         times = native.clock(job, bundle)
@@ -44,7 +48,8 @@ def clock(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
         times = _clock(engine, float(job["seconds"]))
         if isinstance(engine, BundleEngine):
             bundle = engine.bundle
-    if bundle is not None:
+    times = replace(times, yardstick_ms=(before_ms + yardstick_ms()) / 2)
+    if bundle is not None and job.get("stages"):
         times = replace(times, **_stages(bundle, job["component"]))
     plain: Mapping[str, Any] = schema.write(times)
     return plain
@@ -56,6 +61,17 @@ def _clock(engine: Engine, seconds: float) -> Times:
     cold_load_ms = _once(engine.load)
     first_ms = _once(engine.run)
     return Times(cold_load_ms, share, first_ms, repeat(engine.run, seconds))
+
+
+def yardstick_ms() -> float:
+    """Mean time of a small computation that is the same everywhere: what the machine gives to a process just now.
+
+    The mean and not the median, since other work that takes turns with ours makes some runs much longer, and the rest
+    no longer than ever.
+    """
+    values = np.linspace(0, 1, 1 << 16, dtype=np.float32)
+    result = np.empty_like(values)
+    return float(np.mean(_for_seconds(lambda: np.exp(values, out=result), _YARDSTICK_SECONDS, LEAST_RUNS)))
 
 
 def repeat(run: Callable[[], object], seconds: float) -> Spread:

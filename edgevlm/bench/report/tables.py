@@ -161,7 +161,7 @@ def _latency(results: Sequence[Measured], names: Names) -> Table:
         rows.append(row("measured", each.artefact, names, *cells, share(times.page_cache_share)))
     note = (
         "Cold load opens the artefact in a fresh process; the first inference packs weights; the rest is of the "
-        "inferences after it. Threads are the CPU's."
+        "inferences after it, of several processes the middle one's. Threads are the CPU's."
     )
     return Table("Latency", note, columns, tuple(rows))
 

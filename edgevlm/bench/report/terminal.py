@@ -47,26 +47,35 @@ def busy(found: Sequence[Result]) -> dict[str, str]:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """What has changed as a table on stdout, and the verdict; the regressions on stderr."""
-    colours = {"regression": "red", "slower": "yellow", "better": "green", "faster": "green"}
+    """What has changed as a table on stdout, and the answer; regressions and what cannot be told on stderr."""
+    colours = {"regression": "red", "cannot tell": "yellow", "slower": "yellow", "better": "green", "faster": "green"}
     rows: list[tuple[str | terminal.Cell, ...]] = []
     for each in comparison.changes:
-        if each.verdict == "same":
+        if each.verdict == "same" and each.time is None:
             continue
         ratio = "" if each.ratio is None else f"{each.ratio:.3f}x"
-        if each.low is not None and each.high is not None:
-            ratio += f" ({each.low:.2f} to {each.high:.2f})"
-        figures = ["" if value is None else f"{value:,.6g} {each.unit}".strip() for value in (each.old, each.new)]
+        if each.time is not None:
+            ratio += f" ({each.interval})"
         verdict = terminal.Cell(each.verdict, colours.get(each.verdict, ""))
+        figures = (f"{each.figure(value)} {each.unit}".strip() for value in (each.old, each.new))
         rows.append((each.device, each.artefact, each.component, each.what, *figures, ratio, verdict))
     if rows:
         terminal.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
-    for regression in comparison.regressions:
-        terminal.say(f"REGRESSION: {regression}", err=True)
-    terminal.say(
-        f"{len(comparison.changes) - len(rows)} of {len(comparison.changes)} figures are the same; "
-        f"{len(comparison.regressions) or 'no'} regression{'' if len(comparison.regressions) == 1 else 's'}"
-    )
+    for said in comparison.regressions:
+        terminal.say(f"REGRESSION: {said}", err=True)
+    for said in comparison.unknown:
+        terminal.say(f"CANNOT TELL: {said}", err=True)
+    same = sum(each.verdict == "same" for each in comparison.changes)
+    terminal.say(f"{same} of {len(comparison.changes)} figures are the same; {_answer(comparison)}")
+
+
+def _answer(comparison: Comparison) -> str:
+    regressions, unknown = len(comparison.regressions), len(comparison.unknown)
+    if not regressions and not unknown:
+        return "no regressions"
+    found = [f"{regressions} regression{'' if regressions == 1 else 's'}"] if regressions else []
+    found += [f"cannot tell of {unknown} time{'' if unknown == 1 else 's'}"] if unknown else []
+    return ", ".join(found)
 
 
 def _row(result: Measured | Emulated | Estimated) -> tuple[str | terminal.Cell, ...]:

@@ -1,0 +1,64 @@
+"""What several commands take, and that all take it alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from edgevlm.cli import main
+from edgevlm.commands.options import Share
+
+
+def shares() -> Iterator[tuple[str, click.Option]]:
+    """Every option of every command that takes a share."""
+    for name, command in main.commands.items():
+        for option in command.params:
+            if isinstance(option, click.Option) and isinstance(option.type, Share):
+                yield f"{name} {option.opts[0]}", option
+
+
+SHARES = dict(shares())
+
+
+def test_every_share_is_one() -> None:
+    assert set(SHARES) == {
+        *("bench --limit", "bench --time-limit", "tune --max-drop"),
+        *("prune --heads", "prune --mlp", "prune --channels"),
+        *("distill --max-unreadable", "evaluate --max-unreadable"),
+    }
+
+
+@pytest.mark.parametrize("name", SHARES)
+def test_a_percentage_is_written_alike_everywhere(name: str) -> None:
+    option = SHARES[name]
+    context = click.Context(click.Command("command"))
+
+    def value(text: str) -> float:
+        found: float = option.type_cast_value(context, text)
+        return found
+
+    assert value("5%") == value(" 5 %") == 0.05
+    assert value("0") == value("0%") == 0
+    assert str(option.default).endswith("%")
+    assert "PERCENT%" in (option.get_help_record(context) or ("",))[0]
+    for ambiguous, said in (("5", "write 5%$"), ("1", "write 1%, or 100%$"), ("1.0", "write 1%, or 100%$")):
+        with pytest.raises(click.BadParameter, match=said):
+            value(ambiguous)
+    for wrong in ("many", "%", "", "nan", "inf%", "-1%", "-0.01", "1001%", "5%%", "1/2"):
+        with pytest.raises(click.BadParameter, match="expected"):
+            value(wrong)
+
+
+def test_a_share_may_be_written_as_one_unless_people_would_mean_another() -> None:
+    def value(text: str, kind: Share) -> float:
+        return kind.convert(text, None, None)
+
+    assert value("0.05", Share()) == 0.05
+    with pytest.raises(click.BadParameter, match=r"write 0.5%, or 50%"):
+        value("0.5", Share(signed=True))
+    assert value("100%", Share()) == 1
+    with pytest.raises(click.BadParameter, match="less than 100%"):
+        value("100%", Share(below=True))
+    assert value("250%", Share(10)) == 2.5
