@@ -489,15 +489,8 @@ def twins(component: str) -> Program:
     return Program(ComponentSpec(component, (ids,), (embedding,)), module.eval().requires_grad_(False), (example,))
 
 
-@pytest.mark.parametrize(
-    ("target", "recipe"),
-    [
-        pytest.param(target, recipe, marks=() if (target, recipe) == ("coreml", "int8") else pytest.mark.slow)
-        for target in TARGETS
-        for recipe in RECIPES
-        if (target, recipe) not in REFUSED
-    ],
-)
+@pytest.mark.slow  # tests/test_tflite_weights.py and tests/test_mlprogram_damage.py have what is small of it
+@pytest.mark.parametrize(("target", "recipe"), [each.values for each in BOTH])
 def test_equal_weights_are_all_in_the_file(target: str, recipe: str, tmp_path: Path) -> None:
     programs = {name: twins(name) for name in ("encode_image", "encode_text")}
     inputs = [torch.full((1, 6), each, dtype=torch.int32) for each in range(0, 64, 7)]
