@@ -271,6 +271,93 @@ def test_a_row_of_zeros_has_a_positive_scale(name: str) -> None:
         torch.testing.assert_close(made.module(each), chosen.module(each), atol=0.1, rtol=0)
 
 
+SIGNS: dict[str, Callable[[Tensor], Tensor]] = {
+    "positive": lambda weight: weight.abs(),
+    "negative": lambda weight: -weight.abs(),
+    "constant": lambda weight: torch.full_like(weight, 0.25),
+    "zero": torch.zeros_like,
+    "denormal": lambda weight: torch.full_like(weight, 1e-41),
+}
+
+
+@pytest.mark.parametrize("name", ["int8", "int8-static"])
+@pytest.mark.parametrize("kind", SIGNS)
+def test_weights_of_one_sign_have_the_grid_of_all_others(kind: str, name: str) -> None:
+    chosen = program(Zeros(), 1, 3)
+    floats = {layer: chosen.module.get_submodule(layer).weight for layer in ("table", "product")}
+    for weight in floats.values():
+        weight.copy_(SIGNS[kind](weight))  # type: ignore[operator]
+    inputs = [torch.tensor([[0.0, float(each), 2.0]]) for each in range(6)]
+    _, decided = quantise(replace(chosen, example=(inputs[0],)), BUILTIN[name], inputs)
+    for layer, weight in by_layer(decided).items():
+        assert not weight.zero_point.any()
+        assert (np.float16(weight.scale) > 0).all()
+        exact = floats[layer].numpy()  # type: ignore[operator]
+        assert (np.abs(widened(weight) - exact) <= 0.5001 * weight.scale).all()
+        assert set(np.abs(weight.values).max(1)) == ({0} if kind in ("zero", "denormal") else {127})
+
+
+class Alike(nn.Module):
+    """Two products of one input that are equal, what is computed of them, and a third of another input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key, self.value, self.later = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.up, self.gate = nn.Linear(8, 16), nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        key, value = self.key(x), self.value(x)
+        return self.later(key * value) @ (self.up(key.tanh()) + self.gate(value.tanh()))
+
+
+def alike() -> Program:
+    chosen = program(Alike(), 8, 8)
+    for name, equal in (("value", "key"), ("later", "key"), ("gate", "up")):
+        chosen.module.get_submodule(name).load_state_dict(chosen.module.get_submodule(equal).state_dict())
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("kept", "layers"),
+    [
+        ((), {"key", "later", "up"}),
+        (("*/key",), {"value", "later", "up", "gate"}),
+        (("*/key", "*/value"), {"later", "up"}),
+        (("*/gate",), {"key", "later", "up"}),
+    ],
+)
+def test_layers_that_compute_the_same_are_decided_once(kept: tuple[str, ...], layers: set[str]) -> None:
+    chosen = alike()
+    before = state(chosen.module)
+    made, decided = quantise(chosen, recipe(float_layers=kept), ())
+    assert set(by_layer(decided)) == layers
+    torch.testing.assert_close(made.module(*chosen.example), chosen.module(*chosen.example), atol=0.2, rtol=0.05)
+    assert_untouched(chosen.module, before)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_layers_that_differ_in_a_bit_are_both_decided(part: str) -> None:
+    chosen = alike()
+    value = getattr(chosen.module.value, part)  # type: ignore[union-attr]
+    value.view(-1)[0] = torch.nextafter(value.view(-1)[0], torch.tensor(9.0))
+    _, decided = quantise(chosen, recipe(), ())
+    assert {"key", "value", "up", "gate"} <= set(by_layer(decided))
+
+
+class InPlace(Alike):
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.key(x)
+        x.add_(1)
+        return first + self.value(x)
+
+
+def test_layers_with_a_write_between_them_are_both_decided() -> None:
+    chosen = program(InPlace(), 8, 8)
+    chosen.module.value.load_state_dict(chosen.module.key.state_dict())  # type: ignore[union-attr]
+    _, decided = quantise(chosen, recipe(), ())
+    assert set(by_layer(decided)) == {"key", "value"}
+
+
 @pytest.mark.parametrize(("module", "layer"), [(CalledTwice, "product"), (Tied, "other")])
 def test_a_weight_that_two_products_read_is_refused_by_name(module: Callable[[], nn.Module], layer: str) -> None:
     with pytest.raises(RecipeError, match=f"NNCF left {layer} in floating point") as caught:

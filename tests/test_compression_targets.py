@@ -447,3 +447,61 @@ def test_the_embedding_space_changes_with_the_recipe_and_the_calibration(
         assert outcome.bundle is not None
         spaces.add(outcome.bundle.manifest.embedding_space_id)
     assert len(spaces) == 3
+
+
+# Equal weights
+
+
+class Twins(nn.Module):
+    """Layers as they are after one has been copied, or has died: equal in a row, side by side and in a table, and zero
+    beside a table of zeros; and one of one sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.head = nn.Embedding(64, 32), nn.Linear(32, 64)
+        self.first, self.second, self.positive = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+        self.key, self.value, self.back = nn.Linear(64, 32), nn.Linear(64, 32), nn.Linear(32, 64)
+        self.places, self.dead = nn.Parameter(torch.zeros(6, 32)), nn.Linear(32, 6)
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        x = self.token(token_ids)[0] + self.places
+        x = x + self.second(self.first(x).relu())
+        x = self.head(self.positive(x) + self.dead(x).sum(-1, keepdim=True))
+        return nn.functional.normalize(self.back(self.key(x) * self.value(x).tanh()).mean(0, keepdim=True), dim=-1)
+
+
+def twins(component: str) -> Program:
+    """The same for every component, so that layers of different components are equal too."""
+    module = Twins()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        for zero in (module.places, module.dead.weight):
+            zero.zero_()
+        module.positive.weight.abs_()
+        module.head.weight.copy_(module.token.weight)
+        module.second.load_state_dict(module.first.state_dict())
+        module.value.load_state_dict(module.key.state_dict())
+    ids = TensorSpec("token_ids", "int32", (1, 6), "any")
+    embedding = TensorSpec("embedding", "float32", (1, 64), "unit norm")
+    example = torch.randint(0, 64, (1, 6), generator=generator, dtype=torch.int32)
+    return Program(ComponentSpec(component, (ids,), (embedding,)), module.eval().requires_grad_(False), (example,))
+
+
+@pytest.mark.slow  # tests/test_tflite_weights.py and tests/test_mlprogram_damage.py have what is small of it
+@pytest.mark.parametrize(("target", "recipe"), [each.values for each in BOTH])
+def test_equal_weights_are_all_in_the_file(target: str, recipe: str, tmp_path: Path) -> None:
+    programs = {name: twins(name) for name in ("encode_image", "encode_text")}
+    inputs = [torch.full((1, 6), each, dtype=torch.int32) for each in range(0, 64, 7)]
+    compressed = compress(programs, BUILTIN[recipe], dict.fromkeys(programs, inputs), silent)
+    bundle = library.lower(target, BUILTIN[recipe], compressed.programs, tmp_path / "bundle")
+    for name, stored in found(bundle).items():
+        proof = prove(name, compressed.decided[name], stored)
+        assert proof.lost == ()
+        assert proof.decided == 8  # of nine layers two compute the same
+        assert Counter(proof.digests).most_common(1)[0][1] == 2
+        with registry.runtime(target).open(bundle, threads=1) as session:
+            answers = [session.run(name, {"token_ids": each.numpy()})["embedding"] for each in inputs]
+        expected = library.embed(compressed.programs[name], tuple(inputs))
+        assert (np.concatenate(answers) * expected).sum(1).min() > 0.999

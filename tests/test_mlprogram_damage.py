@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from coremltools.converters.mil import Builder as mb
+from coremltools.converters.mil.mil import types
 from mlprograms import write_program
 
 from edgevlm.bundle.integer_weights import StoredWeight
@@ -209,6 +210,27 @@ def test_integers_are_read_as_they_are_stored(tmp_path: Path) -> None:
     assert (weight.values.min(), weight.values.max()) == (-64, 63)
     np.testing.assert_array_equal(weight.scale, np.full((32, 1), 0.5))
     np.testing.assert_array_equal(weight.zero_point, np.full((32, 1), 3))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_integers_are_found_once_for_every_op_that_reads_them(sparse: bool, tmp_path: Path) -> None:
+    there = np.arange(32 * 64).reshape(32, 64) % 2 == 1
+
+    def shared(x: Any) -> Any:
+        scale, data = np.full((32, 1), 0.5, np.float32), np.where(there, 3, 0).astype(np.int8)
+        if sparse:
+            mask, values = mb.constexpr_sparse_blockwise_shift_scale(
+                data_mask=there.astype(types.np_uint1_dtype), nonzero_data=data[there], scale=scale
+            )
+            weight = mb.constexpr_sparse_to_dense(nonzero_data=values, mask=mask)
+        else:
+            weight = mb.constexpr_blockwise_shift_scale(data=data, scale=scale)
+        mb.constexpr_blockwise_shift_scale(data=-data, scale=scale, name="unread")
+        return mb.add(x=mb.linear(x=x, weight=weight), y=mb.linear(x=mb.tanh(x=x), weight=weight), name="sum")
+
+    first, second = read_stored(write_program(tmp_path / "p.mlpackage", INPUTS, shared))
+    assert first.digest() == second.digest()
+    np.testing.assert_array_equal(first.values, np.where(there, 3, 0))
 
 
 def test_integers_that_no_converter_of_ours_wrote_are_refused(tmp_path: Path) -> None:

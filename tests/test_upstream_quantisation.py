@@ -70,6 +70,14 @@ def test_nncf_still_halves_the_range_of_the_first_convolution() -> None:
     assert integers.abs().max() == 64
 
 
+def test_nncf_still_gives_weights_of_one_sign_a_zero_point() -> None:
+    example = torch.randn(1, 8)
+    layer = frozen(nn.Linear(8, 4))
+    layer.weight.abs_()  # type: ignore[operator, union-attr]
+    integers, _, _ = decided(unlifted(layer, (example,)), Annotator(["linear"], static=False), example)
+    assert integers.min() < 0  # of weights that are all positive
+
+
 ASK_IN_INT32 = """
 import torch
 import executorch.exir.passes._quant_patterns_and_replacements, executorch.kernels.quantized

@@ -11,6 +11,8 @@ older runtime refuses a version that it does not know.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,16 +74,24 @@ def store_integers(data: bytes, weights: Sequence[IntegerWeight], *, dynamic: bo
     layouts = dict(_layouts(weights))
     editor = _Editor(model, dynamic=dynamic)
     for graph in model.subgraphs:
-        for index, tensor in enumerate(graph.tensors):
+        for index, tensor in enumerate(list(graph.tensors)):
             constant = _float_constant(model, tensor)
-            found = layouts.get(hash(constant.tobytes())) if constant is not None else None
+            found = layouts.get(_key(constant)) if constant is not None else None
             if found is not None:
                 editor.store(graph, index, found)
+    editor.drop_floats()
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def _layouts(weights: Sequence[IntegerWeight]) -> Iterator[tuple[int, _Found]]:
-    """The float bytes of each weight, in every layout that a file may have it in, and the integers in the same."""
+_Key = tuple[tuple[int, ...], int]
+
+
+def _key(constant: NDArray[np.float32]) -> _Key:
+    return constant.shape, hash(constant.tobytes())
+
+
+def _layouts(weights: Sequence[IntegerWeight]) -> Iterator[tuple[_Key, _Found]]:
+    """The floats of each weight, in every layout that a file may have it in, and the integers in the same."""
     for weight in weights:
         yield _laid_out(weight, tuple(range(weight.value.ndim)), 0)
         if weight.value.ndim == 4:
@@ -90,16 +100,16 @@ def _layouts(weights: Sequence[IntegerWeight]) -> Iterator[tuple[int, _Found]]:
                 yield _laid_out(weight, (1, 2, 3, 0), 3)
 
 
-def _laid_out(weight: IntegerWeight, order: tuple[int, ...], axis: int) -> tuple[int, _Found]:
-    value = np.ascontiguousarray(weight.value.transpose(order))
-    return hash(value.tobytes()), _Found(np.ascontiguousarray(weight.integers.transpose(order)), weight, axis)
+def _laid_out(weight: IntegerWeight, order: tuple[int, ...], axis: int) -> tuple[_Key, _Found]:
+    integers = np.ascontiguousarray(weight.integers.transpose(order))
+    return _key(weight.value.transpose(order)), _Found(integers, weight, axis)
 
 
 def _float_constant(model: Any, tensor: Any) -> NDArray[np.float32] | None:
     data = model.buffers[tensor.buffer].data
     if tensor.type != _Type.FLOAT32 or data is None or len(data) == 0:
         return None
-    return np.asarray(data, np.uint8).view(np.float32)
+    return np.asarray(data, np.uint8).view(np.float32).reshape(tensor.shape)
 
 
 def _pack(integers: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -108,32 +118,58 @@ def _pack(integers: NDArray[np.int8]) -> NDArray[np.uint8]:
     return np.asarray(halves[::2] | halves[1::2] << 4, np.uint8)
 
 
+def _branch(graph: Any, index: int, readers: Sequence[Any]) -> int:
+    """Has these ops read a tensor of their own, a copy of another, and gives its index."""
+    graph.tensors.append(copy.copy(graph.tensors[index]))
+    branch = len(graph.tensors) - 1
+    for op in readers:
+        op.inputs = np.array([branch if each == index else each for each in op.inputs], np.int32)
+    return branch
+
+
 class _Editor:
-    """One model being edited: the buffers of integers that are there already, and the op versions."""
+    """One model being edited: its buffers of integers, those of the floats that they replace, and the op versions."""
 
     def __init__(self, model: Any, *, dynamic: bool) -> None:
         self._model = model
         self._dynamic = dynamic
-        self._buffers: dict[int, int] = {}
+        self._integers: dict[bytes, int] = {}
+        self._replaced: set[int] = set()
         self._codes: dict[tuple[int, int], int] = {}
 
     def store(self, graph: Any, index: int, found: _Found) -> None:
-        """Makes a float constant int8, and its readers fit for that."""
-        tensor = graph.tensors[index]
-        readers = [op for op in graph.operators if index in list(op.inputs)]
-        kinds = {self._kind(op) for op in readers}
-        if not kinds <= set(_WIDENING_KERNELS):
+        """Makes a float constant int8 or int4 for the ops that read it as a weight, and these fit for that.
+
+        Others, such as a sum with a table that is zero as the weight is, go on reading floats.
+        """
+        readers = [op for op in graph.operators if self._reads_as_weight(op, index)]
+        if not readers:
             return
+        self._replaced.add(graph.tensors[index].buffer)
+        if any(index in list(op.inputs) for op in graph.operators if op not in readers):
+            index = _branch(graph, index, readers)
+        tensor = graph.tensors[index]
         tensor.type = _Type.INT8 if found.weight.bits == 8 else _Type.INT4
-        tensor.buffer = self._buffer(tensor.buffer, found)
+        tensor.buffer = self._buffer(found)
         tensor.quantization = self._per_channel(found) if found.weight.bits == 8 else self._per_group(graph, found)
-        if self._dynamic or kinds == {_Op.EMBEDDING_LOOKUP}:
-            for op in readers:
-                kind = self._kind(op)
-                kernel = _WIDENING_KERNELS[kind] if found.weight.bits == 8 else _INT4
-                op.opcodeIndex = self._code(kind, kernel)
-        else:
-            self._widen(graph, index, readers)
+        widened = []
+        for op in readers:
+            kind = self._kind(op)
+            if self._dynamic or kind == _Op.EMBEDDING_LOOKUP:
+                op.opcodeIndex = self._code(kind, _WIDENING_KERNELS[kind] if found.weight.bits == 8 else _INT4)
+            else:
+                widened.append(op)
+        if widened:
+            self._widen(graph, index, widened)
+
+    def drop_floats(self) -> None:
+        """Frees the buffers of floats that no tensor reads any more."""
+        read = {tensor.buffer for graph in self._model.subgraphs for tensor in graph.tensors}
+        for buffer in self._replaced - read:
+            self._model.buffers[buffer].data = None
+
+    def _reads_as_weight(self, op: Any, index: int) -> bool:
+        return self._kind(op) in _WIDENING_KERNELS and [at for at, each in enumerate(op.inputs) if each == index] == [1]
 
     def _per_channel(self, found: _Found) -> Any:
         quantisation = schema.QuantizationParametersT()
@@ -162,13 +198,14 @@ class _Editor:
     def _kind(self, op: Any) -> int:
         return int(self._model.operatorCodes[op.opcodeIndex].builtinCode)
 
-    def _buffer(self, floats: int, found: _Found) -> int:
-        """A buffer of the integers, shared where the floats were; the floats go when the last reader has."""
-        if floats not in self._buffers:
-            integers = found.integers.reshape(-1)
-            self._buffers[floats] = self._add_buffer(integers if found.weight.bits == 8 else _pack(integers))
-            self._model.buffers[floats].data = None
-        return self._buffers[floats]
+    def _buffer(self, found: _Found) -> int:
+        """A buffer of the integers, the same for all weights that have them."""
+        integers = found.integers.reshape(-1)
+        content = integers if found.weight.bits == 8 else _pack(integers)
+        key = hashlib.sha256(content.data).digest()
+        if key not in self._integers:
+            self._integers[key] = self._add_buffer(content)
+        return self._integers[key]
 
     def _add_buffer(self, content: NDArray[Any]) -> int:
         buffer = schema.BufferT()
@@ -198,15 +235,12 @@ class _Editor:
 
     def _widen(self, graph: Any, index: int, readers: Sequence[Any]) -> None:
         """Puts a DEQUANTIZE between the integers and their readers."""
-        wide = schema.TensorT()
-        wide.name = bytes(graph.tensors[index].name) + b"_wide"
-        wide.shape = graph.tensors[index].shape
+        output = _branch(graph, index, readers)
+        wide = graph.tensors[output]
+        wide.name = bytes(wide.name) + b"_wide"
         wide.type = _Type.FLOAT32
         wide.buffer = 0
-        graph.tensors.append(wide)
-        output = len(graph.tensors) - 1
-        for op in readers:
-            op.inputs = np.array([output if each == index else each for each in op.inputs], np.int32)
+        wide.quantization = None
         dequantize = schema.OperatorT()
         dequantize.opcodeIndex = self._code(_Op.DEQUANTIZE, _DEQUANTIZE)
         dequantize.inputs, dequantize.outputs = np.array([index], np.int32), np.array([output], np.int32)

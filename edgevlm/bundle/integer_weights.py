@@ -78,7 +78,14 @@ class WeightProof:
 
 
 def prove(component: str, decided: Sequence[StoredWeight], found: Sequence[StoredWeight]) -> WeightProof:
-    """Compares weight by weight; the scales as the file's format stores them."""
+    """Compares weight by weight; the scales as the file's format stores them.
+
+    Args:
+        component: Which.
+        decided: The weight of each layer.
+        found: Those that the file's ops read, each once for every op that does: a file keeps the equal weights of two
+            layers once, and a layer whose op reads something else is lost all the same.
+    """
     scale_types = {weight.bits: weight.scale_type for weight in found}
     expected = {weight.layer: weight.rounded(scale_types.get(weight.bits, "float32")).digest() for weight in decided}
     there = Counter(weight.digest() for weight in found)

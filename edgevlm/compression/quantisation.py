@@ -8,25 +8,25 @@ the artefact will.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import nncf  # type: ignore[import-untyped]
 import torch
 from nncf.experimental.torch.fx import quantize_pt2e  # type: ignore[import-untyped]
 from nncf.quantization.advanced_parameters import AdvancedSmoothQuantParameters  # type: ignore[import-untyped]
-from nncf.quantization.algorithms.min_max.algorithm import MinMaxQuantization  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.recipe import Recipe
+from edgevlm.compression import patches
 from edgevlm.compression.allocation import mapped_activations
 from edgevlm.compression.annotation import Annotator
 from edgevlm.compression.folding import fold_layer_norms, fold_output_scales, parameter
 from edgevlm.compression.groups import decide_int4, store_groups
 from edgevlm.compression.layers import Layer, becomes_integers, find_layers, weight_of
+from edgevlm.compression.merging import merge_equal_layers
 from edgevlm.errors import RecipeError
 from edgevlm.graphs.capture import plain_attention, unlifted
 from edgevlm.graphs.program import Program
@@ -44,7 +44,7 @@ def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tup
     Raises:
         RecipeError: no layer is left to quantise.
     """
-    with quiet(), torch.no_grad(), plain_attention(), _whole_range():
+    with quiet(), torch.no_grad(), plain_attention(), patches.applied():
         graph = unlifted(program.module, program.example)
         fold_layer_norms(graph)
         fold_output_scales(graph)
@@ -55,24 +55,10 @@ def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tup
                 f"recipe {recipe.name}: {program.spec.name} has no layer left to quantise",
                 hint="narrow weights.float_layers",
             )
+        chosen = merge_equal_layers(graph, chosen)
         graph = _quantise_graph(graph, chosen, recipe, list(samples) or [program.example[0]])
     decided = _read_decisions(graph, chosen)
     return replace(program, module=graph), decided
-
-
-@contextmanager
-def _whole_range() -> Iterator[None]:
-    """Gives each weight all its 8 bits.
-
-    NNCF leaves out a bit of the first convolution's, for kernels of old x86 CPUs that add products in 16 bits. No
-    kernel of our targets does, and `quantize_pt2e` has no switch for it.
-    """
-    before = MinMaxQuantization._get_quantization_points_overflow_fix
-    MinMaxQuantization._get_quantization_points_overflow_fix = lambda *_: set()
-    try:
-        yield
-    finally:
-        MinMaxQuantization._get_quantization_points_overflow_fix = before
 
 
 def _choose(graph: GraphModule, component: str, recipe: Recipe) -> tuple[Layer, ...]:

@@ -161,7 +161,10 @@ class Runtime(Protocol):
         """What each component of the shipped file consists of."""
 
     def stored_weights(self, bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
-        """The integer weights of each component, read back from the shipped file."""
+        """The integer weights of each component, read back from the shipped file: each once for every op that reads it.
+
+        So layers of equal weights, which a file stores once, are found as often as they are computed.
+        """
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once, and returns what each of its ops computed, in the order in which they ran."""

@@ -127,7 +127,7 @@ def count_ops(method: Method) -> tuple[OpCount, ...]:
 
 
 def stored_weights(method: Method) -> Iterator[StoredWeight]:
-    """Every weight that is stored as integers."""
+    """Every weight that is stored as integers, once for every op that reads it."""
     for graph in method.graphs:
         for kind, node in graph.nodes() if graph is not None else ():
             filter_id = node.get("filter_id", -1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,32 @@ _SCALES: Mapping[str, ScaleType] = {"float32": "float32", "float16": "float16"}
 def stored_weights(function: Function) -> tuple[StoredWeight, ...]:
     """Every weight that a function dequantises: int8 per channel (iOS 16), int8 and int4 per group (iOS 18).
 
+    Each once for every op that reads it.
+
     Raises:
         BundleError: the package is damaged.
     """
     constants = {
         operation.name: operation.arguments["val"][0] for operation in function.operations if operation.kind == "const"
     }
-    return tuple(_read(_Arguments(each, constants), each.kind) for each in function.operations if each.kind in _READERS)
+    uses = _uses(function)
+    return tuple(
+        weight
+        for each in function.operations
+        if each.kind in _READERS
+        for weight in repeat(_read(_Arguments(each, constants), each.kind), uses[each.name])
+    )
+
+
+def _uses(function: Function) -> Counter[str]:
+    """How many ops read each result: itself, or what further `constexpr_` ops make of it."""
+    uses: Counter[str] = Counter()
+    for operation in reversed(list(function.walk())):
+        unpacks = operation.kind.startswith("constexpr_")
+        read = max((uses[output.name] for output in operation.outputs), default=0) if unpacks else 1
+        for name in {each for argument in operation.arguments.values() for each in argument if isinstance(each, str)}:
+            uses[name] += read
+    return uses
 
 
 def _read(arguments: _Arguments, kind: str) -> StoredWeight:

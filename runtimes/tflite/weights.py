@@ -5,7 +5,9 @@ Format: schema.fbs of https://github.com/google-ai-edge/LiteRT.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ _BITS = {schema.TensorType.INT8: 8, schema.TensorType.INT4: 4}
 
 
 def stored_weights(path: Path) -> dict[str, tuple[StoredWeight, ...]]:
-    """Every constant of integers with scales, by the signature that reads it.
+    """Every constant of integers with scales, by the signature that reads it: each once for every op that does.
 
     Args:
         path: A file that the interpreter has loaded: a damaged one is not checked for here.
@@ -34,7 +36,9 @@ def stored_weights(path: Path) -> dict[str, tuple[StoredWeight, ...]]:
 
 
 def _weights(data: bytes, model: Any, graph: Any) -> Iterator[StoredWeight]:
-    for tensor in (graph.Tensors(index) for index in range(graph.TensorsLength())):
+    uses = _uses(model, graph)
+    for index in range(graph.TensorsLength()):
+        tensor = graph.Tensors(index)
         content = _content(data, model.Buffers(tensor.Buffer()))
         quantisation = tensor.Quantization()
         if tensor.Type() not in _BITS or content.size == 0 or quantisation is None:
@@ -45,7 +49,7 @@ def _weights(data: bytes, model: Any, graph: Any) -> Iterator[StoredWeight]:
         bits = _BITS[tensor.Type()]
         values = (content.view(np.int8) if bits == 8 else _unpack(content, int(np.prod(shape)))).reshape(shape)
         scale, zero_point = _grid(data, model, graph, quantisation, rows=shape[axis])
-        yield StoredWeight(
+        weight = StoredWeight(
             layer=tensor.Name().decode(),
             bits=bits,
             values=_to_torch(values, axis),
@@ -53,6 +57,18 @@ def _weights(data: bytes, model: Any, graph: Any) -> Iterator[StoredWeight]:
             zero_point=zero_point.reshape(shape[axis], -1),
             scale_type="float16" if scale.dtype == np.float16 else "float32",
         )
+        yield from repeat(weight, uses[index])
+
+
+def _uses(model: Any, graph: Any) -> Counter[int]:
+    """How many ops read each tensor: itself, or as a DEQUANTIZE widens it."""
+    uses: Counter[int] = Counter()
+    for operator in (graph.Operators(index) for index in reversed(range(graph.OperatorsLength()))):
+        kind = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
+        read = uses[operator.Outputs(0)] if kind == schema.BuiltinOperator.DEQUANTIZE else 1
+        for index in {operator.Inputs(each) for each in range(operator.InputsLength())}:
+            uses[index] += read
+    return uses
 
 
 def _grid(
