@@ -10,6 +10,7 @@ import click
 
 from edgevlm.commands.options import PATH, Number, Share, as_json
 from edgevlm.errors import CannotTell, CheckFailed, InputError
+from edgevlm.process import terminal
 
 if TYPE_CHECKING:
     from edgevlm.bench.results import Result
@@ -93,7 +94,6 @@ def bench(
         return
     from edgevlm.bench import bench as run
     from edgevlm.bench.measure import Effort
-    from edgevlm.process import terminal
 
     known, own = _profiles(profiles)
     request = run.Request(
@@ -145,7 +145,6 @@ def _profiles(path: Path | None) -> tuple[dict[str, Profile], tuple[str, ...]]:
 
 def _print_json(found: tuple[Result, ...]) -> None:
     from edgevlm.bench.results import to_json
-    from edgevlm.process import terminal
 
     terminal.print_json({"results": [to_json(each) for each in found]})
 
@@ -168,7 +167,6 @@ def _exit(found: tuple[Result, ...]) -> None:
 
 def _compare(old: Path, new: Path, limit: float, time_limit: float, as_json: bool) -> None:
     from edgevlm.bench import compare
-    from edgevlm.process import terminal
 
     for path in (old, new):
         _note_torn_line(path)
@@ -206,7 +204,6 @@ def devices(context: click.Context, profiles: Path | None, show: str | None, as_
         return
     from edgevlm import schema
     from edgevlm.devices.profile import find
-    from edgevlm.process import terminal
 
     known, _ = _profiles(profiles)
     if show is not None:
@@ -252,7 +249,6 @@ def setup(names: tuple[str, ...], profiles: Path | None, as_json: bool) -> None:
     from edgevlm.devices.profile import find
     from edgevlm.emulation import board_image
     from edgevlm.emulation import setup as emulation
-    from edgevlm.process import terminal
 
     known, _ = _profiles(profiles)
     parts: dict[str, Part] = {}
