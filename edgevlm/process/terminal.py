@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from edgevlm.process.notes import shown
 from edgevlm.process.quiet import silent_stderr
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def json_text(data: dict[str, Any]) -> str:
 def progress_bar(*, log_seconds: float | None = None) -> Iterator[Progress]:
     """Shows a bar on stderr while the block runs, if that is a terminal, and keeps the backends' chatter off it.
 
+    Notes (`edgevlm.process.notes`) are shown above the bar, or as lines where there is none.
+
     Args:
         log_seconds: Where stderr is no terminal, say a line this often; None says nothing.
     """
@@ -47,6 +50,7 @@ def progress_bar(*, log_seconds: float | None = None) -> Iterator[Progress]:
             redirect_stdout=False,
             redirect_stderr=False,  # it would show what is kept off stderr
         ) as bar,
+        shown(lambda text: bar.console.print(f"note: {text}", markup=False, highlight=False, soft_wrap=True)),
     ):
         task = bar.add_task("starting", total=None)
 
