@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import Manifest, ParityReport
-from edgevlm.process.terminal import table
+from edgevlm.inputs.folders import printable
+from edgevlm.process.terminal import print_json, table
 
 if TYPE_CHECKING:
     from edgevlm.conversion.forecast import Forecast
@@ -274,11 +275,23 @@ def bars(picture: str, labels: Sequence[str], scores: NDArray[np.float32], top: 
     from rich.console import Console
 
     console = Console(highlight=False)
-    console.print(picture, style="bold", markup=False)
+    console.print(printable(picture), style="bold", markup=False, soft_wrap=True)
     for index in np.argsort(-scores, kind="stable")[:top]:
         filled = round(float(np.nan_to_num(scores[index])) * BAR_WIDTH)
         bar = "█" * filled + "░" * (BAR_WIDTH - filled)
         console.print(f"  {bar} {float(scores[index]):6.1%}  {labels[index]}", markup=False, soft_wrap=True)
+
+
+def ranking(title: str, pictures: Sequence[tuple[str, float]], told: Mapping[str, Any] | None) -> None:
+    """Pictures with their cosines, the best first: a table, or JSON with what else is `told`."""
+    if told is not None:
+        images = [{"image": picture, "cosine": cosine} for picture, cosine in pictures]
+        print_json({"text": title, "images": images, **told})
+    elif pictures:
+        from rich.markup import escape
+
+        rows = [(escape(printable(picture)), f"{cosine:.4f}") for picture, cosine in pictures]
+        table(escape(title), ("picture", ">cosine"), rows)
 
 
 def _parity_summary(parity: ParityReport) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from edgevlm.data.dataset import Example
 from edgevlm.data.files import PictureFiles
 from edgevlm.errors import DataError
-from edgevlm.inputs.folders import PassedOver, find_pictures, listed, subfolders
+from edgevlm.inputs.folders import PassedOver, find_pictures, listed, say_passed_over, subfolders
 from edgevlm.process.notes import note
 
 LOOSE = "of no class, beside the class folders"
@@ -58,12 +57,6 @@ def open_folder(name: str, root: Path, *, unlabelled: bool = False) -> PictureFi
         note(f"{name}: the folder {label} is taken for a class of that name, beside {len(classes) - 1} others")
     examples = [Example(key, number) for number, keys in enumerate(of_class.values()) for key in keys]
     return PictureFiles(name, "folder", root, examples, tuple(of_class))
-
-
-def say_passed_over(name: str, passed_over: Sequence[PassedOver]) -> None:
-    """A note of what lies among a dataset's pictures and is none of them."""
-    if passed_over:
-        note(f"{name}: passed over {'; '.join(map(str, passed_over))}")
 
 
 def _refuse_holders(name: str, root: Path, of_class: dict[str, list[str]]) -> None:

@@ -22,11 +22,10 @@ from PIL import Image
 from edgevlm import schema
 from edgevlm.data.dataset import Example
 from edgevlm.data.fingerprints import fingerprint, stamp
-from edgevlm.data.folders import say_passed_over
 from edgevlm.data.pictures import read_picture
 from edgevlm.data.tar_index import Extent, TarSample, index_shard
 from edgevlm.errors import DataError, ImageError
-from edgevlm.inputs.folders import Tally
+from edgevlm.inputs.folders import Tally, say_passed_over
 from edgevlm.inputs.pictures import SUFFIXES
 
 PICTURES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +102,7 @@ class BundleModel(Closing):
             ImageError: a picture cannot be decoded.
             TensorError: the bundle has no `encode_image`.
         """
-        rules, pictures = self.bundle.manifest.image, listed_pictures(images)
-        rows = [self._run("encode_image", "pixels", preprocess(picture, rules)) for picture in pictures]
+        rows = [self._ask("encode_image", picture) for picture in listed_pictures(images)]
         return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
 
     def encode_text(self, texts: Sequence[str]) -> F32:
@@ -150,19 +149,39 @@ class BundleModel(Closing):
                 cut; or two that become the same token ids.
             InputError: one picture or one label in place of a sequence.
         """
+        pictures, ask = listed_pictures(images), self.classifier(labels)
+        rows = [ask(picture) for picture in pictures]
+        return np.stack(rows) if rows else np.zeros((0, len(self.labels if labels is None else labels)), np.float32)
+
+    def classifier(self, labels: Sequence[str | Sequence[str]] | None = None) -> Callable[[Picture], F32]:
+        """A function that scores the labels for a picture at a time, as `classify` does; their texts are encoded here.
+
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     ask = model.classifier(["a yellow star", "a red circle"])
+        ...     scores = ask("examples/pictures/yellow-star.png")
+        >>> scores.shape
+        (2,)
+
+        Raises:
+            LabelError, InputError: as `classify`; what it returns raises ImageError, and can be asked on.
+        """
         if labels is None:
             if not self.labels:
                 raise LabelError("expected labels: this bundle has none baked in")
-            rules, pictures = self.bundle.manifest.image, listed_pictures(images)
-            rows = [self._run("classify", "pixels", preprocess(picture, rules)) for picture in pictures]
-            return np.stack(rows) if rows else np.zeros((0, len(self.labels)), np.float32)
+            return partial(self._ask, "classify")
         labels = listed_texts(labels, "labels")
         if not labels:
             raise LabelError("expected at least one label, got none")
         if self.tokenizer is None and all(label in self.labels for label in labels):
-            scores = self.classify(images)[:, [self.labels.index(str(label)) for label in labels]]
-            return np.asarray(scores / scores.sum(1, keepdims=True), np.float32)  # a softmax over these alone
-        return label_scores(self.encode_image(images), self._embed_labels(labels), self.bundle.manifest.logit_scale)
+            places = [self.labels.index(str(label)) for label in labels]
+
+            def choose(picture: Picture) -> F32:
+                scores = self._ask("classify", picture)[places]
+                return np.asarray(scores / scores.sum(), np.float32)  # a softmax over these alone
+
+            return choose
+        embeddings, scale = self._embed_labels(labels), self.bundle.manifest.logit_scale
+        return lambda picture: label_scores(self._ask("encode_image", picture)[None], embeddings, scale)[0]
 
     def _embed_labels(self, labels: Sequence[str | Sequence[str]]) -> F32:
         several = [(label,) if isinstance(label, str) else tuple(listed_texts(label)) for label in labels]
@@ -176,6 +195,9 @@ class BundleModel(Closing):
     def close(self) -> None:
         """Frees the backend's memory."""
         self.session.close()
+
+    def _ask(self, component: str, picture: Picture) -> F32:
+        return self._run(component, "pixels", preprocess(picture, self.bundle.manifest.image))
 
     def _run(self, component: str, name: str, value: NDArray[np.float32] | NDArray[np.int32]) -> F32:
         (answer,) = self.session.run(component, {name: value}).values()

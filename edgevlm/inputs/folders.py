@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgevlm.errors import DataError
 from edgevlm.inputs.pictures import SUFFIXES
+from edgevlm.process.notes import note
 
 NO_PICTURE = "without a picture's ending"
 HIDDEN = "hidden"
@@ -22,6 +24,7 @@ _SYSTEM_NAMES = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini"),
 }
 _NAMED = 3
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,12 @@ def subfolders(root: Path) -> list[str]:
     return [name for name, is_folder in _entries(root, "", Tally()) if is_folder]
 
 
+def say_passed_over(name: str, passed_over: Sequence[PassedOver]) -> None:
+    """A note of what lies among the pictures of a folder, or of anything else that a user calls `name`."""
+    if passed_over:
+        note(f"{name}: passed over {'; '.join(map(str, passed_over))}")
+
+
 def is_picture(name: str) -> bool:
     """Whether a file's name ends as a picture's does."""
     return name.lower().endswith(SUFFIXES)
@@ -125,8 +134,8 @@ def passed_over_by_name(name: str) -> str | None:
 
 
 def printable(name: str) -> str:
-    """A file's name as it can be shown anywhere: what is no printable Unicode becomes escapes."""
-    return name if name.isprintable() else ascii(name)[1:-1]
+    """A file's name as it can be shown anywhere: control characters, and bytes that are no UTF-8, become escapes."""
+    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], name)
 
 
 def listed(names: Iterable[str]) -> str:
