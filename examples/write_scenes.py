@@ -133,7 +133,9 @@ def main() -> None:
         else:
             write_coco(data, options.out)
     except EdgeVLMError as error:
-        raise SystemExit(f"error: {error.message}") from error
+        parser.exit(error.exit_code, f"error: {error.message}\n")
+    except OSError as error:
+        parser.error(f"{options.out}: cannot be written: {error}")
     print(f"wrote {len(data):,} pictures to {options.out}")
 
 

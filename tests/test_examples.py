@@ -58,15 +58,6 @@ def test_classify_pictures(bundle: Path, pictures: Path) -> None:
     ]
 
 
-def test_search_pictures_embeds_once(bundle: Path, pictures: Path) -> None:
-    first = _run("search_pictures.py", bundle, pictures, "two green triangles").splitlines()
-    assert first[0] == "embedded 3 pictures"
-    assert first[1].endswith("two-triangles.png")
-    second = _run("search_pictures.py", bundle, pictures, "a yellow star").splitlines()
-    assert second[0].endswith("yellow-star.png")
-    assert len(second) == 3
-
-
 def test_classify_pictures_names_what_it_cannot_read_and_answers_the_rest(pictures: Path) -> None:
     script = [sys.executable, str(EXAMPLES / "classify_pictures.py")]
     bundle = library.student("tflite", "int8").path

@@ -233,7 +233,7 @@ def run(
     told = pictures.told(given, answers.unreadable)
     if text is not None:
         ranked = sorted(((image, float(score[0])) for image, score in answers.found), key=lambda pair: -pair[1])
-        showing.ranking(text, ranked, told if as_json else None)
+        showing.ranking(text, ranked, {"text": text} | told if as_json else None)
     elif as_json:
         found = [
             {"image": image, "scores": dict(zip(names, map(float, row), strict=True))} for image, row in answers.found

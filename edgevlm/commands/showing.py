@@ -283,10 +283,10 @@ def bars(picture: str, labels: Sequence[str], scores: NDArray[np.float32], top: 
 
 
 def ranking(title: str, pictures: Sequence[tuple[str, float]], told: Mapping[str, Any] | None) -> None:
-    """Pictures with their cosines, the best first: a table, or JSON with what else is `told`."""
+    """Pictures with their cosines, the best first: a table, or in JSON where that is to have `told` as well."""
     if told is not None:
         images = [{"image": picture, "cosine": cosine} for picture, cosine in pictures]
-        print_json({"text": title, "images": images, **told})
+        print_json({**told, "images": images})
     elif pictures:
         from rich.markup import escape
 
