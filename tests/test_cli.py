@@ -404,5 +404,5 @@ def test_help_imports_no_framework() -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("convert", "audit", "verify", "inspect", "run", "targets"):
+    for command in ("convert", "audit", "verify", "inspect", "run", "index", "search", "targets"):
         assert f"edgevlm {command}" in run(command, "--help").stdout

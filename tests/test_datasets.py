@@ -230,15 +230,19 @@ def test_the_example_writes_the_same_shards_every_time(written: Path, tmp_path: 
         ("folder", "scenes:train:2", "has no label: write --form coco or shards"),
         ("coco", "nowhere", "no such file or folder"),
         ("shards", "scenes:train:2", "exists already and is not empty"),
+        ("a file above it", "scenes:train:2", "cannot be written"),
     ],
 )
 def test_the_example_says_what_it_cannot_write(form: str, data: str, message: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     if form == "shards":
         _folder(out, "mine.png")
+    if form == "a file above it":
+        (tmp_path / "file").write_text("")
+        out, form = tmp_path / "file" / "out", "coco"
     command = [sys.executable, str(SCRIPT), str(out), "--form", form, "--data", data]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -118,8 +118,8 @@ def search(
         showing.cut_text(text, model.tokenizer)
     pairs = zip(found.places[0].tolist(), found.scores[0].tolist(), strict=True)
     ranked = [(_shown(opened.path(place)), cosine) for place, cosine in pairs]
-    asked = {"picture": str(picture)} if text is None else {"text": text}
-    showing.ranking(*asked.values(), ranked, {"index": str(index)} | asked if as_json else None)
+    kind, asked = ("picture", str(picture)) if text is None else ("text", text)
+    showing.ranking(asked, ranked, {"index": str(index), kind: asked} if as_json else None)
 
 
 def _shown(path: Path) -> str:

@@ -31,7 +31,7 @@ def open_folder(name: str, root: Path, *, unlabelled: bool = False) -> PictureFi
     classes = subfolders(root)
     found = find_pictures(root)
     of_class: dict[str, list[str]] = {label: [] for label in classes}
-    loose = []
+    loose: list[str] = []
     for key in found.pictures:
         label, slash, _ = key.partition("/")
         (of_class[label] if slash else loose).append(key)

@@ -77,4 +77,4 @@ def _empty(codes: F32 | Codes) -> Any:
 
 def _bits(codes: F32 | Codes) -> int:
     """How many dimensions usearch sees: each bit of binary codes is one."""
-    return codes.shape[1] * (8 if codes.dtype == np.uint8 else 1)
+    return int(codes.shape[1]) * (8 if codes.dtype == np.uint8 else 1)

@@ -35,7 +35,8 @@ from safetensors.numpy import save
 from edgevlm.bundle.bundle import hash_file
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import DataError, ImageError
-from edgevlm.inference import codes, graph
+from edgevlm.inference import codes as coding
+from edgevlm.inference import graph
 from edgevlm.inference.codes import Codes
 from edgevlm.inference.embedder import BundleModel
 from edgevlm.process.notes import note
@@ -87,7 +88,7 @@ class PictureIndex:
         """Where a picture is."""
         return self.folder / self.names[place]
 
-    def search(self, queries: F32, k: int) -> codes.Found:
+    def search(self, queries: F32, k: int) -> coding.Found:
         """The k best pictures for each query.
 
         >>> index = load("photos.index")
@@ -106,7 +107,7 @@ class PictureIndex:
         among = None
         if self.graph is not None:
             among = graph.shortlist(self.graph, _encode(queries, self.form, self.mean), k)
-        return codes.search(queries, self.codes, k, mean=self.mean, among=among)
+        return coding.search(queries, self.codes, k, mean=self.mean, among=among)
 
 
 @dataclass(frozen=True)
@@ -174,11 +175,11 @@ def _fits(index: PictureIndex) -> bool:
     count, rows, stamps, mean = len(index.names), index.codes, index.stamps, index.mean
     if rows.ndim != 2 or rows.dtype not in _DTYPES.values() or len(rows) != count:
         return False
-    if (stamps.shape, stamps.dtype) != ((count, 2), np.int64):
+    if stamps.shape != (count, 2) or stamps.dtype != np.int64:
         return False
     if mean is None or rows.dtype != np.uint8:
         return mean is None and rows.dtype != np.uint8
-    return (mean.ndim, mean.dtype, rows.shape[1]) == (1, np.float32, (mean.size + 7) // 8)
+    return mean.ndim == 1 and mean.dtype == np.float32 and rows.shape[1] == (mean.size + 7) // 8
 
 
 def write(
@@ -318,8 +319,8 @@ class _Draft:
 
 def _encode(embeddings: F32, form: Form, mean: F32 | None) -> F32 | Codes:
     if form == "binary" and mean is not None:
-        return codes.to_binary(embeddings, mean)
-    return codes.to_int8(embeddings) if form == "int8" else embeddings
+        return coding.to_binary(embeddings, mean)
+    return coding.to_int8(embeddings) if form == "int8" else embeddings
 
 
 def _save(path: Path, index: PictureIndex) -> None:
