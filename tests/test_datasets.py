@@ -345,8 +345,8 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path: Path, caplog: pytest
         "3 left by the system (__MACOSX/, dog/Thumbs.db, cat/._1.jpg)",
         "1 hidden (dog/.x.png)",
         "1,001 without a picture's ending (dog/0.txt, dog/1.txt, dog/10.txt, …)",
-        "1 links to folders, which may lead back (dog/more/)",
-        "1 neither files nor folders (dog/pipe.jpg)",
+        "1 linked from elsewhere (dog/more/)",
+        "1 of a special kind, such as pipes (dog/pipe.jpg)",
     ):
         assert part in said
 

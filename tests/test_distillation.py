@@ -340,7 +340,7 @@ def test_unreadable_pictures_are_skipped_and_listed(
         )  # fmt: skip
         assert [Path(key).name for key in done.skipped] == ["00.png"]
         assert "00.png\t" in (done.folder / "skipped.txt").read_text()
-    assert "1 pictures cannot be read and are skipped, see skipped.txt: ball/00.png" in caplog.text
+    assert "1 of 48 pictures cannot be read, see skipped.txt: ball/00.png" in caplog.text
     with pytest.raises(DataError, match=r"1 of 48 pictures cannot be read, more than 1\.0%"):
         edgevlm.distill(teacher, "vit-xxs", tmp_path / "data", tmp_path / "s", recipe=quick(), cache=cache)
     assert "00.png\t" in (tmp_path / "s" / "skipped.txt").read_text()

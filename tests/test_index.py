@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from pictures import scene
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from edgevlm.cli import main
 from edgevlm.errors import DataError, EdgeVLMError, MissingDependency
@@ -132,6 +134,30 @@ def test_the_index_of_another_folder_and_what_is_none_are_not_replaced(album: Pa
     with pytest.raises(DataError, match="expected an index"):
         _write(tmp_path / "letter.txt", album)
     assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+def test_a_folder_whose_name_cannot_be_written_down_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "caf\udce9").mkdir()
+    scene(9, 9).save(tmp_path / "1.png")
+    (tmp_path / "1.png").rename(tmp_path / "caf\udce9" / "1.png")
+    model = FakeModel()
+    with pytest.raises(DataError, match="not in UTF-8"):
+        _write(tmp_path / "an.index", tmp_path / "caf\udce9", model=model)
+    assert model.session.calls == []
+
+
+@pytest.mark.parametrize("key", ["folder", "bundle", "embedding_space_id", "graph", "edgevlm_index"])
+@pytest.mark.parametrize("value", [None, "a\0b", "../" * 5000, ""])
+def test_metadata_that_says_nothing_sensible_is_no_traceback(
+    key: str, value: str | None, album: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "an.index"
+    _write(path, album)
+    with safe_open(path, framework="numpy") as file:
+        about = {**file.metadata(), key: value}
+    save_file(load_file(path), path, {name: text for name, text in about.items() if text is not None})
+    with contextlib.suppress(EdgeVLMError):
+        load(path)
 
 
 def test_no_damage_ends_in_a_traceback(album: Path, tmp_path: Path) -> None:

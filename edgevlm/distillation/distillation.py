@@ -340,11 +340,11 @@ def _batch_size(recipe: DistillRecipe, data: Dataset) -> int:
 
 
 def _note_skipped(request: Request, material: Material, run: RunFolder, accelerator: Accelerator) -> None:
+    total = sum(map(len, material.parts))
     if accelerator.is_main_process and material.skipped:
         lines = [f"{key}\t{reason}\n" for key, reason in material.skipped.items()]
         write_atomically(run.path / "skipped.txt", "".join(lines))
-        note(f"{len(lines):,} pictures cannot be read and are skipped, see skipped.txt: {listed(material.skipped)}")
-    total = sum(map(len, material.parts))
+        note(f"{len(lines):,} of {total:,} pictures cannot be read, see skipped.txt: {listed(material.skipped)}")
     if len(material.skipped) > request.max_unreadable * total:
         key, reason = next(iter(material.skipped.items()))
         raise DataError(

@@ -39,6 +39,7 @@ from edgevlm.inference import codes as coding
 from edgevlm.inference import graph
 from edgevlm.inference.codes import Codes
 from edgevlm.inference.embedder import BundleModel
+from edgevlm.inputs.folders import printable
 from edgevlm.process.notes import note
 from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import write_atomically
@@ -150,15 +151,15 @@ def load(path: str | Path) -> PictureIndex:
         names = tuple(map(os.fsdecode, tensors["names"].tobytes().split(b"\0")[:-1]))
         index = PictureIndex(
             space=about["embedding_space_id"],
-            folder=(path.parent / about["folder"]).resolve(),
-            bundle=(path.parent / about["bundle"]).resolve(),
+            folder=Path(os.path.realpath(path.parent / about["folder"])),
+            bundle=Path(os.path.realpath(path.parent / about["bundle"])),
             names=names,
             stamps=tensors["stamps"],
             codes=tensors["codes"],
             mean=tensors.get("mean"),
         )
-    except KeyError as error:
-        raise DataError(f"{path}: damaged: it has no {error}", hint="make it again") from error
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path}: damaged: {error!r}", hint="make it again") from error
     if not _fits(index):
         raise DataError(f"{path}: damaged: its tensors do not belong together", hint="make it again")
     if "graph" not in about:
@@ -217,6 +218,8 @@ def write(
     if old is not None and (old.space, old.form) != (space, form):
         note(f"{path}: made by another bundle, or in another form: all pictures are embedded again")
         old = None
+    for place in (folder, model.bundle.path):
+        _from(path, place.resolve())  # which refuses what cannot be written down, before the work
     stamps = {name: _stamp(folder / name) for name in names}
     draft = _Draft(model, folder, form, old, stamps)
     wanted = [name for name in names if name not in draft.kept]
@@ -343,11 +346,18 @@ def _save(path: Path, index: PictureIndex) -> None:
 
 
 def _from(path: Path, other: Path) -> str:
-    """Where something is from a file's folder on, so that both can be moved; absolute on another drive."""
+    """Where something is from a file's folder on, so that both can be moved; absolute on another drive.
+
+    Raises:
+        DataError: its name is not in UTF-8.
+    """
     try:
-        return Path(os.path.relpath(other, path.resolve().parent)).as_posix()
+        found = Path(os.path.relpath(other, path.resolve().parent)).as_posix()
     except ValueError:
-        return str(other)
+        found = str(other)
+    if printable(found) != found:
+        raise DataError(f"{printable(found)}: its name is not in UTF-8, or has control characters", hint="rename it")
+    return found
 
 
 def _stamp(path: Path) -> tuple[int, int]:

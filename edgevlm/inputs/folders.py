@@ -17,8 +17,8 @@ from edgevlm.process.notes import note
 NO_PICTURE = "without a picture's ending"
 HIDDEN = "hidden"
 SYSTEM = "left by the system"
-LINKED = "links to folders, which may lead back"
-SPECIAL = "neither files nor folders"
+LINKED = "linked from elsewhere"
+SPECIAL = "of a special kind, such as pipes"
 _SYSTEM_NAMES = {
     *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"),
     *("thumbs.db", "ehthumbs.db", "desktop.ini"),
