@@ -20,6 +20,7 @@ from edgevlm.commands.enrich import enrich
 from edgevlm.commands.evaluate import evaluate
 from edgevlm.commands.lists import models, recipes, targets
 from edgevlm.commands.prune import prune
+from edgevlm.commands.search import index, search
 from edgevlm.commands.tune import tune
 from edgevlm.errors import EdgeVLMError, OutputError, debugging
 from edgevlm.process import interrupts, terminal
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 for command in (
-    convert, audit, tune, prune, verify, inspect, run, bench, distill, enrich, evaluate,
+    convert, audit, tune, prune, verify, inspect, run, index, search, bench, distill, enrich, evaluate,
     targets, models, recipes, devices,
 ):  # fmt: skip
     main.add_command(command)

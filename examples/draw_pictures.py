@@ -34,5 +34,9 @@ def draw(folder: Path) -> None:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "pictures")
-    target.mkdir(parents=True, exist_ok=True)
-    draw(target)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        draw(target)
+    except OSError as error:
+        print(f"error: {target}: cannot be written: {error}", file=sys.stderr)
+        sys.exit(2)

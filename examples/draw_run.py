@@ -46,4 +46,10 @@ def answer(top: int, share: float, label: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    try:
+        main(sys.argv[1])
+    except edgevlm.EdgeVLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -29,14 +29,14 @@ from edgevlm.data.dataset import Dataset, Example
 from edgevlm.data.rendered import RenderedObjects
 from edgevlm.data.scene import ATTRIBUTES
 from edgevlm.data.sources import open_data
-from edgevlm.errors import EdgeVLMError
+from edgevlm.errors import DataError, EdgeVLMError
 
 
 def write_folder(data: Dataset, out: Path) -> None:
     """A sub-folder for each label that has pictures."""
     for name, example, picture in _named(data):
         if example.label is None:
-            raise SystemExit(f"{example.key} has no label: write --form coco or shards")
+            raise DataError(f"{example.key} has no label: write --form coco or shards")
         folder = out / data.labels[example.label]
         folder.mkdir(parents=True, exist_ok=True)
         picture.save(folder / f"{name}.png")
@@ -65,7 +65,7 @@ def write_coco(data: Dataset, out: Path) -> None:
     annotations: list[dict[str, object]] = []
     for number, (name, example, picture) in enumerate(_named(data), 1):
         if not example.captions:
-            raise SystemExit(f"{example.key} has no caption: write --form folder or shards")
+            raise DataError(f"{example.key} has no caption: write --form folder or shards")
         picture.save(out / "pictures" / f"{name}.png")
         size = {"width": picture.width, "height": picture.height}
         images.append({"id": number, "file_name": f"pictures/{name}.png", **size})
@@ -133,7 +133,9 @@ def main() -> None:
         else:
             write_coco(data, options.out)
     except EdgeVLMError as error:
-        raise SystemExit(f"error: {error.message}") from error
+        parser.exit(error.exit_code, f"error: {error.message}\n")
+    except OSError as error:
+        parser.error(f"{options.out}: cannot be written: {error}")
     print(f"wrote {len(data):,} pictures to {options.out}")
 
 

@@ -66,6 +66,20 @@ def test_loose_pictures_are_taken_without_texts(tmp_path: Path) -> None:
     assert "--calibration-texts" in str(caught.value.hint)
 
 
+def test_what_is_passed_over_is_named_and_a_mark_at_the_start_of_texts_is_none_of_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = loose(tmp_path / "p", 16)
+    (folder / "00.png").rename(folder / "00.JFIF")
+    (folder / "._00.png").write_bytes(b"what macOS leaves")
+    texts = tmp_path / "t.txt"
+    texts.write_text("\ufeff" + "\n".join(f"text {index}" for index in range(16)), encoding="utf-8")
+    data = CalibrationData(CalibrationSource(str(folder), texts), SIXTEEN)
+    assert data.pictures.example(0).key == "00.JFIF"
+    assert set(data.texts) == {f"text {index}" for index in range(16)}
+    assert "passed over 1 left by the system (._00.png)" in caplog.text
+
+
 def test_classes_give_their_labels_as_texts_in_several_sentences(tmp_path: Path) -> None:
     data = CalibrationData(CalibrationSource(str(classes(tmp_path / "c", cat=12, dog=12))), SIXTEEN)
     assert len(data.pictures) == 16

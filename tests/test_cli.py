@@ -91,6 +91,48 @@ def test_run_ranks_pictures_by_a_text(bundle: Path, pictures: dict[str, Path]) -
     assert [r["cosine"] for r in ranked] == sorted((r["cosine"] for r in ranked), reverse=True)
 
 
+@pytest.fixture
+def album(pictures: dict[str, Path], tmp_path: Path) -> Path:
+    """A folder with two pictures, one of them further down, one that cannot be read, and what is none."""
+    folder = tmp_path / "album"
+    (folder / "more").mkdir(parents=True)
+    (folder / "1.PNG").write_bytes(pictures["a red circle"].read_bytes())
+    (folder / "more" / "[red]2.jfif").write_bytes(pictures["a green triangle"].read_bytes())
+    (folder / "cut.png").write_bytes(pictures["a red circle"].read_bytes()[:200])
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_run_answers_past_a_bad_picture_and_names_it_at_the_end(bundle: Path, album: Path) -> None:
+    result = run("run", bundle, album, "gone.png", "--labels", LABELS)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    lines = result.stdout.splitlines()
+    assert (lines[0], lines[5]) == (str(album / "1.PNG"), str(album / "more" / "[red]2.jfif"))
+    assert (lines[1].split("  ")[-1], lines[6].split("  ")[-1]) == ("a red circle", "a green triangle")
+    assert "2 of 4 pictures cannot be read; the others are answered" in result.stderr
+    assert f"{album / 'cut.png'}: damaged, truncated or closed" in result.stderr
+    assert "gone.png: no such file" in result.stderr
+
+
+@pytest.mark.parametrize("question", [("--labels", LABELS), ("--text", "a red circle")])
+def test_runs_json_has_the_bad_pictures_and_what_was_passed_over(
+    bundle: Path, album: Path, question: tuple[str, str]
+) -> None:
+    result = run("run", bundle, album, *question, "--json")
+    assert result.exit_code == 2
+    found = json.loads(result.stdout)
+    images = found["answers" if question[0] == "--labels" else "images"]
+    assert {Path(each["image"]).name for each in images} == {"1.PNG", "[red]2.jfif"}
+    assert [Path(each["image"]).name for each in found["unreadable"]] == ["cut.png"]
+    (passed,) = found["passed_over"]
+    assert (passed["folder"], passed["count"], passed["such_as"]) == (str(album), 1, ["notes.txt"])
+
+
+def test_runs_table_shows_names_as_they_are(bundle: Path, album: Path) -> None:
+    assert "[red]2.jfif" in run("run", bundle, album, "--text", "a [red] circle").stdout
+
+
 def test_run_takes_a_label_file(bundle: Path, pictures: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("a red circle\na blue square\n")
     result = run("run", bundle, pictures["a blue square"], "--labels", tmp_path / "labels.txt")
@@ -303,6 +345,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no list of ops": (["targets", "--ops", "tflite"], "computes no ops itself"),
     "no picture": (["run", "{bundle}", "gone.png", "--labels", "a"], "gone.png"),
     "not a picture": (["run", "{bundle}", "{empty}", "--labels", "a"], "picture"),
+    "a folder without pictures": (["run", "{bundle}", ".", "--labels", "a"], "expected pictures, found none"),
     "no labels": (["run", "{bundle}", "{picture}"], "none baked in"),
     "only commas": (["run", "{bundle}", "{picture}", "--labels", ", ,"], "expected labels"),
     "labels and text": (["run", "{bundle}", "{picture}", "--labels", "a", "--text", "b"], "got both"),
@@ -371,5 +414,5 @@ def test_help_imports_no_framework() -> None:
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for command in ("convert", "audit", "verify", "inspect", "run", "targets"):
+    for command in ("convert", "audit", "verify", "inspect", "run", "index", "search", "targets"):
         assert f"edgevlm {command}" in run(command, "--help").stdout

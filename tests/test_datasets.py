@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +26,7 @@ from edgevlm.data.scenes import Scenes
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import few_shot, limit
 from edgevlm.errors import DataError, ImageError
+from edgevlm.inputs.pictures import SUFFIXES
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "write_scenes.py"
 OBJECTS = "objects:train:60"
@@ -228,15 +230,19 @@ def test_the_example_writes_the_same_shards_every_time(written: Path, tmp_path: 
         ("folder", "scenes:train:2", "has no label: write --form coco or shards"),
         ("coco", "nowhere", "no such file or folder"),
         ("shards", "scenes:train:2", "exists already and is not empty"),
+        ("a file above it", "scenes:train:2", "cannot be written"),
     ],
 )
 def test_the_example_says_what_it_cannot_write(form: str, data: str, message: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     if form == "shards":
         _folder(out, "mine.png")
+    if form == "a file above it":
+        (tmp_path / "file").write_text("")
+        out, form = tmp_path / "file" / "out", "coco"
     command = [sys.executable, str(SCRIPT), str(out), "--form", form, "--data", data]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -320,6 +326,97 @@ def test_an_image_folder_is_read_at_any_depth_without_hidden_and_other_files(tmp
     assert data.labels == ("a dog", "cat")
     assert _examples(data) == [Example("a dog/x.WebP", 0), Example("cat/1.JPG", 1), Example("cat/deep/er/2.png", 1)]
     assert _pixels(data, 2).shape == (8, 8, 3)
+
+
+def _notes(caplog: pytest.LogCaptureFixture) -> str:
+    """What was said since the test began."""
+    return "\n".join(record.getMessage() for record in caplog.records if record.name == "edgevlm")
+
+
+def test_what_is_passed_over_is_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _folder(tmp_path, "cat/1.jpg", "dog/2.jpg", "__MACOSX/cat/._1.jpg", "cat/._1.jpg", "dog/.x.png", "3.jpg", "4.PNG")
+    _folder(tmp_path, *(f"dog/{number}.txt" for number in range(1000)), "dog/a\nb.mov", "dog/Thumbs.db")
+    (tmp_path / "dog" / "more").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "dog" / "pipe.jpg")
+    assert [example.key for example in _examples(open_data(tmp_path))] == ["cat/1.jpg", "dog/2.jpg"]
+    said = _notes(caplog)
+    for part in (
+        "2 of no class, beside the class folders (3.jpg, 4.PNG)",
+        "3 left by the system (__MACOSX/, dog/Thumbs.db, cat/._1.jpg)",
+        "1 hidden (dog/.x.png)",
+        "1,001 without a picture's ending (dog/0.txt, dog/1.txt, dog/10.txt, …)",
+        "1 linked from elsewhere (dog/more/)",
+        "1 of a special kind, such as pipes (dog/pipe.jpg)",
+    ):
+        assert part in said
+
+
+def test_nothing_is_said_where_nothing_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _folder(tmp_path, "cat/1.jpg", "dog/2.jpg")
+    open_data(tmp_path)
+    assert _notes(caplog) == ""
+
+
+def test_pictures_have_every_ending_that_pillow_knows_of_their_formats(tmp_path: Path) -> None:
+    known = Image.registered_extensions()
+    formats = {known[suffix] for suffix in SUFFIXES if suffix in known}
+    rare = {".pfm", ".icb", ".vda", ".vst"}  # 32-bit floats, and names of other programs' files as well
+    assert {suffix for suffix, kind in known.items() if kind in formats} - rare <= {*SUFFIXES}
+    assert not formats & {"EPS", "PDF", "WMF", "MPEG", "HDF5", "PSD"}
+    names = [f"cat/{number}{suffix.upper()}" for number, suffix in enumerate(SUFFIXES)]
+    _folder(tmp_path, *names)
+    assert {example.key for example in _examples(open_data(tmp_path))} == {*names}
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".ppm", ".pgm", ".tga", ".avifs", ".bmp", ".gif", ".jp2"])
+def test_pictures_of_every_format_are_read(suffix: str, tmp_path: Path) -> None:
+    _folder(tmp_path, "cat/1.png")
+    path = tmp_path / "cat" / f"2{suffix}"
+    kind = Image.registered_extensions()[suffix.lower()]
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow has no {kind}")
+    Image.new("RGB", (9, 7), "red").save(path, kind)
+    data = open_data(tmp_path)
+    assert data.picture(1).size == (9, 7)
+
+
+@pytest.mark.parametrize(
+    ("files", "given"),
+    [
+        (("train/cat/1.png", "train/dog/1.png", "meta/logo.png"), "train"),
+        (("Test/cat/1.png", "cat/1.png"), "Test"),
+        (("train2017/1.png", "val2017/1.png", "logos/1.png"), "train2017"),
+    ],
+)
+def test_a_folder_that_holds_classes_is_not_taken_for_one(files: tuple[str, ...], given: str, tmp_path: Path) -> None:
+    _folder(tmp_path, *files)
+    with pytest.raises(DataError, match="expected a sub-folder for each class, found") as caught:
+        open_data(tmp_path)
+    assert f"such as {tmp_path / given}," in str(caught.value.hint)
+
+
+def test_trains_are_a_class_beside_others_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _folder(tmp_path, "bus/1.png", "train/1.png", "tram/1.png")
+    assert open_data(tmp_path).labels == ("bus", "train", "tram")
+    assert "the folder train is taken for a class of that name, beside 2 others" in _notes(caplog)
+
+
+def test_a_folder_of_loose_pictures_will_do_where_labels_do_not_count(tmp_path: Path) -> None:
+    _folder(tmp_path, "1.png", "2.JFIF", "._1.png", "notes.txt")
+    data = open_data(tmp_path, unlabelled=True)
+    assert [example.key for example in _examples(data)] == ["1.png", "2.JFIF"]
+    assert data.labels == ()
+
+
+def test_links_that_lead_nowhere_or_in_circles_are_met_or_named(tmp_path: Path) -> None:
+    _folder(tmp_path, "cat/1.png")
+    (tmp_path / "cat" / "round.png").symlink_to(tmp_path / "cat" / "round.png")
+    (tmp_path / "cat" / "gone.png").symlink_to(tmp_path / "nowhere")
+    data = open_data(tmp_path)
+    assert [example.key for example in _examples(data)] == ["cat/1.png", "cat/gone.png", "cat/round.png"]
+    for index in (1, 2):
+        with pytest.raises(ImageError, match=re.escape(data.example(index).key)):
+            data.picture(index)
 
 
 def test_a_class_folder_may_be_a_link(tmp_path: Path) -> None:

@@ -378,7 +378,9 @@ def test_a_student_takes_a_teacher_of_another_size(teacher: Path, pictures: Path
     assert catalogue.load(done.folder).embedding_dim == 40
 
 
-def test_unreadable_pictures_are_skipped_and_listed(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
+def test_unreadable_pictures_are_skipped_and_listed(
+    teacher: Path, pictures: Path, cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "data").mkdir()
     for folder in pictures.iterdir():
         (tmp_path / "data" / folder.name).symlink_to(folder) if folder.name != "ball" else None
@@ -394,6 +396,7 @@ def test_unreadable_pictures_are_skipped_and_listed(teacher: Path, pictures: Pat
         )  # fmt: skip
         assert [Path(key).name for key in done.skipped] == ["00.png"]
         assert "00.png\t" in (done.folder / "skipped.txt").read_text()
+    assert "1 of 48 pictures cannot be read, see skipped.txt: ball/00.png" in caplog.text
     with pytest.raises(DataError, match=r"1 of 48 pictures cannot be read, more than 1\.0%"):
         edgevlm.distill(teacher, "vit-xxs", tmp_path / "data", tmp_path / "s", recipe=quick(), cache=cache)
     assert "00.png\t" in (tmp_path / "s" / "skipped.txt").read_text()

@@ -32,7 +32,8 @@ def _run(script: str, *arguments: str | Path) -> str:
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.setattr(sys, "argv", [script, *map(str, arguments)])
-        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        with contextlib.suppress(SystemExit):
+            runpy.run_path(str(EXAMPLES / script), run_name="__main__")
     return said.getvalue()
 
 
@@ -57,13 +58,19 @@ def test_classify_pictures(bundle: Path, pictures: Path) -> None:
     ]
 
 
-def test_search_pictures_embeds_once(bundle: Path, pictures: Path) -> None:
-    first = _run("search_pictures.py", bundle, pictures, "two green triangles").splitlines()
-    assert first[0] == "embedded 3 pictures"
-    assert first[1].endswith("two-triangles.png")
-    second = _run("search_pictures.py", bundle, pictures, "a yellow star").splitlines()
-    assert second[0].endswith("yellow-star.png")
-    assert len(second) == 3
+def test_classify_pictures_names_what_it_cannot_read_and_answers_the_rest(pictures: Path) -> None:
+    script = [sys.executable, str(EXAMPLES / "classify_pictures.py")]
+    bundle = library.student("tflite", "int8").path
+    for arguments, out, error in (
+        ([bundle, "gone.png", pictures / "two-triangles.png"], "two-triangles.png: two green", "error: gone.png: no"),
+        (["gone.edgevlm", pictures / "two-triangles.png"], "", "error: gone.edgevlm: expected a bundle folder"),
+    ):
+        command = [*script, *map(str, arguments), "--labels", LABELS]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert done.stdout.startswith(out)
+        assert error in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -14,12 +14,15 @@ from edgevlm.process.progress import Countdown, Expectation, duration
 
 BAR = """
 import os, sys, time
+from edgevlm.process.notes import note
 from edgevlm.process.terminal import progress_bar
 with progress_bar() as tell:
     tell("packing", 1.0)
     time.sleep(1.5)
     os.write(2, b"W0000 a backend's chatter")
     print("a library's chatter", file=sys.stderr)
+    note("[two] words " * 20)
+    note("[two] words " * 20)
     tell("proving", None)
     time.sleep(0.5)
 """
@@ -49,6 +52,14 @@ def test_the_clock_goes_on_after_a_stage_is_complete_and_no_chatter_is_shown() -
     after = shown[shown.index("proving") :]
     assert any(f"0:00:0{seconds}" in after for seconds in (1, 2, 3, 4))
     assert "chatter" not in shown
+    said = "note: " + "[two] words " * 20
+    assert "".join(shown.split()).count("".join(said.split())) == 1
+
+
+def test_notes_are_lines_on_stderr_where_there_is_no_terminal() -> None:
+    done = subprocess.run([sys.executable, "-c", BAR], capture_output=True, text=True, check=True)
+    assert done.stderr.split("\n") == ["note: " + "[two] words " * 20, ""]
+    assert done.stdout == ""
 
 
 def test_long_work_without_a_terminal_says_a_line_now_and_then() -> None:

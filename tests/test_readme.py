@@ -124,11 +124,19 @@ SHOWN = (
             r"circle-and-square\.png: a red circle to the left of a blue square",
             r"two-triangles\.png: two green triangles",
             r"yellow-star\.png: a yellow star in the top right",
-            r"embedded 3 pictures\n\d\.\d+  yellow-star\.png",
         ),
         reads=(COREML,),
     ),
-    Block((r"edgevlm-student: fp32, evidence: reference", r"int8 +192 +\d+\.\d%", r"binary, then int8 +216")),
+    Block(
+        (
+            r"dist/pictures\.index: 3 pictures, 3 embedded now\n",
+            r"^ *picture +cosine *\n[ ─]+\n +examples/pictures/yellow-star\.png +0\.\d+",
+            r"edgevlm-student: fp32, evidence: reference",
+            r"int8 +192 +\d+\.\d%",
+            r"binary, then int8 +216",
+        ),
+        reads=(COREML,),
+    ),
 )
 
 

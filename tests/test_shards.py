@@ -74,6 +74,16 @@ def test_a_shard_by_hand_with_every_kind_of_words(tmp_path: Path) -> None:
         data.picture(3)
 
 
+def test_what_belongs_to_no_sample_is_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _tar(tmp_path / "a.tar", {"1.avif": PNG, "._1.avif": b"what macOS leaves", "__index__": b"", "2.JPE": PNG})
+    (tmp_path / "stats.json").write_text("{}")
+    (tmp_path / "._a.tar").write_bytes(b"what macOS leaves")
+    assert len(open_data(tmp_path)) == 2
+    (said,) = caplog.messages
+    assert "passed over 2 left by the system (._a.tar, ._1.avif); 1 beside the shards (stats.json)" in said
+    assert "1 of no sample (__index__)" in said
+
+
 def test_shards_in_several_folders_have_keys_of_their_own(tmp_path: Path) -> None:
     for name in ("part-1", "part-2"):
         (tmp_path / name).mkdir()
@@ -85,7 +95,7 @@ def test_shards_in_several_folders_have_keys_of_their_own(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([("1.txt", b"words")], r"a\.tar: the sample 1 has no picture: expected one of .*, got \.txt"),
+        ([("1.txt", b"words")], r"a\.tar: the sample 1 has no picture: expected one .*, got \.txt"),
         ([("1.png", PNG), ("1.jpg", PNG)], "the sample 1 has several pictures"),
         ([("1.png", PNG), ("1.png", PNG)], r"the sample 1 has \.png twice"),
         ([("1.png", PNG), ("2.png", PNG), ("1.txt", b"w")], "the sample 1 comes twice"),

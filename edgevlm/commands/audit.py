@@ -51,8 +51,8 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
     known = registry.targets()
     if target != "all" and target not in known:
         raise InputError(f"no target {target!r}: expected all or one of {', '.join(known)}")
-    dataset = open_data(data) if data else None
     with terminal.progress_bar() as progress:
+        dataset = open_data(data, unlabelled=True) if data else None
         progress("loading the model", None)
         loaded = catalogue.load(model)
         progress("reading the samples", None)

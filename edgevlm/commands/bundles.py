@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from edgevlm.errors import BundleError, CheckFailed, InputError
 if TYPE_CHECKING:
     from edgevlm.blame.blame import Blame
     from edgevlm.bundle.bundle import Bundle
+    from edgevlm.bundle.spec import F32
+    from edgevlm.inference.embedder import BundleModel
     from edgevlm.inputs.texts import Tokenizer
     from edgevlm.process.progress import Progress
     from edgevlm.targets.inspection import PackageReader
@@ -179,7 +181,7 @@ def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("bundle", type=PATH)
-@click.argument("images", nargs=-1, required=True)
+@click.argument("images", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
 @click.option(
     "--labels", help='Labels, "a, b, c", or a file with one per line (# begins a comment); left out, the baked ones.'
 )
@@ -198,16 +200,19 @@ def run(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Ask BUNDLE about one or more pictures.
+    """Ask BUNDLE about one or more pictures, or all below a folder.
+
+    Pictures that cannot be read are named at the end, and the exit code is 2; the others are answered.
 
     \b
     Examples:
       edgevlm run B.edgevlm photo.png --labels "a red circle, a blue star, two green squares"
       edgevlm run B.edgevlm photo.png --labels birds.txt --descriptions birds.descriptions.json
       edgevlm run B.edgevlm *.png --text "a glossy purple heart"
+      edgevlm run B.edgevlm photos/ --labels birds.txt --json
     """
     from edgevlm import api
-    from edgevlm.commands import showing
+    from edgevlm.commands import pictures, showing
     from edgevlm.inputs.labels import read_or_split
     from edgevlm.process import terminal
 
@@ -216,40 +221,43 @@ def run(
     if descriptions is not None and labels is None:
         raise InputError("--descriptions needs --labels: it is about them")
     with terminal.progress_bar() as progress:
+        given = pictures.read_given(images)
         progress("opening the bundle", None)
         with api.open(bundle, threads=threads) as model:
-            progress(f"asking about {len(images)} picture{'s' * (len(images) > 1)}", None)
-            if text is not None:
-                scores = model.encode_image(images) @ model.encode_text([text]).T
-            else:
-                names = read_or_split(labels) if labels is not None else model.labels
-                texts = names if descriptions is None else _describe(names, descriptions, model.tokenizer)
-                scores = model.classify(images, None if labels is None else texts)
+            names = () if text is not None else read_or_split(labels) if labels is not None else model.labels
+            ask = _ranker(model, text) if text is not None else _classifier(model, names, labels, descriptions)
+            answers = pictures.ask_each(given.paths, ask, progress)
     showing.notes(model.bundle)
+    if text is not None and model.tokenizer is not None:
+        showing.cut_text(text, model.tokenizer)
+    told = pictures.told(given, answers.unreadable)
     if text is not None:
-        if model.tokenizer is not None:
-            showing.cut_text(text, model.tokenizer)
-        _show_ranking(images, text, scores[:, 0].tolist(), as_json)
-        return
-    if as_json:
-        answers = [
-            {"image": image, "scores": dict(zip(names, map(float, row), strict=True))}
-            for image, row in zip(images, scores, strict=True)
+        ranked = sorted(((image, float(score[0])) for image, score in answers.found), key=lambda pair: -pair[1])
+        showing.ranking(text, ranked, {"text": text} | told if as_json else None)
+    elif as_json:
+        found = [
+            {"image": image, "scores": dict(zip(names, map(float, row), strict=True))} for image, row in answers.found
         ]
-        terminal.print_json({"answers": answers})
-        return
-    for image, row in zip(images, scores, strict=True):
-        showing.bars(image, names, row, top)
-
-
-def _show_ranking(images: Sequence[str], text: str, cosines: Sequence[float], as_json: bool) -> None:
-    from edgevlm.process import terminal
-
-    ranked = sorted(zip(images, cosines, strict=True), key=lambda pair: -pair[1])
-    if as_json:
-        terminal.print_json({"text": text, "images": [{"image": image, "cosine": cosine} for image, cosine in ranked]})
+        terminal.print_json({"answers": found} | told)
     else:
-        terminal.table(text, ("picture", ">cosine"), [(image, f"{cosine:.4f}") for image, cosine in ranked])
+        for image, row in answers.found:
+            showing.bars(image, names, row, top)
+    pictures.refuse_unreadable(answers.unreadable, len(given.paths))
+
+
+def _ranker(model: BundleModel, text: str) -> Callable[[str], F32]:
+    """Of a picture the cosine with the text, [1]."""
+    embedding = model.encode_text([text])[0]
+    return lambda picture: model.encode_image([picture]) @ embedding
+
+
+def _classifier(
+    model: BundleModel, names: tuple[str, ...], labels: str | None, descriptions: Path | None
+) -> Callable[[str], F32]:
+    """Of a picture the labels' scores, [L]."""
+    if labels is None:
+        return model.classifier()
+    return model.classifier(names if descriptions is None else _describe(names, descriptions, model.tokenizer))
 
 
 def _describe(names: tuple[str, ...], path: Path, tokenizer: Tokenizer | None) -> tuple[tuple[str, ...], ...]:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import Manifest, ParityReport
-from edgevlm.process.terminal import Cell, say, table, visible
+from edgevlm.inputs.folders import printable
+from edgevlm.process.terminal import Cell, print_json, say, table, visible
 
 if TYPE_CHECKING:
     from edgevlm.conversion.forecast import Forecast
@@ -277,11 +278,21 @@ def bars(picture: str, labels: Sequence[str], scores: NDArray[np.float32], top: 
 
     console = Console(highlight=False, emoji=False)
     full, empty = "█░" if console.encoding.startswith("utf") else "#."
-    console.print(visible(picture), style="bold", markup=False)
+    console.print(printable(picture), style="bold", markup=False, soft_wrap=True)
     for index in np.argsort(-scores, kind="stable")[:top]:
         filled = round(float(np.nan_to_num(scores[index])) * BAR_WIDTH)
         bar = full * filled + empty * (BAR_WIDTH - filled)
         console.print(f"  {bar} {float(scores[index]):6.1%}  {visible(labels[index])}", markup=False, soft_wrap=True)
+
+
+def ranking(title: str, pictures: Sequence[tuple[str, float]], told: Mapping[str, Any] | None) -> None:
+    """Pictures with their cosines, the best first: a table, or in JSON where that is to have `told` as well."""
+    if told is not None:
+        images = [{"image": picture, "cosine": cosine} for picture, cosine in pictures]
+        print_json({**told, "images": images})
+    elif pictures:
+        rows = [(printable(picture), f"{cosine:.4f}") for picture, cosine in pictures]
+        table(title, ("picture", ">cosine"), rows)
 
 
 def _parity_summary(parity: ParityReport) -> str:

@@ -14,9 +14,7 @@ import torch
 
 from edgevlm.bundle.manifest import CalibrationRecord
 from edgevlm.bundle.recipe import LEAST_SAMPLES, Calibration
-from edgevlm.data.dataset import Dataset, Example, read_pictures
-from edgevlm.data.files import PictureFiles
-from edgevlm.data.folders import SUFFIXES, class_folders
+from edgevlm.data.dataset import Dataset, read_pictures
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError
@@ -69,7 +67,7 @@ class CalibrationData:
     """
 
     def __init__(self, source: CalibrationSource, wanted: Calibration) -> None:
-        whole = _open(source)
+        whole = open_data(source.data, images=source.images, unlabelled=True)
         _refuse_few(source.data, "pictures", len(whole), wanted.samples)
         self.source = source
         self._seed = wanted.seed
@@ -129,15 +127,6 @@ def calibration_inputs(programs: Programs, rows: Rows) -> CalibrationInputs:
         if taken.name in rows:
             found[name] = list(torch.split(torch.from_numpy(rows[taken.name]), 1))
     return found
-
-
-def _open(source: CalibrationSource) -> Dataset:
-    root = Path(source.data)
-    if root.is_dir() and not class_folders(root):
-        loose = sorted(path.name for path in root.iterdir() if path.name.lower().endswith(SUFFIXES))
-        if loose:
-            return PictureFiles(source.data, "pictures", root, [Example(name) for name in loose], ())
-    return open_data(source.data, images=source.images)
 
 
 def _refuse_few(name: str, what: str, count: int, wanted: int) -> None:

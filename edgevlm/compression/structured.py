@@ -212,7 +212,7 @@ def _check_ratios(ratios: Ratios) -> None:
 
 def _open_data(request: Request) -> Dataset:
     data = request.data
-    opened = open_data(data, images=request.images) if isinstance(data, str | Path) else data
+    opened = open_data(data, images=request.images, unlabelled=True) if isinstance(data, str | Path) else data
     drawn = limit(opened, request.pictures, request.seed)
     if len(drawn) < FEWEST:
         raise DataError(

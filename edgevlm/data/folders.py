@@ -2,73 +2,74 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 from edgevlm.data.dataset import Example
 from edgevlm.data.files import PictureFiles
 from edgevlm.errors import DataError
+from edgevlm.inputs.folders import PassedOver, find_pictures, listed, say_passed_over, subfolders
+from edgevlm.process.notes import note
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-# Pictures as well, which Pillow may need a plug-in to read: counted as unreadable rather than passed over in silence.
-_PERHAPS = (".heic", ".heif", ".avif", ".jp2", ".jxl")
-# Names of folders that hold class folders, or the pictures of a captions file, and are no classes themselves.
-_NO_CLASSES = {"train", "val", "valid", "validation", "test", "images", "pictures"}
+LOOSE = "of no class, beside the class folders"
+# Names of folders that hold class folders, or the pictures of a captions file, and are mostly no classes themselves.
+_SPLIT = re.compile(r"(train|training|val|valid|validation|test|testing|dev|eval)([-_ ]?\d+)?", re.IGNORECASE)
+_HOLDER = re.compile(rf"{_SPLIT.pattern}|images|pictures|photos", re.IGNORECASE)
 
 
-def open_folder(name: str, root: Path) -> PictureFiles:
-    """Reads an image folder. Hidden files and folders, other files, and pictures beside the class folders are ignored.
+def open_folder(name: str, root: Path, *, unlabelled: bool = False) -> PictureFiles:
+    """Reads an image folder. What is passed over in it is counted, and named in a note.
+
+    Args:
+        name: What a user called it.
+        root: The folder.
+        unlabelled: Whether pictures directly in the folder will do where it has no class folders.
 
     Raises:
         DataError: there are no class folders, or one without pictures, or the sub-folders are not classes.
     """
-    classes = class_folders(root)
-    if not classes:
-        loose = sum(_is_picture(path.name) for path in root.iterdir())
-        found = f"{loose} pictures of no class" if loose else "no sub-folders"
+    classes = subfolders(root)
+    found = find_pictures(root)
+    of_class: dict[str, list[str]] = {label: [] for label in classes}
+    loose: list[str] = []
+    for key in found.pictures:
+        label, slash, _ = key.partition("/")
+        (of_class[label] if slash else loose).append(key)
+    if not classes and not (loose and unlabelled):
+        told = f"{len(loose):,} pictures of no class" if loose else "no sub-folders"
         raise DataError(
-            f"{name}: expected a sub-folder for each class, found {found}",
+            f"{name}: expected a sub-folder for each class, found {told}",
             hint="put the pictures of a class into a folder named after it, such as photos/golden retriever/1.jpg",
         )
-    if {folder.name.lower() for folder in classes} <= _NO_CLASSES:
-        raise DataError(
-            f"{name}: expected a sub-folder for each class, found {_listed([folder.name for folder in classes])}",
-            hint=f"give one of them, such as {root / classes[0].name}, or the JSON file that has the captions",
-        )
-    pictures = {folder.name: sorted(_pictures(root, folder)) for folder in classes}
-    empty = [label for label, found in pictures.items() if not found]
+    if not classes:
+        say_passed_over(name, found.passed_over)
+        return PictureFiles(name, "pictures", root, [Example(key) for key in loose])
+    _refuse_holders(name, root, of_class)
+    empty = [label for label, keys in of_class.items() if not keys]
     if empty:
         raise DataError(
-            f"{name}: no pictures in {len(empty)} of {len(classes)} class folders: {_listed(empty)}",
-            hint=f"remove them, or fill them; pictures are files with {', '.join(SUFFIXES)}",
+            f"{name}: no pictures in {len(empty)} of {len(classes)} class folders: {listed(empty)}",
+            hint="remove them, or fill them; files are pictures by their names' endings, such as .jpg, .png or .webp",
         )
-    labels = tuple(pictures)
-    examples = [Example(key, number) for number, found in enumerate(pictures.values()) for key in found]
-    return PictureFiles(name, "folder", root, examples, labels)
+    beside = [PassedOver(LOOSE, len(loose), tuple(loose[:3]))] if loose else []
+    say_passed_over(name, [*beside, *found.passed_over])
+    for label in filter(_SPLIT.fullmatch, classes):
+        note(f"{name}: the folder {label} is taken for a class of that name, beside {len(classes) - 1} others")
+    examples = [Example(key, number) for number, keys in enumerate(of_class.values()) for key in keys]
+    return PictureFiles(name, "folder", root, examples, tuple(of_class))
 
 
-def class_folders(root: Path) -> list[Path]:
-    """The sub-folders that are not hidden, sorted by name."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _refuse_holders(name: str, root: Path, of_class: dict[str, list[str]]) -> None:
+    """Refuses folders that hold classes where classes are expected.
 
-
-def _pictures(root: Path, folder: Path) -> Iterator[str]:
-    """Paths below `root`, with forward slashes. A class folder may be a link; links to folders below are not followed,
-    as they may lead back."""
-    for parent, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = Path(parent).relative_to(root)
-        yield from ((below / name).as_posix() for name in files if _is_picture(name))
-
-
-def _refuse(error: OSError) -> None:
-    raise error  # `os.walk` would leave out a folder that it may not read
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES + _PERHAPS) and not name.startswith(".")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    `train` is a class of some datasets as well: beside other classes, and with its pictures right in it.
+    """
+    splits = [label for label in of_class if _SPLIT.fullmatch(label)]
+    nested = [label for label in splits if of_class[label] and all(key.count("/") > 1 for key in of_class[label])]
+    if not nested and len(splits) < 2 and not all(map(_HOLDER.fullmatch, of_class)):
+        return
+    raise DataError(
+        f"{name}: expected a sub-folder for each class, found {listed(of_class)}",
+        hint=f"give one of them, such as {root / (nested or splits or list(of_class))[0]}, or the JSON file that has "
+        "the captions",
+    )

@@ -2,10 +2,10 @@
 
 Of a sample's fields (see `edgevlm.data.tar_index`) these are read, others are ignored:
 
-    jpg, jpeg, png, webp    the picture; one of them
-    txt                     captions, a line each
-    cls                     the label: a name, or a number, which becomes a name
-    json                    an object with "caption" (a text), "captions" (a list of texts) or "label" (as in cls)
+    jpg, png, webp, ...    the picture; one of `edgevlm.inputs.pictures.SUFFIXES`
+    txt                    captions, a line each
+    cls                    the label: a name, or a number, which becomes a name
+    json                   an object with "caption" (a text), "captions" (a list of texts) or "label" (as in cls)
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from edgevlm.data.fingerprints import fingerprint, stamp
 from edgevlm.data.pictures import read_picture
 from edgevlm.data.tar_index import Extent, TarSample, index_shard
 from edgevlm.errors import DataError, ImageError
+from edgevlm.inputs.folders import Tally, say_passed_over
+from edgevlm.inputs.pictures import SUFFIXES
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
+PICTURES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -49,21 +51,24 @@ class Shards:
     Args:
         name: What a user called it.
         paths: The tar files.
+        others: What lies beside them; what is passed over in them is added, and all of it named in a note.
 
     Raises:
         DataError: a shard is not what `index_shard` reads; a sample has no picture or several, or words that cannot be
             read; or there are no samples.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], others: Tally | None = None) -> None:
         self.name = name
         self._paths = tuple(paths)
         root = os.path.commonpath([path.absolute().parent for path in paths])
         names = [path.absolute().relative_to(root).as_posix() for path in paths]
-        found = [_read_samples(path) for path in paths]
+        others = others or Tally()
+        found = [_read_samples(path, others) for path in paths]
         samples = [sample for some in found for sample in some]
         if not samples:
             raise DataError(f"{name}: expected samples, got none in {len(paths)} shards")
+        say_passed_over(name, others.passed_over())
         self.labels = tuple(sorted({sample.label for sample in samples if sample.label is not None}))
         numbers = {label: number for number, label in enumerate(self.labels)}
         self._examples = tuple(
@@ -104,8 +109,8 @@ class Shards:
             raise ImageError(f"{key}: {error.message}", hint=error.hint) from error
 
 
-def _read_samples(path: Path) -> list[_Sample]:
-    samples = index_shard(str(path), path)
+def _read_samples(path: Path, others: Tally) -> list[_Sample]:
+    samples = index_shard(str(path), path, others)
     with path.open("rb") as file:
         return [_read_sample(f"{path}: the sample {sample.key}", file, sample) for sample in samples]
 
@@ -113,9 +118,10 @@ def _read_samples(path: Path) -> list[_Sample]:
 def _read_sample(where: str, file: BinaryIO, sample: TarSample) -> _Sample:
     pictures = [field for field in PICTURES if field in sample.fields]
     if len(pictures) != 1:
+        got = ", ".join(f".{field}" for field in sample.fields)
         raise DataError(
-            f"{where} has {'several pictures' if pictures else 'no picture'}: expected one of "
-            f"{', '.join(f'.{field}' for field in PICTURES)}, got {', '.join(f'.{field}' for field in sample.fields)}"
+            f"{where} has {'several pictures' if pictures else 'no picture'}: expected one that ends with .jpg, "
+            f".png or the like, got {got}"
         )
     texts = {
         name: _text(where, file, name, sample.fields[name]) for name in ("txt", "cls", "json") if name in sample.fields

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgevlm.errors import DataError
+from edgevlm.inputs.folders import Tally, passed_over_by_name
 
 _BLOCK = tarfile.BLOCKSIZE
 _GZIP = b"\x1f\x8b"
@@ -43,12 +44,13 @@ def split_name(name: str) -> tuple[str, str] | None:
     return (folder + slash + stem, field.lower()) if stem and field else None
 
 
-def index_shard(name: str, path: Path) -> list[TarSample]:
+def index_shard(name: str, path: Path, others: Tally) -> list[TarSample]:
     """The samples of a shard, in order.
 
     Args:
         name: The shard's, for errors.
         path: A tar file.
+        others: What belongs to no sample is added, folders excepted.
 
     Raises:
         DataError: the file is compressed, no tar, damaged or cut short at any place; a sample's files do not follow
@@ -58,7 +60,7 @@ def index_shard(name: str, path: Path) -> list[TarSample]:
     samples: list[TarSample] = []
     keys: set[str] = set()
     with path.open("rb") as file:
-        for key, members in groupby(_members(name, file), key=lambda member: member[0]):
+        for key, members in groupby(_members(name, file, others), key=lambda member: member[0]):
             if key in keys:
                 raise DataError(
                     f"{name}: the sample {key} comes twice: expected each key once, its files following one another",
@@ -74,7 +76,7 @@ def index_shard(name: str, path: Path) -> list[TarSample]:
     return samples
 
 
-def _members(name: str, file: BinaryIO) -> Iterator[tuple[str, str, Extent]]:
+def _members(name: str, file: BinaryIO, others: Tally) -> Iterator[tuple[str, str, Extent]]:
     """Key, field and place of each file that belongs to a sample."""
     length = file.seek(0, 2)
     file.seek(0)
@@ -95,6 +97,9 @@ def _members(name: str, file: BinaryIO) -> Iterator[tuple[str, str, Extent]]:
                 place = split_name(entry.name)
                 if place is not None and entry.isreg():
                     yield *place, Extent(entry.offset_data, entry.size)
+                elif not entry.isdir():
+                    base = entry.name.rpartition("/")[2]
+                    others.add(passed_over_by_name(base) or "of no sample", entry.name)
             file.seek(archive.offset)
     except (tarfile.TarError, ValueError, OverflowError) as error:
         raise DataError(f"{name}: no tar file, or damaged after {last}: {error}", hint=_AGAIN) from error

@@ -30,10 +30,12 @@ from edgevlm.distillation.teacher import Teacher
 from edgevlm.distillation.trainer import Training, train
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
 from edgevlm.errors import DataError, InputError, RecipeError
+from edgevlm.inputs.folders import listed
 from edgevlm.models import catalogue
 from edgevlm.models.students.parts import FixedLabels
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
 from edgevlm.process import interrupts, store
+from edgevlm.process.notes import note
 from edgevlm.process.progress import Progress
 from edgevlm.process.writing import output_errors, write_atomically
 
@@ -345,10 +347,11 @@ def _batch_size(recipe: DistillRecipe, data: Dataset) -> int:
 
 
 def _note_skipped(request: Request, material: Material, run: RunFolder, accelerator: Accelerator) -> None:
+    total = sum(map(len, material.parts))
     if accelerator.is_main_process and material.skipped:
         lines = [f"{key}\t{reason}\n" for key, reason in material.skipped.items()]
         write_atomically(run.path / "skipped.txt", "".join(lines))
-    total = sum(map(len, material.parts))
+        note(f"{len(lines):,} of {total:,} pictures cannot be read, see skipped.txt: {listed(material.skipped)}")
     if len(material.skipped) > request.max_unreadable * total:
         key, reason = next(iter(material.skipped.items()))
         raise DataError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -102,8 +102,7 @@ class BundleModel(Closing):
             ImageError: a picture cannot be decoded.
             TensorError: the bundle has no `encode_image`.
         """
-        rules, pictures = self.bundle.manifest.image, listed_pictures(images)
-        rows = [self._run("encode_image", "pixels", preprocess(picture, rules)) for picture in pictures]
+        rows = [self._ask("encode_image", picture) for picture in listed_pictures(images)]
         return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
 
     def encode_text(self, texts: Sequence[str]) -> F32:
@@ -158,37 +157,61 @@ class BundleModel(Closing):
                 cut; or two that become the same token ids.
             InputError: one picture or one label in place of a sequence; or scores that the model cannot give.
         """
-        manifest = self.bundle.manifest
+        pictures, ask = listed_pictures(images), self.classifier(labels, scores=scores)
+        rows = [ask(picture) for picture in pictures]
+        return np.stack(rows) if rows else np.zeros((0, len(self.labels if labels is None else labels)), np.float32)
+
+    def classifier(
+        self, labels: Sequence[str | Sequence[str]] | None = None, *, scores: Scores | None = None
+    ) -> Callable[[Picture], F32]:
+        """A function that scores the labels for a picture at a time, as `classify` does; their texts are encoded here.
+
+        >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
+        ...     ask = model.classifier(["a yellow star", "a red circle"])
+        ...     scores = ask("examples/pictures/yellow-star.png")
+        >>> scores.shape
+        (2,)
+
+        Raises:
+            LabelError, InputError: as `classify`; what it returns raises ImageError, and can be asked on.
+        """
         if labels is None:
             if not self.labels:
                 raise LabelError("expected labels: this bundle has none baked in")
-            return self._classify_baked(images, self.labels, scores)
+            return self._baked_classifier(self.labels, scores)
         labels = listed_texts(labels, "labels")
         if not labels:
             raise LabelError("expected at least one label, got none")
         if self.tokenizer is None and all(label in self.labels for label in labels):
-            return self._classify_baked(images, [str(label) for label in labels], scores)
-        embeddings = self.encode_image(images), self._embed_labels(labels)
-        return label_scores(*embeddings, manifest.logit_scale, manifest.logit_bias, scores)
+            return self._baked_classifier([str(label) for label in labels], scores)
+        embeddings, manifest = self._embed_labels(labels), self.bundle.manifest
 
-    def _classify_baked(self, images: Sequence[Picture], labels: Sequence[str], kind: Scores | None) -> F32:
+        def ask(picture: Picture) -> F32:
+            image = self._ask("encode_image", picture)[None]
+            return label_scores(image, embeddings, manifest.logit_scale, manifest.logit_bias, scores)[0]
+
+        return ask
+
+    def _baked_classifier(self, labels: Sequence[str], kind: Scores | None) -> Callable[[Picture], F32]:
         """What `classify` of the artefact says of some of its labels."""
-        manifest, columns = self.bundle.manifest, [self.labels.index(label) for label in labels]
-        has_logits = any(output.name == "logits" for output in self.bundle.components["classify"].spec.outputs)
-        output = "logits" if has_logits else "scores"
-        rows = [
-            self._run("classify", "pixels", preprocess(picture, manifest.image), output)
-            for picture in listed_pictures(images)
-        ]
-        found = np.stack(rows)[:, columns] if rows else np.zeros((0, len(columns)), np.float32)
-        if has_logits:
-            cosines = (found - (manifest.logit_bias or 0)) / manifest.logit_scale
-            return score(np.asarray(cosines, np.float32), manifest.logit_scale, manifest.logit_bias, kind)
+        manifest, places = self.bundle.manifest, [self.labels.index(label) for label in labels]
+
+        def of_logits(picture: Picture) -> F32:
+            logits = self._ask("classify", picture, "logits")[places]
+            cosines = np.asarray((logits - (manifest.logit_bias or 0)) / manifest.logit_scale, np.float32)
+            return score(cosines, manifest.logit_scale, manifest.logit_bias, kind)
+
+        def of_scores(picture: Picture) -> F32:
+            shares = self._ask("classify", picture, "scores")[places]
+            return np.asarray(shares / shares.sum(), np.float32)  # a softmax over these alone
+
+        if any(output.name == "logits" for output in self.bundle.components["classify"].spec.outputs):
+            return of_logits
         if kind not in (None, "softmax"):
             raise InputError(
                 f"this bundle's classify gives its softmax alone, and no {kind}", hint="convert the model again"
             )
-        return np.asarray(found / found.sum(1, keepdims=True), np.float32)  # a softmax over these alone
+        return of_scores
 
     def _embed_labels(self, labels: Sequence[str | Sequence[str]]) -> F32:
         several = [(label,) if isinstance(label, str) else tuple(listed_texts(label)) for label in labels]
@@ -202,6 +225,9 @@ class BundleModel(Closing):
     def close(self) -> None:
         """Frees the backend's memory."""
         self.session.close()
+
+    def _ask(self, component: str, picture: Picture, output: str = "embedding") -> F32:
+        return self._run(component, "pixels", preprocess(picture, self.bundle.manifest.image), output)
 
     def _run(
         self, component: str, name: str, value: NDArray[np.float32] | NDArray[np.int32], output: str = "embedding"

@@ -23,6 +23,14 @@ from edgevlm.errors import ImageError
 
 Picture: TypeAlias = str | Path | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
 
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".dib"),
+    *(".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    *(".avif", ".avifs", ".heic", ".heif", ".hif", ".jxl"),
+)
+"""How the name of a picture ends, in lower case, wherever pictures are looked for. Of the last line Pillow may need a
+plug-in to read some: such a picture is met, and named as unreadable. `decode` itself goes by what a file holds."""
+
 # What Pillow's decoders raise on damaged input and closed files, besides UnidentifiedImageError (an OSError).
 _DECODING_ERRORS = (
     OSError,

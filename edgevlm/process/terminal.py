@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TextIO
 
+from edgevlm.process.notes import shown
 from edgevlm.process.progress import Expectation, duration
 from edgevlm.process.quiet import silent_stderr
 
@@ -34,13 +35,18 @@ class Cell(NamedTuple):
     colour: str
 
 
-def visible(text: str) -> str:
-    """A text as it is shown: what a terminal would obey is written out.
+def visible(text: str, *, one_line: bool = False) -> str:
+    """A text as it is shown: what a terminal would obey is written out, and of a name line ends and tabs as well.
 
     >>> visible("a\x1b[2Jb")
     'a\\x1b[2Jb'
     """
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    found = _UNSEEN.sub(_written_out, text)
+    return re.sub("[\n\t]", _written_out, found) if one_line else found
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def say(text: str, *, err: bool = False, end: str = "\n") -> None:
@@ -85,14 +91,15 @@ def progress_bar(*, first_line: float = 10.0, line_every: float = 30.0) -> Itera
     On a terminal that is a bar; elsewhere, where the work is long, a line now and then: what is being done, how much of
     it is done and how long it will still take.
 
+    Notes (`edgevlm.process.notes`) are shown above the bar, or as lines where there is none.
+
     Args:
         first_line: Seconds until the first line.
         line_every: Seconds from each to the next.
     """
     with ExitStack() as held:
         stderr = held.enter_context(silent_stderr())
-        shown = _bar(stderr) if stderr.isatty() else _lines(stderr, first_line, line_every)
-        yield held.enter_context(shown)
+        yield held.enter_context(_bar(stderr) if stderr.isatty() else _lines(stderr, first_line, line_every))
 
 
 @contextmanager
@@ -101,13 +108,16 @@ def _bar(stderr: TextIO) -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(
-        *columns,
-        console=Console(file=stderr),
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,  # it would show what is kept off stderr
-    ) as bar:
+    with (
+        Progress(
+            *columns,
+            console=Console(file=stderr),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,  # it would show what is kept off stderr
+        ) as bar,
+        shown(lambda text: bar.console.print(f"note: {visible(text)}", markup=False, highlight=False, soft_wrap=True)),
+    ):
         task, expected = bar.add_task("starting", total=None), Expectation()
 
         def tell(stage: str, share: float | None) -> None:
@@ -141,7 +151,8 @@ def _lines(stderr: TextIO, first: float, every: float) -> Iterator[Progress]:
     thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
-        yield tell
+        with shown(lambda text: print(f"note: {visible(text)}", file=stderr, flush=True)):
+            yield tell
     finally:
         ended.set()
         thread.join()
