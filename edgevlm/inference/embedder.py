@@ -188,7 +188,8 @@ class BundleModel(Closing):
 
         def ask(picture: Picture) -> F32:
             image = self._ask("encode_image", picture)[None]
-            return label_scores(image, embeddings, manifest.logit_scale, manifest.logit_bias, scores)[0]
+            (row,) = label_scores(image, embeddings, manifest.logit_scale, manifest.logit_bias, scores)
+            return np.asarray(row, np.float32)
 
         return ask
 
