@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import F32
+from edgevlm.bundle.tensors import refuse_large_header
 from edgevlm.errors import BundleError, LabelError, TensorError
 from edgevlm.inference.embeddings import average, label_scores
 from edgevlm.inputs.labels import check
@@ -77,7 +78,9 @@ class BundleModel(Closing):
             raise TensorError(
                 "this bundle has no encode_image, so it has no embeddings", hint="convert without --image-only"
             )
-        tensors = load_file(self.bundle.path / "golden" / "reference.safetensors")
+        path = self.bundle.path / "golden" / "reference.safetensors"
+        refuse_large_header(path, error=BundleError)
+        tensors = load_file(path)
         rows = tensors.get("encode_image.embedding", tensors.get("image"))  # its name up to format 1.2
         if rows is None:
             raise BundleError(f"{self.bundle.path}: golden/reference.safetensors has no encode_image.embedding")
