@@ -18,6 +18,7 @@ from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.sequences import listed_pictures, listed_texts
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets import registry
+from edgevlm.targets.isolation import tokenizer_of
 from edgevlm.targets.runtime import Closing, Session
 
 
@@ -32,8 +33,10 @@ class BundleModel(Closing):
     Args:
         bundle: What to run.
         threads: CPU threads of the backend; its own default where None.
-        session: What runs its components; its target's runtime opens one where None.
+        session: What runs its components; where None, its target's runtime opens one, in a process of its own unless
+            the bundle was made on this machine or is `trusted` (`edgevlm.open` says more).
         tokenizer: What makes token ids of texts; the bundle's own where None.
+        trusted: Whether the bundle may run in this process wherever it was made.
     """
 
     def __init__(
@@ -43,12 +46,17 @@ class BundleModel(Closing):
         threads: int | None = None,
         session: Session | None = None,
         tokenizer: Tokenizer | None = None,
+        trusted: bool = False,
     ) -> None:
         self.bundle = bundle
-        if tokenizer is None:
-            tokenizer = Tokenizer.of_bundle(bundle)
         if session is None:
-            session = registry.runtime(bundle.manifest.target).open(bundle, threads=threads)
+            session = registry.runtime_of(bundle, trusted=trusted).open(bundle, threads=threads)
+        if tokenizer is None:
+            try:
+                tokenizer = tokenizer_of(bundle, session)
+            except BaseException:
+                session.close()
+                raise
         self.tokenizer, self.session = tokenizer, session
 
     @property
