@@ -188,13 +188,17 @@ def test_a_file_that_is_cut_while_it_is_open_is_an_error(tmp_path: Path) -> None
 def test_a_tokenizer_that_ends_a_process_is_an_error(case: str, tmp_path: Path) -> None:
     parts, message = TOKENIZERS[case]
     bundle = with_tokenizer(tmp_path / "small.edgevlm", tokenizer_json(**parts))
-    tokenizer = tokenizer_of(bundle, IsolatedRuntime("tflite").open(bundle))
-    assert tokenizer is not None
+
+    def encode(*texts: str) -> Any:
+        tokenizer = tokenizer_of(bundle, IsolatedRuntime("tflite").open(bundle))
+        assert tokenizer is not None
+        return tokenizer.encode(texts).tolist()
+
     if message is None:
-        assert tokenizer.encode(["a", "b"]).tolist() == [[0, 0, 0], [1, 0, 0]]
+        assert encode("a", "b") == [[0, 0, 0], [1, 0, 0]]
     else:
         with pytest.raises(EdgeVLMError, match=message):
-            tokenizer.encode(["a", "a" * 28 + "b"])
+            encode("a", "a" * 28 + "b")
 
 
 def with_tokenizer(folder: Path, content: str) -> Bundle:
