@@ -25,8 +25,9 @@ EdgeVLMError
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 
 class EdgeVLMError(Exception):
@@ -137,6 +138,21 @@ class CannotTell(EdgeVLMError):
     """The work was done, and what it found answers neither yes nor no: other or longer measurements would."""
 
     exit_code = 4
+
+
+def to_json(error: EdgeVLMError) -> dict[str, Any]:
+    """An error in plain values, for another process."""
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def from_json(data: Mapping[str, Any], *, otherwise: type[EdgeVLMError]) -> EdgeVLMError:
+    """The error that `to_json` wrote; one of an unknown kind is `otherwise`."""
+    kind = globals().get(str(data.get("kind")))
+    if not (isinstance(kind, type) and issubclass(kind, EdgeVLMError)):
+        kind = otherwise
+    error = kind.__new__(kind)  # their arguments differ
+    EdgeVLMError.__init__(error, str(data.get("message")), hint=data.get("hint"))
+    return error
 
 
 def debugging() -> bool:

@@ -30,7 +30,7 @@ TARGETS = (
 """Rooms of their own, which know what lies beside them in `converters` or `runtimes`, and nothing of each other."""
 EVALUATED = {"runtimes.coreml": {"runtimes.mlprogram"}}
 """But off Apple Core ML's runtime is the ML Program evaluator."""
-FOR_PATH_AND_VERSION = {"edgevlm.conversion.cache", "edgevlm.devices.local"}
+FOR_PATH_AND_VERSION = {"edgevlm.conversion.cache", "edgevlm.process.children"}
 """Who may `import edgevlm`, from which all public names could be reached."""
 HANDED_ON = {"interfaces", "boundary"}
 """Names of before, for one release."""

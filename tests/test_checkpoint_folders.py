@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,12 @@ def set_vision(**values: Any) -> Callable[[Path], object]:
 
 def set_config(**values: Any) -> Callable[[Path], object]:
     return lambda folder: edit(folder, "config.json", lambda config: config.update(values))
+
+
+def write_large_header(path: Path) -> None:
+    """One tensor without a value, whose name is 20 MB long."""
+    header = json.dumps({"a" * 20_000_000: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
 
 
 PROJECTION = "text_projection.weight"
@@ -193,6 +200,22 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         )
         for name, value in (("clip", 1000), ("siglip", -1000))
     },
+    "layers-without-end": (
+        "clip",
+        set_text(num_hidden_layers=100_000),
+        "text_config.num_hidden_layers: expected at most 1,000, got 100,000",
+    ),
+    "large-header": ("clip", lambda f: write_large_header(f / "model.safetensors"), "a header of at most 16,000,000"),
+    "config-a-pipe": (
+        "clip",
+        lambda f: [(f / "config.json").unlink(), os.mkfifo(f / "config.json")],
+        "config.json: expected a file, got a pipe",
+    ),
+    "card-a-pipe": (
+        "clip",
+        lambda f: [(f / "README.md").unlink(missing_ok=True), os.mkfifo(f / "README.md")],
+        "README.md: expected a file, got a pipe",
+    ),
     "no-tokenizer": ("siglip", lambda f: (f / "tokenizer.json").unlink(), "expected tokenizer.json"),
 }
 
@@ -234,6 +257,14 @@ def test_a_single_file_beside_shards_is_the_one_that_counts(tmp_path: Path, pris
     shutil.copy(pristine["clip"] / "model.safetensors", folder)
     (note,) = catalogue.load(folder).notes
     assert note.startswith("weights: model.safetensors was taken, as transformers does")
+
+
+def test_labels_that_a_network_does_not_have_are_not_counted_out(tmp_path: Path, pristine: Mapping[str, Path]) -> None:
+    """transformers makes a table of them, of 10 GB for these."""
+    folder = shutil.copytree(pristine["clip"], tmp_path / "clip")
+    for each in (set_config, set_text, set_vision):
+        each(num_labels=10**8)(folder)
+    catalogue.load(folder)
 
 
 def test_shards_equal_the_single_file(tmp_path: Path, pristine: Mapping[str, Path]) -> None:

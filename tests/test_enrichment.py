@@ -417,12 +417,17 @@ def test_folders_that_are_no_language_model_are_refused(language_model: Path, tm
 
 @dataclass
 class Reply:
-    """What the server answers: a status, a body, and headers; `content` makes the body of a chat completion."""
+    """What the server answers: a status, a body, and headers; `content` makes the body of a chat completion.
+
+    It `closes` the connection behind the body, whatever length was announced; what `drips` comes by a byte in 0.1 s.
+    """
 
     status: int = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     before: Callable[[], None] = lambda: None
+    closes: bool = False
+    drips: str = ""
 
     @classmethod
     def says(cls, content: str | None) -> Reply:
@@ -492,8 +497,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(reply.status)
         for name, value in {"Content-Length": str(len(content)), **reply.headers}.items():
             self.send_header(name, value)
+        if reply.drips == "headers":
+            self.flush_headers()
+            self._drip(b"X-Slow: " + b"y" * 1000)
         self.end_headers()
+        if reply.drips:
+            self._drip(content)
         self.wfile.write(content)
+        self.close_connection = self.close_connection or reply.closes
+
+    def _drip(self, content: bytes) -> None:
+        for byte in content:
+            self.wfile.write(bytes([byte]))
+            time.sleep(0.1)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -606,6 +622,48 @@ def test_a_busy_server_is_asked_again_when_it_says(server: Server) -> None:
     assert waits == [7.0, pytest.approx(100, abs=5), 4.0, 8.0]
     assert told[0] == "waiting 7 s: 429 slow down"
     assert "the connection broke" in told[3]
+
+
+@pytest.mark.parametrize(
+    "after", ["-5", "nan", "inf", "0", "-inf", "soon", "", "Thu, 01 Jan 1970 00:00:00 GMT", "Mon, 99 Foo 0 0:0:0"]
+)
+def test_a_time_that_is_none_to_wait_for_is_not_obeyed(after: str, server: Server) -> None:
+    server.plan = [Reply(429, {"error": {"message": "slow down"}}, {"Retry-After": after})] * 6
+    waits: list[float] = []
+    with pytest.raises(EnrichmentError, match="in 6 tries: 429 slow down"):
+        ask(endpoint(server, waits))
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+CUT = b'{"choices": [{"message": {"role": "assistant", "content": "A bi'
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(200, CUT, {"Content-Length": "500"}),
+        Reply(200, b"", {"Content-Length": "500"}),
+        Reply(200, CUT),
+        Reply(200, b"20\r\n" + CUT[:9], {"Transfer-Encoding": "chunked"}),
+        Reply(503, b'{"error": ', {"Content-Length": "500"}),
+    ],
+    ids=["of-its-length", "at-once", "in-its-json", "in-a-chunk", "of-an-error"],
+)
+def test_an_answer_that_is_cut_short_is_asked_for_again(reply: Reply, server: Server) -> None:
+    server.plan = [replace(reply, closes=True), Reply.says("A bird.")]
+    waits: list[float] = []
+    assert ask(endpoint(server, waits)) == "A bird."
+    assert waits == [1.0]
+
+
+@pytest.mark.parametrize("part", ["headers", "body", "error"])
+def test_the_time_is_for_the_whole_answer_however_it_drips(part: str, server: Server) -> None:
+    status = 503 if part == "error" else 200
+    server.plan = [Reply(status, b" " * 1000, drips=part)] * 6
+    begun = time.monotonic()
+    with pytest.raises(EnrichmentError, match="did not answer in 6 tries: no answer in 0 s"):
+        ask(endpoint(server, [], timeout_s=0.3))
+    assert time.monotonic() - begun < 6
 
 
 @pytest.mark.parametrize(

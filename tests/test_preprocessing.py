@@ -5,21 +5,29 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pictures
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from transformers import AutoImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from edgevlm.bundle.spec import ImagePreprocessing
+import edgevlm.inputs.pictures
+from edgevlm import schema
+from edgevlm.bundle.spec import ImagePreprocessing, Resample
 from edgevlm.errors import CheckpointError, ImageError
 from edgevlm.inputs.pictures import decode, preprocess, resize_and_crop
+from edgevlm.inputs.resampling import resize_part
 from edgevlm.models.checkpoints import picture_rules
 
 CLIP = {"image_processor_type": "CLIPImageProcessor"}
@@ -238,9 +246,68 @@ def test_damage_anywhere_is_an_image_error_or_a_picture(content: bytes) -> None:
             assert decode(bytes(damaged)).mode == "RGB"
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("config", [*SMALL.values(), *RESAMPLES.values()], ids=[*SMALL, *RESAMPLES])
+def test_what_a_crop_keeps_equals_the_processors_to_the_bit_without_the_rest(
+    config: dict[str, Any], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edgevlm.inputs.pictures, "_LARGEST_WHOLE", 0)
+    test_pixels_equal_the_processors_to_the_bit(config, size)
+
+
+_SIDES = st.one_of(st.integers(1, 20), st.integers(1, 300))
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(_SIDES, _SIDES, _SIDES, _SIDES, st.sampled_from(get_args(Resample)), st.data())
+def test_any_part_of_a_scaled_picture_is_that_part_of_pillows(
+    height: int, width: int, new_height: int, new_width: int, resample: Resample, data: st.DataObject
+) -> None:
+    noise = np.random.default_rng(height * 1000 + width).integers(0, 2, (height, width, 3)) * 255
+    image = Image.fromarray(noise.astype(np.uint8))
+    (top, bottom), (left, right) = (
+        sorted(data.draw(st.lists(st.integers(0, side), min_size=2, max_size=2, unique=True)))
+        for side in (new_height, new_width)
+    )
+    whole = np.asarray(image.resize((new_width, new_height), Image.Resampling[resample.upper()]))
+    part = resize_part(image, new_height, new_width, resample, slice(top, bottom), slice(left, right))
+    np.testing.assert_array_equal(part, whole[top:bottom, left:right])
+
+
+@pytest.mark.parametrize("size", [(1, 40_000), (40_000, 1), (10, 400_000)], ids=str)
+def test_a_strip_of_few_bytes_takes_little_memory(size: tuple[int, int], tmp_path: Path) -> None:
+    """Scaled as a whole, a picture of 1 x 40,000 pixels takes 1.2 GB for a model of 64 x 64."""
+    path = tmp_path / "strip.png"
+    Image.new("L", size[::-1], 77).save(path)
+    assert path.stat().st_size < 10_000
+    spec = schema.write(read({**CLIP, "size": 64, "crop_size": 64}, image_size=(64, 64)))
+    program = f"""
+import resource
+from edgevlm import schema
+from edgevlm.bundle.spec import ImagePreprocessing
+from edgevlm.errors import ImageError
+from edgevlm.inputs.pictures import preprocess
+spec = schema.read(ImagePreprocessing, {spec!r}, where="spec", error=ImageError)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pixels = preprocess({str(path)!r}, spec)
+assert pixels.shape == (1, 3, 64, 64) and (pixels == 77).all()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(found.stdout) * unit < 40e6
+
+
 def test_a_picture_too_narrow_to_scale_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(ImageError, match="too narrow"):
         preprocess(Image.new("RGB", (1, 60_000)), read(CLIP))
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "/dev/zero"])
+def test_a_pipe_or_a_device_is_no_picture(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="expected a file, got a pipe or a device"):
+        decode(tmp_path / name)
 
 
 def test_without_resize_and_crop_the_picture_must_have_the_networks_size() -> None:

@@ -218,6 +218,12 @@ def test_braces_expand_as_in_bash(first: int, count: int, width: int) -> None:
     assert expand(pattern) == said
 
 
+@pytest.mark.parametrize("pattern", ["s-{0..999999999}.tar", "{0..99999}{0..99999}/{0..9}.tar"])
+def test_braces_that_stand_for_too_many_names_are_refused_before_they_are_written_out(pattern: str) -> None:
+    with pytest.raises(DataError, match="expected a pattern of at most 100,000 names, got one of 1"):
+        expand(pattern)
+
+
 FILE_NAMES = st.from_regex(r"\A(d\.1/|e/)?[a-c]{0,2}(\.[A-Za-z]{1,3}){0,2}\Z")
 
 

@@ -410,6 +410,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda f: edit(f, lambda c: c["image_tower"].update(widths=[], depths=[])),
         r"widths: expected whole numbers of at least 1, got \[\]",
     ),
+    "copies-without-end": (
+        "small",
+        lambda f: edit(f, lambda c: c["image_tower"].update(copies=10**6)),
+        "image_tower: expected at most 1,000 blocks, got",
+    ),
     "uneven-stages": ("small", lambda f: edit(f, lambda c: c["image_tower"].update(depths=[1])), "as many depths"),
     "heads-not-dividing": (
         "small",

@@ -18,10 +18,10 @@ from typing import Any
 from edgevlm import schema
 from edgevlm.bench.results import Failed, Result, from_json
 from edgevlm.bench.worker import Assignment
-from edgevlm.devices.local import process_of
 from edgevlm.errors import EdgeVLMError
 from edgevlm.onboard.failures import ended_without_a_word
 from edgevlm.onboard.failures import from_json as failure
+from edgevlm.process.children import process_of
 from edgevlm.process.progress import Progress
 
 _TO_END_SECONDS = 20.0  # for a worker to remove what it set up elsewhere

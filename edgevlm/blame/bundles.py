@@ -71,7 +71,7 @@ def blame_bundle(
     specs = [component.spec for component in bundle.components.values()]
     speaks = any(takes(spec, TOKEN_IDS) for spec in specs)
     prepared = Prepared(model, None, wanted=manifest.labels, image_only=not speaks)
-    runtime = registry.runtime(manifest.target)
+    runtime = registry.runtime_of(bundle)
     found = []
     with runtime.open(bundle, threads=1) as session:
         asked = comparison.ask(session, specs, samples, lambda share: progress("looking for the worst sample", share))

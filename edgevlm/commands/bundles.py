@@ -101,10 +101,14 @@ def _blame(opened: Bundle, model: str | None, out: Path, progress: Progress) -> 
     from edgevlm.blame.bundles import blame_bundle, source_model
     from edgevlm.blame.page import write_page
     from edgevlm.conversion import pipeline
+    from edgevlm.targets import registry
+    from edgevlm.targets.isolation import tokenizer_of
 
     progress("loading the model", None)
     loaded = source_model(opened, model)
-    found = blame_bundle(opened, loaded, *pipeline.fixtures(opened), progress)
+    with registry.runtime_of(opened).open(opened, threads=1) as session:
+        samples, reference = pipeline.fixtures(opened, tokenizer_of(opened, session))
+    found = blame_bundle(opened, loaded, samples, reference, progress)
     write_page(found, f"{opened.path.name} beside {loaded.source.name}", out)
     return found
 
@@ -145,7 +149,7 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     showing.notes(opened)
     with terminal.progress_bar() as progress:
         progress("reading the artefact", None)
-        runtime = registry.runtime(opened.manifest.target)
+        runtime = registry.runtime_of(opened)
         ops = runtime.inspect(opened)
         advice = runtime.advice(opened) if isinstance(runtime, Adviser) else {}
     if as_json:

@@ -16,6 +16,7 @@ from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
 from edgevlm.bundle.manifest import SUFFIX, Labels, ParityReport
 from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
 from edgevlm.bundle.staging import refuse_existing, staged
+from edgevlm.bundle.trust import trust
 from edgevlm.conversion import audit, cache
 from edgevlm.conversion.contents import make_manifest, write_golden
 from edgevlm.conversion.prepared import Prepared
@@ -38,6 +39,8 @@ from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import discard
 from edgevlm.targets import registry
 from edgevlm.targets.converter import BundleFile, Converter, OpRange
+from edgevlm.targets.isolation import tokenizer_of
+from edgevlm.targets.runtime import Session
 
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData, CalibrationSource
@@ -146,6 +149,8 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
             if source is None and kept is None:
                 raise
             outcome = Outcome(target, "failed", None, error, 0.0)
+        if outcome.bundle is not None:
+            trust(outcome.bundle)
         outcomes.append(replace(outcome, seconds=time.monotonic() - began))
     return tuple(outcomes)
 
@@ -164,7 +169,7 @@ def verify_weights(bundle: Bundle) -> tuple[WeightProof, ...]:
     proofs = bundle.manifest.weights
     if not proofs:
         return ()
-    found = registry.runtime(bundle.manifest.target).stored_weights(bundle)
+    found = registry.runtime_of(bundle).stored_weights(bundle)
     return tuple(prove_again(proof, found[proof.component]) for proof in proofs)
 
 
@@ -199,23 +204,26 @@ def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
         BundleError: the golden fixtures are not readable, or contradict the manifest or the artefact.
         MissingDependency: the target's runtime is not installed.
     """
-    rows, reference = fixtures(bundle)
-    tokenizer = Tokenizer.of_bundle(bundle)
-    stored, _, _ = golden.read(bundle.path, newer=bundle.is_newer)
-    expected = golden.check(bundle, stored, tokenizer)
-    report = _measure(bundle, rows, reference, progress)
-    _check_golden_answers(bundle, stored, expected, tokenizer)
+    with registry.runtime_of(bundle).open(bundle, threads=1) as session:
+        tokenizer = tokenizer_of(bundle, session)
+        rows, reference = fixtures(bundle, tokenizer)
+        stored, _, _ = golden.read(bundle.path, newer=bundle.is_newer)
+        expected = golden.check(bundle, stored, tokenizer)
+        report = _measure(session, bundle, rows, reference, progress)
+        _check_golden_answers(session, bundle, stored, expected, tokenizer)
     return report
 
 
-def _check_golden_answers(bundle: Bundle, stored: Golden, expected: Answers, tokenizer: Tokenizer | None) -> None:
+def _check_golden_answers(
+    session: Session, bundle: Bundle, stored: Golden, expected: Answers, tokenizer: Tokenizer | None
+) -> None:
     """Refuses a golden.json whose answers are not nearly those of the artefact.
 
     The recipe's limits are of the parity samples; golden's pictures are those that hurt, and few.
     """
     pictures = [bundle.path / picture.file for picture in stored.pictures]
     rows = make_rows(pictures, [text.text for text in stored.texts], bundle.manifest.image, tokenizer)
-    for check in _measure(bundle, rows, expected, silent).checks:
+    for check in _measure(session, bundle, rows, expected, silent).checks:
         if check.limit is None or check.measure not in ("max_abs_error", "min_cosine", "finite"):
             continue
         best = 0.0 if check.measure == "max_abs_error" else 1.0
@@ -227,14 +235,18 @@ def _check_golden_answers(bundle: Bundle, stored: Golden, expected: Answers, tok
             )
 
 
-def fixtures(bundle: Bundle) -> tuple[Rows, Answers]:
+def fixtures(bundle: Bundle, tokenizer: Tokenizer | None) -> tuple[Rows, Answers]:
     """The parity samples of a bundle, and the float original's answers to them.
+
+    Args:
+        bundle: Whose.
+        tokenizer: Its own.
 
     Raises:
         BundleError: the golden fixtures are not readable, or lack an answer that a component's spec names.
     """
     stored, pictures, reference = golden.read(bundle.path, newer=bundle.is_newer)
-    rows = make_rows(pictures, stored.sample_texts, bundle.manifest.image, Tokenizer.of_bundle(bundle))
+    rows = make_rows(pictures, stored.sample_texts, bundle.manifest.image, tokenizer)
     for name, component in bundle.components.items():
         inputs = [rows[tensor.name] for tensor in component.spec.inputs if tensor.name in rows]
         for output in component.spec.outputs:
@@ -279,7 +291,8 @@ def _convert_one(source: Prepared, request: Request, target: str, progress: Prog
         bundle = seal(stage.folder, manifest)
         progress(f"{target}: reading the weights back", None)
         proofs = _prove_weights(bundle, compressed)
-        report = _measure(bundle, source.samples, source.reference, progress)
+        with registry.runtime(target).open(bundle, threads=1) as session:
+            report = _measure(session, bundle, source.samples, source.reference, progress)
         parity_seconds = time.monotonic() - began
         bundle = write_manifest(stage.folder, replace(bundle.manifest, parity=report, weights=proofs))
         # What fails is kept for looking into, under a name that no app picks up by mistake, until the next try.
@@ -326,13 +339,12 @@ def _lower(converter: Converter, programs: Programs, recipe: Recipe, folder: Pat
         return converter.lower(programs, recipe, folder)
 
 
-def _measure(bundle: Bundle, samples: Rows, reference: Answers, progress: Progress) -> ParityReport:
+def _measure(session: Session, bundle: Bundle, samples: Rows, reference: Answers, progress: Progress) -> ParityReport:
     stage, manifest = f"{bundle.manifest.target}: comparing with the float reference", bundle.manifest
     specs = [component.spec for component in bundle.components.values()]
-    with registry.runtime(manifest.target).open(bundle, threads=1) as session:
-        answers = comparison.ask(session, specs, samples, lambda share: progress(stage, share))
-        checks = comparison.compare(reference, answers, manifest.recipe.parity, logit_scale=manifest.logit_scale)
-        return ParityReport(session.evidence, len(samples[PIXELS]), checks)
+    answers = comparison.ask(session, specs, samples, lambda share: progress(stage, share))
+    checks = comparison.compare(reference, answers, manifest.recipe.parity, logit_scale=manifest.logit_scale)
+    return ParityReport(session.evidence, len(samples[PIXELS]), checks)
 
 
 def _cache_key(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from edgevlm.errors import DataError
 
+LARGEST = 100_000
+"""Most names that a pattern may stand for."""
 _RANGE = re.compile(r"\{([0-9]{1,9})\.\.([0-9]{1,9})\}")
 
 
@@ -20,8 +23,11 @@ def expand(pattern: str) -> list[str]:
     Several ranges give every combination, the last one changing fastest. A text without a range stands for itself.
 
     Raises:
-        DataError: a range counts down.
+        DataError: a range counts down, or the pattern stands for more than `LARGEST` names.
     """
+    count = math.prod(int(last) - int(first) + 1 for first, last in _RANGE.findall(pattern) if int(first) <= int(last))
+    if count > LARGEST:
+        raise DataError(f"{pattern}: expected a pattern of at most {LARGEST:,} names, got one of {count:,}")
     found = _RANGE.search(pattern)
     if found is None:
         return [pattern]

@@ -7,14 +7,12 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import IO, Any
+from contextlib import suppress
+from typing import Any
 
 from edgevlm.errors import DeviceError
 from edgevlm.onboard.failures import ended_without_a_word, from_json
-
-_TAIL_BYTES = 2000
-_GRACE_SECONDS = 2.0
+from edgevlm.process.children import end_of, started
 
 
 def answers(
@@ -59,43 +57,6 @@ def answers(
                 f"no answer within {timeout_seconds:.0f} s", hint="the device may be busy, or the job too large for it"
             )
         raise ended(code, end_of(stderr))
-
-
-@contextmanager
-def started(
-    command: Sequence[str], stderr: IO[bytes] | int, environment: Mapping[str, str] | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with pipes, in a session of its own, out of reach of the terminal's Ctrl-C; ended with the block."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        env=None if environment is None else dict(environment),
-        start_new_session=True,
-    )
-    try:
-        yield process
-    except BaseException:
-        process.kill()
-        raise
-    finally:
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # what is still buffered for a process that has ended
-                    pipe.close()
-        try:
-            process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def end_of(stderr: IO[bytes]) -> str:
-    """The end of what was written to a temporary file."""
-    stderr.seek(0, 2)
-    stderr.seek(max(0, stderr.tell() - _TAIL_BYTES))
-    return stderr.read().decode("utf-8", "replace").strip()
 
 
 def parsed(line: bytes) -> Mapping[str, Any] | None:

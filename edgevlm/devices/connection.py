@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from edgevlm.devices.address import Address
-from edgevlm.devices.answers import end_of, started
 from edgevlm.errors import DeviceError
+from edgevlm.process.children import end_of, started
 
 FAILED = 255
 """What ssh ends with when it is the connection that failed, and no command of ours there does."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgevlm.devices import far_side
-from edgevlm.devices.answers import end_of, parsed, started
+from edgevlm.devices.answers import parsed
 from edgevlm.devices.connection import FAILED, Connection
 from edgevlm.errors import ConnectionLost, DeviceError
 from edgevlm.onboard.failures import ended_without_a_word
+from edgevlm.process.children import end_of, started
 
 OLDEST = (3, 11)
 REQUEST_SECONDS = 60.0

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import edgevlm
 from edgevlm.devices.answers import answers
 from edgevlm.devices.far_side import PACKAGES
+from edgevlm.process.children import process_of
 from edgevlm.process.progress import Progress, silent
-
-
-def process_of(module: str) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment that run one of our modules in a process of its own.
-
-    A file in the working directory must not pass for a package there; ours are found where they are running from.
-    """
-    paths = [str(Path(edgevlm.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    return [sys.executable, "-P", "-m", module], {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 class Local:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import email.utils
 import http.client
 import json
+import math
+import queue
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from edgevlm.enrichment.descriptions import Author
@@ -25,6 +29,9 @@ _TRIES = 6
 _LONGEST_WAIT_S = 300.0
 _LARGEST_ANSWER_BYTES = 16_000_000
 _COMPLETIONS = "/chat/completions"
+_BLOCK_BYTES = 1 << 16
+
+T = TypeVar("T")
 
 
 class _StayHere(urllib.request.HTTPRedirectHandler):
@@ -55,6 +62,16 @@ class _NotTaken(Exception):
         self.parameter, self.message = parameter, message
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What a server said, whatever its status."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    content: bytes
+
+
 class Endpoint:
     """A model at an OpenAI-compatible endpoint.
 
@@ -63,7 +80,7 @@ class Endpoint:
         model: Its name there; where None, the one model that the endpoint has.
         key: Sent as a bearer token; not sent where it is None.
         key_env: Where the key is from, for messages.
-        timeout_s: For one answer.
+        timeout_s: For one answer, from the question to its last byte.
         sleep: Waits that many seconds.
 
     Raises:
@@ -98,8 +115,8 @@ class Endpoint:
     def ask(self, question: str, *, temperature: float, seed: int, most_tokens: int, tell: Tell) -> str:
         """See `edgevlm.enrichment.language_model.LanguageModel`.
 
-        Asks up to six times where the server is busy, failing or silent, waiting as long as it says, or longer each
-        time.
+        Asks up to six times where the server is busy, failing or silent, or cuts its answer short, waiting as long as
+        it says, or longer each time.
         """
         settings = {"temperature": temperature, "seed": seed, "max_tokens": most_tokens}
         while True:
@@ -154,16 +171,35 @@ class Endpoint:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._url + path, data, headers)
         try:
-            with self._opener.open(request, timeout=self._timeout_s) as response:
-                content = response.read(_LARGEST_ANSWER_BYTES)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._explain(error, path) from error
+            answer = _within(self._timeout_s, lambda: self._exchange(request))
         except urllib.error.URLError as error:
             raise self._unreachable(error.reason) from error
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(error) from error
-        return _object(content, self._url)
+        if not 200 <= answer.status < 300:
+            raise self._explain(answer, path)
+        return _object(answer.content, self._url)
+
+    def _exchange(self, request: urllib.request.Request) -> _Answer:
+        """Sends a request and reads all of the answer, and no longer than it may take."""
+        end = time.monotonic() + self._timeout_s
+        try:
+            response = self._opener.open(request, timeout=self._timeout_s)
+        except urllib.error.HTTPError as error:
+            response = error
+        with response:
+            content = b""
+            while block := response.read1(_BLOCK_BYTES):
+                content += block
+                if time.monotonic() > end:
+                    raise TimeoutError
+                if len(content) > _LARGEST_ANSWER_BYTES:
+                    raise EnrichmentError(
+                        f"{self._url}: expected an answer of at most {_LARGEST_ANSWER_BYTES:,} bytes, got more"
+                    )
+            if response.length:  # of what was announced
+                raise http.client.IncompleteRead(content, response.length)
+            return _Answer(response.status, response.reason, response.headers, content)
 
     def _unreachable(self, reason: str | BaseException) -> Exception:
         if isinstance(reason, TimeoutError):
@@ -176,22 +212,22 @@ class Endpoint:
             return _Refusal(f"the connection broke: {reason or type(reason).__name__}")
         return EnrichmentError(f"{self._url} cannot be reached: {reason}", hint="check the URL, or the network")
 
-    def _explain(self, error: urllib.error.HTTPError, path: str) -> Exception:
-        message, code, parameter = _fault(error)
-        said = f"{self._url} answers {error.code}: {message}"
-        if error.code in (401, 403):
+    def _explain(self, answer: _Answer, path: str) -> Exception:
+        message, code, parameter = _fault(answer)
+        said = f"{self._url} answers {answer.status}: {message}"
+        if answer.status in (401, 403):
             hint = f"set {self._key_env} to a key of that service, or name another variable with --key-env"
             return EnrichmentError(f"{said} ({'a key was sent' if self._key else 'no key was sent'})", hint=hint)
-        if error.code in (408, 409, 425, 429) or error.code >= 500:
+        if answer.status in (408, 409, 425, 429) or answer.status >= 500:
             if code == "insufficient_quota":
                 return EnrichmentError(said, hint="top the account up, then run the same command again")
-            return _Refusal(f"{error.code} {message}", _retry_after(error.headers.get("Retry-After")))
-        if error.code == 404 and path == _COMPLETIONS:
+            return _Refusal(f"{answer.status} {message}", _retry_after(answer.headers.get("Retry-After")))
+        if answer.status == 404 and path == _COMPLETIONS:
             return EnrichmentError(said, hint=f"check --model {self._model}, and the URL{self._known_models()}")
-        if error.code == 400 and parameter and path == _COMPLETIONS:
+        if answer.status == 400 and parameter and path == _COMPLETIONS:
             return _NotTaken(parameter, message)
-        if 300 <= error.code < 400:
-            return EnrichmentError(f"{said}: moved to {error.headers.get('Location')}", hint="give that URL")
+        if 300 <= answer.status < 400:
+            return EnrichmentError(f"{said}: moved to {answer.headers.get('Location')}", hint="give that URL")
         return EnrichmentError(said, hint="check the URL, which should end in /v1, and --model")
 
     def _known_models(self) -> str:
@@ -222,10 +258,43 @@ def _base(url: str) -> str:
     return url.rstrip("/").removesuffix(_COMPLETIONS)
 
 
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """What `work` gives or raises, if it does so in time: a socket's timeout begins again with every byte.
+
+    Raises:
+        TimeoutError: it did not. It is left to itself.
+    """
+    done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:
+            done.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        found, error = done.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if error is not None:
+        raise error
+    return found  # type: ignore[return-value]
+
+
 def _object(content: bytes, where: str) -> Mapping[str, Any]:
+    """The JSON object of an answer.
+
+    Raises:
+        EnrichmentError: it is another text.
+        _Refusal: it ends before it is one.
+    """
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
+        text = content.strip()
+        if not text or (text.startswith(b"{") and not text.endswith(b"}")):
+            raise _Refusal(f"the answer was cut short, after {len(content):,} bytes") from error
         start = content[:100].decode(errors="replace")
         raise EnrichmentError(
             f"{where}: expected JSON, got {start!r}", hint="check the URL, which usually ends in /v1"
@@ -246,40 +315,39 @@ def _content(answer: Mapping[str, Any], where: str) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _fault(error: urllib.error.HTTPError) -> tuple[str, str | None, str | None]:
+def _fault(answer: _Answer) -> tuple[str, str | None, str | None]:
     """Message, code and parameter of a server's error, as far as it tells."""
     try:
-        content = error.read(_LARGEST_ANSWER_BYTES)
-    except (OSError, http.client.HTTPException):
-        content = b""
-    try:
-        told = json.loads(content)
+        told = json.loads(answer.content)
     except (ValueError, RecursionError):
         told = None
     fault = told.get("error", told) if isinstance(told, dict) else told
     if not isinstance(fault, dict):
-        text = " ".join((fault if isinstance(fault, str) else content.decode(errors="replace")).split())
-        return text[:200] or str(error.reason), None, None
+        text = " ".join((fault if isinstance(fault, str) else answer.content.decode(errors="replace")).split())
+        return text[:200] or answer.reason, None, None
     message, code, parameter = (fault.get(key) for key in ("message", "code", "param"))
     return (
-        " ".join(str(message or error.reason).split())[:300],
+        " ".join(str(message or answer.reason).split())[:300],
         code if isinstance(code, str) else None,
         parameter if isinstance(parameter, str) else None,
     )
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds of a `Retry-After` header, which has seconds or a date (RFC 9110, 10.2.3)."""
+    """Seconds of a `Retry-After` header, which has seconds or a date (RFC 9110, 10.2.3).
+
+    None where it says nothing of a time to come: to ask again at once would be to ask a busy server all the faster.
+    """
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return seconds if 0 < seconds < math.inf else None
 
 
 def _among(names: list[str]) -> str:

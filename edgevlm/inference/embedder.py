@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import F32
+from edgevlm.bundle.tensors import refuse_large_header
 from edgevlm.errors import BundleError, InputError, LabelError, TensorError
 from edgevlm.inference.embeddings import Scores, average, label_scores, score
 from edgevlm.inputs.labels import check
@@ -17,6 +18,7 @@ from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.sequences import listed_pictures, listed_texts
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets import registry
+from edgevlm.targets.isolation import tokenizer_of
 from edgevlm.targets.runtime import Closing, Session
 
 
@@ -31,8 +33,10 @@ class BundleModel(Closing):
     Args:
         bundle: What to run.
         threads: CPU threads of the backend; its own default where None.
-        session: What runs its components; its target's runtime opens one where None.
+        session: What runs its components; where None, its target's runtime opens one, in a process of its own unless
+            the bundle was made on this machine or is `trusted` (`edgevlm.open` says more).
         tokenizer: What makes token ids of texts; the bundle's own where None.
+        trusted: Whether the bundle may run in this process wherever it was made.
     """
 
     def __init__(
@@ -42,12 +46,17 @@ class BundleModel(Closing):
         threads: int | None = None,
         session: Session | None = None,
         tokenizer: Tokenizer | None = None,
+        trusted: bool = False,
     ) -> None:
         self.bundle = bundle
-        if tokenizer is None:
-            tokenizer = Tokenizer.of_bundle(bundle)
         if session is None:
-            session = registry.runtime(bundle.manifest.target).open(bundle, threads=threads)
+            session = registry.runtime_of(bundle, trusted=trusted).open(bundle, threads=threads)
+        if tokenizer is None:
+            try:
+                tokenizer = tokenizer_of(bundle, session)
+            except BaseException:
+                session.close()
+                raise
         self.tokenizer, self.session = tokenizer, session
 
     @property
@@ -77,7 +86,9 @@ class BundleModel(Closing):
             raise TensorError(
                 "this bundle has no encode_image, so it has no embeddings", hint="convert without --image-only"
             )
-        tensors = load_file(self.bundle.path / "golden" / "reference.safetensors")
+        path = self.bundle.path / "golden" / "reference.safetensors"
+        refuse_large_header(path, error=BundleError)
+        tensors = load_file(path)
         rows = tensors.get("encode_image.embedding", tensors.get("image"))  # its name up to format 1.2
         if rows is None:
             raise BundleError(f"{self.bundle.path}: golden/reference.safetensors has no encode_image.embedding")

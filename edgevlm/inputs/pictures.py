@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgevlm.bundle.spec import ImagePreprocessing, Resample
 from edgevlm.errors import ImageError
+from edgevlm.inputs.resampling import columns_first, resize_part
 
 Picture: TypeAlias = str | Path | bytes | bytearray | memoryview | Image.Image | NDArray[np.uint8]
 
@@ -30,6 +32,9 @@ SUFFIXES = (
 )
 """How the name of a picture ends, in lower case, wherever pictures are looked for. Of the last line Pillow may need a
 plug-in to read some: such a picture is met, and named as unreadable. `decode` itself goes by what a file holds."""
+
+_LARGEST_WHOLE = 1 << 22
+"""Pixels of a scaled picture, 28 MB with numpy's copy: of a larger one only what the crop keeps is computed."""
 
 # What Pillow's decoders raise on damaged input and closed files, besides UnidentifiedImageError (an OSError).
 _DECODING_ERRORS = (
@@ -78,11 +83,13 @@ def decode(source: Picture) -> Image.Image:
             hint="a torch tensor goes in as its .numpy(), shape [H, W, 3]",
         )
     try:
+        if isinstance(file, Path):
+            _refuse_what_is_no_file(file, name)
         with Image.open(file) as image:
             # Pillow would hand these to Ghostscript, if there is one: not for pictures from anywhere.
             if image.format == "EPS":
                 raise ImageError(f"{name}: EPS is a program, not a picture", hint="convert it to PNG first")
-            return _to_upright_rgb(image, name)
+            return _to_upright_rgb(image, name, in_place=True)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file", hint="paths are relative to the current folder") from error
     except Image.DecompressionBombError as error:
@@ -107,19 +114,25 @@ def resize_and_crop(image: Image.Image, spec: ImagePreprocessing) -> NDArray[np.
         ImageError: the spec does not resize and the picture has another size; or the picture is so narrow that
             scaling its shorter side would pass Pillow's limit on pixels.
     """
-    if spec.resize != "none":
-        height, width = _resized(image.height, image.width, spec)
-        image = _resize(image, height, width, spec.resample)
-    pixels = np.asarray(image, dtype=np.uint8)
-    if spec.centre_crop:
-        return _centre_crop(pixels, spec.height, spec.width)
-    if pixels.shape != (spec.height, spec.width, 3):
-        raise ImageError(
-            f"expected a picture of {spec.height} x {spec.width} pixels (height x width), since this model's "
-            f"preprocessing neither resizes nor crops, got {image.height} x {image.width}",
-            hint="resize the picture first",
-        )
-    return pixels
+    height, width = _resized(image.height, image.width, spec)
+    if not spec.centre_crop:
+        if (height, width) != (spec.height, spec.width):
+            raise ImageError(
+                f"expected a picture of {spec.height} x {spec.width} pixels (height x width), since this model's "
+                f"preprocessing neither resizes nor crops, got {image.height} x {image.width}",
+                hint="resize the picture first",
+            )
+        return np.asarray(_resize(image, height, width, spec.resample), dtype=np.uint8)
+    (rows_from, rows_to), (columns_from, columns_to) = (
+        _centred(have, want) for have, want in ((height, spec.height), (width, spec.width))
+    )
+    out = np.zeros((spec.height, spec.width, 3), np.uint8)
+    if height * width > _LARGEST_WHOLE:
+        part = resize_part(image, height, width, spec.resample, rows_from, columns_from)
+    else:
+        part = np.asarray(_resize(image, height, width, spec.resample), dtype=np.uint8)[rows_from, columns_from]
+    out[rows_to, columns_to] = part
+    return out
 
 
 def preprocess(source: Picture, spec: ImagePreprocessing) -> NDArray[np.float32]:
@@ -145,11 +158,23 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
 
-def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
+def _refuse_what_is_no_file(path: Path, name: str) -> None:
+    """To open a pipe that nobody writes to is to wait for ever."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise ImageError(f"{name}: cannot be opened: expected a file, got {found}")
+
+
+def _to_upright_rgb(image: Image.Image, name: str, *, in_place: bool = False) -> Image.Image:
+    """`in_place` spares a copy of a picture that is nobody else's."""
     if 0 in image.size:
         raise ImageError(f"{name}: expected at least one pixel, got {image.height} x {image.width}")
     try:
-        image = ImageOps.exif_transpose(image)
+        if in_place:
+            ImageOps.exif_transpose(image, in_place=True)
+        else:
+            image = ImageOps.exif_transpose(image)
         if image.mode in ("I", "F"):
             raise ImageError(
                 f"{name}: 32-bit pixels have no agreed range to scale to 0..255", hint="save it with 8 or 16 bits"
@@ -160,7 +185,7 @@ def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except _DECODING_ERRORS as error:
         raise ImageError(f"{name}: damaged, truncated or closed: {error}", hint="save or download it again") from error
 
@@ -181,13 +206,15 @@ def _resize(image: Image.Image, height: int, width: int, resample: Resample) -> 
     """
     kept = Image.Resampling[resample.upper()]
     if resample != "nearest":
-        columns_first = height < image.height and image.height - height > 2 * (image.width - width)
-        image = image.resize((image.width, height) if columns_first else (width, image.height), kept)
+        is_columns_first = columns_first(image.height, image.width, height, width)
+        image = image.resize((image.width, height) if is_columns_first else (width, image.height), kept)
     return image.resize((width, height), kept)
 
 
 def _resized(height: int, width: int, spec: ImagePreprocessing) -> tuple[int, int]:
     """(height, width) after scaling; the longer side is rounded down, as in the processors."""
+    if spec.resize == "none":
+        return height, width
     if spec.resize == "exact":
         return spec.resize_height, spec.resize_width
     short, long = sorted((height, width))
@@ -202,18 +229,11 @@ def _resized(height: int, width: int, spec: ImagePreprocessing) -> tuple[int, in
     return (new_long, spec.resize_height) if width <= height else (spec.resize_height, new_long)
 
 
-def _centre_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Cuts [H, W, 3] to [height, width, 3]; where it is smaller, black is put around it."""
-    (rows_from, rows_to), (columns_from, columns_to) = (
-        _centred(have, want) for have, want in zip(pixels.shape[:2], (height, width), strict=True)
-    )
-    out = np.zeros((height, width, 3), np.uint8)
-    out[rows_to, columns_to] = pixels[rows_from, columns_from]
-    return out
-
-
 def _centred(have: int, want: int) -> tuple[slice, slice]:
-    """Where to read and where to write along one side; an odd remainder goes as transformers has it."""
+    """Where a crop reads and where it writes along one side, black being around what is smaller than the crop.
+
+    An odd remainder goes as transformers has it.
+    """
     if have >= want:
         start = (have - want) // 2
         return slice(start, start + want), slice(0, want)

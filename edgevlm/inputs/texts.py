@@ -76,9 +76,13 @@ class Tokenizer:
             int32 [N, context_length].
 
         Raises:
-            InputError: not a sequence of texts, or a text that is not valid Unicode.
+            InputError: not a sequence of texts, a text that is not valid Unicode or that the tokenizer fails on, or an
+                id beyond 32 bits.
         """
         found = self._tokens(texts)
+        highest = max((max(tokens, default=0) for tokens in found), default=0)
+        if max(highest, self.spec.pad_id, self.spec.eot_id or 0) > np.iinfo(np.int32).max:
+            raise InputError("expected token ids of 32 bits, got a higher one", hint="the tokenizer.json is damaged")
         ids = np.full((len(found), self.spec.context_length), self.spec.pad_id, np.int32)
         for row, tokens in zip(ids, found, strict=True):
             if len(tokens) > len(row):
@@ -102,8 +106,23 @@ class Tokenizer:
                 raise InputError(f"expected texts, got {type(text).__name__} among them")
             if any("\ud800" <= letter <= "\udfff" for letter in text):
                 raise InputError(f"expected valid Unicode, got a lone surrogate in {text!r}")
-        encodings = self._tokenizer.encode_batch([self.canonical(text) for text in texts])
-        return [encoding.ids for encoding in encodings]
+        return self.ids([self.canonical(text) for text in texts])
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokenizer's own ids of canonical texts, special ones included, neither cut nor padded.
+
+        Raises:
+            InputError: the tokenizer fails on them, such as where one of its patterns takes too many steps.
+        """
+        try:
+            return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # the library's panics are no Exception
+            raise InputError(
+                f"the tokenizer fails on {texts[0]!r}{' or another text' if len(texts) > 1 else ''}: {error}",
+                hint="shorten the text; where that is of no help, the tokenizer.json is damaged",
+            ) from error
 
     def canonical(self, text: str) -> str:
         """What is done before the tokenizer.
@@ -131,6 +150,8 @@ def parse(content: bytes, where: str) -> tokenizers.Tokenizer:
     """
     try:
         tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         tokenizer.encode("a")  # a template naming a token that it does not define shows only here
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -139,8 +160,6 @@ def parse(content: bytes, where: str) -> tokenizers.Tokenizer:
             f"{where}: expected the `tokenizers` library's JSON, got a damaged or unknown file: {error}",
             hint="copy it again from where the checkpoint came from",
         ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 

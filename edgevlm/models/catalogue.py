@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgevlm.errors import CheckpointError
 from edgevlm.models import builtin
 from edgevlm.models.checkpoints import hub
+from edgevlm.models.checkpoints.files import refuse_special_files
 from edgevlm.models.checkpoints.hub import is_hub_id
 from edgevlm.models.students import layout
 from edgevlm.process.paths import user_path
@@ -72,6 +73,8 @@ def find_folder(name: str | Path, *, revision: str | None = None) -> Path:
             raise CheckpointError(
                 f"{name} is a folder, which has no revision {revision!r}", hint="leave the revision out"
             )
+        for each in (folder, folder / layout.TEXT_TOWER):
+            refuse_special_files(each)
         return folder
     if isinstance(name, str) and is_hub_id(name) and not folder.exists():
         return hub.download(name, revision=revision)

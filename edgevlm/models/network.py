@@ -33,6 +33,10 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _TEXT_SIZES = ("vocab_size", "max_position_embeddings")
 _VISION_SIZES = ("image_size", "patch_size")
+_MOST_LAYERS = 1_000
+"""Of a tower: an empty network of more takes minutes to build, before its weights could be missed."""
+_OF_CLASSIFIERS = ("num_labels", "id2label", "label2id")
+"""Keys that no dual encoder's network needs, and of which transformers makes a table with an entry a label."""
 
 
 def build_network(config: Mapping[str, Any], *, where: str) -> Network:
@@ -90,7 +94,7 @@ def _build(
     # special ids that its own defaults brought in.
     try:
         with quiet(), torch.device("meta"):
-            parsed = config_class.from_dict(dict(config))
+            parsed = config_class.from_dict(_without_labels(config))
             check(parsed, where)
             network = network_class(parsed)
     except CheckpointError:
@@ -98,6 +102,14 @@ def _build(
     except Exception as error:
         raise CheckpointError(f"{where}: no network can be built from it: {error}") from error
     return network.eval()
+
+
+def _without_labels(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_labels(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in _OF_CLASSIFIERS
+    }
 
 
 def _check(config: Any, where: str) -> None:
@@ -121,6 +133,10 @@ def _check_text(config: Any, place: str) -> None:
 def _check_tower(values: Any, sizes: tuple[str, ...], place: str) -> None:
     for key in (*_SIZES, *sizes):
         _check_positive(getattr(values, key), f"{place}.{key}")
+    if values.num_hidden_layers > _MOST_LAYERS:
+        raise CheckpointError(
+            f"{place}.num_hidden_layers: expected at most {_MOST_LAYERS:,}, got {values.num_hidden_layers:,}"
+        )
     if values.hidden_size % values.num_attention_heads:
         raise CheckpointError(
             f"{place}: expected a hidden_size that num_attention_heads divides, "

@@ -7,22 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgevlm import errors
-from edgevlm.errors import DeviceError, EdgeVLMError, OutOfMemory
-
-_SHELLS_OFFSET = 128  # a shell, and sshd, say 128 + the signal
-
-
-def to_json(error: EdgeVLMError) -> dict[str, Any]:
-    """The value of the key `error` in a line."""
-    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+from edgevlm.errors import DeviceError, EdgeVLMError, MissingDependency, OutOfMemory
+from edgevlm.process.children import signal_of
 
 
 def from_json(data: Mapping[str, Any]) -> EdgeVLMError:
     """The error that `to_json` wrote; one of an unknown kind is a DeviceError."""
-    kind = getattr(errors, str(data.get("kind")), DeviceError)
-    if not (isinstance(kind, type) and issubclass(kind, EdgeVLMError)) or kind is errors.MissingDependency:
-        kind = DeviceError  # a missing package is one of the device, and installed there
-    return kind(str(data.get("message")), hint=data.get("hint"))
+    if data.get("kind") == MissingDependency.__name__:  # a package of the device, to be installed there
+        data = {**data, "kind": DeviceError.__name__}
+    return errors.from_json(data, otherwise=DeviceError)
 
 
 def ended_without_a_word(code: int, stderr: str = "") -> DeviceError:
@@ -32,12 +25,12 @@ def ended_without_a_word(code: int, stderr: str = "") -> DeviceError:
         code: Its exit code: negative for a signal, as `subprocess` has it, or 128 + the signal.
         stderr: The end of what it wrote there.
     """
-    number = -code if code < 0 else code - _SHELLS_OFFSET
+    number = signal_of(code)
     if number == signal.SIGKILL:
         return OutOfMemory(
             "the process was killed: it needed more memory than there is",
             hint="a smaller recipe, or a device with more memory",
         )
     said = stderr.strip()[-500:]
-    died = signal.Signals(number).name if number in {each.value for each in signal.Signals} else f"exit code {code}"
+    died = f"exit code {code}" if number is None else number.name
     return DeviceError(f"the process ended with {died} and without a result{': ' + said if said else ''}")

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from edgevlm.errors import DeviceError, EdgeVLMError, OutOfMemory, named_failures
-from edgevlm.onboard.failures import to_json
+from edgevlm.errors import DeviceError, EdgeVLMError, OutOfMemory, named_failures, to_json
 from edgevlm.process.progress import Progress
 
 Say = Callable[[Mapping[str, Any]], None]

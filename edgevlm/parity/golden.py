@@ -32,6 +32,7 @@ from edgevlm.bundle.golden import (
     read_golden,
 )
 from edgevlm.bundle.spec import F32, ImagePreprocessing
+from edgevlm.bundle.tensors import refuse_large_header
 from edgevlm.errors import BundleError
 from edgevlm.inference.embeddings import score
 from edgevlm.inputs.pictures import preprocess
@@ -181,6 +182,7 @@ def read(folder: Path, *, newer: bool = False) -> tuple[Golden, NDArray[np.uint8
     path = folder / GOLDEN
     data = schema.read_json(path, error=BundleError, encoding="utf-8")
     try:
+        refuse_large_header(folder / REFERENCE, error=BundleError)
         arrays = load_file(folder / REFERENCE)
         with Image.open(folder / SAMPLE_SHEET) as sheet:
             pixels = np.asarray(sheet.convert("RGB"))

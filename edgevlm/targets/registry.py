@@ -9,12 +9,17 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+from edgevlm.bundle.trust import is_trusted
 from edgevlm.errors import UnsupportedError
 from edgevlm.targets.converter import Converter
 from edgevlm.targets.inspection import PackageReader
+from edgevlm.targets.isolation import IsolatedRuntime
 from edgevlm.targets.runtime import Runtime
+
+if TYPE_CHECKING:
+    from edgevlm.bundle.bundle import Bundle
 
 CONVERTERS = {
     "coreml": "edgevlm.converters.coreml.converter:CoreMLConverter",
@@ -57,6 +62,23 @@ def runtime(target: str) -> Runtime:
     if target in RUNTIMES:
         return cast(Runtime, _load(RUNTIMES[target])())
     return cast(Runtime, _plugin(target).runtime())  # type: ignore[attr-defined]
+
+
+def runtime_of(bundle: Bundle, *, trusted: bool = False) -> Runtime:
+    """What opens a bundle: its target's runtime in this process, if the bundle was made on this machine.
+
+    Any other is opened in a process of its own, so that what a damaged file does to native code is an error: see
+    `edgevlm.targets.isolation`.
+
+    Args:
+        bundle: Which.
+        trusted: Whether it is taken as made here, such as an app's own.
+
+    Raises:
+        UnsupportedError: there is no such target.
+    """
+    found = runtime(bundle.manifest.target)
+    return found if trusted or is_trusted(bundle) else IsolatedRuntime(bundle.manifest.target)
 
 
 def package_reader(path: Path) -> PackageReader | None:

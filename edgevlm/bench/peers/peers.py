@@ -16,8 +16,8 @@ from edgevlm.bench.results import Artefact, Failed
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.devices.answers import answers
-from edgevlm.devices.local import process_of
 from edgevlm.devices.machine import Machine
+from edgevlm.process.children import process_of
 from edgevlm.process.progress import Progress
 
 _ACCELERATED = {"TensorrtExecutionProvider": "TensorRT", "CUDAExecutionProvider": "CUDA"}

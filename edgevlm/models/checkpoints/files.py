@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgevlm import schema
 from edgevlm.errors import CheckpointError
+
+
+def refuse_special_files(folder: Path) -> None:
+    """Raises CheckpointError for a pipe, a socket or a device in the folder: a reader would wait on it for ever."""
+    for path in sorted(folder.glob("*")):
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a link that leads nowhere: whoever needs the file says so
+            continue
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise CheckpointError(f"{path}: expected a file, got a pipe, a socket or a device", hint="remove it")
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from edgevlm import schema
+from edgevlm.bundle.tensors import refuse_large_header
 from edgevlm.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def _find_shards(folder: Path) -> tuple[Path, ...]:
 def _read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
     """Dtype and shape by name. Opening checks that the file is as long as its header says."""
     try:
+        refuse_large_header(path, error=CheckpointError)
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             return {name: (part.get_dtype(), list(part.get_shape())) for name, part in slices.items()}

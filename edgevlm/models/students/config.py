@@ -10,6 +10,9 @@ from edgevlm import schema
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import EdgeVLMError
 
+_MOST_BLOCKS = 1_000
+"""Of a tower, every copy counted: an empty tower of more takes minutes to build, before its weights could be missed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSizes:
@@ -187,6 +190,9 @@ def _check_positive(config: ImageTowerConfig | TextTowerConfig, where: str, erro
             continue
         if not value or any(each < 1 for each in (value if isinstance(value, list) else [value])):
             raise error(f"{where}.{key}: expected whole numbers of at least 1, got {value!r}")
+    blocks = sum(config.depths) * config.copies if isinstance(config, HybridConfig) else config.blocks
+    if blocks > _MOST_BLOCKS:
+        raise error(f"{where}: expected at most {_MOST_BLOCKS:,} blocks, got {blocks:,}")
 
 
 def _check_blocks(

@@ -1,0 +1,111 @@
+"""The process that `edgevlm.targets.isolation` starts: it is asked about one bundle, and keeps within limits.
+
+It reads frames (`edgevlm.process.frames`) from stdin and writes as many to stdout, `{"error": ..., "result": ...}`, one
+of them null. When stdin ends, so does it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from edgevlm import errors, schema
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import Manifest
+from edgevlm.errors import BundleError, EdgeVLMError
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.process import frames
+from edgevlm.targets import registry
+from edgevlm.targets.inspection import Adviser
+from edgevlm.targets.isolation import LONGEST_SECONDS
+from edgevlm.targets.runtime import Session
+
+_MEMORY_BYTES = 2_000_000_000
+"""Of the libraries and of activations; what weights take comes to it."""
+_COPIES_OF_WEIGHTS = 8
+
+
+class _Asked:
+    """A bundle, and its session once that is open.
+
+    Args:
+        path: Of the bundle, whose files were checked by whoever asks.
+        manifest: What its manifest says, in plain values.
+    """
+
+    def __init__(self, path: str, manifest: Mapping[str, Any]) -> None:
+        read = schema.read(Manifest, manifest, where=path, error=BundleError)
+        self._bundle = Bundle(Path(path), read)
+        _limit_memory(_MEMORY_BYTES + _COPIES_OF_WEIGHTS * self._bundle.artefact_bytes)
+        self._runtime = registry.runtime(read.target)
+        self._session: Session | None = None
+        self._tokenizer: Tokenizer | None = None
+
+    def answer(self, ask: str, **asked: Any) -> Any:
+        """What a method of the target's runtime, of the session or of the tokenizer gives."""
+        if ask == "open":
+            self._session = self._runtime.open(self._bundle, **asked)
+            return self._session.evidence
+        if ask == "run" and self._session is not None:
+            return self._session.run(**asked)
+        if ask == "highest_id":
+            return self._read_tokenizer().highest_id
+        if ask == "ids":
+            return self._read_tokenizer().ids(**asked)
+        if ask == "inspect":
+            return self._runtime.inspect(self._bundle)
+        if ask == "advice":
+            return self._runtime.advice(self._bundle) if isinstance(self._runtime, Adviser) else {}
+        if ask == "stored_weights":
+            return self._runtime.stored_weights(self._bundle)
+        if ask == "trace":
+            return self._runtime.trace(self._bundle, **asked)
+        raise ValueError(f"expected a question, got {ask!r}")
+
+    def _read_tokenizer(self) -> Tokenizer:
+        self._tokenizer = self._tokenizer or Tokenizer.of_bundle(self._bundle)
+        if self._tokenizer is None:
+            raise BundleError(f"{self._bundle.path}: expected a tokenizer, got none")
+        return self._tokenizer
+
+
+def main() -> None:
+    """Answers until nobody asks any more."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no image of the memory of what is going to crash
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what backends print goes to stderr
+    asked: _Asked | None = None
+    with suppress(EOFError):
+        while True:
+            question = frames.receive(source)
+            signal.alarm(LONGEST_SECONDS)
+            error, result = None, None
+            try:
+                asked = asked or _Asked(question.pop("path"), question.pop("manifest"))
+                result = asked.answer(**question)
+            except EdgeVLMError as problem:
+                error = errors.to_json(problem)
+            except MemoryError as problem:
+                error = errors.to_json(BundleError(f"the artefact needs more memory than there is: {problem}"))
+            except Exception as problem:  # of whatever kind: the bundle is nobody's that this machine knows
+                said = f"the artefact cannot be read: {type(problem).__name__}: {str(problem)[:500]}"
+                error = errors.to_json(BundleError(said, hint="convert the model again"))
+            frames.send(sink, {"error": error, "result": result})
+            signal.alarm(0)
+
+
+def _limit_memory(most_bytes: int) -> None:
+    """Data, not address space: files may be mapped, and libraries reserve what they never touch."""
+    with suppress(OSError, ValueError):  # a lower limit than this is in force already
+        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)  # some backends' threads crash when the interpreter is taken down around them
