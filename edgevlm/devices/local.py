@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
