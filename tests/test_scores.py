@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
+from click.testing import CliRunner
 from PIL import Image
 
 import edgevlm
+from edgevlm.cli import main
 from edgevlm.conversion.prepared import choose_programs
 from edgevlm.errors import InputError
 from edgevlm.inference.embeddings import label_scores, score, sigmoid, softmax
@@ -106,6 +108,25 @@ def test_a_part_of_the_baked_labels_has_a_softmax_of_its_own() -> None:
     given = {"scores": [[0.7, 0.3]], "logits": [[30.0, 10.0]]}
     model = FakeModel(labels=("a", "b"), answers={"classify": given})
     np.testing.assert_allclose(model.classify([PICTURE], scores="cosine"), [[0.3, 0.1]], rtol=1e-5)
+
+
+def test_the_command_says_that_no_label_fits() -> None:
+    bundle = library.student("tflite", "fp16")
+    picture = str(bundle.path / "golden" / "grey.png")
+    asked = ["run", str(bundle.path), picture, "--labels", "a blue dog, a yellow star"]
+    best = CliRunner().invoke(main, [*asked, "--scores", "cosine", "--json"])
+    cosines = json.loads(best.stdout)["answers"][0]["scores"]
+    name, largest = max(cosines.items(), key=lambda pair: pair[1])
+    shown = CliRunner().invoke(main, [*asked, "--threshold", f"{largest - 1e-3:.6f}"])
+    assert shown.exit_code == 0, shown.output
+    assert name in shown.output
+    assert len(shown.output.splitlines()) == 2
+    none = CliRunner().invoke(main, [*asked, "--threshold", f"{largest + 1e-3:.6f}"])
+    assert none.output.splitlines()[-1].strip() == "none of the labels fits"
+    found = json.loads(CliRunner().invoke(main, [*asked, "--threshold", "0.99", "--json"]).stdout)
+    assert set(found["answers"][0]["scores"].values()) == {None}
+    refused = CliRunner().invoke(main, [*asked, "--scores", "sigmoid"])
+    assert (refused.exit_code, "has no bias" in refused.output) == (2, True)
 
 
 @pytest.mark.slow

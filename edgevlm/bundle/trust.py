@@ -10,14 +10,15 @@ import contextlib
 from pathlib import Path
 
 from edgevlm.bundle.bundle import Bundle
+from edgevlm.errors import OutputError
 from edgevlm.process import store
 
 _FOLDER = "made-here"
 
 
 def trust(bundle: Bundle) -> None:
-    """Notes that the bundle was made here; a full or unwritable cache is no reason to fail."""
-    with contextlib.suppress(OSError):
+    """Notes that the bundle was made here; no cache, or a full or unwritable one, is no reason to fail."""
+    with contextlib.suppress(OSError, OutputError):
         mark = _mark(bundle)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
@@ -25,7 +26,7 @@ def trust(bundle: Bundle) -> None:
 
 def is_trusted(bundle: Bundle) -> bool:
     """Whether the bundle, to the last byte that its manifest lists, was made here."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, OutputError):
         return _mark(bundle).is_file()
     return False
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, as_json, refuse_unwritable
+from edgevlm.commands.options import PATH, Number, as_json, refuse_unwritable
 from edgevlm.errors import BundleError, CheckFailed, InputError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgevlm.bundle.bundle import Bundle
     from edgevlm.bundle.spec import F32
     from edgevlm.inference.embedder import BundleModel
+    from edgevlm.inference.embeddings import Scores
     from edgevlm.inputs.texts import Tokenizer
     from edgevlm.process.progress import Progress
     from edgevlm.targets.inspection import PackageReader
@@ -190,6 +191,14 @@ def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
     "--labels", help='Labels, "a, b, c", or a file with one per line (# begins a comment); left out, the baked ones.'
 )
 @click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
+@click.option(
+    "--scores",
+    type=click.Choice(["softmax", "sigmoid", "cosine"]),
+    help="softmax: shares; sigmoid: each label by itself; cosine. Left out, what the model was trained to say.",
+)
+@click.option(
+    "--threshold", type=Number(-1, 1), metavar="COSINE", help="Labels below it do not fit; see edgevlm evaluate."
+)
 @click.option("--text", help="One text: ranks the pictures by how well it fits them.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend.")
@@ -199,6 +208,8 @@ def run(
     images: tuple[str, ...],
     labels: str | None,
     descriptions: Path | None,
+    scores: Scores | None,
+    threshold: float | None,
     text: str | None,
     top: int,
     threads: int | None,
@@ -212,6 +223,7 @@ def run(
     Examples:
       edgevlm run B.edgevlm photo.png --labels "a red circle, a blue star, two green squares"
       edgevlm run B.edgevlm photo.png --labels birds.txt --descriptions birds.descriptions.json
+      edgevlm run B.edgevlm photo.png --labels birds.txt --scores cosine --threshold 0.24
       edgevlm run B.edgevlm *.png --text "a glossy purple heart"
       edgevlm run B.edgevlm photos/ --labels birds.txt --json
     """
@@ -224,12 +236,18 @@ def run(
         raise InputError("expected --labels or --text, got both")
     if descriptions is not None and labels is None:
         raise InputError("--descriptions needs --labels: it is about them")
+    if text is not None and (scores is not None or threshold is not None):
+        raise InputError("--scores and --threshold are about labels; --text ranks pictures by their cosine")
     with terminal.progress_bar() as progress:
         given = pictures.read_given(images)
         progress("opening the bundle", None)
         with api.open(bundle, threads=threads) as model:
             names = () if text is not None else read_or_split(labels) if labels is not None else model.labels
-            ask = _ranker(model, text) if text is not None else _classifier(model, names, labels, descriptions)
+            if text is not None:
+                ask = _ranker(model, text)
+            else:
+                texts = _texts(names, labels, descriptions, model.tokenizer)
+                ask = _classifier(model, texts, scores, threshold)
             answers = pictures.ask_each(given.paths, ask, progress)
     showing.notes(model.bundle)
     if text is not None and model.tokenizer is not None:
@@ -245,7 +263,7 @@ def run(
         terminal.print_json({"answers": found} | told)
     else:
         for image, row in answers.found:
-            showing.bars(image, names, row, top)
+            showing.bars(image, names, row, top, share=scores != "cosine")
     pictures.refuse_unreadable(answers.unreadable, len(given.paths))
 
 
@@ -256,19 +274,38 @@ def _ranker(model: BundleModel, text: str) -> Callable[[str], F32]:
 
 
 def _classifier(
-    model: BundleModel, names: tuple[str, ...], labels: str | None, descriptions: Path | None
+    model: BundleModel, texts: Sequence[str | Sequence[str]] | None, kind: Scores | None, threshold: float | None
 ) -> Callable[[str], F32]:
-    """Of a picture the labels' scores, [L]."""
-    if labels is None:
-        return model.classifier()
-    return model.classifier(names if descriptions is None else _describe(names, descriptions, model.tokenizer))
+    """Of a picture the labels' scores, [L]; -infinity for those whose cosine is below the threshold."""
+    if threshold is None:
+        return model.classifier(texts, scores=kind)
+
+    import numpy as np
+
+    from edgevlm.inference.embeddings import score
+
+    cosines_of, manifest = model.classifier(texts, scores="cosine"), model.bundle.manifest
+
+    def ask(picture: str) -> F32:
+        cosines = cosines_of(picture)
+        found = score(cosines, manifest.logit_scale, manifest.logit_bias, kind)
+        return np.where(cosines < threshold, np.float32(-np.inf), found)
+
+    return ask
 
 
-def _describe(names: tuple[str, ...], path: Path, tokenizer: Tokenizer | None) -> tuple[tuple[str, ...], ...]:
+def _texts(
+    names: tuple[str, ...], labels: str | None, descriptions: Path | None, tokenizer: Tokenizer | None
+) -> Sequence[str | Sequence[str]] | None:
+    """What is encoded for each label; None where the baked ones are asked about."""
     from edgevlm.enrichment.descriptions import Descriptions, label_texts
-    from edgevlm.inputs import labels
+    from edgevlm.inputs.labels import PLAIN, check
 
-    texts = label_texts(names, (labels.PLAIN,), Descriptions.read(path))
+    if labels is None:
+        return None
+    if descriptions is None:
+        return names
+    texts = label_texts(names, (PLAIN,), Descriptions.read(descriptions))
     if tokenizer is not None:
-        labels.check(names, texts, tokenizer)
+        check(names, texts, tokenizer)
     return texts

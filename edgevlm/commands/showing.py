@@ -272,17 +272,21 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
     return facts
 
 
-def bars(picture: str, labels: Sequence[str], scores: NDArray[np.float32], top: int) -> None:
-    """A picture's best labels, each with a bar and its share."""
+def bars(picture: str, labels: Sequence[str], scores: NDArray[np.float32], top: int, *, share: bool = True) -> None:
+    """A picture's best labels, each with a bar and its score, as a share or as it is; none whose score is -infinity."""
     from rich.console import Console
 
     console = Console(highlight=False, emoji=False)
     full, empty = "█░" if console.encoding.startswith("utf") else "#."
     console.print(printable(picture), style="bold", markup=False, soft_wrap=True)
-    for index in np.argsort(-scores, kind="stable")[:top]:
-        filled = round(float(np.nan_to_num(scores[index])) * BAR_WIDTH)
-        bar = full * filled + empty * (BAR_WIDTH - filled)
-        console.print(f"  {bar} {float(scores[index]):6.1%}  {visible(labels[index])}", markup=False, soft_wrap=True)
+    best = [index for index in np.argsort(-scores, kind="stable")[:top] if scores[index] > -np.inf]
+    if not best:
+        console.print("  none of the labels fits")
+    for index in best:
+        value = float(scores[index])
+        filled = round(min(max(value, 0.0), 1.0) * BAR_WIDTH)
+        bar, said = full * filled + empty * (BAR_WIDTH - filled), f"{value:6.1%}" if share else f"{value:7.4f}"
+        console.print(f"  {bar} {said}  {visible(labels[index])}", markup=False, soft_wrap=True)
 
 
 def ranking(title: str, pictures: Sequence[tuple[str, float]], told: Mapping[str, Any] | None) -> None:
