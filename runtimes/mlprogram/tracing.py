@@ -24,7 +24,8 @@ def trace(program: MLProgram, inputs: Mapping[str, Array]) -> tuple[TracedOp, ..
     computed = set(inputs)
 
     def note(operation: Operation, results: Mapping[str, Value]) -> None:
-        sources = [each for argument in operation.arguments.values() for each in argument]
+        # By name: a protobuf's map has another order in each process.
+        sources = [each for _, argument in sorted(operation.arguments.items()) for each in argument]
         reads = tuple(dict.fromkeys(each for each in sources if isinstance(each, str) and each in computed))
         for name, value in results.items():
             if isinstance(value, torch.Tensor):
