@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import library
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
+from edgevlm.errors import BundleError
+from edgevlm.parity import golden
 from edgevlm.parity.comparison import Answers, ask, compare
 from edgevlm.targets.runtime import Closing
 
@@ -150,3 +157,11 @@ def test_every_output_of_a_component_is_compared() -> None:
     assert {check.component for check in checks} == {"see.features", "see.embedding"}
     failed = {(check.component, check.measure) for check in checks if not check.passed}
     assert failed == {("see.features", "max_abs_error"), ("see.features", "min_cosine")}
+
+
+@pytest.mark.parametrize("size", [(1280, 64 * 200), (64, 64), (1280, 650), (20_000, 20_000)])
+def test_a_sheet_of_samples_that_fills_the_memory_is_refused(size: tuple[int, int], tmp_path: Path) -> None:
+    folder = shutil.copytree(library.student("tflite", "fp16").path, tmp_path / "bomb.edgevlm")
+    Image.new("1", size).save(folder / golden.SAMPLE_SHEET)
+    with pytest.raises(BundleError, match="the golden fixtures cannot be read"):
+        golden.read(folder)

@@ -41,6 +41,8 @@ from edgevlm.inputs.texts import Tokenizer
 from edgevlm.parity.comparison import Answers, zero_shot
 from edgevlm.parity.samples import golden_pictures, sample_pictures, sample_texts
 
+_MOST_ROWS = 100
+"""Of sample pictures, which are all decoded at once."""
 _JPEG_LEVELS = 8
 """Grey levels by which two decoders of a JPEG may differ."""
 _LENGTH = 1e-3
@@ -185,9 +187,12 @@ def read(folder: Path, *, newer: bool = False) -> tuple[Golden, NDArray[np.uint8
         refuse_large_header(folder / REFERENCE, error=BundleError)
         arrays = load_file(folder / REFERENCE)
         with Image.open(folder / SAMPLE_SHEET) as sheet:
+            width, height = sheet.size
+            if width != COLUMNS * SIDE or height % SIDE or height > _MOST_ROWS * SIDE:
+                raise ValueError(f"{SAMPLE_SHEET}: expected rows of {COLUMNS} pictures, got {width} x {height} pixels")
             pixels = np.asarray(sheet.convert("RGB"))
         pictures = pixels.reshape(-1, SIDE, COLUMNS, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError, Image.DecompressionBombError) as error:
         raise BundleError(f"{folder}: the golden fixtures cannot be read: {error}") from error
     golden = read_golden(data, where=str(path), newer=newer)
     answers: dict[str, dict[str, F32]] = {}
