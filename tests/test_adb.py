@@ -226,7 +226,7 @@ def test_heat() -> None:
 @needs_adb
 def test_figures_of_both_runners(phone: Phone, tools: Path) -> None:
     bundles = [library.tower_bundle("tflite", "fp32"), library.tower_bundle("executorch", "fp32")]
-    effort = Effort(seconds=0.2, threads=(1, 2), sustained_seconds=0.3)
+    effort = Effort(seconds=0.2, threads=(1, 2), sustained_seconds=0.3, processes=1)
     with Adbd(phone) as adbd:
         results = latest(figures(adbd, tools, *bundles, effort=effort))
         assert list(phone.temporary.iterdir()) == []

@@ -199,7 +199,7 @@ def test_wrong_use_is_refused_before_the_work(bundle: Bundle, tmp_path: Path) ->
         ((bundle.path, "--component", "encode_smell"), "no bundle has a component"),
         ((bundle.path, "--seconds", "nan"), "finite number"),
         ((bundle.path, "--threads", "0"), "0 is not in the range"),
-        ((bundle.path, "--devices", tmp_path / "none.yaml"), "not readable"),
+        ((bundle.path, "--devices", tmp_path / "none.yaml"), "cannot be read"),
         ((bundle.path, "--compare", "a", "b"), "--compare takes"),
     ):
         done = bench(*arguments, "--out", tmp_path / "out")

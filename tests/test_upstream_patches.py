@@ -8,11 +8,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import coremltools as ct
 import numpy as np
 import pytest
 import torch
+from coremltools.converters.mil import Builder
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx.traceback import NodeSource
@@ -85,6 +87,26 @@ def test_core_ml_patches_are_taken_back_even_after_an_error() -> None:
     with pytest.raises(KeyError), coreml_patches.applied():
         raise KeyError
     assert _TORCH_OPS_REGISTRY.name_to_func_mapping == before
+
+
+def op_names() -> list[str]:
+    @Builder.program(input_specs=[Builder.TensorSpec((1,))])
+    def program(x: Any) -> Any:
+        return Builder.relu(x=x)  # whoever writes it gives it no name
+
+    return [op.name for op in program.functions["main"].operations]
+
+
+def test_core_ml_programs_do_not_tell_what_was_converted_before() -> None:
+    found = []
+    for _ in range(2):
+        with coreml_patches.applied():
+            found.append(op_names())
+    assert found[0] == found[1]
+
+
+def test_numbering_ops_anew_is_still_needed() -> None:
+    assert op_names() != op_names()
 
 
 def test_core_ml_patches_leave_another_version_alone(monkeypatch: pytest.MonkeyPatch) -> None:

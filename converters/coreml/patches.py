@@ -7,6 +7,7 @@ other users of coremltools in the process. Each has a test that fails once upstr
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
@@ -34,14 +35,18 @@ def applied() -> Iterator[None]:
     if version("coremltools") != PATCHED_VERSION:
         yield
         return
+    from coremltools.converters.mil import Builder  # type: ignore[import-untyped]
     from coremltools.converters.mil.frontend.torch import torch_op_registry  # type: ignore[import-untyped]
 
+    # Ops without a name are numbered through the process: a program's bytes would tell what was converted before it.
+    numbers, Builder.name_count = Builder.name_count, defaultdict(int)
     converters: dict[str, Callable[[Any, Any], None]] = torch_op_registry._TORCH_OPS_REGISTRY.name_to_func_mapping
     before = {name: converters.get(name) for name in _PATCHES}
     converters.update(_PATCHES)
     try:
         yield
     finally:
+        Builder.name_count = numbers
         for name, original in before.items():
             if original is None:
                 del converters[name]
@@ -54,7 +59,7 @@ def _gelu(context: Any, node: Any) -> None:
 
     The two differ by up to 4.7e-4 an activation (https://github.com/apple/coremltools/pull/2863).
     """
-    from coremltools.converters.mil import Builder  # type: ignore[import-untyped]
+    from coremltools.converters.mil import Builder
     from coremltools.converters.mil.frontend.torch import ops
 
     inputs = ops._get_inputs(context, node)
