@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from edgevlm import testing
     from edgevlm.api import convert, distill, open
     from edgevlm.bundle import Bundle, Labels, Recipe
+    from edgevlm.bundle.export import export_for_app
     from edgevlm.conversion.pipeline import verify
     from edgevlm.distillation.recipe import DistillRecipe
     from edgevlm.enrichment.descriptions import Descriptions
@@ -84,6 +85,7 @@ __all__ = [
     "distill",
     "enrich",
     "evaluate",
+    "export_for_app",
     "open",
     "testing",
     "verify",
@@ -101,6 +103,7 @@ _HOMES = {
     "distill": "edgevlm.api",
     "enrich": "edgevlm.enrichment.enrichment",
     "evaluate": "edgevlm.evaluation.evaluation",
+    "export_for_app": "edgevlm.bundle.export",
     "open": "edgevlm.api",
     "verify": "edgevlm.conversion.pipeline",
 }

@@ -13,7 +13,7 @@ import click
 from edgevlm import __version__
 from edgevlm.commands.audit import audit
 from edgevlm.commands.bench import bench, devices
-from edgevlm.commands.bundles import inspect, run, verify
+from edgevlm.commands.bundles import export, inspect, run, verify
 from edgevlm.commands.convert import convert
 from edgevlm.commands.distill import distill
 from edgevlm.commands.enrich import enrich
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 for command in (
-    convert, audit, tune, prune, verify, inspect, run, index, search, bench, distill, enrich, evaluate,
+    convert, audit, tune, prune, verify, inspect, export, run, index, search, bench, distill, enrich, evaluate,
     targets, models, recipes, devices,
 ):  # fmt: skip
     main.add_command(command)

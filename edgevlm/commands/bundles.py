@@ -1,4 +1,4 @@
-"""`edgevlm verify`, `inspect` and `run`: what one does with a bundle."""
+"""`edgevlm verify`, `inspect`, `export` and `run`: what one does with a bundle."""
 
 from __future__ import annotations
 
@@ -182,6 +182,37 @@ def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
     rows = [row[:-1] for function in package.functions for row in showing.op_rows(function.name, function.ops)]
     terminal.table(None, ("function", "op", ">count", "precision", "weights"), rows)
     showing.advice_lists({path.name: package.advice})
+
+
+@click.command()
+@click.argument("bundle", type=PATH)
+@click.option("--for-app", "folder", type=PATH, required=True, help="Folder that the bundle is copied into.")
+@click.option("--force", is_flag=True, help="Replace a bundle that lies there.")
+@as_json
+def export(bundle: Path, folder: Path, force: bool, as_json: bool) -> None:
+    """Copy of BUNDLE what an app ships: all but the pictures and answers that it was verified with.
+
+    The copy has a digest of its own, which is printed.
+
+    \b
+    Example:
+      edgevlm export dist/edgevlm-student-tflite-fp16.edgevlm --for-app app/src/main/assets
+    """
+    from edgevlm.bundle.bundle import Bundle
+    from edgevlm.bundle.export import export_for_app
+    from edgevlm.process import terminal
+
+    opened = Bundle.open(bundle)
+    made = export_for_app(opened, folder, force=force)
+    left_out = sorted(set(opened.manifest.files) - set(made.manifest.files))
+    if as_json:
+        found = {"bundle": str(made.path), "digest": made.digest, "size_bytes": made.size_bytes, "left_out": left_out}
+        terminal.print_json(found)
+        return
+    terminal.say(f"{made.path}: {made.size_bytes / 1e6:.2f} MB in {len(made.manifest.files)} files")
+    terminal.say(f"digest {made.digest}")
+    saved = (opened.size_bytes - made.size_bytes) / 1e6
+    terminal.say(f"left out: {len(left_out)} files of {saved:.2f} MB, which edgevlm verify needs", err=True)
 
 
 @click.command()

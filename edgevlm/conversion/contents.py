@@ -28,12 +28,10 @@ from edgevlm.targets.converter import BundleFile
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData
 
-_GOLDEN_TEXTS = 4
-
 
 def write_golden(source: Prepared, folder: Path) -> None:
     """Writes the tokenizer and the golden fixtures, answered by the float original."""
-    specs, texts = source.original.specs, samples.sample_texts()[:_GOLDEN_TEXTS] if source.text else ()
+    specs, texts = source.original.specs, samples.golden_texts() if source.text else ()
     if source.text and source.model.tokenizer_json:
         (folder / source.text.tokenizer_file).write_bytes(source.model.tokenizer_json)
     pixels = golden.write_pictures(folder, source.model.image)

@@ -182,6 +182,11 @@ def read(folder: Path, *, newer: bool = False) -> tuple[Golden, NDArray[np.uint8
     from safetensors.numpy import load_file
 
     path = folder / GOLDEN
+    if not path.exists():
+        raise BundleError(
+            f"{folder}: has no golden fixtures to be held against, as one that was exported for an app",
+            hint="verify the bundle that it was made of",
+        )
     data = schema.read_json(path, error=BundleError, encoding="utf-8")
     try:
         refuse_large_header(folder / REFERENCE, error=BundleError)

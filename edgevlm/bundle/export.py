@@ -1,0 +1,44 @@
+"""What an app ships of a bundle: all but the fixtures that the artefact was held against."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from edgevlm.bundle.bundle import Bundle, write_manifest
+from edgevlm.bundle.golden import FOLDER
+from edgevlm.bundle.staging import staged
+
+
+def export_for_app(bundle: Bundle, folder: Path, *, force: bool = False) -> Bundle:
+    """Copies a bundle without its golden fixtures, which nothing but tests reads.
+
+    >>> small = edgevlm.export_for_app(edgevlm.Bundle.open("dist/edgevlm-student-tflite-fp16.edgevlm"), "app/assets")
+    >>> any(name.startswith("golden/") for name in small.manifest.files)
+    False
+
+    The copy is a bundle like any other, with a manifest and a digest of its own; `edgevlm verify` has nothing to hold it
+    against, and takes the bundle that it was made of.
+
+    Args:
+        bundle: Which.
+        folder: Where the copy goes, under the bundle's own name.
+        force: Whether a bundle that lies there is replaced.
+
+    Raises:
+        OutputError: there is one and `force` is not set, it cannot be written, or the disk is full.
+    """
+    shipped = {name: record for name, record in bundle.manifest.files.items() if not is_fixture(name)}
+    destination = Path(folder) / bundle.path.resolve().name
+    with staged(destination, force=force) as stage:
+        for name in shipped:
+            (stage.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path / name, stage.folder / name)
+        written = write_manifest(stage.folder, replace(bundle.manifest, files=shipped))
+    return replace(written, path=destination)
+
+
+def is_fixture(name: str) -> bool:
+    """Whether a file of a bundle is there for tests alone."""
+    return name.startswith(f"{FOLDER}/")
