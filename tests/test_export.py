@@ -47,7 +47,7 @@ def test_golden_texts_are_those_that_readers_get_wrong() -> None:
     texts = samples.golden_texts()
     assert "" in texts
     everything = "".join(texts)
-    assert {*"A'7é🚗北"} <= set(everything)
+    assert {*"A'3é🚗北"} <= set(everything)
     assert any("  " in text for text in texts)
     bundle = library.student("tflite", "fp16")
     stored, _, _ = golden.read(bundle.path)
@@ -72,4 +72,4 @@ def test_a_picture_whose_profile_must_not_be_applied() -> None:
     assert converted is not None
     own = np.asarray(decode(stored.getvalue()))
     np.testing.assert_array_equal(own, np.asarray(picture))
-    assert np.abs(own.astype(int) - np.asarray(converted)).mean() > 3  # what an app that applies it is off by
+    assert np.abs(own.astype(int) - np.asarray(converted)).mean() > 10  # what an app that applies it is off by

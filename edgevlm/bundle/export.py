@@ -18,8 +18,8 @@ def export_for_app(bundle: Bundle, folder: Path, *, force: bool = False) -> Bund
     >>> any(name.startswith("golden/") for name in small.manifest.files)
     False
 
-    The copy is a bundle like any other, with a manifest and a digest of its own; `edgevlm verify` has nothing to hold it
-    against, and takes the bundle that it was made of.
+    The copy is a bundle like any other, with a manifest and a digest of its own. `edgevlm verify` takes the bundle that
+    it was made of: there is nothing in the copy to hold it against.
 
     Args:
         bundle: Which.

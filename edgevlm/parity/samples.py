@@ -52,7 +52,8 @@ def golden_pictures() -> dict[str, tuple[Image.Image, str]]:
     transparent = drawn[3].convert("RGBA")
     ramp = np.tile(np.linspace(0, 255, 160, dtype=np.uint8), (160, 1))
     transparent.putalpha(Image.fromarray(ramp))
-    wide_gamut = drawn[0].copy()
+    across, down = np.meshgrid(*2 * [ramp[0]])
+    wide_gamut = Image.fromarray(np.stack([across, down, 255 - across], -1))
     wide_gamut.info["icc_profile"] = display_p3()
     return {
         "wide.png": (drawn[0].crop((0, 30, 160, 127)), "non-square"),
