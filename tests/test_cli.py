@@ -416,3 +416,42 @@ def test_help_imports_no_framework() -> None:
 def test_every_command_has_help_with_an_example() -> None:
     for command in ("convert", "audit", "verify", "inspect", "run", "index", "search", "targets"):
         assert f"edgevlm {command}" in run(command, "--help").stdout
+
+
+def test_what_the_data_and_the_names_tell_is_told_without_torch(tmp_path: Path) -> None:
+    few = tmp_path / "few" / "cat"
+    few.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(few / "1.png")
+    asked = {
+        ("tune", "--target", "tflite", "--data", "gone"): "gone: no such file or folder",
+        ("tune", "--target", "tflite", "--data", str(few.parent)): "expected 128 pictures",
+        ("convert", "--target", "tflite", "--recipe", "int8-static", "--calibration", str(few.parent)): "expected 128",
+        ("distill", "--student", "vit-xxs", "--data", "gone", "--out", "x"): "gone: no such file or folder",
+        (
+            "distill",
+            "--student",
+            "vit-xxs",
+            "--data",
+            str(few.parent),
+            "--recipe",
+            "nope",
+            "--out",
+            "x",
+        ): "no distillation",
+        ("convert", "--target", "nope"): "no target 'nope'",
+    }
+    code = (
+        "import json, sys\nfrom click.testing import CliRunner\nfrom edgevlm.cli import main\n"
+        "for command in json.load(sys.stdin):\n"
+        "    done = CliRunner().invoke(main, command)\n"
+        "    print(json.dumps([done.exit_code, 'torch' in sys.modules, done.output]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(list(asked)), capture_output=True, text=True, check=True,
+        cwd=tmp_path,
+    )  # fmt: skip
+    for line, said in zip(done.stdout.splitlines(), asked.values(), strict=True):
+        exit_code, imported, output = json.loads(line)
+        assert (exit_code, imported) == (2, False), output
+        assert said in output
+    assert not (tmp_path / "x").exists()

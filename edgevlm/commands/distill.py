@@ -105,22 +105,30 @@ def distill(
 
     if few_shot is None and shots is not None:
         raise InputError("--shots needs --few-shot: it says how many pictures of each new class are taken")
-    _set_threads(threads)
+    _require_packages()
     with terminal.progress_bar() as progress:
         from edgevlm.bundle.recipe import resolve
+        from edgevlm.data.sources import open_data
+
+        # What there is to say of these is said before torch is imported, which takes seconds.
+        rules = _recipe(recipe, shots, epochs, batch_size, learning_rate)
+        compression = None if compress is None else resolve(compress)
+        sentences = None if descriptions is None else Descriptions.read(descriptions)
+        pictures, new = open_data(data, images=images), None if few_shot is None else open_data(few_shot)
+
         from edgevlm.distillation.distillation import Request
         from edgevlm.distillation.distillation import distill as run
 
+        _set_threads(threads)
         request = Request(
             teachers=teachers or (builtin.TEACHER,),
             student=student,
-            data=data,
-            recipe=_recipe(recipe, shots, epochs, batch_size, learning_rate),
+            data=pictures,
+            recipe=rules,
             out=out,
-            images=images,
-            few_shot=few_shot,
-            compress=None if compress is None else resolve(compress),
-            descriptions=None if descriptions is None else Descriptions.read(descriptions),
+            few_shot=new,
+            compress=compression,
+            descriptions=sentences,
             text_tower=text_tower,
             image_size=image_size,
             seed=seed,
@@ -153,7 +161,7 @@ def _recipe(
     return replace(recipe, schedule=schedule, few_shot=few_shot)
 
 
-def _set_threads(threads: int | None) -> None:
+def _require_packages() -> None:
     from importlib.util import find_spec
 
     from edgevlm.errors import MissingDependency
@@ -161,6 +169,9 @@ def _set_threads(threads: int | None) -> None:
     for package in ("torch", "transformers", "accelerate", "matplotlib"):
         if find_spec(package) is None:
             raise MissingDependency(package, extra="distill")
+
+
+def _set_threads(threads: int | None) -> None:
     if threads is not None:
         import torch
 

@@ -62,18 +62,19 @@ def tune(
     with terminal.progress_bar() as progress, interrupts.advice("the same command goes on from here"):
         from edgevlm.compression.calibration import CalibrationSource
         from edgevlm.tuning.request import TuneRequest
-        from edgevlm.tuning.tuning import tune as run
 
         if calibration is None and calibration_texts is not None:
             raise InputError("--calibration-texts needs --calibration: it goes with its pictures")
         source = None if calibration is None else CalibrationSource(calibration, calibration_texts)
-        tuned = run(
-            TuneRequest(
-                model, target, data, out, round(100 * max_drop, 9), source, pictures,
-                "latency" if objective == "latency" else "size", images,
-            ),
-            progress,
+        request = TuneRequest(
+            model, target, data, out, round(100 * max_drop, 9), source, pictures,
+            "latency" if objective == "latency" else "size", images,
         )  # fmt: skip
+        _ = request.opened  # what there is to say of the data is said before torch is imported, which takes seconds
+
+        from edgevlm.tuning.tuning import tune as run
+
+        tuned = run(request, progress)
     if as_json:
         terminal.print_json(schema.write(tuned) | {"recipe_file": str(tuned.recipe_file)})
     else:

@@ -8,9 +8,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
-
-import torch
+from typing import TYPE_CHECKING, TypeAlias
 
 from edgevlm.bundle.manifest import CalibrationRecord
 from edgevlm.bundle.recipe import LEAST_SAMPLES, Calibration
@@ -18,11 +16,15 @@ from edgevlm.data.dataset import Dataset, read_pictures
 from edgevlm.data.sources import open_data
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError
-from edgevlm.graphs.program import Programs
 from edgevlm.inputs.labels import numbered_lines
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, Rows, make_rows, takes
-from edgevlm.models.model import Model
 from edgevlm.process.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgevlm.graphs.program import Programs
+    from edgevlm.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ TEMPLATES = (
 )
 """What labels become texts with, where the data has no others: a dozen words would be few to measure ranges on."""
 
-CalibrationInputs: TypeAlias = Mapping[str, list[torch.Tensor]]
+CalibrationInputs: TypeAlias = "Mapping[str, list[torch.Tensor]]"
 """Of each component, its input a sample."""
 
 

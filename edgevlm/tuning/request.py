@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-from edgevlm.compression.calibration import CalibrationSource
-from edgevlm.tuning.search import Objective
+from edgevlm.bundle.recipe import Calibration
+from edgevlm.compression.calibration import CalibrationData, CalibrationSource
+from edgevlm.data.dataset import Dataset
+from edgevlm.data.sources import open_data
+from edgevlm.errors import DataError
+
+Objective: TypeAlias = Literal["size", "latency"]
 
 
 @dataclass(frozen=True)
@@ -34,3 +41,28 @@ class TuneRequest:
     pictures: int = 500
     objective: Objective = "size"
     images: Path | None = None
+
+    @property
+    def calibration_source(self) -> CalibrationSource:
+        """Where the pictures to measure ranges on are from."""
+        return self.calibration or CalibrationSource(self.data, images=self.images)
+
+    @property
+    def calibration_rules(self) -> Calibration:
+        """Which of them: others than the task's, where it is the same data; seed 0 chooses those."""
+        return Calibration(seed=0 if self.calibration else 1)
+
+    @cached_property
+    def opened(self) -> tuple[Dataset, CalibrationData]:
+        """The task's data, and what to calibrate with: counted, no picture read yet.
+
+        Raises:
+            DataError: one is missing, not what it says it is, or too small.
+        """
+        data = open_data(self.data, images=self.images)
+        rules = self.calibration_rules
+        try:
+            return data, CalibrationData(self.calibration_source, rules)
+        except DataError as error:
+            hint = "give pictures to calibrate with as --calibration DATA" if self.calibration is None else None
+            raise DataError(error.message, hint=hint or f"add pictures; a search takes {rules.samples}") from error

@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
@@ -27,11 +26,10 @@ from edgevlm.process.progress import Countdown, Progress, silent
 from edgevlm.targets import registry
 from edgevlm.targets.runtime import Session
 from edgevlm.tuning.notes import Notes
+from edgevlm.tuning.request import Objective
 from edgevlm.tuning.sensitivity import LayerCost, run_programs
 from edgevlm.tuning.task import Score, Task
 from edgevlm.tuning.trial import Trial
-
-Objective = Literal["size", "latency"]
 
 ALPHAS = (None, 0.25, 0.5, 0.75, 0.95)
 INT4_SHARES = (0.75, 0.5)

@@ -17,11 +17,10 @@ from pathlib import Path
 
 import torch
 
-from edgevlm.bundle.recipe import BUILTIN, Calibration, ParityLimits, Recipe
-from edgevlm.compression.calibration import CalibrationData, CalibrationSource, calibration_inputs
+from edgevlm.bundle.recipe import BUILTIN, ParityLimits, Recipe
+from edgevlm.compression.calibration import CalibrationData, calibration_inputs
 from edgevlm.conversion import cache, pipeline
-from edgevlm.data.sources import open_data
-from edgevlm.errors import CheckFailed, DataError, InputError, OutputError, UnsupportedError
+from edgevlm.errors import CheckFailed, InputError, OutputError, UnsupportedError
 from edgevlm.graphs.program import Programs
 from edgevlm.inputs.rows import PIXELS
 from edgevlm.models import catalogue
@@ -80,15 +79,7 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
     if not 0 <= request.max_drop <= 100:
         raise InputError(f"--max-drop: expected points from 0 to 100, got {request.max_drop}")
     converter = registry.converter(request.target)
-    data = open_data(request.data, images=request.images)
-    source = request.calibration or CalibrationSource(request.data, images=request.images)
-    # Other pictures than the task's, where it is the same data: seed 0 chooses those.
-    wanted = Calibration(seed=0 if request.calibration else 1)
-    try:
-        calibration = CalibrationData(source, wanted)
-    except DataError as error:
-        hint = "give pictures to calibrate with as --calibration DATA" if request.calibration is None else None
-        raise DataError(error.message, hint=hint or f"add pictures; a search takes {wanted.samples}") from error
+    data, calibration = request.opened
     with _opened(request.out):
         progress("loading the model", None)
         model = catalogue.load(request.model)
@@ -99,7 +90,7 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
         task = Task(model, data, pictures=request.pictures, progress=progress)
         accuracy = task.set_reference(model.original.answer(task.samples)).accuracy
         inputs = calibration_inputs(model.programs, calibration.rows(model.programs, model, progress))
-        finder = _Finder(request, notes, task, accuracy, model.programs, inputs, source, wanted, progress)
+        finder = _Finder(request, notes, task, accuracy, model.programs, inputs, progress)
         return finder.run()
 
 
@@ -114,20 +105,18 @@ class _Finder:
         accuracy: float,
         programs: Programs,
         inputs: Mapping[str, list[torch.Tensor]],
-        source: CalibrationSource,
-        wanted: Calibration,
         progress: Progress,
     ) -> None:
         self._request, self._notes, self._task, self._accuracy = request, notes, task, accuracy
         self._programs, self._inputs, self._progress = programs, inputs, progress
-        plain = replace(BUILTIN["fp32"], parity=ParityLimits(), calibration=wanted)
+        plain = replace(BUILTIN["fp32"], parity=ParityLimits(), calibration=request.calibration_rules)
         self._conversion = pipeline.Request(
             model=request.model,
             targets=(request.target,),
             recipe=plain,
             out=request.out / "bundles",
             force=True,
-            calibration=source,
+            calibration=request.calibration_source,
         )
 
     def run(self) -> Tuned:
