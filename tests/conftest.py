@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ pytest_plugins = ["patience", "pytester"]
 def pytest_configure(config: pytest.Config) -> None:
     """What is converted is shared by a run's workers, kept for later runs of the same sources, and not the user's."""
     from made import home
+
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where Ctrl-C would end nothing
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if hasattr(config, "cache"):
         folder = config.cache.mkdir("made")

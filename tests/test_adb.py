@@ -223,6 +223,7 @@ def test_heat() -> None:
 # Figures
 
 
+@pytest.mark.slow
 @needs_adb
 def test_figures_of_both_runners(phone: Phone, tools: Path) -> None:
     bundles = [library.tower_bundle("tflite", "fp32"), library.tower_bundle("executorch", "fp32")]
