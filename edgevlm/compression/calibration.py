@@ -123,6 +123,8 @@ class CalibrationData:
 
 def calibration_inputs(programs: Programs, rows: Rows) -> CalibrationInputs:
     """Of each program that there are rows for, its one input a sample."""
+    import torch
+
     found = {}
     for name, program in programs.items():
         (taken,) = program.spec.inputs
