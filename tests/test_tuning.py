@@ -98,7 +98,7 @@ def test_a_search_goes_on_where_it_was_stopped(
     again = tune(request_, lambda stage, share: told.append((stage, share)))
     assert [name for name in converted if name != "fp32"] == [last["recipe"]["name"]]
     assert again.best.recipe == tuned.best.recipe
-    assert any(re.match(r"recipe 3 of \d+: .* left", stage) for stage, _ in told)
+    assert any(re.match(r"recipe 3 of \d+: ", stage) for stage, _ in told)
     shares = [share for stage, share in told if stage.startswith("recipe") and share is not None]
     assert shares == sorted(shares)
     assert 0 < max(shares) < 1
