@@ -62,6 +62,7 @@ RUN_ON_A_REAL_BUNDLE: dict[str, Any] = {
     "edgevlm.bundle": importlib.import_module("edgevlm.bundle"),
     "Bundle": Bundle,
     "verify": edgevlm.verify,
+    "export_for_app": edgevlm.export_for_app,
     "MLProgram.predict": MLProgram.predict,
 }
 """Whose examples need the files themselves."""

@@ -11,10 +11,10 @@ from edgevlm.bundle.golden import FOLDER
 from edgevlm.bundle.staging import staged
 
 
-def export_for_app(bundle: Bundle, folder: Path, *, force: bool = False) -> Bundle:
+def export_for_app(bundle: Bundle, folder: str | Path, *, force: bool = False) -> Bundle:
     """Copies a bundle without its golden fixtures, which nothing but tests reads.
 
-    >>> small = edgevlm.export_for_app(edgevlm.Bundle.open("dist/edgevlm-student-tflite-fp16.edgevlm"), "app/assets")
+    >>> small = edgevlm.export_for_app(edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm"), "app")
     >>> any(name.startswith("golden/") for name in small.manifest.files)
     False
 
