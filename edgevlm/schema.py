@@ -29,12 +29,12 @@ LARGEST_YAML_BYTES = 1 << 20
 _LONGEST_INTEGER = len("-9223372036854775808")
 _WIDTH = 110
 _CORE_SCHEMA = (
-    ("null", r"(?:~|null|Null|NULL|)$", "~nN\0"),
-    ("bool", r"(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("int", r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", "-+0123456789"),
-    ("float", r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?)$", "-+.0123456789"),
-    ("float", r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", "-+."),
-    ("merge", r"<<$", "<"),
+    ("null", r"(?:~|null|Null|NULL|)$", [*"~nN", ""]),
+    ("bool", r"(?:true|True|TRUE|false|False|FALSE)$", [*"tTfF"]),
+    ("int", r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", [*"-+0123456789"]),
+    ("float", r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?)$", [*"-+.0123456789"]),
+    ("float", r"(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", [*"-+."]),
+    ("merge", r"<<$", ["<"]),
 )
 """What a plain word of YAML 1.2 is (https://yaml.org/spec/1.2.2/#103-core-schema), and the first letters of each kind;
 merging is 1.1's, and in use."""
@@ -188,8 +188,7 @@ def parse_yaml(text: str, *, where: str, error: type[EdgeVLMError]) -> dict[str,
 
     Loader.yaml_implicit_resolvers = {}
     for kind, words, first_letters in _CORE_SCHEMA:
-        first = ["" if letter == "\0" else letter for letter in first_letters]
-        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(words), first)
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(words), first_letters)
     Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: _yaml_integer(node.value))
     try:
         data = yaml.load(text, Loader)
@@ -301,7 +300,7 @@ def _inline(value: Any) -> str:
         """PyYAML's, which leaves a text without its quotes where YAML 1.1 alone would read it as one."""
 
     for kind, words, first_letters in _CORE_SCHEMA:
-        Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(words), list(first_letters))
+        Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(words), first_letters)
     text: str = yaml.dump(
         write(value), Dumper=Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf")
     )

@@ -206,8 +206,7 @@ def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
     """
     with registry.runtime_of(bundle).open(bundle, threads=1) as session:
         tokenizer = tokenizer_of(bundle, session)
-        rows, reference = fixtures(bundle, tokenizer)
-        stored, _, _ = golden.read(bundle.path, newer=bundle.is_newer)
+        stored, rows, reference = _read_fixtures(bundle, tokenizer)
         expected = golden.check(bundle, stored, tokenizer)
         report = _measure(session, bundle, rows, reference, progress)
         _check_golden_answers(session, bundle, stored, expected, tokenizer)
@@ -245,6 +244,12 @@ def fixtures(bundle: Bundle, tokenizer: Tokenizer | None) -> tuple[Rows, Answers
     Raises:
         BundleError: the golden fixtures are not readable, or lack an answer that a component's spec names.
     """
+    _, rows, reference = _read_fixtures(bundle, tokenizer)
+    return rows, reference
+
+
+def _read_fixtures(bundle: Bundle, tokenizer: Tokenizer | None) -> tuple[Golden, Rows, Answers]:
+    """The same, and what golden.json says."""
     stored, pictures, reference = golden.read(bundle.path, newer=bundle.is_newer)
     rows = make_rows(pictures, stored.sample_texts, bundle.manifest.image, tokenizer)
     for name, component in bundle.components.items():
@@ -259,7 +264,7 @@ def fixtures(bundle: Bundle, tokenizer: Tokenizer | None) -> tuple[Rows, Answers
                     f"{'nothing' if found is None else list(found.shape)}",
                     hint="without them the artefact is held against nothing: convert the model again",
                 )
-    return rows, reference
+    return stored, rows, reference
 
 
 def _prepare(request: Request, calibration: CalibrationData | None, progress: Progress) -> Prepared:
