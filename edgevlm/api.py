@@ -25,8 +25,8 @@ def open(path: str | Path, *, threads: int | None = None, trusted: bool = False)
 
     A bundle that this machine did not convert runs in a process of its own, with limits of memory and time: hashes say
     that a file is the one that was published, and not that it does no harm, and a few bytes of it can end the process
-    that opens it. What dies there is a BundleError here. That costs 0.4 s and 45 MB at the start, and less than
-    a millisecond a picture. An app that ships a bundle of its own spares itself that with `trusted=True`.
+    that opens it. What dies there is a BundleError here. That costs 0.4 s and 45 MB at the start, and one or two
+    milliseconds a picture. An app that ships a bundle of its own spares itself that with `trusted=True`.
 
     >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
     ...     embeddings = model.encode_text(["a cat", "a dog"])
