@@ -22,7 +22,7 @@ from edgevlm.parity.icc import display_p3
 
 
 def test_an_app_ships_all_but_the_fixtures(tmp_path: Path) -> None:
-    bundle = library.student("tflite", "fp16")
+    bundle = library.student("tflite", "int8")
     done = CliRunner().invoke(main, ["export", str(bundle.path), "--for-app", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -49,7 +49,7 @@ def test_golden_texts_are_those_that_readers_get_wrong() -> None:
     everything = "".join(texts)
     assert {*"A'3é🚗北"} <= set(everything)
     assert any("  " in text for text in texts)
-    bundle = library.student("tflite", "fp16")
+    bundle = library.student("tflite", "int8")
     stored, _, _ = golden.read(bundle.path)
     assert tuple(text.text for text in stored.texts) == texts
     assert bundle.manifest.text is not None

@@ -161,7 +161,7 @@ def test_every_output_of_a_component_is_compared() -> None:
 
 @pytest.mark.parametrize("size", [(1280, 64 * 200), (64, 64), (1280, 650), (20_000, 20_000)])
 def test_a_sheet_of_samples_that_fills_the_memory_is_refused(size: tuple[int, int], tmp_path: Path) -> None:
-    folder = shutil.copytree(library.student("tflite", "fp16").path, tmp_path / "bomb.edgevlm")
+    folder = shutil.copytree(library.student("tflite", "int8").path, tmp_path / "bomb.edgevlm")
     Image.new("1", size).save(folder / golden.SAMPLE_SHEET)
     with pytest.raises(BundleError, match="the golden fixtures cannot be read"):
         golden.read(folder)

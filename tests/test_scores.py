@@ -111,7 +111,7 @@ def test_a_part_of_the_baked_labels_has_a_softmax_of_its_own() -> None:
 
 
 def test_the_command_says_that_no_label_fits() -> None:
-    bundle = library.student("tflite", "fp16")
+    bundle = library.student("tflite", "int8")
     picture = str(bundle.path / "golden" / "grey.png")
     asked = ["run", str(bundle.path), picture, "--labels", "a blue dog, a yellow star"]
     best = CliRunner().invoke(main, [*asked, "--scores", "cosine", "--json"])

@@ -60,7 +60,7 @@ def test_commands_print_through_the_terminal() -> None:
 
 
 def test_the_texts_of_a_bundle_and_of_a_user_are_shown_literally(tmp_path: Path) -> None:
-    bundle = library.student("tflite", "fp16")
+    bundle = library.student("tflite", "int8")
     picture = tmp_path / "holiday [red] 1[b].png"
     Image.new("RGB", (64, 64)).save(picture)
     for asked in (("--text", "[/b] a star"), ("--labels", "[/b] a star, [red]b")):
@@ -81,7 +81,7 @@ def _edgevlm(*arguments: str | Path, **changes: str | None) -> subprocess.Comple
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_an_output_that_is_not_utf8(encoding: str) -> None:
-    bundle = library.student("tflite", "fp16")
+    bundle = library.student("tflite", "int8")
     picture = bundle.path / "golden" / "grey.png"
     shown = _edgevlm("run", bundle.path, picture, "--labels", "猫, a star", PYTHONIOENCODING=encoding)
     assert shown.returncode == 0, shown.stderr

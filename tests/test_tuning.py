@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from edgevlm.bundle.recipe import BUILTIN, resolve
 from edgevlm.compression.calibration import CalibrationSource
 from edgevlm.conversion import pipeline
 from edgevlm.errors import DataError, InputError, OutputError
+from edgevlm.tuning import search
 from edgevlm.tuning.request import TuneRequest
-from edgevlm.tuning.search import GROUP_SIZES, best
+from edgevlm.tuning.search import best
 from edgevlm.tuning.task import Score
 from edgevlm.tuning.trial import Trial
 from edgevlm.tuning.tuning import Tuned, tune
@@ -31,6 +33,15 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> TuneRequest:
     return TuneRequest(
         folder / "clip", "tflite", DATA, folder / "out", max_drop=100, calibration=CALIBRATION, pictures=40
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_of_a_kind() -> Iterator[None]:
+    """A search tries as many alphas and sizes of groups as there are, each in the same way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "ALPHAS", (None, 0.25))
+        patch.setattr(search, "GROUP_SIZES", (32, 64))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -150,4 +161,4 @@ def test_bad_requests_are_refused_before_the_work(
 @pytest.mark.slow
 def test_group_sizes_are_searched(tuned: Tuned) -> None:
     sizes = {trial.recipe.weights.group_size for trial in tuned.trials if trial.recipe.weights.dtype == "int4"}
-    assert sizes == set(GROUP_SIZES)
+    assert sizes == set(search.GROUP_SIZES)
