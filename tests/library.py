@@ -45,7 +45,7 @@ LAYERS_DIM, SAMPLES = 24, 16
 """Of layers."""
 LOWERED = ("clip_text", "siglip_image", "hybrid")
 """What bundles of layers hold: an embedding, a pooling head, a convolutional stem and depthwise convolutions."""
-QUICK = (("coreml", "int8"), ("tflite", "int8"), ("coreml", "int4-weights"))
+QUICK = (("coreml", "int8"), ("tflite", "int8"))
 """Which bundles of layers are made in the tests that one waits for."""
 STUDENTS: dict[str, ImageTowerConfig] = {
     "hybrid": HybridConfig(image_size=IMAGE, widths=(16, 24, 32), depths=(1, 1, 1), heads=2, copies=2),

@@ -392,6 +392,7 @@ def test_what_the_system_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     assert result.stderr == "error: /dev/null/file: Not a directory\n"
 
 
+@pytest.mark.slow
 def test_a_failed_check_is_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "impossible.yaml").write_text("precision: fp16\nparity:\n  max_abs_error: 0.0000001\n")
     recipe = tmp_path / "impossible.yaml"

@@ -68,7 +68,7 @@ def test_every_decided_weight_is_in_the_file_and_no_other(target: str, recipe: s
         assert {weight.bits: weight.scale_type for weight in stored[name]}.items() <= SCALES[target].items()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", ["int8", *(pytest.param(each, marks=pytest.mark.slow) for each in RECIPES[1:])])
 def test_layers_of_each_kind_are_among_them(recipe: str) -> None:
     kinds = set()
     for name in LOWERED:
@@ -169,8 +169,7 @@ def test_xnnpack_takes_every_product_and_those_decided_in_integers(target: str, 
     "recipe",
     [
         "int8",
-        "int4-weights",
-        *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in ("int8-static", "int8-weights")),
+        *(pytest.param(recipe, marks=pytest.mark.slow) for recipe in ("int4-weights", "int8-static", "int8-weights")),
     ],
 )
 def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
@@ -190,7 +189,7 @@ def test_core_ml_says_what_each_product_reads(recipe: str) -> None:
     [
         ("coreml", "int8", {"iOS": "16", "macOS": "13"}),
         pytest.param("coreml", "int8-static", {"iOS": "17", "macOS": "14"}, marks=pytest.mark.slow),
-        ("coreml", "int4-weights", {"iOS": "18", "macOS": "15"}),
+        pytest.param("coreml", "int4-weights", {"iOS": "18", "macOS": "15"}, marks=pytest.mark.slow),
         ("tflite", "int8", {"litert": "1.0", "tflite": "2.18.0"}),
         pytest.param("tflite", "int4-weights", {"litert": "1.0", "tflite": "2.18.0"}, marks=pytest.mark.slow),
         pytest.param("executorch", "int8", {"executorch": "1.5"}, marks=pytest.mark.slow),

@@ -300,6 +300,7 @@ def test_workers_change_nothing(teacher: Path, pictures: Path, cache: Path, tmp_
     assert equal(*map(weights, folders))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
@@ -367,6 +368,7 @@ def test_descriptions_are_learned_from_and_told_of(teacher: Path, pictures: Path
         )
 
 
+@pytest.mark.slow
 def test_a_student_takes_a_teacher_of_another_size(teacher: Path, pictures: Path, cache: Path, tmp_path: Path) -> None:
     first = edgevlm.distill(teacher, "vit-xxs", pictures, tmp_path / "s", recipe=quick(), cache=cache)
     assert not first.new_projection

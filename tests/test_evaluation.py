@@ -343,6 +343,7 @@ def test_the_command_shows_data_sets_side_by_side_and_writes_json(bundle: Path, 
     assert found["templates"] == ["a {}", "a picture of a {}"]
 
 
+@pytest.mark.slow
 def test_scenes_are_told_apart_by_attribute() -> None:
     (found,) = evaluate("edgevlm-student", "scenes:combinations:8:1:held-out", attributes=True).sets
     scenes = Scenes(seed=1, split="combinations").batch(HELD_OUT_START, 8)
@@ -498,6 +499,7 @@ def test_a_teacher_lends_its_text_tower(labels_only: Path, tmp_path: Path) -> No
     assert found.notes == (f"{labels_only} has no text tower: texts are encoded by {teacher}",)
 
 
+@pytest.mark.slow
 def test_a_bundle_with_classify_alone_is_asked_for_its_labels(labels_only: Path, photos: Path, tmp_path: Path) -> None:
     (photos / "cat" / "broken.jpg").unlink()
     bundle = edgevlm.convert(labels_only, target="coreml", recipe="fp32", image_only=True, out=tmp_path / "dist").path

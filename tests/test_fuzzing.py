@@ -18,7 +18,10 @@ from edgevlm.runtimes.mlprogram import evaluator, features, memory, package, ste
 from edgevlm.runtimes.mlprogram.features import Feature
 from edgevlm.runtimes.mlprogram.values import Value
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="limits memory as Linux does")
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="limits memory as Linux does"),
+    pytest.mark.slow,  # the packages to damage take half a minute; tests/test_mlprogram_damage.py has what is small
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +33,8 @@ def outcomes(specimens: Sequence[Specimen], numbers: Sequence[int], seed: int = 
     return list(run(specimens, seed, numbers, Limits(seconds=60)))
 
 
-@pytest.mark.parametrize("mutants", [200, pytest.param(1500, marks=pytest.mark.slow)])
-def test_mutants_are_refused_or_answer_what_they_say(mutants: int, specimens: tuple[Specimen, ...]) -> None:
+def test_mutants_are_refused_or_answer_what_they_say(specimens: tuple[Specimen, ...]) -> None:
+    mutants = 1000
     found = outcomes(specimens, range(mutants), seed=1)
     assert [each for each in found if each.is_finding] == []
     assert [each.number for each in found] == list(range(mutants))
@@ -83,7 +86,6 @@ def answer_in_another_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluator.MLProgram, "_export", export)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "mutator", "finding"),
     [

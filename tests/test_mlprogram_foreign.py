@@ -317,6 +317,7 @@ def test_a_picture_is_scaled_and_shifted(kind: str, fp16: bool, tmp_path: Path) 
         )
 
 
+@pytest.mark.slow
 def test_functions_that_share_weights(tmp_path: Path) -> None:
     one, other = lively(PhoneNet()), lively(PhoneNet())
     lively(other.head, seed=5)
@@ -438,7 +439,13 @@ def mixture(opset: str) -> Any:
     return convert(source, opset=opset, fp16=opset == "iOS18", inputs=described(MIXTURE), outputs=outputs)
 
 
-@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize(
+    "compression",
+    [
+        pytest.param(each, marks=() if each in ("int8", "palette of 2", "pruned, iOS16") else pytest.mark.slow)
+        for each in COMPRESSIONS
+    ],
+)
 def test_compressed_weights_are_those_that_coremltools_restores(compression: str, tmp_path: Path) -> None:
     opset, compress, kinds = COMPRESSIONS[compression]
     compressed = compress(mixture(opset))

@@ -164,17 +164,6 @@ def test_baked_labels_answer_without_a_text_tower(target: str, labels_file: Path
             model.encode_text(["a star"])
 
 
-@pytest.mark.slow
-def test_labels_and_both_towers_agree(labels_file: Path, tmp_path: Path) -> None:
-    request = pipeline.Request(builtin.STUDENT, ("tflite",), BUILTIN["fp32"], tmp_path, labels=labels.read(labels_file))
-    (outcome,) = pipeline.convert(request)
-    assert outcome.bundle is not None
-    pictures = list(samples.sample_pictures()[:8])
-    with edgevlm.open(outcome.bundle.path) as model:
-        assert set(outcome.bundle.components) == {"encode_image", "encode_text", "classify"}
-        assert np.abs(model.classify(pictures) - model.classify(pictures, model.labels)).max() < 1e-4
-
-
 def test_a_repeated_conversion_is_copied_from_the_cache(tmp_path: Path) -> None:
     first = library.student("coreml", "fp16")
     (second,) = pipeline.convert(pipeline.Request(builtin.STUDENT, ("coreml",), BUILTIN["fp16"], tmp_path))
@@ -198,7 +187,7 @@ def test_a_cache_does_not_find_what_is_damaged(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.slow
 def test_a_damaged_cache_entry_is_converted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEVLM_CACHE_DIR", str(tmp_path / "cache"))
-    request = pipeline.Request(builtin.STUDENT, ("tflite",), BUILTIN["fp32"], tmp_path / "a")
+    request = pipeline.Request(builtin.STUDENT, ("coreml",), BUILTIN["fp32"], tmp_path / "a", image_only=True)
     pipeline.convert(request)
     for entry in store.folder().glob("*.edgevlm"):
         (entry / "extra").write_text("x")
@@ -213,24 +202,20 @@ def _contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_a_second_run_in_another_process_is_byte_identical(tmp_path: Path) -> None:
     model = write_siglip_checkpoint(tmp_path / "m", amplified=False)
-    for run, seed in (("a", "1"), ("b", "2")):
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "edgevlm",
-                "convert",
-                str(model),
-                "--target",
-                "coreml",
-                "--no-cache",
-                "--out",
-                str(tmp_path / run),
-            ],
-            check=True,
-            capture_output=True,
-            env=os.environ | {"PYTHONHASHSEED": seed},
-        )
+    pipeline.convert(pipeline.Request(model, ("coreml",), BUILTIN["fp16"], tmp_path / "a", use_cache=False))
+    command = [
+        sys.executable,
+        "-m",
+        "edgevlm",
+        "convert",
+        model,
+        "--target",
+        "coreml",
+        "--no-cache",
+        "--out",
+        tmp_path / "b",
+    ]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": "1"})
     first, second = _contents(tmp_path / "a"), _contents(tmp_path / "b")
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
