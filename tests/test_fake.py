@@ -91,7 +91,7 @@ def test_an_image_only_bundle_refuses_what_it_cannot_do() -> None:
     assert list(model.bundle.components) == ["classify"]
     with pytest.raises(edgevlm.TensorError, match="no text tower"):
         model.encode_text(["a"])
-    with pytest.raises(edgevlm.TensorError, match="no encode_image, .*: it tells its baked labels apart, 'a', 'b'$"):
+    with pytest.raises(edgevlm.TensorError, match=r"no encode_image, .*: it tells its baked labels apart, 'a', 'b'$"):
         model.encode_image([PICTURE])
     with pytest.raises(edgevlm.TensorError, match="no embeddings"):
         _ = model.mean_embedding
@@ -103,7 +103,9 @@ def test_an_image_only_bundle_refuses_what_it_cannot_do() -> None:
 @pytest.mark.parametrize("asked", [["b", "c"], [("c", "d")], ["B"]])
 def test_labels_that_are_not_baked_need_a_text_tower(asked: list[str | tuple[str, ...]]) -> None:
     with FakeModel(labels=("a", "b"), image_only=True) as model:
-        with pytest.raises(edgevlm.LabelError, match=r"expected labels that are baked in, .*: 'a', 'b'; got '") as caught:
+        with pytest.raises(
+            edgevlm.LabelError, match=r"expected labels that are baked in, .*: 'a', 'b'; got '"
+        ) as caught:
             model.classify([PICTURE], asked)
         assert "asks about the baked labels" in str(caught.value.hint)
         assert model.classify([PICTURE], ["b", "a"]).shape == (1, 2)

@@ -228,10 +228,16 @@ def test_labels_and_both_towers_agree(labels_file: Path, tmp_path: Path) -> None
 
 def test_a_repeated_conversion_is_copied_from_the_cache(tmp_path: Path) -> None:
     first = library.student("coreml", "fp16")
-    (second,) = pipeline.convert(pipeline.Request(builtin.STUDENT, ("coreml",), BUILTIN["fp16"], tmp_path))
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (second,) = pipeline.convert(pipeline.Request(builtin.STUDENT, ("coreml",), BUILTIN["fp16"], tmp_path / "dist"))
     assert second.cached
     assert second.bundle is not None
     assert _contents(first.path) == _contents(second.bundle.path)
+    # Git shows nothing of what can be made again, and all that an app ships.
+    status = ["git", "-C", str(tmp_path), "status", "--porcelain"]
+    assert subprocess.check_output(status, text=True) == ""
+    edgevlm.export_for_app(second.bundle, tmp_path / "app")
+    assert subprocess.check_output(status, text=True) == "?? app/\n"
 
 
 def test_a_cache_does_not_find_what_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,7 +291,7 @@ def _convert_one(source: Prepared, request: Request, target: str, progress: Prog
     rows = source.audit_rows(progress)
     recipe, at_risk = audit.settle(converter, source.programs, request.recipe, rows, progress)
     compressed = source.compress(recipe, progress)
-    with staged(request.destination(target), force=request.force) as stage:
+    with staged(request.destination(target), force=request.force, ignored=True) as stage:
         progress(f"{target}: lowering", None)
         files = _lower(converter, compressed.programs, recipe, stage.folder)
         began = time.monotonic()
@@ -376,6 +376,6 @@ def _cache_key(
 
 
 def _copy(kept: Bundle, request: Request, target: str) -> Outcome:
-    with staged(request.destination(target), force=request.force) as stage:
+    with staged(request.destination(target), force=request.force, ignored=True) as stage:
         shutil.copytree(kept.path, stage.folder, dirs_exist_ok=True)
     return Outcome(target, "passed", Bundle(stage.destination, kept.manifest), None, 0.0, cached=True)

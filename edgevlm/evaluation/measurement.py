@@ -121,7 +121,7 @@ class Measurement:
             raise UnsupportedError(
                 f"{name}: nothing to measure: {'; '.join(self._notes)}",
                 hint="give --teacher a model with a text tower; or convert one, without --image-only"
-                + ("; or evaluate it on pictures of its baked labels, in folders of these names" * bool(student.labels)),
+                + "; or evaluate it on pictures of its baked labels, a folder each" * bool(student.labels),
             )
         if self._probes:
             few_shot.refuse_rare(self._truth[self._truth >= 0], data.labels, max(options.shots), where=name)

@@ -225,7 +225,8 @@ class BundleModel(Closing):
 
     def _refuse_others(self, labels: Sequence[str | Sequence[str]]) -> None:
         """Raises LabelError unless all of these are baked in, each under its name."""
-        others = [label if isinstance(label, str) else " | ".join(label) for label in labels if label not in self.labels]
+        unknown = (label for label in labels if label not in self.labels)
+        others = [label if isinstance(label, str) else " | ".join(label) for label in unknown]
         if others:
             raise LabelError(
                 f"{self.bundle.path}: expected labels that are baked in, since it has no text tower: "
