@@ -468,7 +468,7 @@ def test_baked_labels_are_scored_where_they_are_the_datas(labels_only: Path, pho
     right = [LABELS[best] == data.labels[data.example(i).label] for i, best in enumerate(scores.argmax(1))]
     assert by_bundle.zero_shot.top1 == pytest.approx(np.mean(right))
     other = InMemory(["red", "blue"] * 4, ("cat", "zebra"), [0, 1] * 4)
-    with pytest.raises(UnsupportedError, match=r"no text tower, and its baked labels, 'cat', .*, lack 'zebra'"):
+    with pytest.raises(UnsupportedError, match="no text tower, and its baked labels lack 'zebra'"):
         evaluate(labels_only, other)
     # The embeddings can be probed on any classes.
     (probed,) = evaluate(labels_only, other, shots=[1], seeds=2).sets

@@ -179,7 +179,7 @@ def _ask_what_it_cannot_answer(bundle: Bundle, folder: Path) -> None:
         (["run", bundle.path, cats, "--labels", "red circle, a heart"], f"{knows}; got 'a heart'", "edgevlm run"),
         (["run", bundle.path, cats, "--text", "a heart"], f"no text tower, .* apart, {knows}", "edgevlm run"),
         (["index", cats, "--bundle", bundle.path, "--out", folder / "i"], f"no encode_image, .*{knows}", "edgevlm run"),
-        (["evaluate", bundle.path, "--data", cats.parent], f"{knows}, lack 'cat'", "pictures of its baked labels"),
+        (["evaluate", bundle.path, "--data", cats.parent], "its baked labels lack 'cat'", f"baked labels, {knows}"),
     ):
         shown = CliRunner().invoke(main, [*map(str, asked)])
         assert shown.exit_code == 2, shown.output

@@ -118,10 +118,11 @@ class Measurement:
             self._label_texts = label_texts(data.labels, options.templates, options.descriptions)
         self._notes = tuple(self._find_gaps())
         if not self._asks:
+            baked = f"; or evaluate it on pictures of its baked labels, {quoted(student.labels)}, a folder each"
             raise UnsupportedError(
                 f"{name}: nothing to measure: {'; '.join(self._notes)}",
                 hint="give --teacher a model with a text tower; or convert one, without --image-only"
-                + "; or evaluate it on pictures of its baked labels, a folder each" * bool(student.labels),
+                + baked * bool(student.labels),
             )
         if self._probes:
             few_shot.refuse_rare(self._truth[self._truth >= 0], data.labels, max(options.shots), where=name)
@@ -322,4 +323,4 @@ def _say_cut(encoder: Encoder, captions: Sequence[Sequence[str]]) -> Iterator[st
 def _say_lacking(baked: Sequence[str], wanted: Sequence[str]) -> str:
     if not baked:
         return "no labels are baked in"
-    return f"its baked labels, {quoted(baked)}, lack {quoted(sorted(set(wanted) - set(baked)), most=3)}"
+    return f"its baked labels lack {quoted(sorted(set(wanted) - set(baked)), most=3)}"
