@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgevlm.bench.results import Artefact, Emulated, Estimated, Failed, Measured, Result
+from edgevlm.bench.results import Artefact, Emulated, Estimated, Failed, Measured, Process, Result
 from edgevlm.onboard.figures import Counts, Memory, Spread, Sustained, System, Times, Window
 
 COMPONENTS = ("encode_image", "encode_text")
@@ -55,10 +55,13 @@ def measured(device: str, what: Artefact, component: str, threads: int, median: 
         spread(3.21) if image else None,
         None if image else spread(0.187),
         spread(0.021),
+        1.3,
+        spread(8.7) if image else None,
     )
+    processes = tuple(Process(median * share, 20, 1.3) for share in (0.99, 1.0, 1.01))
     return Measured(
         device, what, component, threads, times, memory(what.size_bytes), system(f"Test board {device}"),
-        f"edgevlm bench {what.name}.edgevlm --device {device} --threads {threads}", **more,
+        f"edgevlm bench {what.name}.edgevlm --device {device} --threads {threads}", processes=processes, **more,
     )  # type: ignore[arg-type]  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def labelled_student(labels: tuple[str, ...]) -> Bundle:
     def make(folder: Path) -> None:
         edgevlm.convert(target="coreml", recipe="fp32", labels=labels, out=folder)
 
-    return Bundle.open(once("student-labelled", make) / "edgevlm-student-coreml-fp32.edgevlm")
+    return Bundle.open(once("student-labelled", make) / "edgevlm-student-labels-coreml-fp32.edgevlm")
 
 
 def lower(target: str, recipe: Recipe, programs: Mapping[str, Program], folder: Path) -> Bundle:

@@ -33,6 +33,7 @@ from edgevlm.bundle.bundle import Bundle
 from edgevlm.cli import main
 from edgevlm.devices import device, profile
 from edgevlm.errors import DeviceError, InputError
+from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.models import catalogue
 from edgevlm.onboard import tensorrt
 from edgevlm.onboard.figures import Counts, Memory, Spread, System, Times, spread
@@ -142,12 +143,11 @@ def test_this_computer_is_measured(bundle: Bundle, tmp_path: Path) -> None:
     assert all(each.yardstick_ms for each in found.processes)
     assert 0 < times.engine_ms.min <= times.engine_ms.median <= times.engine_ms.p90 <= times.engine_ms.p95
     assert times.first_ms > times.engine_ms.min
-    assert times.preprocess_ms is not None
-    assert times.postprocess_ms is not None
-    assert times.tokenise_ms is None
+    assert list(times.stages) == ["decode", "resize", "model", "compare"]
+    assert min(each.median for each in times.stages.values()) > 0
     assert memory is not None
     assert 0 < memory.anonymous_bytes < memory.resident_bytes
-    assert memory.resident_bytes > memory.before_bytes
+    assert 0 < memory.own_bytes == memory.resident_bytes - memory.before_bytes
     assert found.sustained is not None
     assert found.sustained.slowdown > 0
     for name in ("report.html", "report.md"):
@@ -169,9 +169,12 @@ def test_a_later_run_replaces_what_it_finds_out_again(bundle: Bundle, tmp_path: 
 
 
 def test_json_is_what_the_file_holds(bundle: Bundle, tmp_path: Path) -> None:
-    done = bench(bundle.path, "--out", tmp_path, "--json", *QUICK)
-    lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    done = bench(bundle.path, "--out", tmp_path / "new", "--json", *QUICK)
+    lines = (tmp_path / "new" / "results.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(done.stdout)["results"] == [json.loads(line) for line in lines]
+    # Of the folder that it made git shows nothing.
+    assert sorted(os.listdir(tmp_path / "new")) == [".gitignore", "report.html", "report.md", "results.jsonl"]
+    assert (tmp_path / "new" / ".gitignore").read_text().splitlines()[-1] == "*"
 
 
 def test_a_bad_device_stops_no_other(bundle: Bundle, tmp_path: Path) -> None:
@@ -531,6 +534,7 @@ def test_the_gate(bundle: Bundle, tmp_path: Path) -> None:
     assert f"host: {base.artefact.name}: encode_image: measured before, and gone" in said
     worse = replace(base.artefact, accuracy=(base.artefact.accuracy or 1.0) - 0.01)
     assert regressions(replace(base, artefact=worse), measured(base, 10.0))[0] == 1
+    assert CENTRED_COSINE in " ".join(bench("--compare", old, new).stdout.split())
     results.write(old, [base, measured(base, 10.0), Failed("host", None, "as ever")])
     assert regressions(base, measured(base, 10.0), Failed("host", None, "as ever")) == (0, [])
     roomy = replace(measured(base, 30.0), memory=Memory(50_000_000, 1, 1, 1))
@@ -572,7 +576,7 @@ def test_results_of_the_first_version_are_read(bundle: Bundle, tmp_path: Path) -
     old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
     base = emulated(bundle)
     before = results.to_json(measured(base, 10.0)) | {"schema_version": 1}
-    del before["processes"], before["times"]["yardstick_ms"]
+    del before["processes"], before["times"]["yardstick_ms"], before["times"]["decode_ms"]
     old.write_text(json.dumps(before) + "\n")
     for median_ms, code in ((10.0, 4), (100.0, 1), (1.0, 0)):
         results.write(new, [measured(base, median_ms)])
@@ -586,7 +590,7 @@ def test_what_cannot_be_compared(bundle: Bundle, tmp_path: Path) -> None:
     broken.write_text('{"schema_version": 9}\n')
     for arguments, said in (
         ((one, other), "have no device, bundle and component in common"),
-        ((one, broken), "expected a result with schema_version 1 or 2"),
+        ((one, broken), "expected a result with schema_version 1 to 3"),
         ((one, tmp_path / "missing"), "not readable"),
         ((one, one, "--limit", "1"), "with its sign, got '1': write 1%, or 100%"),
     ):

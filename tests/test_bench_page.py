@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +16,14 @@ import pytest
 from edgevlm.bench.report import curves
 from edgevlm.bench.report.charts import memory_chart
 from edgevlm.bench.report.content import report
-from edgevlm.bench.report.fronts import front, points
+from edgevlm.bench.report.fronts import fastest as fastest_of
+from edgevlm.bench.report.fronts import front, points, ranked
 from edgevlm.bench.report.markdown import write_markdown
 from edgevlm.bench.report.page import write_page
 from edgevlm.bench.report.svg import scale
 from edgevlm.bench.report.wording import GLYPHS, MEANINGS, WORDS, Names, clean, cosine, megabytes, number
-from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
+from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Process, Result, evidence
+from edgevlm.inference.embeddings import CENTRED_COSINE
 
 CASES = bench_results.CASES
 
@@ -74,7 +77,7 @@ def figures(result: Result) -> list[str]:
     if isinstance(result, Measured):
         times, engine = result.times, result.times.engine_ms
         shown = [times.cold_load_ms, times.first_ms, engine.median, engine.p90, engine.p95, engine.min, engine.max]
-        shown += [each.median for each in (times.preprocess_ms, times.tokenise_ms, times.postprocess_ms) if each]
+        shown += [each.median for each in times.stages.values()]
         said = [number(each) for each in (*shown, times.per_second)]
     elif isinstance(result, Estimated):
         said = [number(each) for each in (result.low_ms, result.middle_ms, result.high_ms)]
@@ -89,8 +92,8 @@ def figures(result: Result) -> list[str]:
         return [result.message.split("\n")[0], *([result.hint] if result.hint else [])]
     if not isinstance(result, Estimated) and result.memory:
         memory = result.memory
-        sizes = (memory.anonymous_bytes, memory.file_mapped_bytes, memory.before_bytes)
-        said += [megabytes(each) for each in sizes if each is not None]
+        sizes = (memory.own_bytes, memory.resident_bytes, memory.anonymous_bytes, memory.file_mapped_bytes)
+        said += [*map(megabytes, sizes), f"({megabytes(memory.before_bytes)})"]
     return [*said, result.reproduce, result.artefact.sha256[:12]]
 
 
@@ -233,9 +236,117 @@ def test_the_summary_names_who_leads() -> None:
     assert (jetson["fits"].value, jetson["fits"].evidence) == ("8 of 10", "emulated")
     assert jetson["fastest at encode_image"].evidence == "estimated"
     assert any("overlap" in each for each in jetson["fastest at encode_image"].details)
-    assert "probably the fastest" in devices["jetson-orin-nano"].words
+    assert "probably the fastest" not in devices["jetson-orin-nano"].words
+    assert "no difference that the estimates can tell" in devices["jetson-orin-nano"].words
+    assert "is probably the fastest at encode_image" in devices["galaxy-s23"].words
     pixel = {each.title: each for each in devices["pixel-3a"].figures}
     assert pixel["fewest instructions for encode_image"].unit == "million"
+
+
+def raced(*each_ms: tuple[str, float], spread: float = 0.01) -> tuple[Measured, ...]:
+    """Recipes with the medians of three processes each, which differ by this share."""
+    found = []
+    for recipe, median_ms in each_ms:
+        one = bench_results.measured("board", bench_results.artefact(recipe, "tflite"), "encode_image", 1, median_ms)
+        times_ms = [median_ms * share for share in (1 - spread, 1.0, 1 + spread)]
+        found.append(replace(one, processes=tuple(Process(each, 20, 1.3) for each in times_ms)))
+    return tuple(found)
+
+
+def test_what_cannot_be_told_apart_has_no_rank(tmp_path: Path) -> None:
+    results = raced(("int8", 10.2), ("fp32", 10.0), ("fp16", 10.1), spread=0.05)
+    content = report(results, title="")
+    (device,) = content.devices
+    fastest = device.summary.figures[0]
+    assert (fastest.title, fastest.value, fastest.who) == ("fastest at encode_image", "10.0 to 10.2", "all 3 artefacts")
+    assert fastest.details == ("no difference that these runs can tell",)
+    assert "all 3 artefacts, no difference that these runs can tell" in device.summary.words
+    assert not re.search(r"times as fast|is the fastest", html(results, tmp_path) + markdown(results, tmp_path))
+    assert not any(row.cells[-1].best for row in content.choices[0].rows)
+    assert [each.artefact.recipe for each in ranked(points(results))] == ["int8", "fp32", "fp16"]
+    assert re.findall(r">([\w-]+) · tflite</text>", html(results, tmp_path))[:3] == ["int8", "fp32", "fp16"]
+
+
+def test_what_is_surely_faster_leads() -> None:
+    results = raced(("fp32", 10.0), ("fp16", 9.9), ("int8", 5.0), ("int8-static", 5.1), ("int4-weights", 2.0))
+    (device,) = report(results[:2] + results[4:], title="").devices
+    fastest = device.summary.figures[0]
+    assert (fastest.value, fastest.who) == ("2.00", "int4-weights · tflite")
+    assert "5.0 times as fast as fp32" in fastest.details
+    known = points(results)
+    assert [each.artefact.recipe for each in ranked(known)] == ["int4-weights", "int8", "int8-static", "fp32", "fp16"]
+    assert [each.artefact.recipe for each in fastest_of(known[:4])] == ["int8", "int8-static"]
+    # Two of a pair that cannot be told apart, of which one is larger: neither is surely beaten.
+    assert [each.artefact.recipe for each in front(known[2:4], ("latency",))] == ["int8", "int8-static"]
+    once = [replace(each, processes=each.processes[:1]) for each in results]
+    assert len(fastest_of(points(once[:4]))) == 4  # of one process each hardly anything is known
+    (said,) = (each for each in report(once[:4], title="").devices[0].summary.figures if each.name == "fastest")
+    assert "a rough figure, of too few processes (1 and 1)" in said.details
+
+
+def test_accuracy_counts_where_it_differs() -> None:
+    one, other = raced(("fp32", 10.0), ("fp16", 4.0))  # whose cosines are 1 and 0.999998
+    assert "least accurate" not in report((one, other), title="").devices[0].summary.words
+    worse = replace(other, artefact=replace(other.artefact, accuracy=0.99))
+    assert "fp16 · tflite is the fastest at encode_image, the smallest and the least accurate" in (
+        report((one, worse), title="").devices[0].summary.words
+    )
+
+
+def test_counts_that_differ_by_less_than_their_error_have_no_rank() -> None:
+    base = bench_results.emulated("board", bench_results.artefact("fp32", "tflite"), "encode_image")
+    assert base.counts is not None
+    close = replace(base.counts, instructions=base.counts.instructions * 1002 // 1000)
+    other = replace(base, artefact=bench_results.artefact("fp16", "tflite"), counts=close)
+    (figure, *_) = report((base, other), title="").devices[0].summary.figures
+    assert (figure.name, figure.who) == ("fewest instructions", "both artefacts")
+    assert figure.details[0] == "no difference beyond the counts' error"
+
+
+def test_a_card_says_where_the_time_goes(tmp_path: Path) -> None:
+    results = (
+        bench_results.measured("board", bench_results.artefact("int8", "tflite"), "encode_image", 1, 10.0),
+        bench_results.measured("board", bench_results.artefact("int8", "tflite"), "encode_text", 1, 2.0),
+    )
+    figures = {each.title: each for each in report(results, title="").devices[0].summary.figures}
+    spent = figures["where the time goes in encode_image"]
+    assert (spent.value, spent.unit, spent.evidence) == (number(8.7 + 3.21 + 10.0 + 0.021), "ms", "measured")
+    assert spent.details == (
+        "decoding a JPEG of 1280 x 960 8.70 ms (40 %)",
+        "resizing 3.21 ms (15 %)",
+        "the model 10.0 ms (46 %)",
+        "comparing with 100 labels 0.0210 ms (0 %)",
+    )
+    assert figures["where the time goes in encode_text"].details[0] == "tokenising 0.187 ms (8 %)"
+    card = html(results, tmp_path).split("</article>")[0]
+    assert spent.details[0] in card
+
+
+def test_an_artefacts_own_memory_stands_before_pythons(tmp_path: Path) -> None:
+    one = bench_results.measured("board", bench_results.artefact("int8", "tflite"), "encode_image", 1, 10.0)
+    assert one.memory is not None
+    own, python = megabytes(one.memory.own_bytes), megabytes(one.memory.before_bytes)
+    assert one.memory.own_bytes == one.memory.resident_bytes - 18_500_000
+    (device,) = report([one], title="").devices
+    (table,) = (each for each in device.tables if each.title == "Memory")
+    assert [each.heading for each in table.columns][2:5] == ["own", "Python's", "both"]
+    assert [each.text for each in table.rows[0].cells][2:4] == [own, f"({python})"]
+    said = f"{own} MB ({python} Python's)"
+    (fits,) = (each for each in device.summary.figures if each.name == "fits")
+    assert fits.details[-1] == f"at most {said}"
+    assert f">{said}</text>" in unescape(html([one], tmp_path))
+
+
+@pytest.mark.parametrize("written", [html, markdown])
+def test_a_centred_cosine_is_explained_where_it_stands(
+    written: Callable[[Sequence[Result], Path], str], tmp_path: Path
+) -> None:
+    results = raced(("fp32", 10.0), ("int8", 5.0))
+    page = unescape(written(results, tmp_path))
+    assert page.count(CENTRED_COSINE) == 4  # with the cards, the choices, the trade-offs and what ran
+    assert not re.search(r"(?<!centred )cosine 0", page)
+    unknown = [replace(each, artefact=replace(each.artefact, accuracy=None)) for each in results]
+    assert "cosines</dt>" not in written(unknown, tmp_path)
 
 
 def test_estimates_never_win_over_what_was_measured() -> None:
@@ -354,7 +465,8 @@ def test_memory_of_which_nobody_looked_before() -> None:
     assert known.memory is not None
     unknown = replace(known, memory=replace(known.memory, before_bytes=None))
     names = Names.of([known.artefact])
-    assert 'class="before"' in memory_chart([known], "a phone", names)
+    assert 'class="python"' in memory_chart([known], "a phone", names)
     drawn = memory_chart([unknown], "a phone", names)
-    assert 'class="anonymous"' in drawn
-    assert "before" not in drawn
+    assert 'class="own"' in drawn
+    assert 'class="python"' not in drawn
+    assert f"{megabytes(known.memory.resident_bytes)} MB" in drawn

@@ -23,6 +23,7 @@ from edgevlm.bundle.golden import GOLDEN, REFERENCE
 from edgevlm.bundle.manifest import Manifest, ParityReport
 from edgevlm.cli import main
 from edgevlm.errors import BundleError
+from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.parity import golden
 
@@ -140,7 +141,9 @@ def test_run_takes_a_label_file(bundle: Path, pictures: dict[str, Path], tmp_pat
 
 
 def test_verify_passes_and_says_how(bundle: Path) -> None:
-    assert "files are what the manifest says" in run("verify", bundle).stdout
+    shown = run("verify", bundle).stdout
+    assert "files are what the manifest says" in shown
+    assert CENTRED_COSINE in " ".join(shown.split())
     report = json.loads(run("verify", bundle, "--json").stdout)
     assert report["passed"]
     assert report["parity"]["evidence"] in ("program-semantics", "device")

@@ -831,7 +831,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     assert result.exit_code == 0, result.output
     Image.linear_gradient("L").convert("RGB").resize((40, 50)).save(folder / "picture.png")
     return {
-        "bundle": folder / "dist" / "clip-coreml-fp32.edgevlm",
+        "bundle": folder / "dist" / "clip-labels-coreml-fp32.edgevlm",
         "labels": folder / "labels.txt",
         "descriptions": folder / "d.json",
         "picture": folder / "picture.png",

@@ -91,13 +91,26 @@ def test_an_image_only_bundle_refuses_what_it_cannot_do() -> None:
     assert list(model.bundle.components) == ["classify"]
     with pytest.raises(edgevlm.TensorError, match="no text tower"):
         model.encode_text(["a"])
-    with pytest.raises(edgevlm.TensorError, match="no component 'encode_image'"):
+    with pytest.raises(edgevlm.TensorError, match=r"no encode_image, .*: it tells its baked labels apart, 'a', 'b'$"):
         model.encode_image([PICTURE])
     with pytest.raises(edgevlm.TensorError, match="no embeddings"):
         _ = model.mean_embedding
     with pytest.raises(edgevlm.ImageError):
         model.classify([b"no picture"])
     assert not model.session.calls
+
+
+@pytest.mark.parametrize("asked", [["b", "c"], [("c", "d")], ["B"]])
+def test_labels_that_are_not_baked_need_a_text_tower(asked: list[str | tuple[str, ...]]) -> None:
+    with FakeModel(labels=("a", "b"), image_only=True) as model:
+        with pytest.raises(
+            edgevlm.LabelError, match=r"expected labels that are baked in, .*: 'a', 'b'; got '"
+        ) as caught:
+            model.classify([PICTURE], asked)
+        assert "asks about the baked labels" in str(caught.value.hint)
+        assert model.classify([PICTURE], ["b", "a"]).shape == (1, 2)
+    with FakeModel(labels=("a", "b")) as model:
+        assert model.classify([PICTURE], asked).shape == (1, len(asked))
 
 
 def two() -> ComponentSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,14 @@ import library
 import numpy as np
 import pytest
 from checkpoints import VIT_B32_TEXT, VIT_B32_VISION, write_clip_checkpoint, write_siglip_checkpoint
+from click.testing import CliRunner
 from PIL import Image
 
 import edgevlm
 from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits
+from edgevlm.cli import main
 from edgevlm.conversion import cache, pipeline
 from edgevlm.errors import EdgeVLMError, LabelError, OutputError, TensorError, UnsupportedError
 from edgevlm.inference.embeddings import label_scores
@@ -162,14 +166,67 @@ def test_baked_labels_answer_without_a_text_tower(target: str, labels_file: Path
         assert some == pytest.approx(scores[:, [2, 0]] / scores[0, [2, 0]].sum(), rel=1e-5)
         with pytest.raises(TensorError, match="no text tower"):
             model.encode_text(["a star"])
+    _ask_what_it_cannot_answer(outcome.bundle, tmp_path)
+
+
+def _ask_what_it_cannot_answer(bundle: Bundle, folder: Path) -> None:
+    """Each command that needs what a bundle of labels alone lacks names the labels, and what answers."""
+    cats = folder / "pictures" / "cat"
+    cats.mkdir(parents=True)
+    Image.new("RGB", (64, 64), "white").save(cats / "white.png")
+    knows = "'red circle', 'blue star', 'two green squares'"
+    for asked, message, hint in (
+        (["run", bundle.path, cats, "--labels", "red circle, a heart"], f"{knows}; got 'a heart'", "edgevlm run"),
+        (["run", bundle.path, cats, "--text", "a heart"], f"no text tower, .* apart, {knows}", "edgevlm run"),
+        (["index", cats, "--bundle", bundle.path, "--out", folder / "i"], f"no encode_image, .*{knows}", "edgevlm run"),
+        (["evaluate", bundle.path, "--data", cats.parent], "its baked labels lack 'cat'", f"baked labels, {knows}"),
+    ):
+        shown = CliRunner().invoke(main, [*map(str, asked)])
+        assert shown.exit_code == 2, shown.output
+        said, _, advice = " ".join(shown.stderr.split()).partition(" try: ")
+        assert re.search(message, said), shown.stderr
+        assert hint in advice
+
+
+@pytest.mark.parametrize(
+    ("file", "called"),
+    [
+        ("labels.txt", "labels"),
+        ("shop/birds.txt", "birds"),
+        ("Oiseaux d'été.v2.txt", "Oiseaux-d-ete.v2"),
+        ("鳥.txt", "labels-8754cc62"),
+        ("-.txt", "labels-3973e022"),
+        (f"{'long' * 40}.txt", "longlonglonglonglonglon-ed357a84"),
+    ],
+)
+def test_a_label_set_names_its_bundles(file: str, called: str) -> None:
+    plain = pipeline.Request("clip", ("tflite",), BUILTIN["int8"], Path("dist"))
+    baked = replace(plain, labels=Labels(("cat",), ("{}",)), label_set=labels.set_name(Path(file)))
+    assert plain.destination("tflite") == Path("dist/clip-tflite-int8.edgevlm")
+    assert baked.destination("tflite") == Path(f"dist/clip-{called}-tflite-int8.edgevlm")
+    assert replace(baked, name="mine").destination("tflite") == Path("dist/mine-tflite-int8.edgevlm")
+
+
+def test_label_files_of_one_content_are_cached_apart() -> None:
+    """A cached bundle has its name inside."""
+    base = pipeline.Request("clip", ("tflite",), BUILTIN["int8"], Path("dist"), labels=Labels(("cat",), ("{}",)))
+    sets = [replace(base, label_set=each) for each in ("birds", "cats", "birds")]
+    keys = [pipeline._cache_key(each, "tflite", "fingerprint", None) for each in sets]
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_a_repeated_conversion_is_copied_from_the_cache(tmp_path: Path) -> None:
     first = library.student("coreml", "fp16")
-    (second,) = pipeline.convert(pipeline.Request(builtin.STUDENT, ("coreml",), BUILTIN["fp16"], tmp_path))
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (second,) = pipeline.convert(pipeline.Request(builtin.STUDENT, ("coreml",), BUILTIN["fp16"], tmp_path / "dist"))
     assert second.cached
     assert second.bundle is not None
     assert _contents(first.path) == _contents(second.bundle.path)
+    # Git shows nothing of what can be made again, and all that an app ships.
+    status = ["git", "-C", str(tmp_path), "status", "--porcelain"]
+    assert subprocess.check_output(status, text=True) == ""
+    edgevlm.export_for_app(second.bundle, tmp_path / "app")
+    assert subprocess.check_output(status, text=True) == "?? app/\n"
 
 
 def test_a_cache_does_not_find_what_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +373,7 @@ def test_ctrl_c_leaves_nothing_half_written(target: str, seconds_into_it: float,
     # A conversion that takes longer than ten seconds says before how far it is.
     assert (process.returncode, said.splitlines()[-1]) == (130, "stopped: nothing was left half-written")
     assert printed == ""
-    assert list(out.iterdir()) == []
+    assert [each.name for each in out.iterdir()] == [".gitignore"]
     assert list(temporary.iterdir()) == []
 
 

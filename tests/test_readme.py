@@ -51,7 +51,7 @@ SHOWN = (
         quick=True,
     ),
     Block(()),  # the environment, and these tests
-    Block((BUNDLE.format("tflite", "my-siglip", "fp32"), BUNDLE.format("tflite", "edgevlm-student", "fp16"))),
+    Block((BUNDLE.format("tflite", "my-siglip", "fp32"), BUNDLE.format("tflite", "edgevlm-student-labels", "fp16"))),
     Block(
         (
             r"executorch +palette-4 +refused: XNNPACK has no palettes",
@@ -76,7 +76,7 @@ SHOWN = (
     Block(
         (
             r"\d+ of \d+ labels described.*: descriptions\.json",
-            r"tflite: described/edgevlm-student-tflite-fp32\.edgevlm",
+            BUNDLE.format("tflite", "edgevlm-student-labels", "fp32"),
         )
     ),
     Block(

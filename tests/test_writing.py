@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -332,6 +332,22 @@ def test_folders_above_are_made_and_removed_again_unless_something_is_there_then
     with made(tmp_path / "a"):
         shutil.rmtree(tmp_path / "a" / "b")
     assert os.listdir(tmp_path) == ["a"]  # it was there before
+
+
+def test_git_passes_over_a_folder_that_was_made_for_what_can_be_made_again(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("there", "new", "above/new", "empty", "failed"):
+        with suppress(ValueError), made(tmp_path / name, ignored=True):
+            if name != "empty":
+                (tmp_path / name / "file").touch()
+            if name == "failed":
+                (tmp_path / name / "file").unlink()
+                raise ValueError
+    files = {str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*") if each.is_file()}
+    assert files == {"there/file", "new/file", "new/.gitignore", "above/new/file", "above/new/.gitignore"}
+    with made(tmp_path / "new", ignored=True):
+        (tmp_path / "new" / "file").unlink()
+    assert os.listdir(tmp_path / "new") == [".gitignore"]  # made by an earlier command
 
 
 def test_what_is_discarded_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,6 @@ def _opened(out: Path) -> Iterator[None]:
     """Makes the folder and its results, before the long work; a folder that nothing comes to be in is removed again."""
     with ExitStack() as held:
         with output_errors(out):
-            held.enter_context(made(out))
+            held.enter_context(made(out, ignored=True))
             (out / RESULTS).touch()
         yield

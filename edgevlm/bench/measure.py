@@ -110,6 +110,7 @@ class _Component:
         found, stages = self.found[threads], self.found[self.counts[0]][0]
         times = replace(
             pooled(found),
+            decode_ms=stages.decode_ms,
             preprocess_ms=stages.preprocess_ms,
             tokenise_ms=stages.tokenise_ms,
             postprocess_ms=stages.postprocess_ms,

@@ -1,6 +1,6 @@
 """What a benchmark finds out: one result a line of `results.jsonl`, each with its evidence.
 
-    {"schema_version": 2, "evidence": "measured", "device": "host", "artefact": {...}, "component": "encode_image", ...}
+    {"schema_version": 3, "evidence": "measured", "device": "host", "artefact": {...}, "component": "encode_image", ...}
 
 `evidence` says how the figures came about:
 
@@ -9,7 +9,8 @@
     estimated   computed from counts and a device's published figures, with a band of error
     none        nothing: the device failed, and why
 
-Version 1, which is read as well, was of one process a figure, and had no `processes` and no `yardstick_ms`.
+Versions 1 and 2 are read as well. Version 1 was of one process a figure, and had no `processes` and no `yardstick_ms`;
+neither had `decode_ms`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from edgevlm.onboard.figures import Counts, Memory, Sustained, System, Times
 from edgevlm.process.writing import write_atomically
 from edgevlm.schema import Quantity
 
-SCHEMA_VERSION = 2
-_READABLE = (1, 2)
+SCHEMA_VERSION = 3
+_READABLE = (1, 2, 3)
 Evidence = Literal["measured", "emulated", "estimated", "none"]
 
 
@@ -205,7 +206,7 @@ def from_json(data: Any, *, where: str) -> Result:
     if not isinstance(data, Mapping) or data.get("schema_version") not in _READABLE:
         got = data.get("schema_version") if isinstance(data, Mapping) else data
         raise InputError(
-            f"{where}: expected a result with schema_version {' or '.join(map(str, _READABLE))}, got {got!r}",
+            f"{where}: expected a result with schema_version {_READABLE[0]} to {_READABLE[-1]}, got {got!r}",
             hint="edgevlm bench writes results.jsonl; a newer edgevlm may have written this one",
         )
     kind = _KINDS.get(data.get("evidence", ""))

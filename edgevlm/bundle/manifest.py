@@ -56,7 +56,8 @@ class ParityCheck:
 
     Attributes:
         component: Which component, or `zero-shot` for answers that need both towers.
-        measure: `max_abs_error`, `min_cosine`, `centred_cosine`, `top1_agreement` or `finite`.
+        measure: `max_abs_error`, `min_cosine`, `centred_cosine` (the mean cosine, once the float reference's mean
+            embedding is taken from both), `top1_agreement` or `finite`.
         value: What was measured.
         limit: What the recipe allows; None where the recipe sets no limit.
         passed: Whether the value is within the limit.

@@ -12,14 +12,19 @@ from edgevlm.process.writing import Stage, staged_folder
 
 
 @contextmanager
-def staged(destination: Path, *, force: bool) -> Iterator[Stage]:
+def staged(destination: Path, *, force: bool, ignored: bool = False) -> Iterator[Stage]:
     """A folder to write into, which takes the place of `destination` when the block ends without an error.
+
+    Args:
+        destination: The bundle's.
+        force: Whether a bundle that is there is replaced.
+        ignored: Whether git is to pass over the folder that it is in, where that is new.
 
     Raises:
         OutputError: the destination exists and `force` is not set, cannot be written, or the disk is full.
     """
     refuse_existing(destination, force=force)
-    with staged_folder(destination, replace=force) as stage:
+    with staged_folder(destination, replace=force, ignored=ignored) as stage:
         yield stage
 
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 @click.option("--digest", metavar="SHA256", help="What BUNDLE's digest must be: that of the one that was published.")
 @click.option("--blame", is_flag=True, help="Find the first op that does not compute what the float model computed.")
 @click.option("--model", help="Where the float model is; left out, what the manifest calls it.")
-@click.option("--out", type=PATH, default="blame.html", show_default=True, help="The page that --blame draws.")
+@click.option("--out", type=PATH, help="The page that --blame draws; beside BUNDLE, .blame.html, if left out.")
 @as_json
-def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out: Path, as_json: bool) -> None:
+def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out: Path | None, as_json: bool) -> None:
     """Check BUNDLE's files against its manifest, its answers against the float reference, its integers against NNCF's.
 
     All of that is held against what BUNDLE says itself. Its digest, which is printed, covers every byte of every file:
@@ -50,6 +50,7 @@ def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out
     from edgevlm.bundle.bundle import Bundle
     from edgevlm.commands import showing
     from edgevlm.conversion import pipeline
+    from edgevlm.inference.embeddings import CENTRED_COSINE
     from edgevlm.process import terminal
     from edgevlm.targets import registry
 
@@ -58,8 +59,9 @@ def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out
             f"{bundle}: expected a bundle, got a package, which has no answers to be held against",
             hint="edgevlm inspect shows it; edgevlm.runtimes.mlprogram.MLProgram runs one of Core ML",
         )
+    page = out or bundle.resolve().with_suffix(".blame.html")
     if blame:
-        refuse_unwritable(out)
+        refuse_unwritable(page)
     opened = Bundle.open(bundle)
     showing.notes(opened)
     if digest is not None and opened.digest.removeprefix("sha256:") != digest.lower().removeprefix("sha256:"):
@@ -71,7 +73,7 @@ def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out
         parity = pipeline.verify(opened, progress)
         progress("reading the weights back", None)
         weights = pipeline.verify_weights(opened)
-        blames = _blame(opened, model, out, progress) if blame else None
+        blames = _blame(opened, model, page, progress) if blame else None
     passed = parity.passed and not any(proof.lost for proof in weights)
     if as_json:
         found = {"parity": schema.write(parity), "weights": schema.write(weights)}
@@ -82,6 +84,8 @@ def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out
         terminal.say(f"{len(opened.manifest.files)} files are what the manifest says; digest {opened.digest}")
         title = f"{parity.samples} pictures, evidence: {parity.evidence}"
         terminal.table(title, ("component", "measure", ">value", ">limit", "result"), showing.parity_rows(parity))
+        if any(check.measure == "centred_cosine" for check in parity.checks):
+            terminal.say(CENTRED_COSINE)
         for proof in weights:
             terminal.say(f"{proof.component}: {proof.identical} of {proof.decided} integer weights are as NNCF decided")
             if proof.lost:
@@ -91,7 +95,7 @@ def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out
 
         for each in blames:
             terminal.say(verdict(each))
-        terminal.say(f"picture: {out}")
+        terminal.say(f"picture: {page}")
     if not passed:
         if not blame:
             terminal.say("the first op that differs: the same command with --blame", err=True)

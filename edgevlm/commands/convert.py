@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--calibration-texts", type=PATH, help="Texts to measure ranges on, one a line; else DATA's own.")
 @click.option("--images", type=PATH, help="Folder of the pictures that a captions file in --calibration names.")
 @click.option("--out", type=PATH, default="dist", show_default=True, help="Folder for the bundles.")
-@click.option("--name", help="Name of the bundles; the model's own if left out.")
+@click.option("--name", help="Name of the bundles; the model's own, and the label file's, if left out.")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--force", is_flag=True, help="Replace existing bundles.")
 @click.option("--no-cache", is_flag=True, help="Convert again even if nothing has changed.")
@@ -88,6 +88,7 @@ def convert(
     """
     from edgevlm.commands import showing
     from edgevlm.conversion import pipeline
+    from edgevlm.inputs.labels import set_name
     from edgevlm.process import terminal
     from edgevlm.targets import registry
 
@@ -102,6 +103,7 @@ def convert(
         recipe=chosen[0],
         out=out,
         labels=_read_labels(labels, templates, descriptions),
+        label_set=set_name(labels) if labels else "",
         image_only=image_only,
         name=name,
         force=force,

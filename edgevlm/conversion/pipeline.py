@@ -57,9 +57,10 @@ class Request:
         targets: Names of targets.
         recipe: How to compress.
         labels: A label set to bake into a `classify` component.
+        label_set: What it is called in the bundles' names, so that none takes the place of one without it.
         image_only: Whether the text tower is left out; with `labels`, the bundle has `classify` alone.
         out: Folder that the bundles are written into.
-        name: What they are called; the model's own name where it is None.
+        name: What they are called; where it is None, the model's own name and the label set's.
         force: Whether an existing bundle is replaced.
         use_cache: Whether a bundle that was converted before from the same inputs is copied.
         calibration: Data to measure ranges on; in float16, what is audited too.
@@ -71,6 +72,7 @@ class Request:
     out: Path
     revision: str | None = None
     labels: Labels | None = None
+    label_set: str = "labels"
     image_only: bool = False
     name: str | None = None
     force: bool = False
@@ -80,7 +82,10 @@ class Request:
     @property
     def called(self) -> str:
         """The name of the bundles."""
-        return self.name or catalogue.short_name(self.model)
+        if self.name is not None:
+            return self.name
+        model = catalogue.short_name(self.model)
+        return model if self.labels is None else f"{model}-{self.label_set}"
 
     def destination(self, target: str) -> Path:
         """Where the bundle of a target goes."""
@@ -286,7 +291,7 @@ def _convert_one(source: Prepared, request: Request, target: str, progress: Prog
     rows = source.audit_rows(progress)
     recipe, at_risk = audit.settle(converter, source.programs, request.recipe, rows, progress)
     compressed = source.compress(recipe, progress)
-    with staged(request.destination(target), force=request.force) as stage:
+    with staged(request.destination(target), force=request.force, ignored=True) as stage:
         progress(f"{target}: lowering", None)
         files = _lower(converter, compressed.programs, recipe, stage.folder)
         began = time.monotonic()
@@ -364,13 +369,13 @@ def _cache_key(
         "recipe": schema.write(request.recipe),
         "labels": schema.write(request.labels),
         "image_only": request.image_only,
-        "name": request.name,
+        "name": request.called,
         "calibration": schema.write(calibration.record) if calibration else None,
     }
     return cache.key(inputs)
 
 
 def _copy(kept: Bundle, request: Request, target: str) -> Outcome:
-    with staged(request.destination(target), force=request.force) as stage:
+    with staged(request.destination(target), force=request.force, ignored=True) as stage:
         shutil.copytree(kept.path, stage.folder, dirs_exist_ok=True)
     return Outcome(target, "passed", Bundle(stage.destination, kept.manifest), None, 0.0, cached=True)

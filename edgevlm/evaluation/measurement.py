@@ -26,7 +26,7 @@ from edgevlm.evaluation.scene_zero_shot import SceneAccuracy
 from edgevlm.evaluation.threshold import Threshold
 from edgevlm.evaluation.zero_shot import ZeroShot
 from edgevlm.inference.embeddings import average
-from edgevlm.inputs.labels import check_lengths, same_to_model
+from edgevlm.inputs.labels import check_lengths, quoted, same_to_model
 from edgevlm.process.progress import Progress
 
 
@@ -118,9 +118,11 @@ class Measurement:
             self._label_texts = label_texts(data.labels, options.templates, options.descriptions)
         self._notes = tuple(self._find_gaps())
         if not self._asks:
+            baked = f"; or evaluate it on pictures of its baked labels, {quoted(student.labels)}, a folder each"
             raise UnsupportedError(
                 f"{name}: nothing to measure: {'; '.join(self._notes)}",
-                hint="give --teacher a model with a text tower; or convert one, without --image-only",
+                hint="give --teacher a model with a text tower; or convert one, without --image-only"
+                + baked * bool(student.labels),
             )
         if self._probes:
             few_shot.refuse_rare(self._truth[self._truth >= 0], data.labels, max(options.shots), where=name)
@@ -321,7 +323,4 @@ def _say_cut(encoder: Encoder, captions: Sequence[Sequence[str]]) -> Iterator[st
 def _say_lacking(baked: Sequence[str], wanted: Sequence[str]) -> str:
     if not baked:
         return "no labels are baked in"
-    names = sorted(set(wanted) - set(baked))
-    return f"its baked labels lack {', '.join(map(repr, names[:3]))}" + (
-        f" and {len(names) - 3} more" if len(names) > 3 else ""
-    )
+    return f"its baked labels lack {quoted(sorted(set(wanted) - set(baked)), most=3)}"

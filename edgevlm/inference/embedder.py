@@ -13,13 +13,15 @@ from edgevlm.bundle.spec import F32
 from edgevlm.bundle.tensors import refuse_large_header
 from edgevlm.errors import BundleError, InputError, LabelError, TensorError
 from edgevlm.inference.embeddings import Scores, average, label_scores, score
-from edgevlm.inputs.labels import check
+from edgevlm.inputs.labels import check, quoted
 from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.sequences import listed_pictures, listed_texts
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets import registry
 from edgevlm.targets.isolation import tokenizer_of
 from edgevlm.targets.runtime import Closing, Session
+
+_ASK_BAKED = "edgevlm run BUNDLE PICTURE, or classify(pictures) in Python, asks about the baked labels"
 
 
 class BundleModel(Closing):
@@ -83,9 +85,7 @@ class BundleModel(Closing):
         from safetensors.numpy import load_file
 
         if "encode_image" not in self.bundle.components:
-            raise TensorError(
-                "this bundle has no encode_image, so it has no embeddings", hint="convert without --image-only"
-            )
+            raise self._lacking("encode_image, so it has no embeddings")
         path = self.bundle.path / "golden" / "reference.safetensors"
         refuse_large_header(path, error=BundleError)
         tensors = load_file(path)
@@ -113,6 +113,8 @@ class BundleModel(Closing):
             ImageError: a picture cannot be decoded.
             TensorError: the bundle has no `encode_image`.
         """
+        if "encode_image" not in self.bundle.components:
+            raise self._lacking("encode_image, so it has no embeddings of pictures")
         rows = [self._ask("encode_image", picture) for picture in listed_pictures(images)]
         return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
 
@@ -129,12 +131,7 @@ class BundleModel(Closing):
             TensorError: the bundle has no text tower.
         """
         if self.tokenizer is None:
-            raise TensorError(
-                "this bundle has no text tower, so it cannot encode texts",
-                hint=f"ask about its {len(self.labels)} baked labels: leave yours out"
-                if self.labels
-                else "convert a model that has one, without --image-only",
-            )
+            raise self._lacking("text tower, so it cannot encode texts")
         ids = self.tokenizer.encode(texts)
         rows = [self._run("encode_text", "token_ids", row[None]) for row in ids]
         return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
@@ -164,8 +161,8 @@ class BundleModel(Closing):
             float32 [N, L]; of `softmax` each row sums to 1.
 
         Raises:
-            LabelError: no labels given and none baked in; a label without a text, or with one that the model would
-                cut; or two that become the same token ids.
+            LabelError: no labels given and none baked in, or others than the baked ones where there is no text tower;
+                a label without a text, or with one that the model would cut; or two that become the same token ids.
             InputError: one picture or one label in place of a sequence; or scores that the model cannot give.
         """
         pictures, ask = listed_pictures(images), self.classifier(labels, scores=scores)
@@ -188,12 +185,13 @@ class BundleModel(Closing):
         """
         if labels is None:
             if not self.labels:
-                raise LabelError("expected labels: this bundle has none baked in")
+                raise LabelError("expected labels: this bundle has none baked in", hint='--labels "a cat, a dog"')
             return self._baked_classifier(self.labels, scores)
         labels = listed_texts(labels, "labels")
         if not labels:
             raise LabelError("expected at least one label, got none")
-        if self.tokenizer is None and all(label in self.labels for label in labels):
+        if self.tokenizer is None and self.labels:
+            self._refuse_others(labels)
             return self._baked_classifier([str(label) for label in labels], scores)
         embeddings, manifest = self._embed_labels(labels), self.bundle.manifest
 
@@ -224,6 +222,26 @@ class BundleModel(Closing):
                 f"this bundle's classify gives its softmax alone, and no {kind}", hint="convert the model again"
             )
         return of_scores
+
+    def _refuse_others(self, labels: Sequence[str | Sequence[str]]) -> None:
+        """Raises LabelError unless all of these are baked in, each under its name."""
+        unknown = (label for label in labels if label not in self.labels)
+        others = [label if isinstance(label, str) else " | ".join(label) for label in unknown]
+        if others:
+            raise LabelError(
+                f"{self.bundle.path}: expected labels that are baked in, since it has no text tower: "
+                f"{quoted(self.labels)}; got {quoted(others)}",
+                hint=f"{_ASK_BAKED}; for other labels convert the model again",
+            )
+
+    def _lacking(self, what: str) -> TensorError:
+        """What to raise where a component is asked for that the bundle does not have."""
+        if not self.labels:
+            return TensorError(f"{self.bundle.path} has no {what}", hint="convert the model without --image-only")
+        return TensorError(
+            f"{self.bundle.path} has no {what}: it tells its baked labels apart, {quoted(self.labels)}",
+            hint=f"{_ASK_BAKED}; for anything else convert the model without --image-only",
+        )
 
     def _embed_labels(self, labels: Sequence[str | Sequence[str]]) -> F32:
         several = [(label,) if isinstance(label, str) else tuple(listed_texts(label)) for label in labels]

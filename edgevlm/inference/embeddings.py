@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import InputError
 
+CENTRED_COSINE = (
+    "Centred cosine: the mean cosine of embeddings with the float model's, once the float model's mean embedding is "
+    "taken from both, since what all embeddings share would hide how they differ; 1 is the same."
+)
+"""For those who are shown one."""
+
 Scores = Literal["softmax", "sigmoid", "cosine"]
 """What is said of a picture and a text: the text's share among all that were given, the probability that it fits, which
 others do not change, or the plain cosine."""

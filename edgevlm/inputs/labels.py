@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from edgevlm.errors import LabelError
 from edgevlm.inputs.texts import Tokenizer
 
 PLAIN = "{}"
+_SHOWN = 5
+_LONGEST_NAME = 32
 _PATH = re.compile(r"^[.~]{0,2}[/\\]|^\S+[/\\]\S+$|\.(txt|csv|tsv|jsonl?|ya?ml|md|labels|names|list)$", re.IGNORECASE)
 """A label that rather is a path."""
 
@@ -68,6 +72,32 @@ def parse(text: str, *, where: str) -> tuple[str, ...]:
     if not names:
         raise LabelError(f"{where}: expected a label per line, got none")
     return tuple(names)
+
+
+def set_name(path: Path) -> str:
+    """What the labels of a file are called in the name of a bundle: the file's name, in what every file system takes.
+
+    >>> set_name(Path("Oiseaux d'été.txt")), set_name(Path("shop/birds.txt"))
+    ('Oiseaux-d-ete', 'birds')
+
+    A name that is too long, or has nothing of that kind, ends in a few digits of its sha256.
+    """
+    plain = unicodedata.normalize("NFKD", path.stem).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^A-Za-z0-9_.+]+", "-", plain).strip("-.+")
+    if name and len(name) <= _LONGEST_NAME:
+        return name
+    digits = hashlib.sha256(os.fsencode(path.stem)).hexdigest()[:8]
+    return f"{name[: _LONGEST_NAME - 9].rstrip('-.+') or 'labels'}-{digits}"
+
+
+def quoted(names: Sequence[str], most: int = _SHOWN) -> str:
+    """The first names of some, as an error shows them.
+
+    >>> quoted(["a cat", "a dog", "a hen"], most=2)
+    "'a cat', 'a dog' and 1 more"
+    """
+    shown = ", ".join(map(repr, names[:most]))
+    return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:

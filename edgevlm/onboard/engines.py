@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import F32, Array, TensorSpec
@@ -72,6 +74,13 @@ def sample_picture() -> NDArray[np.uint8]:
     picture[..., 1] += np.linspace(0, 220, width, dtype=np.uint8)
     picture[..., 2] += np.linspace(220, 0, width, dtype=np.uint8)
     return picture
+
+
+def sample_jpeg() -> bytes:
+    """The same as a camera's file: a JPEG of quality 90."""
+    file = io.BytesIO()
+    Image.fromarray(sample_picture()).save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
 class BundleEngine:

@@ -39,6 +39,7 @@ class Times:
             does not tell.
         first_ms: The first inference, which packs weights and allocates.
         engine_ms: Later inferences.
+        decode_ms: From a JPEG file's bytes to a picture; None for a text tower.
         preprocess_ms: From a decoded picture to the pixels that the component takes; None for a text tower.
         tokenise_ms: From a text to token ids; None for an image tower.
         postprocess_ms: From the component's output to the answer that an app shows; None where there is nothing to do.
@@ -54,6 +55,19 @@ class Times:
     tokenise_ms: Spread | None = None
     postprocess_ms: Spread | None = None
     yardstick_ms: Annotated[float, Quantity("milliseconds", above=0)] | None = None
+    decode_ms: Spread | None = None
+
+    @property
+    def stages(self) -> dict[str, Spread]:
+        """What a picture or a text goes through up to the answer, in order; what nobody timed is left out."""
+        every = {
+            "decode": self.decode_ms,
+            "resize": self.preprocess_ms,
+            "tokenise": self.tokenise_ms,
+            "model": self.engine_ms,
+            "compare": self.postprocess_ms,
+        }
+        return {name: times for name, times in every.items() if times is not None}
 
     @property
     def per_second(self) -> float:
@@ -76,6 +90,7 @@ def pooled(several: Sequence[Times]) -> Times:
         page_cache_share=max(shares, default=None),
         first_ms=float(np.median([each.first_ms for each in several])),
         engine_ms=engine,
+        decode_ms=next((each.decode_ms for each in several if each.decode_ms), None),
         preprocess_ms=next((each.preprocess_ms for each in several if each.preprocess_ms), None),
         tokenise_ms=next((each.tokenise_ms for each in several if each.tokenise_ms), None),
         postprocess_ms=next((each.postprocess_ms for each in several if each.postprocess_ms), None),
@@ -99,6 +114,11 @@ class Memory:
     file_mapped_bytes: int
     resident_bytes: int
     before_bytes: int | None
+
+    @property
+    def own_bytes(self) -> int:
+        """What opening and running the artefact added at most; where nobody looked before, all of the process."""
+        return max(0, self.resident_bytes - (self.before_bytes or 0))
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import numpy as np
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.inference.embeddings import label_scores
-from edgevlm.inputs.pictures import preprocess
+from edgevlm.inputs.pictures import decode, preprocess
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import native
-from edgevlm.onboard.engines import TEXT, BundleEngine, Engine, make, sample_picture
+from edgevlm.onboard.engines import TEXT, BundleEngine, Engine, make, sample_jpeg
 from edgevlm.onboard.figures import Spread, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
 from edgevlm.process.progress import Progress
@@ -117,7 +117,9 @@ def _stages(bundle: Bundle, component: str) -> dict[str, Any]:
     if takes(spec, TOKEN_IDS) and tokenizer is not None:
         found["tokenise_ms"] = quick(lambda: tokenizer.encode([TEXT]))
     if takes(spec, PIXELS):
-        picture = sample_picture()
+        file = sample_jpeg()
+        picture = decode(file)
+        found["decode_ms"] = quick(lambda: decode(file))
         found["preprocess_ms"] = quick(lambda: preprocess(picture, manifest.image))
         if any(tensor.name == "embedding" for tensor in spec.outputs):
             labels = np.full((LABELS, manifest.embedding_dim), manifest.embedding_dim**-0.5, np.float32)

@@ -20,6 +20,8 @@ from edgevlm.process import interrupts
 from edgevlm.process.exchange import Unsupported, exchange
 from edgevlm.process.scratch import OWNER, REPLACED
 
+GITIGNORE = ".gitignore"
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file, text as UTF-8, whole or not at all.
@@ -63,7 +65,9 @@ class Stage:
 
 
 @contextmanager
-def staged_folder(destination: Path, *, replace: bool, hint: str | None = None) -> Iterator[Stage]:
+def staged_folder(
+    destination: Path, *, replace: bool, ignored: bool = False, hint: str | None = None
+) -> Iterator[Stage]:
     """A folder to write into, renamed to `destination` when the block ends without an error.
 
     Whoever looks sees the old folder or the new one, where the system can exchange two in one step.
@@ -71,6 +75,7 @@ def staged_folder(destination: Path, *, replace: bool, hint: str | None = None) 
     Args:
         destination: Folders above it are made, and removed again if nothing comes to be in them.
         replace: Whether a folder that is there then is replaced; else that is an error.
+        ignored: Whether git is to pass over the folder above it; see `made`.
         hint: What to do where it cannot be written.
 
     Raises:
@@ -78,7 +83,7 @@ def staged_folder(destination: Path, *, replace: bool, hint: str | None = None) 
     """
     with (
         output_errors(destination, hint),
-        made(destination.parent),
+        made(destination.parent, ignored=ignored),
         interrupts.temporary_folder(destination.parent) as scratch,
     ):
         stage = Stage(scratch / destination.name, destination, replace)
@@ -92,17 +97,28 @@ def staged_folder(destination: Path, *, replace: bool, hint: str | None = None) 
 
 
 @contextmanager
-def made(folder: Path) -> Iterator[None]:
+def made(folder: Path, *, ignored: bool = False) -> Iterator[None]:
     """Makes a folder and those above it; what is new and still empty when the block ends is removed again.
+
+    Args:
+        folder: Which.
+        ignored: Whether git is to pass over it if it is new, for what can be made again has no place in a repository.
+            A folder that was there is its owner's, and stays as it is.
 
     Raises:
         OSError: it cannot be made.
     """
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    note = folder / GITIGNORE
+    if ignored and folder in new:
+        note.write_text("# Made by edgevlm, which can make it again.\n*\n", encoding="utf-8")
     try:
         yield
     finally:
+        with suppress(OSError):
+            if ignored and folder in new and list(folder.iterdir()) == [note]:
+                note.unlink()
         for each in new:
             with suppress(OSError):
                 each.rmdir()

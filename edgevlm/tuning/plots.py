@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.tuning.sensitivity import LayerCost
 from edgevlm.tuning.trial import Trial
 
@@ -63,4 +65,5 @@ def draw_costs(costs: Mapping[str, Sequence[LayerCost]], path: Path) -> None:
         axes.set_title(recipe)
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(textwrap.fill(CENTRED_COSINE, 90), fontsize=7)
     figure.savefig(path)

@@ -27,7 +27,7 @@ from edgevlm.models import catalogue
 from edgevlm.process import scratch
 from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress, silent
-from edgevlm.process.writing import made, output_errors
+from edgevlm.process.writing import GITIGNORE, made, output_errors
 from edgevlm.targets import registry
 from edgevlm.tuning import plots
 from edgevlm.tuning.notes import STATE, Notes
@@ -205,11 +205,11 @@ def _opened(out: Path) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: expected a folder, found a file", hint="choose another --out")
     scratch.sweep(out)
-    strangers = [each.name for each in out.iterdir() if each.name != _LOCK] if out.exists() else []
+    strangers = [each.name for each in out.iterdir() if each.name not in (_LOCK, GITIGNORE)] if out.exists() else []
     if strangers and not (out / STATE).is_file() and strangers != ["bundles"]:
         raise OutputError(f"{out}: holds {strangers[0]}, so it is no search's folder", hint="choose a new --out")
     with ExitStack() as held:
         with output_errors(out):
-            held.enter_context(made(out))
+            held.enter_context(made(out, ignored=True))
             held.enter_context(locked(out / _LOCK, f"{out}: another search is using this folder"))
         yield

@@ -8,7 +8,7 @@ from functools import partial
 
 from markupsafe import Markup
 
-from edgevlm.bench.report.fronts import Point
+from edgevlm.bench.report.fronts import Point, ranked
 from edgevlm.bench.report.svg import (
     WIDTH,
     Scale,
@@ -25,7 +25,7 @@ from edgevlm.bench.report.svg import (
     text_width,
     tick_text,
 )
-from edgevlm.bench.report.wording import WORDS, Names, megabytes, number, threads
+from edgevlm.bench.report.wording import WORDS, Names, number, own_memory, threads
 from edgevlm.bench.results import Artefact, Emulated, Evidence, Measured, evidence
 from edgevlm.onboard.figures import Memory
 
@@ -44,17 +44,16 @@ class _Line:
 
 
 def latency_chart(points: Sequence[Point], what: str, names: Names) -> Markup:
-    """The fastest thread count's latency of each artefact, from fast to slow.
+    """The latency of each artefact at the thread count whose median is least, from fast to slow.
 
     Args:
         points: At least one, of one component on one device.
         what: Component and device, for those who cannot see it.
         names: What the artefacts are called.
     """
-    ranked = sorted(points, key=lambda each: each.middle_ms)
-    along = scale([ms for each in ranked for ms in (each.low_ms, each.middle_ms, each.high_ms)], _LEFT, _RIGHT)
+    along = scale([ms for each in points for ms in (each.low_ms, each.middle_ms, each.high_ms)], _LEFT, _RIGHT)
     lines = []
-    for each in ranked:
+    for each in ranked(points):
         figure = f"{number(each.middle_ms)} ms"
         if each.evidence == "estimated":
             figure = f"{number(each.low_ms)} to {number(each.high_ms)} ms"
@@ -65,41 +64,39 @@ def latency_chart(points: Sequence[Point], what: str, names: Names) -> Markup:
 
 
 def memory_chart(results: Sequence[Measured | Emulated], what: str, names: Names) -> Markup:
-    """Peak memory of each artefact: anonymous and file-mapped one after the other, and what was there before.
+    """Peak memory of each artefact: its own, and after that what Python had taken before.
 
     Args:
-        results: Of one component on one device; of each artefact the one that took most memory is drawn.
+        results: Of one component on one device; of each artefact the one that added most is drawn.
         what: Component and device, for those who cannot see it.
         names: What the artefacts are called.
     """
     most: dict[tuple[Artefact, Evidence], Memory] = {}
     for each in results:
         key = (each.artefact, evidence(each))
-        if each.memory and (key not in most or each.memory.resident_bytes > most[key].resident_bytes):
+        if each.memory and (key not in most or each.memory.own_bytes > most[key].own_bytes):
             most[key] = each.memory
     if not most:
         return Markup()
-    ends = [(each.anonymous_bytes + each.file_mapped_bytes) / 1e6 for each in most.values()]
-    along = scale([0.0, *ends, *((each.before_bytes or 0) / 1e6 for each in most.values())], _LEFT, _RIGHT)
+    along = scale([0.0, *((each.own_bytes + (each.before_bytes or 0)) / 1e6 for each in most.values())], _LEFT, _RIGHT)
     lines = []
     for (artefact, kind), memory in most.items():
-        figure = f"{megabytes(memory.anonymous_bytes)} + {megabytes(memory.file_mapped_bytes)} MB"
-        lines.append(_Line(named(artefact, names), figure, kind, partial(_stack, memory, along)))
+        lines.append(_Line(named(artefact, names), own_memory(memory), kind, partial(_stack, memory, along)))
     return _chart(f"Peak memory of {what}", "megabytes", lines, along)
 
 
 def work_chart(results: Sequence[Emulated], what: str, names: Names) -> Markup:
     """Instructions that each artefact executes for one inference, from few to many."""
-    ranked = sorted(
+    found = sorted(
         ((each.counts.instructions / 1e6, index, each) for index, each in enumerate(results) if each.counts),
         key=lambda each: each[:2],
     )
-    if not ranked:
+    if not found:
         return Markup()
-    along = scale([millions for millions, _, _ in ranked], _LEFT, _RIGHT)
+    along = scale([millions for millions, _, _ in found], _LEFT, _RIGHT)
     lines = [
         _Line(named(each.artefact, names), f"{number(millions)} million", "emulated", partial(_work, millions, along))
-        for millions, _, each in ranked
+        for millions, _, each in found
     ]
     kind = ", logarithmic" if along.logarithmic else ""
     return _chart(f"Instructions of {what}", f"million instructions{kind}", lines, along)
@@ -161,14 +158,12 @@ def _times(point: Point, along: Scale, y: float) -> list[Shape]:
 
 
 def _stack(memory: Memory, along: Scale, y: float) -> list[Shape]:
-    start = along(0)
-    middle = along(memory.anonymous_bytes / 1e6)
-    end = along((memory.anonymous_bytes + memory.file_mapped_bytes) / 1e6)
-    bars = [box(start, y - 6, middle - start, 12, "anonymous"), box(middle, y - 5.5, end - middle, 11, "mapped")]
-    if memory.before_bytes is None:
-        return bars
-    before = along(memory.before_bytes / 1e6)
-    return [*bars, *(line(before, y - 8, before, y + 8, kind) for kind in ("before-halo", "before"))]
+    start, middle = along(0), along(memory.own_bytes / 1e6)
+    own = box(start, y - 6, middle - start, 12, "own")
+    if not memory.before_bytes:
+        return [own]
+    end = along((memory.own_bytes + memory.before_bytes) / 1e6)
+    return [own, box(middle, y - 5.5, end - middle, 11, "python")]
 
 
 def _panel(name: str, what: str, rates: Sequence[tuple[int, float]]) -> Markup:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgevlm.bench.report.fronts import Point, Respect, best_known, front, points
+from edgevlm.bench.report.fronts import Point, Respect, best_known, fastest, front, points
 from edgevlm.bench.report.summary import Summary, summarise
 from edgevlm.bench.report.tables import Cell, Column, Row, Table, artefact_table, device_tables, row
 from edgevlm.bench.report.wording import UNKNOWN, WORDS, Names, cosine, count, listed, megabytes, number, one_line
 from edgevlm.bench.results import Artefact, Emulated, Measured, Result, evidence
+from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.onboard.figures import System
 
 
@@ -113,9 +114,9 @@ def _choices(results: Sequence[Result], devices: Sequence[Device], names: Names)
             if any(each.artefact == artefact for each in own)
         )
         note = (
-            "Median milliseconds of one inference at the thread count at which it is fastest; of an estimate, the "
-            "middle and the band. Bold: the fastest of its model on that device, estimates aside where something was "
-            "measured."
+            "Median milliseconds of one inference at the thread count whose median is least; of an estimate, the "
+            "middle and the band. Bold: the fastest of its model on that device, and what these figures cannot tell "
+            f"from it, estimates aside where something was measured. {CENTRED_COSINE}"
         )
         tables.append(Table(one_line(component), note, columns, rows))
     return tuple(tables)
@@ -127,8 +128,9 @@ def _latency_cell(among: Sequence[Point], device: str, artefact: Artefact) -> Ce
     if found is None:
         return Cell(UNKNOWN)
     fair = [each for each in there if each.evidence == "measured"] or there
-    best = min(fair, key=lambda each: each.middle_ms)
-    return Cell(_told(found), evidence=found.evidence, best=found is best)
+    best = fastest(fair)
+    told_apart = len(fair) == 1 or len(best) < len(fair)
+    return Cell(_told(found), evidence=found.evidence, best=told_apart and found in best)
 
 
 def _told(point: Point) -> str:
@@ -172,8 +174,8 @@ def _trade_offs(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
         for each in known
     )
     note = (
-        "Unbeaten: no other artefact of the same model here is at least as good in these respects and better in one. "
-        "The numbers are those in the plots."
+        "Unbeaten: no other artefact of the same model here is at least as good in these respects and better in one by "
+        f"more than the error. The numbers are those in the plots. {CENTRED_COSINE}"
     )
     return (Table("Trade-offs", note, columns, rows),)
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from edgevlm.bench.report.fronts import Point, Respect, front
+from edgevlm.bench.report.fronts import Point, Respect, front, stairs
 from edgevlm.bench.report.svg import (
     WIDTH,
     Scale,
@@ -61,12 +61,11 @@ def front_chart(points: Sequence[Point], against: Respect, what: str, names: Nam
     along = scale([ms for each in shown for ms in (each.low_ms, each.middle_ms, each.high_ms)], _LEFT, _RIGHT)
     upwards = _size_axis(shown) if against == "size" else _accuracy_axis(shown)
     parts = [*_grid(along, upwards)]
-    stairs = []
+    lines = []
     for model in dict.fromkeys(each.artefact.model for each in best):
-        steps = [(along(each.middle_ms), upwards.place(each)) for each in best if each.artefact.model == model]
-        stairs.append(list(_staircase(steps)))
-    parts += [path(each, "front") for each in stairs]
-    lines = [*stairs]
+        corners = stairs([each for each in best if each.artefact.model == model], against)
+        lines.append(list(_staircase([(along(each.middle_ms), upwards.place(each)) for each in corners])))
+    parts += [path(each, "front") for each in lines]
     places = [(along(each.middle_ms), upwards.place(each)) for each in shown]
     for each, (x, y) in zip(shown, places, strict=True):
         if each.evidence == "estimated":
@@ -79,7 +78,7 @@ def front_chart(points: Sequence[Point], against: Respect, what: str, names: Nam
     title = f"Latency against {against} of {what}"
     said = "; ".join(
         f"{names.label(each.artefact)} {number(each.middle_ms)} ms, {megabytes(each.artefact.size_bytes)} MB, "
-        f"cosine {cosine(each.artefact.accuracy)}"
+        f"centred cosine {cosine(each.artefact.accuracy)}"
         for each in best
     )
     return plot(WIDTH, _BOTTOM + 36, title, f"{title}. On the front: {said}", parts)
@@ -108,17 +107,18 @@ def fronts_chart(points: Sequence[Point], against: Respect, component: str, lett
     parts = [*_grid(along, upwards)]
     places: list[_Place] = []
     labels: list[str] = []
-    stairs: list[list[_Place]] = []
+    lines: list[list[_Place]] = []
     for device, letter in letters.items():
         for model in dict.fromkeys(each.artefact.model for each in fronts[device]):
             own = [each for each in shown if (each.device, each.artefact.model) == (device, model)]
             here = [(along(each.middle_ms), upwards.place(each)) for each in own]
-            stairs.append(list(_staircase(here)))
-            parts += [path(stairs[-1], "front")]
+            corners = stairs(own, against)
+            lines.append(list(_staircase([(along(each.middle_ms), upwards.place(each)) for each in corners])))
+            parts += [path(lines[-1], "front")]
             parts += [mark(each.evidence, x, y, 4.5) for each, (x, y) in zip(own, here, strict=True)]
             places += here
             labels += [letter, *[""] * (len(here) - 1)] if here else []  # one letter a front, at its fast end
-    parts += _labels(places, labels, [True] * len(labels), stairs)
+    parts += _labels(places, labels, [True] * len(labels), lines)
     title = f"Fronts of latency against {against} of {component} on all devices"
     said = "; ".join(f"{letter}: {device}" for device, letter in letters.items())
     return plot(WIDTH, _BOTTOM + 36, title, f"{title}. {said}", parts)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgevlm.bench.report.content import Report, report
-from edgevlm.bench.report.wording import GLYPHS, MEANINGS, PEER_MEANING, WORDS
+from edgevlm.bench.report.wording import ERROR_MEANING, GLYPHS, MEANINGS, PEER_MEANING, WORDS
 from edgevlm.bench.results import Result
+from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.process.pages import fill
 
 
@@ -35,4 +36,6 @@ def markdown(content: Report) -> str:
         words=WORDS,
         meanings=MEANINGS,
         peer_meaning=PEER_MEANING,
+        error_meaning=ERROR_MEANING,
+        centred_cosine=CENTRED_COSINE,
     )

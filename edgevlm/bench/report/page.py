@@ -12,8 +12,9 @@ from edgevlm.bench.report import charts, curves
 from edgevlm.bench.report.content import Device, Report, report
 from edgevlm.bench.report.fronts import Point, Respect, best_known, points
 from edgevlm.bench.report.svg import mark
-from edgevlm.bench.report.wording import MEANINGS, PEER_MEANING, WORDS, Names, one_line, threads
+from edgevlm.bench.report.wording import ERROR_MEANING, MEANINGS, PEER_MEANING, WORDS, Names, one_line, threads
 from edgevlm.bench.results import Emulated, Measured, Result
+from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.process.pages import fill
 
 _AGAINST: tuple[Respect, ...] = ("size", "accuracy")
@@ -73,6 +74,8 @@ def page(content: Report) -> str:
         words=WORDS,
         meanings=MEANINGS,
         peer_meaning=PEER_MEANING,
+        error_meaning=ERROR_MEANING,
+        centred_cosine=CENTRED_COSINE,
     )
 
 

@@ -1,13 +1,41 @@
-"""What matters first about a device, in words and a few figures: the fastest, the smallest, and whether it fits."""
+"""What matters first about a device, in words and a few figures: the fastest, the smallest, and whether it fits.
+
+Who leads is said where the difference exceeds its error (`edgevlm.bench.report.fronts`); else who may, all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from edgevlm.bench.report.fronts import Point, points
-from edgevlm.bench.report.wording import Names, cosine, listed, megabytes, number, one_line, shortened, threads
+from edgevlm.bench.compare import ACCURACY_DROP
+from edgevlm.bench.ratios import ratio
+from edgevlm.bench.report.fronts import Point, fastest, points, surely_faster
+from edgevlm.bench.report.wording import (
+    Names,
+    cosine,
+    listed,
+    megabytes,
+    number,
+    one_line,
+    own_memory,
+    share,
+    shortened,
+    threads,
+)
 from edgevlm.bench.results import Artefact, Emulated, Estimated, Evidence, Failed, Measured, Result, evidence
+
+_COUNT_ERROR = 0.005
+"""Of counted instructions: what Python does around an artefact differs by a few in a thousand."""
+_NAMED = 3  # of those that cannot be told apart
+_TIME_SPENT = "where the time goes"
+_STAGES = {
+    "decode": "decoding a JPEG of 1280 x 960",
+    "resize": "resizing",
+    "tokenise": "tokenising",
+    "model": "the model",
+    "compare": "comparing with 100 labels",
+}
 
 
 @dataclass(frozen=True)
@@ -15,13 +43,14 @@ class Figure:
     """A key figure.
 
     Attributes:
-        name: What it is: `fastest`, `fewest instructions`, `smallest`, `fits`, `failed`.
+        name: What it is: `fastest`, `where the time goes`, `fewest instructions`, `smallest`, `fits`, `failed`.
         value: As text.
         unit: Of the value; empty for words.
-        who: The artefact that it belongs to; empty where it belongs to none.
+        who: The artefact that it belongs to, or those that it may; empty where it belongs to none.
         details: What else there is to know, each a short phrase.
         evidence: How it came about; None for what needs none, such as a file's size.
         component: What it is of; empty for all.
+        shared: Whether `who` are several that cannot be told apart.
     """
 
     name: str
@@ -31,13 +60,17 @@ class Figure:
     details: tuple[str, ...]
     evidence: Evidence | None
     component: str = ""
+    shared: bool = False
 
     @property
     def title(self) -> str:
         """Its name, and of what it is."""
         if not self.component:
             return self.name
-        return f"{self.name} {'at' if self.name == 'fastest' else 'for'} {self.component}"
+        return f"{self.name} {_PREPOSITIONS.get(self.name, 'for')} {self.component}"
+
+
+_PREPOSITIONS = {"fastest": "at", _TIME_SPENT: "in"}
 
 
 @dataclass(frozen=True)
@@ -64,10 +97,15 @@ def summarise(results: Sequence[Result], names: Names) -> Summary:
 
 def _leaders(results: Sequence[Measured | Emulated | Estimated], names: Names) -> Iterator[Figure]:
     """Of one model: the fastest at each component, or what executes the fewest instructions, and the smallest."""
-    components = dict.fromkeys(each.component for each in results)
-    fastest = {one: _fastest(results, one, names) for one in components}
-    yield from (each for each in fastest.values() if each)
-    yield from (each for one in components if not fastest[one] and (each := _fewest(results, one, names)))
+    counted = []
+    for component in dict.fromkeys(each.component for each in results):
+        among = [each for each in points(results) if each.component == component]
+        among = [each for each in among if each.evidence == "measured"] or among
+        if among:
+            yield from _fastest(among, one_line(component), names)
+        elif fewest := _fewest(results, component, names):
+            counted.append(fewest)
+    yield from counted
     yield _smallest(results, names)
 
 
@@ -79,12 +117,14 @@ def _words(figures: Sequence[Figure], results: Sequence[Result], names: Names, s
     """
     sentences = []
     among = ", of its model," if several else ""
-    for who in dict.fromkeys(each.who for each in figures if each.who):
-        own = [each for each in figures if each.who == who]
-        claims = _claims(own, among)
-        if who in _least_accurate(results, names):
-            claims.append("the least accurate")
+    least = _least_accurate(results, names)
+    sole = [each for each in figures if each.who and not each.shared and each.name != _TIME_SPENT]
+    for who in dict.fromkeys(each.who for each in sole):
+        claims = _claims([each for each in sole if each.who == who], among)
+        if who in least:
+            claims.append("the least accurate" if len(least) == 1 else "among the least accurate")
         sentences.append(f"{who} {listed(claims)}")
+    sentences += _ties(figures)
     for each in figures:
         if not each.who:
             sentences.append(_capital(each.details[0]) if each.name == "fits" else f"{each.value} results failed")
@@ -107,14 +147,24 @@ def _claims(figures: Sequence[Figure], among: str) -> list[str]:
     return claims
 
 
+def _ties(figures: Sequence[Figure]) -> Iterator[str]:
+    """Who may lead in what, where nobody surely does."""
+    shared = [each for each in figures if each.shared]
+    for name, who, kind in dict.fromkeys((each.name, each.who, each.evidence) for each in shared):
+        same = [each for each in shared if (each.name, each.who, each.evidence) == (name, who, kind)]
+        title = replace(same[0], component=listed([each.component for each in same])).title
+        yield f"{_capital(title)}: {who}, {same[0].details[0]}"
+
+
 def _least_accurate(results: Sequence[Result], names: Names) -> set[str]:
-    """Who keeps least of a model's answers, of each model with several artefacts of known accuracy."""
+    """Who keeps least of a model's answers, of each model with several artefacts of which some surely keep more."""
     found = {each.artefact for each in results if each.artefact is not None and each.artefact.accuracy is not None}
     least = set()
     for model in {each.model for each in found}:
         known = {each: each.accuracy or 0.0 for each in found if each.model == model}
-        if len(set(known.values())) > 1:
-            least |= {names.label(each) for each, accuracy in known.items() if accuracy == min(known.values())}
+        lowest = min(known.values())
+        if max(known.values()) - lowest > ACCURACY_DROP:
+            least |= {names.label(each) for each, accuracy in known.items() if accuracy - lowest <= ACCURACY_DROP}
     return least
 
 
@@ -127,40 +177,73 @@ def _ours(artefacts: Sequence[Artefact]) -> list[Artefact]:
     return [each for each in artefacts if not each.peer] or list(artefacts)
 
 
-def _fastest(results: Sequence[Result], component: str, names: Names) -> Figure | None:
-    """The least latency; among estimates only where nothing was measured."""
-    among = [each for each in points(results) if each.component == component]
-    among = [each for each in among if each.evidence == "measured"] or among
-    if not among:
-        return None
+def _fastest(among: Sequence[Point], component: str, names: Names) -> Iterator[Figure]:
+    """The least latency, or those that may have it; and what comes before and after the model."""
     ours = set(_ours([each.artefact for each in among]))
-    ranked = sorted(among, key=lambda each: each.middle_ms)
-    best = next(each for each in ranked if each.artefact in ours)
-    details = [threads(best.threads)]
-    if best.artefact.accuracy is not None:
-        details.append(f"cosine {cosine(best.artefact.accuracy)}")
-    plain = next((each for each in ranked if _is_plain(each, best)), None)
-    if plain is not None and plain is not best:
-        details.append(f"{number(plain.middle_ms / best.middle_ms, 2)} times as fast as fp32")
-    if best.evidence == "estimated":
-        details.insert(0, f"between {number(best.low_ms)} and {number(best.high_ms)} ms")
-        rivals = [each for each in ranked if each is not best and each.low_ms <= best.high_ms]
-        if rivals:
-            details.append(f"not surely: the bands of {len(rivals)} more overlap with its own")
-    elif any(each is not best and each.low_ms <= best.middle_ms for each in ranked):
-        details.append("not surely: another was as fast at times")
-    if ranked[0] is not best:
-        rival = ranked[0]
+    best = min((each for each in among if each.artefact in ours), key=lambda each: each.middle_ms)
+    equals = fastest([each for each in among if each.artefact in ours])
+    details = []
+    if len(equals) > 1:
+        of = "these runs" if best.evidence == "measured" else "the estimates"
+        details += [f"no difference that {of} can tell", *_why(best, equals)]
+    else:
+        details.append(threads(best.threads))
+        if best.artefact.accuracy is not None:
+            details.append(f"centred cosine {cosine(best.artefact.accuracy)}")
+        plain = next((each for each in among if _is_plain(each, best)), None)
+        if plain is not None and plain is not best:
+            details.append(f"{number(_times_slower(best, plain), 2)} times as fast as fp32")
+        if best.evidence == "estimated":
+            details.insert(0, f"between {number(best.low_ms)} and {number(best.high_ms)} ms")
+    quicker = [each for each in among if each.artefact not in ours and surely_faster(each, best)]
+    if quicker:
+        rival = min(quicker, key=lambda each: each.middle_ms)
         details.append(f"a peer is faster: {names.label(rival.artefact)}, {number(rival.middle_ms)} ms")
-    return Figure(
-        "fastest",
-        number(best.middle_ms),
-        "ms",
-        names.label(best.artefact),
-        tuple(details),
-        best.evidence,
-        one_line(component),
-    )
+    ends = dict.fromkeys(number(end(each.middle_ms for each in equals)) for end in (min, max))
+    who, shared = _several([each.artefact for each in equals], ours, names), len(equals) > 1
+    yield Figure("fastest", " to ".join(ends), "ms", who, tuple(details), best.evidence, component, shared)
+    if isinstance(best.result, Measured):
+        yield from _time_spent(best.result, component, names)
+
+
+def _time_spent(measured: Measured, component: str, names: Names) -> Iterator[Figure]:
+    """From a picture or a text to the answer, where more than the model was timed."""
+    medians = {name: times.median for name, times in measured.times.stages.items()}
+    whole = sum(medians.values())
+    if len(medians) > 1 and whole > 0:
+        details = tuple(f"{_STAGES[name]} {number(ms)} ms ({share(ms / whole)} %)" for name, ms in medians.items())
+        who = names.label(measured.artefact)
+        yield Figure(_TIME_SPENT, number(whole), "ms", who, details, "measured", component)
+
+
+def _why(best: Point, equals: Sequence[Point]) -> list[str]:
+    """What hides a difference, besides that it is small."""
+    if best.evidence == "estimated":
+        return ["their bands overlap"]
+    others = [each.result for each in equals if each is not best]
+    found = [
+        ratio(best.result, each).caveats
+        for each in others
+        if isinstance(best.result, Measured) and isinstance(each, Measured)
+    ]
+    return list(dict.fromkeys(caveat for caveats in found for caveat in caveats))
+
+
+def _several(artefacts: Sequence[Artefact], of: Collection[Artefact], names: Names) -> str:
+    """`a`, `a and b`, `a, b, c and 4 more`; `all 7 artefacts` where there are no others."""
+    labels = [names.label(each) for each in artefacts]
+    if 1 < len(artefacts) == len(of):
+        several = len({each.model for each in names.artefacts}) > 1
+        return _all(len(of)) + (f" of {one_line(artefacts[0].model)}" if several else "")
+    if len(labels) <= _NAMED + 1:
+        return listed(labels)
+    return listed([*labels[:_NAMED], f"{len(labels) - _NAMED} more"])
+
+
+def _times_slower(best: Point, other: Point) -> float:
+    if isinstance(best.result, Measured) and isinstance(other.result, Measured):
+        return ratio(best.result, other.result).middle
+    return other.middle_ms / best.middle_ms
 
 
 def _is_plain(point: Point, best: Point) -> bool:
@@ -178,22 +261,24 @@ def _fewest(results: Sequence[Result], component: str, names: Names) -> Figure |
     ]
     if not found:
         return None
-    instructions, _, best = min(found)
+    least = min(found)[0]
+    equals = [each for instructions, _, each in found if instructions <= least * (1 + _COUNT_ERROR)]
     return Figure(
         "fewest instructions",
-        number(instructions / 1e6),
+        number(least / 1e6),
         "million",
-        names.label(best.artefact),
-        ("no latency is known",),
+        _several([each.artefact for each in equals], {each.artefact for _, _, each in found}, names),
+        (*(["no difference beyond the counts' error"] if len(equals) > 1 else []), "no latency is known"),
         "emulated",
         one_line(component),
+        shared=len(equals) > 1,
     )
 
 
 def _smallest(results: Sequence[Measured | Emulated | Estimated], names: Names) -> Figure:
     found = [each.artefact for each in results]
     best = min(_ours(found), key=lambda each: each.size_bytes)
-    details = [] if best.accuracy is None else [f"cosine {cosine(best.accuracy)}"]
+    details = [] if best.accuracy is None else [f"centred cosine {cosine(best.accuracy)}"]
     rival = min(found, key=lambda each: each.size_bytes)
     if rival.size_bytes < best.size_bytes:
         details.append(f"a peer is smaller: {names.label(rival)}, {megabytes(rival.size_bytes)} MB")
@@ -243,5 +328,6 @@ def _all(several: int) -> str:
 
 
 def _peak(results: Sequence[Measured | Emulated]) -> tuple[str, ...]:
-    peaks = [each.memory.anonymous_bytes for each in results if each.memory is not None]
-    return (f"at most {megabytes(max(peaks))} MB anonymous",) if peaks else ()
+    """The memory of the artefact that adds most."""
+    known = [each.memory for each in results if each.memory is not None]
+    return (f"at most {own_memory(max(known, key=lambda each: each.own_bytes))}",) if known else ()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgevlm.bench.compare import Comparison
+from edgevlm.bench.report.wording import own_memory
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
+from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.process import terminal
 
 _BUSY_SHARE = 0.75
@@ -61,6 +63,8 @@ def print_comparison(comparison: Comparison) -> None:
         rows.append((each.device, each.artefact, each.component, each.what, *figures, ratio, verdict))
     if rows:
         terminal.table(None, ("device", "artefact", "component", "", ">old", ">new", "ratio", ""), rows)
+    if any(each.what == "centred cosine" and each.verdict != "same" for each in comparison.changes):
+        terminal.say(CENTRED_COSINE)
     for said in comparison.regressions:
         terminal.say(f"REGRESSION: {said}", err=True)
     for said in comparison.unknown:
@@ -93,7 +97,9 @@ def _figures(result: Measured | Emulated | Estimated) -> tuple[str, str, str]:
         said = f"cold load {times.cold_load_ms:.3g} ms, first {times.first_ms:.3g} ms"
         if result.sustained:
             said += f", {result.sustained.slowdown:.2f}x at the end of the sustained run"
-        return latency, "" if memory is None else _memory(memory.anonymous_bytes, memory.file_mapped_bytes), said
+        around = [f"{name} {each.median:.3g}" for name, each in times.stages.items() if name != "model"]
+        said += f"; around it {', '.join(around)} ms" if around else ""
+        return latency, "" if memory is None else own_memory(memory), said
     if isinstance(result, Estimated):
         return (
             f"{result.middle_ms:.3g} ms ({result.low_ms:.3g} to {result.high_ms:.3g})",
@@ -101,14 +107,10 @@ def _figures(result: Measured | Emulated | Estimated) -> tuple[str, str, str]:
             f"bound by {result.bound_by}",
         )
     memory = result.memory
-    peak = "" if memory is None else _memory(memory.anonymous_bytes, memory.file_mapped_bytes)
+    peak = "" if memory is None else own_memory(memory)
     facts = []
     if result.counts:
         facts.append(f"{result.counts.instructions / 1e6:.4g} M instructions")
     if result.fits is not None and result.memory_limit_bytes is not None:
         facts.append(f"{'fits' if result.fits else 'does NOT fit'} in {result.memory_limit_bytes / 1e6:,.0f} MB")
     return "", peak, ", ".join(facts)
-
-
-def _memory(anonymous_bytes: int, file_mapped_bytes: int) -> str:
-    return f"{anonymous_bytes / 1e6:.1f} MB + {file_mapped_bytes / 1e6:.1f} mapped"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from edgevlm.bench.results import Artefact, Evidence
+from edgevlm.onboard.figures import Memory
 
 UNKNOWN = "–"
 """What stands for a figure that is not there."""
@@ -33,6 +34,10 @@ MEANINGS: dict[Evidence, str] = {
     "none": "The device or the artefact gave no figure; the message says why.",
 }
 PEER_MEANING = "The same model made and run by another toolchain, for comparison."
+ERROR_MEANING = (
+    "One is called faster than another where the difference exceeds its error: of measured times the interval of all "
+    "ratios between their processes' medians, of estimates the bands. Where it does not, no order is meant."
+)
 
 _LONGEST = 64  # characters of a label
 _DIRECTIONS = {"\u200e", "\u200f", "\u061c", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
@@ -64,6 +69,12 @@ def megabytes(size_bytes: int | None) -> str:
 def cosine(accuracy: float | None) -> str:
     """The centred cosine with the float model; six decimals, for it is close to one."""
     return UNKNOWN if accuracy is None or not math.isfinite(accuracy) else f"{accuracy:.6f}"
+
+
+def own_memory(memory: Memory) -> str:
+    """An artefact's own peak, and in brackets what Python and its libraries had taken before."""
+    own = f"{megabytes(memory.own_bytes)} MB"
+    return f"{own} ({megabytes(memory.before_bytes)} Python's)" if memory.before_bytes else own
 
 
 def threads(several: int) -> str:
