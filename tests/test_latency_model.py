@@ -366,9 +366,7 @@ def test_counting_again_gives_what_is_kept(tmp_path: Path) -> None:
     point = next(each for each in points().cpu if each.network == "MobileNetV3 Small fp32")
     with skipped_offline():
         again = count(bundle(point.network, tmp_path / "bundle"), point)
-    # Counts repeat to a few in a thousand. The points were counted with ExecuTorch 1.4.1; 1.5.1 leaves out one pass
-    # over the pixels, of seven instructions each, which is 3.5 % of this network.
-    assert again.counts.instructions == pytest.approx(point.instructions, rel=0.05)
+    assert again.counts.instructions == pytest.approx(point.instructions, rel=0.005)  # a few in a thousand vary
     assert cluster(point).stands_in
     with pytest.raises(InputError, match="expected a library"):
         count(bundle(point.network, tmp_path / "other"), replace(point, library="ncnn"))
