@@ -229,7 +229,7 @@ def test_a_second_run_in_another_process_is_byte_identical(tmp_path: Path) -> No
             ],
             check=True,
             capture_output=True,
-            env=os.environ | {"PYTHONHASHSEED": seed},
+            env=os.environ | {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": seed},
         )
     first, second = _contents(tmp_path / "a"), _contents(tmp_path / "b")
     assert first.keys() == second.keys()

@@ -55,7 +55,8 @@ class ParityCheck:
     """One comparison of the shipped file with the float reference.
 
     Attributes:
-        component: Which component, or `zero-shot` for answers that need both towers.
+        component: Which component, or `zero-shot` for answers that need both towers. With ` (golden)` behind it, what
+            failed by far on the samples of `golden.json`.
         measure: `max_abs_error`, `min_cosine`, `centred_cosine`, `top1_agreement` or `finite`.
         value: What was measured.
         limit: What the recipe allows; None where the recipe sets no limit.

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevlm import schema
-from edgevlm.bundle.golden import FOLDER, GoldenAnswers, GoldenPicture, GoldenText
+from edgevlm.bundle.golden import FOLDER, SCHEMA_VERSION, Golden, GoldenPicture, GoldenText
 from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.inference.embeddings import score
-from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.parity import golden, samples
 from edgevlm.parity.comparison import zero_shot
 from edgevlm.targets import registry
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData
 
 
-def write_golden(source: Prepared, folder: Path) -> None:
-    """Writes the tokenizer and the golden fixtures, answered by the float original."""
+def write_fixtures(source: Prepared, folder: Path) -> Golden:
+    """Writes the tokenizer and the golden fixtures, answered by the float original.
+
+    Returns:
+        What `golden.json` will hold, which is written once the artefact has been asked, too.
+    """
     specs, texts = source.original.specs, samples.golden_texts() if source.text else ()
     if source.text and source.model.tokenizer_json:
         (folder / source.text.tokenizer_file).write_bytes(source.model.tokenizer_json)
@@ -39,35 +43,27 @@ def write_golden(source: Prepared, folder: Path) -> None:
     if texts and source.model.tokenizer:
         rows[TOKEN_IDS] = source.model.tokenizer.encode(texts)
     answers = source.original.answer(rows)
-
-    def answered(taken: str, index: int) -> GoldenAnswers:
-        """What the components that take that input answer to one of its rows."""
-        return {
-            name: {output: tuple(found[index].ravel().tolist()) for output, found in outputs.items()}
-            for name, outputs in answers.items()
-            if takes(specs[name], taken)
-        }
-
     cosines = zero_shot(answers)
-    golden.write(
-        folder,
-        pictures=[
+    model = source.model
+    scores = score(cosines[0], model.logit_scale, model.logit_bias) if cosines else np.zeros((len(pixels), 0))
+    golden.write_samples(folder, source.reference)
+    return Golden(
+        schema_version=SCHEMA_VERSION,
+        pictures=tuple(
             GoldenPicture(
                 file=f"{FOLDER}/{name}",
                 pixels=f"{FOLDER}/{Path(name).with_suffix('.rgb')}",
                 what=what,
-                answers=answered(PIXELS, index),
+                answers=golden.answers_to(PIXELS, index, answers, specs),
             )
             for index, (name, (_, what)) in enumerate(samples.golden_pictures().items())
-        ],
-        texts=[
-            GoldenText(text, tuple(ids.tolist()), answered(TOKEN_IDS, index))
+        ),
+        texts=tuple(
+            GoldenText(text, tuple(ids.tolist()), golden.answers_to(TOKEN_IDS, index, answers, specs))
             for index, (text, ids) in enumerate(zip(texts, rows.get(TOKEN_IDS, ()), strict=True))
-        ],
-        scores=score(cosines[0], source.model.logit_scale, source.model.logit_bias)
-        if cosines
-        else np.zeros((len(pixels), 0), np.float32),
-        reference=source.reference,
+        ),
+        scores=tuple(map(tuple, scores.tolist())),
+        sample_texts=samples.sample_texts(),
     )
 
 
