@@ -13,9 +13,9 @@ import numpy as np
 
 from edgevlm import schema
 from edgevlm.bundle.golden import FOLDER, SCHEMA_VERSION, Golden, GoldenPicture, GoldenText
-from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest, PictureInput
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.bundle.spec import Array
+from edgevlm.bundle.spec import Array, ImagePreprocessing, TensorSpec
 from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.inference.embeddings import score
@@ -67,10 +67,8 @@ def write_fixtures(source: Prepared, folder: Path) -> Golden:
     )
 
 
-def make_manifest(
-    source: Prepared, recipe: Recipe, *, name: str, target: str, files: Sequence[BundleFile], folder: Path
-) -> Manifest:
-    """The manifest, its file list and its proofs still empty.
+def make_manifest(source: Prepared, recipe: Recipe, *, name: str, target: str, files: Sequence[BundleFile]) -> Manifest:
+    """The manifest, its file list, its proofs and the compressed size still empty.
 
     Args:
         source: What was lowered.
@@ -78,17 +76,24 @@ def make_manifest(
         name: What the bundle is called.
         target: For which it was lowered.
         files: What the converter wrote.
-        folder: Where it wrote them.
     """
     model, calibration = source.model, _calibration(source, recipe)
     expected = forecast.footprint(registry.converter(target), source.outlines, recipe)
-    answered_by = {component: file.path for file in files for component in file.components}
+    answered_by = {component: file for file in files for component in file.components}
     return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
         target=target,
         components={
-            component: BundledComponent(program.spec, answered_by[component])
+            component: BundledComponent(
+                program.spec,
+                answered_by[component].path,
+                {
+                    taken.name: _picture_input(taken, model.image)
+                    for taken in program.spec.inputs
+                    if taken.name in answered_by[component].pictures
+                },
+            )
             for component, program in source.programs.items()
         },
         image=model.image,
@@ -104,7 +109,6 @@ def make_manifest(
         estimated_peak_memory_bytes=expected.peak_memory_bytes if expected else source.peak_bytes,
         parity=None,
         tool_versions=cache.tool_versions(),
-        compressed_size_bytes=sum(_deflated_bytes(path) for path in _artefact_files(folder, files)),
         calibration=calibration.record if calibration else None,
         multiply_adds={name: seen.multiply_adds for name, seen in source.outlines.items()},
     )
@@ -115,11 +119,26 @@ def _calibration(source: Prepared, recipe: Recipe) -> CalibrationData | None:
     return source.calibration if recipe.needs_calibration else None
 
 
-def _artefact_files(folder: Path, files: Sequence[BundleFile]) -> list[Path]:
+def _picture_input(taken: TensorSpec, image: ImagePreprocessing) -> PictureInput:
+    *_, height, width = taken.shape
+    mean, std = (", ".join(f"{each:g}" for each in numbers) for numbers in (image.mean, image.std))
+    scaling = (
+        f"0..255 as they are: (value * {image.rescale:g} - mean) / std is computed inside, with the mean {mean} and "
+        f"the std {std} of R, G, B"
+    )
+    return PictureInput("RGB", height, width, scaling)
+
+
+def compressed_bytes(folder: Path, files: Sequence[BundleFile]) -> int:
+    """What the artefact's files come to in a compressed download.
+
+    Args:
+        folder: Where they are.
+        files: What the converter wrote.
+    """
     paths = [folder / file.path for file in files]
-    return [
-        each for path in paths for each in ([path] if path.is_file() else sorted(path.rglob("*"))) if each.is_file()
-    ]
+    found = (each for path in paths for each in ([path] if path.is_file() else sorted(path.rglob("*"))))
+    return sum(_deflated_bytes(each) for each in found if each.is_file())
 
 
 def _deflated_bytes(path: Path) -> int:

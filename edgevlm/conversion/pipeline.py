@@ -18,7 +18,7 @@ from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
 from edgevlm.bundle.staging import refuse_existing, staged
 from edgevlm.bundle.trust import trust
 from edgevlm.conversion import audit, cache
-from edgevlm.conversion.contents import make_manifest, write_fixtures
+from edgevlm.conversion.contents import compressed_bytes, make_manifest, write_fixtures
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.errors import (
     BundleError,
@@ -38,7 +38,7 @@ from edgevlm.parity.comparison import Answers
 from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import discard
 from edgevlm.targets import registry
-from edgevlm.targets.converter import BundleFile, Converter, OpRange
+from edgevlm.targets.converter import BundleFile, Converter, Describer, OpRange
 from edgevlm.targets.isolation import tokenizer_of
 from edgevlm.targets.runtime import Session
 
@@ -273,7 +273,10 @@ def _convert_one(source: Prepared, request: Request, target: str, progress: Prog
         began = time.monotonic()
         progress(f"{target}: asking the float reference", None)
         stored = write_fixtures(source, stage.folder)
-        manifest = make_manifest(source, recipe, name=request.called, target=target, files=files, folder=stage.folder)
+        manifest = make_manifest(source, recipe, name=request.called, target=target, files=files)
+        if isinstance(converter, Describer):
+            converter.describe(manifest, stage.folder)
+        manifest = replace(manifest, compressed_size_bytes=compressed_bytes(stage.folder, files))
         bundle = seal(stage.folder, manifest)
         progress(f"{target}: reading the weights back", None)
         proofs = _prove_weights(bundle, compressed)
