@@ -175,8 +175,8 @@ class _EvaluatedProgram:
         self._program = MLProgram.open(path, threads=threads)
         self.input_names = frozenset(feature.name for feature in self._program.inputs)
         self.output_names = frozenset(feature.name for feature in self._program.outputs)
-        self.pictures = {
-            feature.name: (feature.image.upper(), *feature.example[-2:])
+        self.pictures: Mapping[str, tuple[str, int, int]] = {
+            feature.name: (feature.image.upper(), feature.example[-2], feature.example[-1])
             for feature in self._program.inputs
             if feature.image and feature.example
         }
@@ -206,7 +206,7 @@ class _AppleProgram:
         pictures = {
             each.name: each.type.imageType for each in description.input if each.type.WhichOneof("Type") == "imageType"
         }
-        self.pictures = {
+        self.pictures: Mapping[str, tuple[str, int, int]] = {
             name: (type(each).ColorSpace.Name(each.colorSpace), each.height, each.width)
             for name, each in pictures.items()
         }

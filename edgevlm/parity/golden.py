@@ -140,7 +140,8 @@ def sides(bundle: Bundle, golden: Golden) -> dict[Side, Answers]:
         BundleError: one is missing, or of another length than the component's spec says.
     """
     found: dict[Side, Answers] = {"reference": _rows(bundle, golden, lambda sample: sample.answers)}
-    if golden.tolerances or any(sample.shipped for sample in (*golden.pictures, *golden.texts)):
+    answered = [*(picture.shipped for picture in golden.pictures), *(text.shipped for text in golden.texts)]
+    if golden.tolerances or any(answered):
         found["shipped"] = _rows(bundle, golden, lambda sample: sample.shipped)
     return found
 
