@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency
 from edgevlm.targets.boundary import find_component, validate_inputs
@@ -34,6 +35,8 @@ class _Predictor(Protocol):
 
     input_names: frozenset[str]
     output_names: frozenset[str]
+    pictures: Mapping[str, tuple[str, int, int]]
+    """Layout, height and width of the inputs that are pictures, by name."""
 
     def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, NDArray[Any]]: ...
 
@@ -60,7 +63,7 @@ class CoreMLRuntime:
         for name, component in bundle.components.items():
             path = bundle.path / component.file
             predictor = _AppleProgram(path) if on_apple else _evaluated_program(path, threads)
-            _check_boundary(component.spec, predictor, path)
+            _check_boundary(component, predictor, path)
             loaded[name] = (component.spec, predictor)
         return CoreMLSession(loaded, evidence="device" if on_apple else "program-semantics")
 
@@ -172,6 +175,11 @@ class _EvaluatedProgram:
         self._program = MLProgram.open(path, threads=threads)
         self.input_names = frozenset(feature.name for feature in self._program.inputs)
         self.output_names = frozenset(feature.name for feature in self._program.outputs)
+        self.pictures: Mapping[str, tuple[str, int, int]] = {
+            feature.name: (feature.image.upper(), feature.example[-2], feature.example[-1])
+            for feature in self._program.inputs
+            if feature.image and feature.example
+        }
 
     def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, NDArray[Any]]:
         return {name: np.asarray(answer) for name, answer in self._program.predict(inputs).items()}
@@ -195,13 +203,19 @@ class _AppleProgram:
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"{path}: Core ML cannot load this package: {error}") from error
         description = self._model.get_spec().description
-        self._images = {each.name for each in description.input if each.type.WhichOneof("Type") == "imageType"}
+        pictures = {
+            each.name: each.type.imageType for each in description.input if each.type.WhichOneof("Type") == "imageType"
+        }
+        self.pictures: Mapping[str, tuple[str, int, int]] = {
+            name: (type(each).ColorSpace.Name(each.colorSpace), each.height, each.width)
+            for name, each in pictures.items()
+        }
         self.input_names = frozenset(each.name for each in description.input)
         self.output_names = frozenset(each.name for each in description.output)
 
     def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, NDArray[Any]]:
         answers: Mapping[str, NDArray[Any]] = self._model.predict(
-            {name: _picture(array) if name in self._images else array for name, array in inputs.items()}
+            {name: _picture(array) if name in self.pictures else array for name, array in inputs.items()}
         )
         return answers
 
@@ -238,7 +252,8 @@ def _require(package: str) -> None:
         raise MissingDependency(package, extra="coreml")
 
 
-def _check_boundary(spec: ComponentSpec, predictor: _Predictor, path: Path) -> None:
+def _check_boundary(component: BundledComponent, predictor: _Predictor, path: Path) -> None:
+    spec = component.spec
     for kind, tensors, names in (
         ("inputs", spec.inputs, predictor.input_names),
         ("outputs", spec.outputs, predictor.output_names),
@@ -249,3 +264,13 @@ def _check_boundary(spec: ComponentSpec, predictor: _Predictor, path: Path) -> N
                 f"{path}: the manifest says that {spec.name} has the {kind} {', '.join(sorted(expected))}, "
                 f"the package has {', '.join(sorted(names)) or 'none'}"
             )
+    told = {name: (each.layout, each.height, each.width) for name, each in component.pictures.items()}
+    if told and told != predictor.pictures:
+        raise BundleError(
+            f"{path}: the manifest says that {spec.name} takes the pictures {_pictures(told)}, "
+            f"the package takes {_pictures(predictor.pictures)}"
+        )
+
+
+def _pictures(found: Mapping[str, tuple[str, int, int]]) -> str:
+    return ", ".join(f"{name} ({layout}, {height} x {width})" for name, (layout, height, width) in found.items())

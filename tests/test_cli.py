@@ -209,6 +209,14 @@ LIES = {
     "no answers": _set(GOLDEN_JSON + "texts/0/answers", {}),
     "scores": _set(GOLDEN_JSON + "scores/0/0", 0.123),
     "no scores": _set(GOLDEN_JSON + "scores", []),
+    "no answers of the file's own": _set(GOLDEN_JSON + "pictures/0/shipped", {}),
+    "a shorter answer of the file's own": _set(GOLDEN_JSON + "texts/0/shipped/encode_text/embedding", [1.0]),
+    "no tolerances": _set(GOLDEN_JSON + "tolerances", []),
+    "a wider tolerance": _set(GOLDEN_JSON + "tolerances/1/limit", 200.0),
+    "a tolerance beside the other answers": _set(GOLDEN_JSON + "tolerances/4/beside", "reference"),
+    "answers of the file's own that a tolerance is not of": _set(
+        GOLDEN_JSON + "texts/0/shipped/encode_text/embedding/0", 0.9
+    ),
     "a picture elsewhere": _set(GOLDEN_JSON + "pictures/0/file", "../elsewhere.png"),
 }
 
@@ -231,15 +239,16 @@ def test_golden_answers_that_agree_with_each_other_but_not_with_the_artefact_are
 ) -> None:
     copy = shutil.copytree(bundle, tmp_path / bundle.name)
     data = json.loads((copy / GOLDEN).read_text(encoding="utf-8"))
-    answers = [picture["answers"]["encode_image"] for picture in data["pictures"]]
     data["scores"].reverse()
-    for answer, other in zip(answers, [dict(each) for each in reversed(answers)], strict=True):
-        answer.update(other)
+    for side in ("answers", "shipped"):
+        answers = [picture[side]["encode_image"] for picture in data["pictures"]]
+        for answer, other in zip(answers, [dict(each) for each in reversed(answers)], strict=True):
+            answer.update(other)
     (copy / GOLDEN).write_text(json.dumps(data), encoding="utf-8")
     seal(copy, Bundle.open(bundle).manifest)
     result = run("verify", copy)
     assert result.exit_code == 2
-    assert "encode_image: expected the artefact's answers, got others: min_cosine is" in result.stderr
+    assert "golden.json: expected the artefact's answers, got others: encode_image: min_cosine is" in result.stderr
 
 
 def test_a_digest_covers_every_byte(bundle: Path, tmp_path: Path) -> None:

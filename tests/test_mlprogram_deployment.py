@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import coremltools as ct
 import numpy as np
@@ -20,7 +20,7 @@ from edgevlm.runtimes.mlprogram.facts import OF_FUNCTIONS, OF_OPS
 from edgevlm.runtimes.mlprogram.inspection import inspect_package
 from edgevlm.runtimes.mlprogram.opsets import SYSTEMS
 from edgevlm.runtimes.mlprogram.package import function_names, read_function, specification_version
-from edgevlm.targets.inspection import Advice
+from edgevlm.targets.inspection import Addressee, Advice
 
 Body = Callable[..., Any]
 X = {"x": real(2, 8)}
@@ -284,6 +284,22 @@ def test_every_fact_is_shown_and_has_an_address() -> None:
     assert all(any(words in message for words in shown) for message in messages)
     assert all(sum(words in message for message in messages) == 1 for words in shown)
     assert all(fact.source.startswith("https://") for fact in (*OF_OPS, *OF_FUNCTIONS))
+    assert {fact.to for fact in (*OF_OPS, *OF_FUNCTIONS)} == set(get_args(Addressee))
+
+
+def test_advice_is_to_who_can_act_on_it() -> None:
+    """What a recipe decides is for who converts, the network's own layers for its maker, how ops are written for us."""
+    expected = {
+        "convert in fp16": "app",
+        "float32_ops of a recipe": "app",
+        "scales per block": "app",
+        "recurrent layers": "model",
+        "the factors 2 and 3 alone": "model",
+        "1x1 convolutions": "converter",
+        "a finite number such as -40000; torch": "converter",
+    }
+    for words, to in expected.items():
+        assert [fact.to for fact in (*OF_OPS, *OF_FUNCTIONS) if words in fact.message] == [to]
 
 
 def test_weights_of_more_than_a_gigabyte(tmp_path: Path) -> None:

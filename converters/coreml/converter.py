@@ -15,6 +15,7 @@ from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array, TensorSpec
 from edgevlm.converters.coreml import patches
 from edgevlm.converters.coreml.footprint import footprint
+from edgevlm.converters.coreml.metadata import SPECIFICATION
 from edgevlm.converters.coreml.weights import (
     compress_with_coremltools,
     integer_weights_pass,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.fx import GraphModule, Node
 
+    from edgevlm.bundle.manifest import Manifest
     from edgevlm.graphs.outline import Outline
     from edgevlm.targets.converter import Footprint
 
@@ -78,6 +80,13 @@ class CoreMLConverter:
         require("coremltools", extra=self.target)
         return tuple(_lower(program, recipe, out_dir) for program in programs.values())
 
+    def describe(self, manifest: Manifest, folder: Path) -> None:
+        """Fills in what Xcode shows of each package, and what an app can read of a model without its manifest."""
+        from edgevlm.converters.coreml.metadata import describe
+
+        for name, component in manifest.components.items():
+            describe(folder / component.file, name, manifest)
+
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What the packages are expected to take, and the least systems."""
         version = {None: 6, "iOS16": 7, "iOS17": 8, "iOS18": 9}[_least_system(recipe)]
@@ -90,11 +99,13 @@ def _lower(program: Program, recipe: Recipe, out_dir: Path) -> BundleFile:
     with quiet(), patches.applied():
         model = _convert(program, recipe)
         require_compressed(model, program, recipe)
-        _describe(model, program)
+        # The rest of what coremltools writes here (its version and torch's) depends on the inputs alone.
+        model.user_defined_metadata.pop("com.github.apple.coremltools.conversion_date", None)
         model.save(str(package))
         _make_reproducible(package)
     version = model.get_spec().specificationVersion
-    return BundleFile(path=package.name, components=(name,), requires=_SYSTEMS[version])
+    pictures = tuple(tensor.name for tensor in program.spec.inputs if is_image(tensor))
+    return BundleFile(path=package.name, components=(name,), requires=_SYSTEMS[version], pictures=pictures)
 
 
 def _capture(program: Program) -> ExportedProgram:
@@ -206,24 +217,12 @@ def _half_ops(module: GraphModule, keeps: Callable[[Node], bool]) -> set[Node]:
     }
 
 
-def _describe(model: Any, program: Program) -> None:
-    model.short_description = f"{program.spec.name}: " + ", ".join(
-        f"{tensor.name} {list(tensor.shape)}" for tensor in (*program.spec.inputs, *program.spec.outputs)
-    )
-    for tensor in program.spec.inputs:
-        model.input_description[tensor.name] = tensor.meaning
-    for tensor in program.spec.outputs:
-        model.output_description[tensor.name] = tensor.meaning
-    # The rest of what coremltools writes here (its version and torch's) depends on the inputs alone.
-    model.user_defined_metadata.pop("com.github.apple.coremltools.conversion_date", None)
-
-
 def _make_reproducible(package: Path) -> None:
     """Removes what differs between two runs: a debugging file, random item ids, the order of map entries."""
     from coremltools.proto import Model_pb2  # type: ignore[import-untyped]
 
     (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
-    path = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    path = package / SPECIFICATION
     spec = Model_pb2.Model.FromString(path.read_bytes())
     path.write_bytes(spec.SerializeToString(deterministic=True))
     manifest = package / "Manifest.json"

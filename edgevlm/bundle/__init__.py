@@ -21,6 +21,7 @@ from edgevlm.bundle.manifest import (
     Manifest,
     ParityCheck,
     ParityReport,
+    PictureInput,
 )
 from edgevlm.bundle.recipe import Activations, Calibration, ParityLimits, Recipe, Weights
 from edgevlm.bundle.spec import (
@@ -50,6 +51,7 @@ __all__ = [
     "ParityCheck",
     "ParityLimits",
     "ParityReport",
+    "PictureInput",
     "Recipe",
     "Source",
     "StoredWeight",

@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from edgevlm import schema
-from edgevlm.bundle.golden import Golden
+from edgevlm.bundle.golden import ARITHMETIC, Golden
 from edgevlm.bundle.json_schema import FIRST_VERSION, fields, json_schema, objects
 from edgevlm.bundle.manifest import FORMAT_VERSION, Manifest
 from edgevlm.bundle.recipe import BUILTIN
@@ -31,7 +31,7 @@ def page(text: str) -> str:
     Args:
         text: The page, whose parts stand between marks.
     """
-    parts = {"Manifest": _tables(Manifest), "Golden": _tables(Golden), "limits": _limits()}
+    parts = {"Manifest": _tables(Manifest), "Golden": _tables(Golden), "limits": _limits(), "arithmetic": _arithmetic()}
     return _PART.sub(lambda mark: f"{mark[1]}\n{parts[mark[2]]}\n\n{mark[3]}", text)
 
 
@@ -95,6 +95,11 @@ def _limits() -> str:
         for name, recipe in BUILTIN.items()
     )
     return _table(("recipe", "`max_abs_error`", "`min_cosine`", "`min_top1_agreement`"), rows)
+
+
+def _arithmetic() -> str:
+    rows = ((each, f"{apart.max_abs_error:g}", f"{apart.min_cosine:g}") for each, apart in ARITHMETIC.items())
+    return _table(("activations in", "`max_abs_error`", "`min_cosine`"), rows)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from edgevlm.bundle.integer_weights import WeightProof
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import (
     ComponentSpec,
     ImagePreprocessing,
+    Pixels,
     Positive,
     Source,
     TextPreprocessing,
@@ -25,16 +26,34 @@ MultiplyAdds = Annotated[int, Quantity("multiply-adds", least=0)]
 
 
 @dataclass(frozen=True)
+class PictureInput:
+    """An input that the file takes as a picture: on Apple's systems a CVPixelBuffer, or whatever Vision makes one of.
+
+    Attributes:
+        layout: Order of the channels that its graph sees, whatever the picture's own.
+        height, width: Of the picture, in pixels.
+        scaling: What becomes of its values inside, in words: the numbers are those of `image`.
+    """
+
+    layout: Literal["RGB"]
+    height: Pixels
+    width: Pixels
+    scaling: str
+
+
+@dataclass(frozen=True)
 class BundledComponent:
     """A component and the file, or package folder, that answers it.
 
     Attributes:
         spec: What it takes and returns.
         file: Path of the file, or of the package's folder. Several components may share a file.
+        pictures: Inputs that the file takes as pictures rather than as the arrays of `spec`, by name.
     """
 
     spec: ComponentSpec
     file: str
+    pictures: Mapping[str, PictureInput] = field(default_factory=dict, metadata={"since": "1.4"})
 
 
 @dataclass(frozen=True)
@@ -55,7 +74,8 @@ class ParityCheck:
     """One comparison of the shipped file with the float reference.
 
     Attributes:
-        component: Which component, or `zero-shot` for answers that need both towers.
+        component: Which component, or `zero-shot` for answers that need both towers. With ` (golden)` behind it, what
+            failed by far on the samples of `golden.json`.
         measure: `max_abs_error`, `min_cosine`, `centred_cosine` (the mean cosine, once the float reference's mean
             embedding is taken from both), `top1_agreement` or `finite`.
         value: What was measured.

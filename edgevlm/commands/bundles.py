@@ -125,8 +125,9 @@ def inspect(bundle: Path, as_json: bool) -> None:
     """Show what is in BUNDLE: components, sizes, precision of each op kind, and who runs it.
 
     BUNDLE may also be a Core ML package, whoever wrote it: its functions, inputs and outputs, ops and sizes, and the
-    oldest system that it needs. For Core ML there is advice besides, with the source of each claim: what the Neural
-    Engine does not run or computes badly, and a package that asks for a newer system than it needs.
+    oldest system that it needs. For Core ML there is advice besides, by who can act on it and with the source of each
+    claim: what the Neural Engine does not run or computes badly, and a package that asks for a newer system than it
+    needs.
 
     \b
     Examples:
@@ -166,7 +167,7 @@ def _inspect_bundle(bundle: Path, as_json: bool) -> None:
     terminal.table(None, ("file", ">bytes"), sizes)
     rows = [row for component, counts in ops.items() for row in showing.op_rows(component, counts)]
     terminal.table(None, ("component", "op", ">count", "precision", "weights", "runs on"), rows)
-    showing.advice_lists(advice)
+    showing.advice_lists(advice, converter="for EdgeVLM's converter alone: nothing to do for who embeds the bundle")
 
 
 def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
@@ -185,7 +186,7 @@ def _inspect_package(reader: PackageReader, path: Path, as_json: bool) -> None:
     terminal.table(None, ("function", "", "name", "type", "shape"), showing.value_rows(package))
     rows = [row[:-1] for function in package.functions for row in showing.op_rows(function.name, function.ops)]
     terminal.table(None, ("function", "op", ">count", "precision", "weights"), rows)
-    showing.advice_lists({path.name: package.advice})
+    showing.advice_lists({path.name: package.advice}, converter="for who converted it")
 
 
 @click.command()

@@ -190,15 +190,23 @@ def op_rows(component: str, ops: Sequence[OpCount]) -> list[tuple[str, ...]]:
     return [(component, op.kind, str(op.count), op.dtype, op.weights, op.runs_on) for op in ordered]
 
 
-def advice_lists(advice: Mapping[str, Sequence[Advice]]) -> None:
-    """What is known against each component: what it is about, what to do, and on a line of its own who says so."""
+def advice_lists(advice: Mapping[str, Sequence[Advice]], *, converter: str) -> None:
+    """What is known against each component, by who can act on it: what it is about, what to do, and who says so.
+
+    Args:
+        advice: By component.
+        converter: Who wrote the graph, and what is to be said of advice to them.
+    """
+    headings = {"app": "for the app's developer", "model": "for who designs the network", "converter": converter}
     width = min(shutil.get_terminal_size().columns, 110)
     for component, found in advice.items():
-        if found:
-            say(f"Advice on {component}")
-        for each in found:
-            message = textwrap.fill(f"{each.message}.", width, initial_indent="    ", subsequent_indent="    ")
-            say(f"  {each.kind}: {each.where}\n{message}\n    {each.source}")
+        for to, heading in headings.items():
+            addressed = [each for each in found if each.to == to]
+            if addressed:
+                say(f"Advice on {component}, {heading}")
+            for each in addressed:
+                message = textwrap.fill(f"{each.message}.", width, initial_indent="    ", subsequent_indent="    ")
+                say(f"  {each.kind}: {each.where}\n{message}\n    {each.source}")
 
 
 def describe_package(package: Package) -> list[tuple[str, str]]:

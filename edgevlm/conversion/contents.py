@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgevlm import schema
-from edgevlm.bundle.golden import FOLDER, GoldenAnswers, GoldenPicture, GoldenText
-from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest
+from edgevlm.bundle.golden import FOLDER, SCHEMA_VERSION, Golden, GoldenPicture, GoldenText
+from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest, PictureInput
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.bundle.spec import Array
+from edgevlm.bundle.spec import Array, ImagePreprocessing, TensorSpec
 from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.inference.embeddings import score
-from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.parity import golden, samples
 from edgevlm.parity.comparison import zero_shot
 from edgevlm.targets import registry
@@ -29,8 +29,12 @@ if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData
 
 
-def write_golden(source: Prepared, folder: Path) -> None:
-    """Writes the tokenizer and the golden fixtures, answered by the float original."""
+def write_fixtures(source: Prepared, folder: Path) -> Golden:
+    """Writes the tokenizer and the golden fixtures, answered by the float original.
+
+    Returns:
+        What `golden.json` will hold, which is written once the artefact has been asked, too.
+    """
     specs, texts = source.original.specs, samples.golden_texts() if source.text else ()
     if source.text and source.model.tokenizer_json:
         (folder / source.text.tokenizer_file).write_bytes(source.model.tokenizer_json)
@@ -39,42 +43,32 @@ def write_golden(source: Prepared, folder: Path) -> None:
     if texts and source.model.tokenizer:
         rows[TOKEN_IDS] = source.model.tokenizer.encode(texts)
     answers = source.original.answer(rows)
-
-    def answered(taken: str, index: int) -> GoldenAnswers:
-        """What the components that take that input answer to one of its rows."""
-        return {
-            name: {output: tuple(found[index].ravel().tolist()) for output, found in outputs.items()}
-            for name, outputs in answers.items()
-            if takes(specs[name], taken)
-        }
-
     cosines = zero_shot(answers)
-    golden.write(
-        folder,
-        pictures=[
+    model = source.model
+    scores = score(cosines[0], model.logit_scale, model.logit_bias) if cosines else np.zeros((len(pixels), 0))
+    golden.write_samples(folder, source.reference)
+    return Golden(
+        schema_version=SCHEMA_VERSION,
+        pictures=tuple(
             GoldenPicture(
                 file=f"{FOLDER}/{name}",
                 pixels=f"{FOLDER}/{Path(name).with_suffix('.rgb')}",
                 what=what,
-                answers=answered(PIXELS, index),
+                answers=golden.answers_to(PIXELS, index, answers, specs),
             )
             for index, (name, (_, what)) in enumerate(samples.golden_pictures().items())
-        ],
-        texts=[
-            GoldenText(text, tuple(ids.tolist()), answered(TOKEN_IDS, index))
+        ),
+        texts=tuple(
+            GoldenText(text, tuple(ids.tolist()), golden.answers_to(TOKEN_IDS, index, answers, specs))
             for index, (text, ids) in enumerate(zip(texts, rows.get(TOKEN_IDS, ()), strict=True))
-        ],
-        scores=score(cosines[0], source.model.logit_scale, source.model.logit_bias)
-        if cosines
-        else np.zeros((len(pixels), 0), np.float32),
-        reference=source.reference,
+        ),
+        scores=tuple(map(tuple, scores.tolist())),
+        sample_texts=samples.sample_texts(),
     )
 
 
-def make_manifest(
-    source: Prepared, recipe: Recipe, *, name: str, target: str, files: Sequence[BundleFile], folder: Path
-) -> Manifest:
-    """The manifest, its file list and its proofs still empty.
+def make_manifest(source: Prepared, recipe: Recipe, *, name: str, target: str, files: Sequence[BundleFile]) -> Manifest:
+    """The manifest, its file list, its proofs and the compressed size still empty.
 
     Args:
         source: What was lowered.
@@ -82,17 +76,24 @@ def make_manifest(
         name: What the bundle is called.
         target: For which it was lowered.
         files: What the converter wrote.
-        folder: Where it wrote them.
     """
     model, calibration = source.model, _calibration(source, recipe)
     expected = forecast.footprint(registry.converter(target), source.outlines, recipe)
-    answered_by = {component: file.path for file in files for component in file.components}
+    answered_by = {component: file for file in files for component in file.components}
     return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
         target=target,
         components={
-            component: BundledComponent(program.spec, answered_by[component])
+            component: BundledComponent(
+                program.spec,
+                answered_by[component].path,
+                {
+                    taken.name: _picture_input(taken, model.image)
+                    for taken in program.spec.inputs
+                    if taken.name in answered_by[component].pictures
+                },
+            )
             for component, program in source.programs.items()
         },
         image=model.image,
@@ -108,7 +109,6 @@ def make_manifest(
         estimated_peak_memory_bytes=expected.peak_memory_bytes if expected else source.peak_bytes,
         parity=None,
         tool_versions=cache.tool_versions(),
-        compressed_size_bytes=sum(_deflated_bytes(path) for path in _artefact_files(folder, files)),
         calibration=calibration.record if calibration else None,
         multiply_adds={name: seen.multiply_adds for name, seen in source.outlines.items()},
     )
@@ -119,11 +119,26 @@ def _calibration(source: Prepared, recipe: Recipe) -> CalibrationData | None:
     return source.calibration if recipe.needs_calibration else None
 
 
-def _artefact_files(folder: Path, files: Sequence[BundleFile]) -> list[Path]:
+def _picture_input(taken: TensorSpec, image: ImagePreprocessing) -> PictureInput:
+    *_, height, width = taken.shape
+    mean, std = (", ".join(f"{each:g}" for each in numbers) for numbers in (image.mean, image.std))
+    scaling = (
+        f"0..255 as they are: (value * {image.rescale:g} - mean) / std is computed inside, with the mean {mean} and "
+        f"the std {std} of R, G, B"
+    )
+    return PictureInput("RGB", height, width, scaling)
+
+
+def compressed_bytes(folder: Path, files: Sequence[BundleFile]) -> int:
+    """What the artefact's files come to in a compressed download.
+
+    Args:
+        folder: Where they are.
+        files: What the converter wrote.
+    """
     paths = [folder / file.path for file in files]
-    return [
-        each for path in paths for each in ([path] if path.is_file() else sorted(path.rglob("*"))) if each.is_file()
-    ]
+    found = (each for path in paths for each in ([path] if path.is_file() else sorted(path.rglob("*"))))
+    return sum(_deflated_bytes(each) for each in found if each.is_file())
 
 
 def _deflated_bytes(path: Path) -> int:

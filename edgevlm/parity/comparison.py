@@ -79,6 +79,11 @@ def compare(
     return tuple(checks)
 
 
+def scale_of(output: str, logit_scale: float) -> float:
+    """How many times an embedding's largest error an output of that name may be off; see `compare`."""
+    return max(1.0, logit_scale * {"logits": 1.0, "scores": 0.5}.get(output, 0.0))
+
+
 def zero_shot(answers: Answers) -> list[F32]:
     """For each two components with an `embedding`, the cosines of every row of one with every row of the other."""
     embeddings = [outputs["embedding"] for outputs in answers.values() if "embedding" in outputs]
@@ -92,7 +97,7 @@ def _compare_output(
     checks = [ParityCheck(name, "finite", finite, 1.0, finite == 1.0)]
     if finite < 1.0:
         return checks
-    factor = max(1.0, logit_scale * {"logits": 1.0, "scores": 0.5}.get(output, 0.0))
+    factor = scale_of(output, logit_scale)
     error = float(np.abs(got.astype(np.float64) - expected).max())
     allowed = None if limits.max_abs_error is None else factor * limits.max_abs_error
     checks.append(ParityCheck(name, "max_abs_error", error, allowed, allowed is None or error <= allowed))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,54 +24,51 @@ from edgevlm.bundle.golden import (
     GOLDEN,
     REFERENCE,
     SAMPLE_SHEET,
-    SCHEMA_VERSION,
+    SCORE_ERROR,
     SIDE,
     TENSORS_OF_1,
     Golden,
+    GoldenAnswers,
     GoldenPicture,
     GoldenText,
+    Side,
+    Tolerance,
     read_golden,
 )
-from edgevlm.bundle.spec import F32, ImagePreprocessing
+from edgevlm.bundle.manifest import Manifest, ParityCheck
+from edgevlm.bundle.spec import F32, ComponentSpec, ImagePreprocessing
 from edgevlm.bundle.tensors import refuse_large_header
 from edgevlm.errors import BundleError
 from edgevlm.inference.embeddings import score
 from edgevlm.inputs.pictures import preprocess
-from edgevlm.inputs.rows import PIXELS, takes
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, Rows, takes
 from edgevlm.inputs.texts import Tokenizer
-from edgevlm.parity.comparison import Answers, zero_shot
-from edgevlm.parity.samples import golden_pictures, sample_pictures, sample_texts
+from edgevlm.parity.comparison import Answers, compare, zero_shot
+from edgevlm.parity.samples import golden_pictures, sample_pictures
+from edgevlm.parity.tolerances import exceeded, tolerances
 
 _MOST_ROWS = 100
 """Of sample pictures, which are all decoded at once."""
 _JPEG_LEVELS = 8
 """Grey levels by which two decoders of a JPEG may differ."""
-_LENGTH = 1e-3
-_SCORES = 1e-5
-"""By how much a score may differ for each unit of the factor before it: golden's numbers are float32's."""
+_LENGTH: Mapping[Side, float] = {"reference": 1e-3, "shipped": 1e-2}
+"""By how much an embedding may be longer or shorter than one; a file may have it in float16."""
+_SLACK = 10
+"""How many times farther than the parity samples' limits golden's answers may be: its samples are those that hurt."""
+_ROUNDING = 1e-9
+"""By how much, in proportion, a tolerance may differ from what it is computed to be again."""
 
 
-def write(
-    folder: Path,
-    *,
-    pictures: Sequence[GoldenPicture],
-    texts: Sequence[GoldenText],
-    scores: NDArray[np.float32],
-    reference: Answers,
-) -> None:
-    """Writes all but the pictures, which are there already (`write_pictures`)."""
+def write(folder: Path, golden: Golden) -> None:
+    """Writes `golden.json`."""
+    text = json.dumps(schema.write(golden), ensure_ascii=False, indent=1)
+    (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
+
+
+def write_samples(folder: Path, reference: Answers) -> None:
+    """Writes the parity samples' pictures, and the reference's answers to them."""
     from safetensors.numpy import save_file
 
-    golden = Golden(
-        schema_version=SCHEMA_VERSION,
-        pictures=tuple(pictures),
-        texts=tuple(texts),
-        scores=tuple(tuple(row) for row in scores.tolist()),
-        sample_texts=sample_texts(),
-    )
-    (folder / GOLDEN).write_text(
-        json.dumps(schema.write(golden), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
-    )
     sheet = sample_pictures().reshape(-1, COLUMNS, SIDE, SIDE, 3).swapaxes(1, 2)
     Image.fromarray(sheet.reshape(-1, COLUMNS * SIDE, 3)).save(folder / SAMPLE_SHEET)
     tensors = {
@@ -97,7 +95,76 @@ def write_pictures(folder: Path, spec: ImagePreprocessing) -> dict[str, NDArray[
     return found
 
 
-def check(bundle: Bundle, golden: Golden, tokenizer: Tokenizer | None) -> dict[str, dict[str, F32]]:
+def sample_rows(folder: Path, golden: Golden, image: ImagePreprocessing) -> Rows:
+    """What the components are asked about: each picture's pixels and each text's ids, as they are stored."""
+    shape = (image.height, image.width, 3)
+    stored = [np.frombuffer((folder / picture.pixels).read_bytes(), np.uint8) for picture in golden.pictures]
+    pixels = np.stack([each.reshape(shape).transpose(2, 0, 1) for each in stored])
+    ids = [text.token_ids for text in golden.texts]
+    return {PIXELS: pixels.astype(np.float32)} | ({TOKEN_IDS: np.array(ids, np.int32)} if ids else {})
+
+
+def answers_to(name: str, index: int, answers: Answers, specs: Mapping[str, ComponentSpec]) -> GoldenAnswers:
+    """What the components that take an input of that name answered to one of its rows, as `golden.json` has it."""
+    return {
+        component: {output: tuple(rows[index].ravel().tolist()) for output, rows in outputs.items()}
+        for component, outputs in answers.items()
+        if takes(specs[component], name)
+    }
+
+
+def with_shipped(golden: Golden, bundle: Bundle, shipped: Answers) -> Golden:
+    """The same with the shipped file's own answers beside the reference's, and the tolerances that follow from both.
+
+    Args:
+        golden: What is known before there is a file to ask.
+        bundle: With that file.
+        shipped: Its answers to `sample_rows`.
+    """
+    specs = {name: component.spec for name, component in bundle.components.items()}
+
+    pictures = [
+        replace(picture, shipped=answers_to(PIXELS, index, shipped, specs))
+        for index, picture in enumerate(golden.pictures)
+    ]
+    texts = [
+        replace(text, shipped=answers_to(TOKEN_IDS, index, shipped, specs)) for index, text in enumerate(golden.texts)
+    ]
+    found = replace(golden, pictures=tuple(pictures), texts=tuple(texts))
+    return replace(found, tolerances=tolerances(found, bundle.manifest, sides(bundle, found)))
+
+
+def sides(bundle: Bundle, golden: Golden) -> dict[Side, Answers]:
+    """The answers in `golden.json`, a row for each sample: the reference's and, unless it is older, the file's own.
+
+    Raises:
+        BundleError: one is missing, or of another length than the component's spec says.
+    """
+    found: dict[Side, Answers] = {"reference": _rows(bundle, golden, lambda sample: sample.answers)}
+    answered = [*(picture.shipped for picture in golden.pictures), *(text.shipped for text in golden.texts)]
+    if golden.tolerances or any(answered):
+        found["shipped"] = _rows(bundle, golden, lambda sample: sample.shipped)
+    return found
+
+
+def _rows(
+    bundle: Bundle, golden: Golden, of: Callable[[GoldenPicture | GoldenText], GoldenAnswers]
+) -> dict[str, dict[str, F32]]:
+    found: dict[str, dict[str, F32]] = {}
+    for name, component in bundle.components.items():
+        samples = golden.pictures if takes(component.spec, PIXELS) else golden.texts
+        for output in component.spec.outputs:
+            rows = [of(sample).get(name, {}).get(output.name, ()) for sample in samples]
+            if not rows or any(len(row) != math.prod(output.shape) for row in rows):
+                raise BundleError(
+                    f"{bundle.path / GOLDEN}: {name}.{output.name}: expected {math.prod(output.shape)} numbers of each "
+                    "sample"
+                )
+            found.setdefault(name, {})[output.name] = np.array(rows, np.float32).reshape(-1, *output.shape[1:])
+    return found
+
+
+def check(bundle: Bundle, golden: Golden, tokenizer: Tokenizer | None) -> dict[Side, Answers]:
     """Makes again, of what a bundle ships, all of `golden.json` that takes no network.
 
     Args:
@@ -106,11 +173,11 @@ def check(bundle: Bundle, golden: Golden, tokenizer: Tokenizer | None) -> dict[s
         tokenizer: The bundle's own.
 
     Returns:
-        The answers that `golden.json` gives, as rows of each component's outputs, for a session's to be held against.
+        The answers that `golden.json` has, for a session's to be held against.
 
     Raises:
-        BundleError: a picture's pixels, a text's ids or a score are not what the manifest's rules make of the picture,
-            of the text or of the embeddings; or a file that is named is not the bundle's.
+        BundleError: a picture's pixels, a text's ids, a score or a tolerance are not what the manifest's rules make of
+            the picture, of the text or of the answers; or a file that is named is not the bundle's.
     """
     where, manifest = bundle.path / GOLDEN, bundle.manifest
     for picture in golden.pictures:
@@ -135,37 +202,74 @@ def check(bundle: Bundle, golden: Golden, tokenizer: Tokenizer | None) -> dict[s
             raise BundleError(
                 f"{where}: {text.text!r}: the manifest's rules for texts make other ids than its token_ids"
             )
-    answers = _rows(bundle, golden)
-    for name, outputs in answers.items():
-        if "embedding" in outputs and np.abs(np.linalg.norm(outputs["embedding"], axis=1) - 1).max() > _LENGTH:
-            raise BundleError(f"{where}: {name}: expected embeddings of length one, got others")
-    scores = [score(cosines, manifest.logit_scale, manifest.logit_bias) for cosines in zero_shot(answers)]
+    answers = sides(bundle, golden)
+    for side, components in answers.items():
+        for name, outputs in components.items():
+            lengths = np.linalg.norm(outputs["embedding"], axis=1) if "embedding" in outputs else np.ones(1)
+            if not np.abs(lengths - 1).max() <= _LENGTH[side]:
+                raise BundleError(f"{where}: {name}: expected embeddings of length one, got others")
+    cosines = zero_shot(answers["reference"])
+    scores = [score(each, manifest.logit_scale, manifest.logit_bias) for each in cosines]
     expected = scores[0] if scores else np.zeros((len(golden.pictures), 0), np.float32)
     found = np.array(golden.scores, np.float32).reshape(len(golden.pictures), -1)
-    allowed = _SCORES * max(1, manifest.logit_scale)
+    allowed = SCORE_ERROR * max(1, manifest.logit_scale)
     if found.shape != expected.shape or not np.abs(found - expected).max(initial=0) <= allowed:
         raise BundleError(f"{where}: scores: the embeddings and logit_scale make other scores than these")
+    if "shipped" in answers and not _same(golden.tolerances, tolerances(golden, manifest, answers)):
+        raise BundleError(f"{where}: tolerances: the answers and the recipe's limits make other ones than these")
     return answers
 
 
-def _rows(bundle: Bundle, golden: Golden) -> dict[str, dict[str, F32]]:
-    """The answers by component and output, one row a sample.
+def _same(stored: tuple[Tolerance, ...], computed: tuple[Tolerance, ...]) -> bool:
+    return [replace(each, limit=0) for each in stored] == [replace(each, limit=0) for each in computed] and all(
+        math.isclose(each.limit, other.limit, rel_tol=_ROUNDING) for each, other in zip(stored, computed, strict=True)
+    )
+
+
+def far_off(manifest: Manifest, reference: Answers, answers: Answers) -> tuple[ParityCheck, ...]:
+    """Which checks a file's answers to golden's samples fail by more than what is awkward about these explains.
+
+    Args:
+        manifest: With the recipe's limits, of which `_SLACK` times as much is allowed.
+        reference: The float model's answers.
+        answers: The file's.
+    """
+    found = []
+    for each in compare(reference, answers, manifest.recipe.parity, logit_scale=manifest.logit_scale):
+        if each.limit is None or each.measure not in ("max_abs_error", "min_cosine", "finite"):
+            continue
+        best = 0.0 if each.measure == "max_abs_error" else 1.0
+        limit = best + _SLACK * (each.limit - best)
+        if not abs(each.value - best) <= abs(limit - best):
+            found.append(replace(each, limit=limit, passed=False))
+    return tuple(found)
+
+
+def hold(bundle: Bundle, golden: Golden, expected: Mapping[Side, Answers], answers: Answers) -> None:
+    """Holds the file's answers of now against those that `golden.json` has.
+
+    Args:
+        bundle: With that file.
+        golden: What its `golden.json` says.
+        expected: What `check` gave.
+        answers: The file's own to `sample_rows`.
 
     Raises:
-        BundleError: one is missing, or of another length than the component's spec says.
+        BundleError: they are farther off than golden's tolerances allow, or of a bundle without any than the recipe
+            explains.
     """
-    found: dict[str, dict[str, F32]] = {}
-    for name, component in bundle.components.items():
-        samples = golden.pictures if takes(component.spec, PIXELS) else golden.texts
-        for output in component.spec.outputs:
-            rows = [sample.answers.get(name, {}).get(output.name, ()) for sample in samples]
-            if not rows or any(len(row) != math.prod(output.shape) for row in rows):
-                raise BundleError(
-                    f"{bundle.path / GOLDEN}: {name}.{output.name}: expected {math.prod(output.shape)} numbers of each "
-                    "sample"
-                )
-            found.setdefault(name, {})[output.name] = np.array(rows, np.float32).reshape(-1, *output.shape[1:])
-    return found
+    problems = [
+        f"{each.component}: {each.measure} is {each.value:.4g}"
+        for each in far_off(bundle.manifest, expected["reference"], answers)
+    ]
+    if golden.tolerances:
+        for side, rows in expected.items():
+            problems += exceeded(golden.tolerances, side, rows, answers)
+    if problems:
+        raise BundleError(
+            f"{bundle.path / GOLDEN}: expected the artefact's answers, got others: {'; '.join(problems)}",
+            hint="the file has been changed since it was made, or this machine's runtime computes otherwise",
+        )
 
 
 def read(folder: Path, *, newer: bool = False) -> tuple[Golden, NDArray[np.uint8], Answers]:

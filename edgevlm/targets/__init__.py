@@ -14,6 +14,7 @@ from edgevlm.targets.boundary import find_component, validate_inputs, validate_t
 from edgevlm.targets.converter import (
     BundleFile,
     Converter,
+    Describer,
     Footprint,
     Forecaster,
     OpRange,
@@ -21,6 +22,7 @@ from edgevlm.targets.converter import (
     Verdict,
 )
 from edgevlm.targets.inspection import (
+    Addressee,
     Advice,
     AdviceKind,
     Adviser,
@@ -36,6 +38,7 @@ from edgevlm.targets.runtime import Closing, Runtime, SerialSession, Session, Tr
 
 __all__ = [
     "F32",
+    "Addressee",
     "Advice",
     "AdviceKind",
     "Adviser",
@@ -43,6 +46,7 @@ __all__ = [
     "BundleFile",
     "Closing",
     "Converter",
+    "Describer",
     "Evaluator",
     "Footprint",
     "Forecaster",

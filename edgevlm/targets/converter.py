@@ -15,6 +15,7 @@ from edgevlm.graphs.program import Programs
 from edgevlm.process.progress import Progress
 
 if TYPE_CHECKING:
+    from edgevlm.bundle.manifest import Manifest
     from edgevlm.graphs.outline import Outline
 
 
@@ -34,11 +35,13 @@ class BundleFile:
         path: Relative to the `out_dir` that `lower` was given.
         components: Names of the components that it answers.
         requires: Least version of each platform or runtime that can load it, e.g. `{"iOS": "16"}`.
+        pictures: Names of the inputs that it takes as pictures rather than as the arrays of their specs.
     """
 
     path: str
     components: tuple[str, ...]
     requires: Mapping[str, str] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
 
 
 Verdict = Literal["fits", "near", "mask", "underflow", "overflow"]
@@ -116,6 +119,19 @@ class Forecaster(Protocol):
         Args:
             outlines: By component, with what the recipe makes of each constant.
             recipe: One that the target does not refuse.
+        """
+
+
+@runtime_checkable
+class Describer(Protocol):
+    """A converter whose files have a place for what the manifest says: names, licence, labels; most have none."""
+
+    def describe(self, manifest: Manifest, folder: Path) -> None:
+        """Writes that into the files that `lower` wrote. The same manifest gives the same bytes.
+
+        Args:
+            manifest: Of the bundle that they are part of; its sizes, proofs and list of files are not known yet.
+            folder: What `lower` was given.
         """
 
 

@@ -31,13 +31,17 @@ class OpCount:
 
 
 AdviceKind = Literal["system", "refused", "accuracy", "neural engine", "speed"]
+Addressee = Literal["app", "model", "converter"]
 
 
 @dataclass(frozen=True)
 class Advice:
-    """Something about a shipped file that its maker should know before it meets a device.
+    """Something about a shipped file that should be known before it meets a device.
 
     Attributes:
+        to: Who can act on it. `app`: whoever embeds the file, and chooses the recipe, what the app computes itself, and
+            on which devices that is tried; `model`: who designs and trains the network; `converter`: who writes its
+            graph, which is EdgeVLM for a bundle.
         kind: `system`: the least version of the system; `refused`: it will not load or run; `accuracy`: answers may be
             wrong; `neural engine`: work that is done elsewhere; `speed`: slower or larger than it need be.
         where: The ops, inputs or states that it is about.
@@ -45,6 +49,7 @@ class Advice:
         source: Address of who says so.
     """
 
+    to: Addressee
     kind: AdviceKind
     where: str
     message: str

@@ -62,15 +62,19 @@ def advise(functions: Sequence[Function], specification_version: int, weight_byt
         found += _of_unknown(function, place)
         found += _of_function(function, place)
     if weight_bytes > MOST_WEIGHT_BYTES:
-        message = "for the Neural Engine of a phone Apple splits models into packages of less than 1 GB of weights"
-        found.append(Advice("neural engine", f"{weight_bytes / 1e9:.1f} GB of weights", message, _CHUNKED))
+        message = (
+            "for the Neural Engine of a phone Apple splits models into packages of less than 1 GB of weights: a recipe "
+            "with fewer bits a weight may fit"
+        )
+        found.append(Advice("app", "neural engine", f"{weight_bytes / 1e9:.1f} GB of weights", message, _CHUNKED))
     return tuple(found)
 
 
 def _of_unknown(function: Function, place: str) -> Iterator[Advice]:
     message = "no opset defines this op: Core ML does not load it, and the evaluator does not compute it"
     counts = Counter(each.kind for each in function.walk() if each.kind != "const" and each.kind not in definitions())
-    yield from (Advice("refused", f"{place}{count} {kind}", message, OPS) for kind, count in counts.items())
+    for kind, count in counts.items():
+        yield Advice("converter", "refused", f"{place}{count} {kind}", message, OPS)
 
 
 def systems(functions: Sequence[Function], specification_version: int) -> Systems:
@@ -135,15 +139,14 @@ def _of_systems(found: Systems) -> Iterator[Advice]:
     what = ", ".join(dict.fromkeys(need.what for need in found.because)) or "the package"
     source = found.because[0].source if found.because else OPS
     if SYSTEMS.index(found.needed) > SYSTEMS.index(found.declared):
-        yield Advice(
-            "system", what, f"needs {needed}, and the package asks for {declared}: convert it for the former", source
-        )
+        message = f"needs {needed}, and the package asks for {declared}: convert it for the former"
+        yield Advice("converter", "system", what, message, source)
         return
     since = f"{needed}, for these" if found.because else f"{needed}, for anything in it"
     message = (
         f"the package asks for {declared}, and needs no more than {since}: convert it for older systems to reach them"
     )
-    yield Advice("system", what, message, source)
+    yield Advice("converter", "system", what, message, source)
 
 
 def _named(needed: System) -> str:
@@ -154,10 +157,10 @@ def _of_function(function: Function, place: str) -> Iterator[Advice]:
     all_uses = uses(function)
     for fact in OF_FUNCTIONS:
         if names := tuple(dict.fromkeys(fact.names(function))):
-            yield Advice(fact.kind, place + _listed(names), fact.message, fact.source)
+            yield Advice(fact.to, fact.kind, place + _listed(names), fact.message, fact.source)
     for known in OF_OPS:
         if shown := tuple(use for use in all_uses if known.holds(use)):
-            yield Advice(known.kind, place + _counted(shown), known.message, known.source)
+            yield Advice(known.to, known.kind, place + _counted(shown), known.message, known.source)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,0 +1,67 @@
+"""What a package says about itself: in Xcode, and to an app that has no manifest beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from edgevlm.bundle.manifest import Manifest, PictureInput
+from edgevlm.bundle.spec import TensorSpec
+
+SPECIFICATION = Path("Data", "com.apple.CoreML", "model.mlmodel")
+
+
+def describe(package: Path, component: str, manifest: Manifest) -> None:
+    """Writes the description, author, licence and version of a package, and what its answers mean.
+
+    What it defines of its own is called as in the manifest, and is text: for `classify`, `labels` is a JSON list.
+
+    Args:
+        package: The `.mlpackage`.
+        component: What it answers.
+        manifest: Of the bundle that it is part of.
+    """
+    from coremltools.proto import Model_pb2  # type: ignore[import-untyped]
+
+    bundled, source = manifest.components[component], manifest.source
+    model = Model_pb2.Model.FromString((package / SPECIFICATION).read_bytes())
+    said = {tensor.name: _meaning(tensor, bundled.pictures) for tensor in (*bundled.spec.inputs, *bundled.spec.outputs)}
+    for feature in (*model.description.input, *model.description.output):
+        feature.shortDescription = said[feature.name]
+    taken, given = (_listed(tensors, said) for tensors in (bundled.spec.inputs, bundled.spec.outputs))
+    about = model.description.metadata
+    about.shortDescription = f"{component} of {manifest.name}: takes {taken}; returns {given}."
+    about.author = f"{source.name}, converted by EdgeVLM"
+    about.license = source.licence
+    about.versionString = source.revision
+    about.userDefined.update(_own(component, manifest))
+    (package / SPECIFICATION).write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _own(component: str, manifest: Manifest) -> dict[str, str]:
+    found = {
+        "source": manifest.source.name,
+        "recipe": manifest.recipe.name,
+        "embedding_space_id": manifest.embedding_space_id,
+        "logit_scale": repr(manifest.logit_scale),
+    }
+    if manifest.logit_bias is not None:
+        found["logit_bias"] = repr(manifest.logit_bias)
+    if component == "classify" and manifest.labels is not None:
+        found["labels"] = json.dumps(manifest.labels.names, ensure_ascii=False)
+    return found
+
+
+def _meaning(tensor: TensorSpec, pictures: Mapping[str, PictureInput]) -> str:
+    picture = pictures.get(tensor.name)
+    if picture is None:
+        return tensor.meaning
+    return (
+        f"a picture, {picture.layout}, {picture.width} pixels wide and {picture.height} high, resized and cropped; "
+        f"{picture.scaling}"
+    )
+
+
+def _listed(tensors: Iterable[TensorSpec], said: Mapping[str, str]) -> str:
+    return ", ".join(f"{tensor.name} {list(tensor.shape)} ({said[tensor.name]})" for tensor in tensors)
