@@ -29,7 +29,7 @@ pytestmark = needs_vulkan
 COSINE = 0.99999
 """Of an embedding on the GPU with the CPU's: they differ by 3e-7 at most in any entry."""
 COSINE_INT8 = 0.999
-"""Of files whose activations are integers on the CPU: the GPU rounds them to the same steps, in float32."""
+"""Of activations that are integers on the CPU: one that is rounded otherwise, a tie, moves an embedding further."""
 LENGTH, WIDTH, HEADS = 48, 64, 4
 
 Inputs = Mapping[str, NDArray[np.generic]]
@@ -79,6 +79,7 @@ def test_integers_in_measured_ranges_answer_on_a_gpu_as_on_the_cpu() -> None:
     assert min(least.values()) > COSINE_INT8, least
 
 
+@pytest.mark.slow
 def test_integers_in_ranges_as_they_come_are_refused_by_the_gpu_aloud() -> None:
     """When this fails, upstream has mended it, and the README no longer has to say so."""
     bundle = library.layer_bundle("tflite", "int8")
