@@ -57,3 +57,16 @@ def test_no_op_of_a_text_tower_has_four_axes_after_its_scores(family: str) -> No
     softmaxes = [node for node in graph.nodes if "softmax" in str(node.target)]
     assert softmaxes
     assert {node.meta["val"].ndim for node in softmaxes} == {3}
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_products_of_a_text_tower_with_a_constant_are_of_two_axes(family: str) -> None:
+    """LiteRT's GPU delegate leaves to the CPU what it multiplies by a constant of three."""
+    import library
+
+    program = library.layers()[f"{family}_text"]
+    exported = torch.export.export(program.module, program.example)
+    constants = {*exported.graph_signature.inputs_to_buffers, *exported.graph_signature.inputs_to_parameters}
+    products = [node for node in exported.graph.nodes if "matmul" in str(node.target)]
+    assert products
+    assert [node for node in products if node.args[1].name in constants and node.args[1].meta["val"].ndim > 2] == []

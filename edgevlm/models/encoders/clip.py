@@ -69,7 +69,7 @@ class TextTower(nn.Module):
         for block in blocks:
             tokens = block(tokens, self.mask)
         row = self.end_of_text(token_ids)
-        pooled = last_block(tokens, row @ self.mask, queried=row @ tokens).squeeze(1)
+        pooled = last_block(tokens, row @ self.mask[0], queried=row @ tokens).squeeze(1)
         return unit_norm(self.projection(self.last_norm(pooled)))
 
 
