@@ -294,7 +294,8 @@ def test_inspect_gives_advice_with_its_source(bundle: Path) -> None:
     assert {each["kind"] for each in advice} <= {"system", "refused", "accuracy", "neural engine", "speed"}
     assert all(each["source"].startswith("https://") for each in advice)
     lines = run("inspect", bundle).stdout.splitlines()
-    assert "Advice on encode_text" in lines
+    alone = "nothing to do for who embeds the bundle"
+    assert f"Advice on encode_text, for EdgeVLM's converter alone: {alone}" in lines
     for each in advice:
         assert f"  {each['kind']}: {each['where']}" in lines
         assert f"    {each['source']}" in lines  # on one line, whatever the width

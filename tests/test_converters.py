@@ -195,7 +195,6 @@ def test_core_ml_takes_a_picture_and_gives_float32(precision: str) -> None:
     assert (pixels.name, pixels.type.WhichOneof("Type")) == ("pixels", "imageType")
     assert (pixels.type.imageType.width, pixels.type.imageType.height) == (library.IMAGE, library.IMAGE)
     assert pixels.type.imageType.ColorSpace.Name(pixels.type.imageType.colorSpace) == "RGB"
-    assert pixels.shortDescription == "RGB, 0..255"
     assert (embedding.name, list(embedding.type.multiArrayType.shape)) == ("embedding", [1, library.DIM])
     assert embedding.type.multiArrayType.ArrayDataType.Name(embedding.type.multiArrayType.dataType) == "FLOAT32"
 
