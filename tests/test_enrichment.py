@@ -838,12 +838,14 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 def test_a_bundle_says_with_what_texts_its_labels_were_baked(described: dict[str, Path]) -> None:
     baked = Bundle.open(described["bundle"]).manifest.labels
     assert baked is not None
     assert baked.texts == (("cat . It purrs.", "cat . A small animal."), ("dog . It barks.",))
 
 
+@pytest.mark.slow
 def test_run_with_descriptions_answers_as_labels_baked_with_them(described: dict[str, Path]) -> None:
     def scores(*options: str | Path) -> dict[str, float]:
         result = run("run", described["bundle"], described["picture"], "--json", *options)
@@ -856,6 +858,7 @@ def test_run_with_descriptions_answers_as_labels_baked_with_them(described: dict
     assert abs(scores("--labels", "cat, dog")["cat"] - baked["cat"]) > 1e-3
 
 
+@pytest.mark.slow
 def test_labels_and_descriptions_that_do_not_fit_are_refused(described: dict[str, Path], tmp_path: Path) -> None:
     long = Descriptions({}, {"cat": Entry(("very " * 100 + "long.",))})
     long.write(tmp_path / "long.json")
