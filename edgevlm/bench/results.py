@@ -208,7 +208,7 @@ def from_json(data: Any, *, where: str) -> Result:
             f"{where}: expected a result with schema_version {' or '.join(map(str, _READABLE))}, got {got!r}",
             hint="edgevlm bench writes results.jsonl; a newer edgevlm may have written this one",
         )
-    kind = _KINDS.get(data.get("evidence", ""))
+    kind = _KINDS.get(str(data.get("evidence", "")))
     if kind is None:
         raise InputError(f"{where}: evidence: expected one of {', '.join(_KINDS)}, got {data.get('evidence')!r}")
     plain = {key: value for key, value in data.items() if key not in ("schema_version", "evidence")}

@@ -33,9 +33,9 @@ from edgevlm.bundle.golden import (
 )
 from edgevlm.bundle.spec import F32, ImagePreprocessing
 from edgevlm.bundle.tensors import refuse_large_header
-from edgevlm.errors import BundleError
+from edgevlm.errors import BundleError, ImageError
 from edgevlm.inference.embeddings import score
-from edgevlm.inputs.pictures import preprocess
+from edgevlm.inputs.pictures import DECODING_ERRORS, decode, preprocess
 from edgevlm.inputs.rows import PIXELS, takes
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.parity.comparison import Answers, zero_shot
@@ -141,9 +141,9 @@ def check(bundle: Bundle, golden: Golden, tokenizer: Tokenizer | None) -> dict[s
             raise BundleError(f"{where}: {name}: expected embeddings of length one, got others")
     scores = [score(cosines, manifest.logit_scale, manifest.logit_bias) for cosines in zero_shot(answers)]
     expected = scores[0] if scores else np.zeros((len(golden.pictures), 0), np.float32)
-    found = np.array(golden.scores, np.float32).reshape(len(golden.pictures), -1)
     allowed = _SCORES * max(1, manifest.logit_scale)
-    if found.shape != expected.shape or not np.abs(found - expected).max(initial=0) <= allowed:
+    fits = [len(row) for row in golden.scores] == [expected.shape[1]] * len(expected)
+    if not fits or not np.abs(np.array(golden.scores) - expected).max(initial=0) <= allowed:
         raise BundleError(f"{where}: scores: the embeddings and logit_scale make other scores than these")
     return answers
 
@@ -195,9 +195,9 @@ def read(folder: Path, *, newer: bool = False) -> tuple[Golden, NDArray[np.uint8
             width, height = sheet.size
             if width != COLUMNS * SIDE or height % SIDE or height > _MOST_ROWS * SIDE:
                 raise ValueError(f"{SAMPLE_SHEET}: expected rows of {COLUMNS} pictures, got {width} x {height} pixels")
-            pixels = np.asarray(sheet.convert("RGB"))
+            pixels = np.asarray(decode(sheet))
         pictures = pixels.reshape(-1, SIDE, COLUMNS, SIDE, 3).swapaxes(1, 2).reshape(-1, SIDE, SIDE, 3)
-    except (OSError, ValueError, SafetensorError, Image.DecompressionBombError) as error:
+    except (*DECODING_ERRORS, ImageError, SafetensorError, Image.DecompressionBombError) as error:
         raise BundleError(f"{folder}: the golden fixtures cannot be read: {error}") from error
     golden = read_golden(data, where=str(path), newer=newer)
     answers: dict[str, dict[str, F32]] = {}
