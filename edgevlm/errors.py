@@ -145,13 +145,18 @@ def to_json(error: EdgeVLMError) -> dict[str, Any]:
     return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
 
 
-def from_json(data: Mapping[str, Any], *, otherwise: type[EdgeVLMError]) -> EdgeVLMError:
-    """The error that `to_json` wrote; one of an unknown kind is `otherwise`."""
+def from_json(data: object, *, otherwise: type[EdgeVLMError]) -> EdgeVLMError:
+    """The error that `to_json` wrote; of what is none, or one of an unknown kind, it makes an `otherwise`."""
+    if not isinstance(data, Mapping):
+        return otherwise(f"expected an error, got {str(data)[:200]}")
+    hint = data.get("hint")
     kind = globals().get(str(data.get("kind")))
     if not (isinstance(kind, type) and issubclass(kind, EdgeVLMError)):
         kind = otherwise
     error = kind.__new__(kind)  # their arguments differ
-    EdgeVLMError.__init__(error, str(data.get("message")), hint=data.get("hint"))
+    EdgeVLMError.__init__(
+        error, str(data.get("message") or "no reason was given"), hint=None if hint is None else str(hint)
+    )
     return error
 
 

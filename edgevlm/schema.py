@@ -25,7 +25,8 @@ from edgevlm.errors import EdgeVLMError
 
 T = TypeVar("T")
 LARGEST_JSON_BYTES = 1 << 30
-LARGEST_YAML_BYTES = 1 << 20
+LARGEST_YAML_BYTES = 1 << 17
+"""What PyYAML takes some seconds for; of what people write by hand, the largest has a fifth of it."""
 _LONGEST_INTEGER = len("-9223372036854775808")
 _WIDTH = 110
 _CORE_SCHEMA = (
@@ -93,11 +94,29 @@ def read_json(path: Path, *, error: type[EdgeVLMError], hint: str | None = None,
             cannot be read.
         hint: What to do about it.
     """
-    text = _text(path, "JSON", LARGEST_JSON_BYTES, encoding, error, hint)
+    text = read_text(path, "JSON", error=error, hint=hint, encoding=encoding)
     return parse_json(text, where=str(path), error=error, hint=hint)
 
 
-def _text(path: Path, kind: str, most_bytes: int, encoding: str, error: type[EdgeVLMError], hint: str | None) -> str:
+def read_text(
+    path: Path,
+    kind: str,
+    *,
+    error: type[EdgeVLMError],
+    hint: str | None = None,
+    encoding: str = "utf-8-sig",
+    most_bytes: int = LARGEST_JSON_BYTES,
+) -> str:
+    """The text in a file: of a pipe or a device, which never ends, nothing is read.
+
+    Args:
+        path: The file.
+        kind: What it is called in messages, such as `JSON`.
+        error: Raised for what is no file, is larger than `most_bytes`, cannot be read, or is not in UTF-8.
+        hint: What to do about it.
+        encoding: `utf-8-sig` takes a byte order mark or none, `utf-8` none.
+        most_bytes: The largest file that is read.
+    """
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
@@ -153,7 +172,8 @@ def read_yaml(path: Path, *, error: type[EdgeVLMError], hint: str | None = None)
             cannot be read.
         hint: What to do about it.
     """
-    return parse_yaml(_text(path, "YAML", LARGEST_YAML_BYTES, "utf-8-sig", error, hint), where=str(path), error=error)
+    text = read_text(path, "YAML", error=error, hint=hint, most_bytes=LARGEST_YAML_BYTES)
+    return parse_yaml(text, where=str(path), error=error)
 
 
 def parse_yaml(text: str, *, where: str, error: type[EdgeVLMError]) -> dict[str, Any]:
@@ -169,6 +189,9 @@ def parse_yaml(text: str, *, where: str, error: type[EdgeVLMError]) -> dict[str,
             Python, or has an integer beyond 64 bits.
     """
     import yaml
+
+    if len(text) > LARGEST_YAML_BYTES:
+        raise error(f"{where}: expected YAML of at most {LARGEST_YAML_BYTES:,} letters, got {len(text):,}")
 
     class Loader(yaml.SafeLoader):
         """PyYAML's, with the words of YAML 1.2."""

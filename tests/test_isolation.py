@@ -18,6 +18,7 @@ import library
 import numpy as np
 import psutil
 import pytest
+from checkpoints import write_clip_checkpoint
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,11 +30,12 @@ from edgevlm.bundle import trust
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.cli import main
-from edgevlm.errors import BundleError, EdgeVLMError, MissingDependency, TensorError
+from edgevlm.errors import BundleError, CheckpointError, EdgeVLMError, InputError, MissingDependency, TensorError
+from edgevlm.models.checkpoints import text_rules
 from edgevlm.process import frames, store
 from edgevlm.targets import registry
 from edgevlm.targets.inspection import Adviser
-from edgevlm.targets.isolation import IsolatedRuntime, IsolatedSession, tokenizer_of
+from edgevlm.targets.isolation import IsolatedRuntime, IsolatedSession, IsolatedTokenizer, rehearse, tokenizer_of
 
 TARGETS = ("tflite", "executorch", "coreml")
 NATIVE = ("tflite", "executorch")
@@ -201,6 +203,35 @@ def test_a_tokenizer_that_ends_a_process_is_an_error(case: str, tmp_path: Path) 
             encode("a", "a" * 28 + "b")
 
 
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_a_checkpoints_tokenizer_is_tried_in_another_process_first(case: str, tmp_path: Path) -> None:
+    parts, message = TOKENIZERS[case]
+    folder = write_clip_checkpoint(tmp_path / "clip")
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    model = parts.get("model", whole["model"])
+    (folder / "tokenizer.json").write_text(json.dumps({**whole, **parts, "model": model}))
+    try:
+        read = text_rules.from_checkpoint(folder, family="clip", context_length=8)
+        tokenizer = IsolatedTokenizer.from_bytes(read.spec, read.tokenizer_json)
+        assert tokenizer.encode(["a", "b"]).shape == (2, 8)
+        tokenizer.encode(["a" * 28 + "b"])
+    except EdgeVLMError as error:
+        assert message is not None
+        assert isinstance(error, CheckpointError | InputError)
+
+
+def test_a_tokenizer_is_asked_again_once_another_has_ended_the_process() -> None:
+    rules = TextPreprocessing(3, 0, None, "none", False, "sound.json")
+    sound = IsolatedTokenizer.from_bytes(rules, tokenizer_json().encode())
+    bomb = tokenizer_json(**replace_by("a" * 100, 5)).encode()
+    with pytest.raises(
+        CheckpointError, match=r"^bomb\.json: the process that this tokenizer was read in ended with SIG"
+    ):
+        rehearse(bomb, "bomb.json", ["a"])
+    assert sound.encode(["b a"]).tolist() == [[2, 0, 0]]
+    assert sound.encode(["b"]).tolist() == [[1, 0, 0]]
+
+
 def with_tokenizer(folder: Path, content: str) -> Bundle:
     """A bundle of the towers' .tflite and a tokenizer."""
     whole = library.tower_bundle("tflite", "fp32")
@@ -211,9 +242,10 @@ def with_tokenizer(folder: Path, content: str) -> Bundle:
 
 
 def test_a_tokenizer_outlives_its_session_and_the_process_neither(tmp_path: Path) -> None:
+    others = {*psutil.Process().children()}
     model = edgevlm.open(with_tokenizer(tmp_path / "small.edgevlm", tokenizer_json()).path)
     assert isinstance(model.session, IsolatedSession)
-    (process,) = psutil.Process().children()
+    (process,) = {*psutil.Process().children()} - others
     model.close()
     with pytest.raises(TensorError):
         model.session.run("encode_image", {"pixels": PIXELS})

@@ -209,7 +209,7 @@ def from_json(data: Any, *, where: str) -> Result:
             f"{where}: expected a result with schema_version {_READABLE[0]} to {_READABLE[-1]}, got {got!r}",
             hint="edgevlm bench writes results.jsonl; a newer edgevlm may have written this one",
         )
-    kind = _KINDS.get(data.get("evidence", ""))
+    kind = _KINDS.get(str(data.get("evidence", "")))
     if kind is None:
         raise InputError(f"{where}: evidence: expected one of {', '.join(_KINDS)}, got {data.get('evidence')!r}")
     plain = {key: value for key, value in data.items() if key not in ("schema_version", "evidence")}

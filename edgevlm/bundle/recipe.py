@@ -15,6 +15,7 @@ parity:
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -242,9 +243,10 @@ def resolve(given: str | Path | Recipe) -> Recipe:
     if name in BUILTIN:
         return BUILTIN[name]
     path = Path(given)
-    if not path.is_file() and path.suffix in (".yaml", ".yml"):
+    is_file = os.path.isfile(path)  # which, unlike Path's, says no to a name that is too long for one
+    if not is_file and path.suffix in (".yaml", ".yml"):
         raise RecipeError(f"{path}: no such file")
-    if not path.is_file():
+    if not is_file:
         raise RecipeError(
             f"no recipe {name!r}: expected one of {', '.join(BUILTIN)}, or the path of a YAML file",
             hint="edgevlm recipes lists the built-in ones",

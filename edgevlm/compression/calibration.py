@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from edgevlm import schema
 from edgevlm.bundle.manifest import CalibrationRecord
 from edgevlm.bundle.recipe import LEAST_SAMPLES, Calibration
 from edgevlm.data.dataset import Dataset, read_pictures
@@ -159,10 +160,16 @@ def _choose_texts(pictures: Dataset, source: CalibrationSource, wanted: Calibrat
         said = dict.fromkeys(caption for example in examples for caption in example.captions)
         of_labels = [template.format(label) for template in TEMPLATES for label in pictures.labels]
         return tuple(said or of_labels)[: wanted.samples]
-    try:
-        text = source.texts.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source.texts}: cannot be read: {error}") from error
-    texts = list(dict.fromkeys(line for _, line in numbered_lines(text)))
+    texts = read_texts(source.texts)
     _refuse_few(str(source.texts), "texts", len(texts), wanted.samples)
     return tuple(random.Random(f"texts/{wanted.seed}").sample(texts, wanted.samples))
+
+
+def read_texts(path: Path) -> tuple[str, ...]:
+    """The different texts of a file with one a line, in order.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    text = schema.read_text(path, "text", error=DataError)
+    return tuple(dict.fromkeys(line for _, line in numbered_lines(text)))

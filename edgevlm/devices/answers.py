@@ -63,7 +63,7 @@ def parsed(line: bytes) -> Mapping[str, Any] | None:
     """The JSON object in a line; None for other text, such as a login script's greeting."""
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 

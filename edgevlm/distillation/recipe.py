@@ -10,6 +10,7 @@ schedule: {epochs: 20, batch_size: 128, learning_rate: 0.001}
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -144,7 +145,7 @@ def resolve(name_or_file: str | Path) -> DistillRecipe:
         where = f"{name}.yaml"
         return _read(schema.parse_yaml(_shipped(name), where=where, error=RecipeError), where)
     path = Path(name_or_file)
-    if not path.is_file():
+    if not os.path.isfile(path):  # which, unlike Path's, says no to a name that is too long for one
         raise RecipeError(
             f"no distillation recipe {name!r}: expected one of {', '.join(BUILTIN)}, or the path of a YAML file",
             hint="edgevlm recipes lists the built-in ones; --recipe NAME.yaml takes your own",

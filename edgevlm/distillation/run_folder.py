@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgevlm import schema
 from edgevlm.errors import OutputError
 from edgevlm.process import scratch
 from edgevlm.process.locking import locked
@@ -26,6 +27,7 @@ from edgevlm.process.writing import made, write_atomically
 
 _RUN, _METRICS, _DONE, _LOCK = "run.json", "metrics.jsonl", "config.json", ".run.lock"
 _SAID = 40
+_ANEW = "--force throws the run away and trains anew"
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,21 @@ class RunFolder:
         write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
     def lines(self) -> list[dict[str, Any]]:
-        """The metrics so far; a last line that was cut off by a crash is left out."""
+        """The metrics so far, each with its `step`; a last line that was cut off by a crash is left out.
+
+        Raises:
+            OutputError: the file cannot be read, or holds something else.
+        """
         if not self.metrics.exists():
             return []
+        whole, _, _ = schema.read_text(self.metrics, "text", error=OutputError, hint=_ANEW).rpartition("\n")
         found = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                break
+        for number, line in enumerate(filter(None, whole.split("\n")), 1):
+            where = f"{self.metrics}: line {number}"
+            entry = schema.parse_json(line, where=where, error=OutputError, hint=_ANEW)
+            if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+                raise OutputError(f"{where}: expected an object with a step", hint=_ANEW)
+            found.append(entry)
         return found
 
     def claim(self, identity: Mapping[str, Any], *, force: bool) -> None:
@@ -74,12 +82,12 @@ class RunFolder:
             force: Throw away what another or a finished run left here.
 
         Raises:
-            OutputError: it holds an unfinished run of another identity, and `force` is not set.
+            OutputError: it holds an unfinished run of another identity, or a damaged one, and `force` is not set.
         """
         record = self.path / _RUN
         now = json.loads(json.dumps(identity))
         if record.is_file() and not force:
-            before = json.loads(record.read_text(encoding="utf-8"))
+            before = schema.read_json(record, error=OutputError, hint=_ANEW)
             if differing := _differences(before, now):
                 raise OutputError(
                     f"{self.path}: holds an unfinished run with another {', '.join(differing)}",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +23,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgevlm import schema
 from edgevlm.bundle.bundle import hash_file
 from edgevlm.bundle.spec import F32
 from edgevlm.data.dataset import Dataset
 from edgevlm.distillation.augmentation import view
 from edgevlm.distillation.recipe import Augmentation
 from edgevlm.distillation.teacher import Teacher
-from edgevlm.errors import ImageError
+from edgevlm.errors import DataError, ImageError
 from edgevlm.process.progress import Progress
 from edgevlm.process.writing import output_errors, replacing, write_atomically
 
 SHARD = 1024
 _AT_ONCE = 64
 Compute = Callable[[range], tuple[F32, dict[int, str]]]
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What is kept beside a shard.
+
+    Attributes:
+        sha256: Of its file.
+        unreadable: Why an entry has no embedding, by its number.
+    """
+
+    sha256: str
+    unreadable: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -94,22 +108,23 @@ class Store:
 
     def _read(self, number: int) -> tuple[NDArray[np.float16], dict[int, str]] | None:
         path = self._path(number)
+        where = path.with_suffix(".json")
         try:
-            note = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            if hash_file(path) != note["sha256"]:
+            note = schema.read(_Note, schema.read_json(where, error=DataError), where=str(where), error=DataError)
+            if hash_file(path) != note.sha256:
                 return None
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError, TypeError):
+            return array, {int(index): reason for index, reason in note.unreadable.items()}
+        except (DataError, OSError, ValueError):
             return None
-        return array, {int(index): reason for index, reason in note["unreadable"].items()}
 
     def _write(self, number: int, embeddings: NDArray[np.float16], unreadable: dict[int, str]) -> None:
         path = self._path(number)
         with replacing(path) as new:
             with new.open("wb") as file:
                 np.save(file, embeddings, allow_pickle=False)
-            note = json.dumps({"sha256": hash_file(new), "unreadable": unreadable}, ensure_ascii=False)
-        write_atomically(path.with_suffix(".json"), note)
+            note = _Note(hash_file(new), {str(index): reason for index, reason in unreadable.items()})
+        write_atomically(path.with_suffix(".json"), json.dumps(schema.write(note), ensure_ascii=False))
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def _enrich(
 
 def from_a_file(source: str | Path) -> bool:
     """Whether a source is a file of descriptions, by its name, rather than a language model."""
-    return not _is_url(source) and (Path(source).is_file() or Path(source).suffix.lower() in from_file.SUFFIXES)
+    return not _is_url(source) and (os.path.isfile(source) or Path(source).suffix.lower() in from_file.SUFFIXES)
 
 
 @dataclass

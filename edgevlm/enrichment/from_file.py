@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgevlm import schema
 from edgevlm.enrichment.descriptions import Author, Descriptions, Entry, read_json
 from edgevlm.errors import EnrichmentError
 
@@ -76,8 +78,9 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
 
 def _from_table(path: Path, delimiter: str) -> dict[str, Entry]:
     texts: dict[str, list[str]] = {}
+    content = schema.read_text(path, "table", error=EnrichmentError)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.StringIO(content, newline="") as file:
             lines = csv.reader(file, delimiter=delimiter, strict=True)
             header = [name.strip().lower() for name in next(lines, [])]
             if sorted(header) != ["description", "label"]:
@@ -93,6 +96,6 @@ def _from_table(path: Path, delimiter: str) -> dict[str, Entry]:
                         hint="put quotes around a description that has commas in it",
                     )
                 texts.setdefault(cells["label"], []).append(cells["description"])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EnrichmentError(f"{path}: not a readable table in UTF-8: {error}") from error
+    except csv.Error as error:
+        raise EnrichmentError(f"{path}: not a readable table: {error}") from error
     return {label: Entry(tuple(dict.fromkeys(several)), authors=(path.name,)) for label, several in texts.items()}

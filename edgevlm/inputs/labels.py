@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from edgevlm import schema
 from edgevlm.bundle.manifest import Labels
 from edgevlm.errors import LabelError
 from edgevlm.inputs.texts import Tokenizer
@@ -26,10 +27,7 @@ def read(path: Path, templates: Sequence[str] = ()) -> Labels:
     Raises:
         LabelError: the file is missing, not text, empty or names a label twice; or a template lacks its `{}`.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelError(f"{path}: expected a text file in UTF-8 with a label per line: {error}") from error
+    text = schema.read_text(path, "text", error=LabelError, hint="a file of labels has a label per line, in UTF-8")
     names = parse(text, where=str(path))
     _check_templates(templates)
     return Labels(names, tuple(templates) or (PLAIN,))

@@ -37,7 +37,7 @@ _LARGEST_WHOLE = 1 << 22
 """Pixels of a scaled picture, 28 MB with numpy's copy: of a larger one only what the crop keeps is computed."""
 
 # What Pillow's decoders raise on damaged input and closed files, besides UnidentifiedImageError (an OSError).
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -96,7 +96,7 @@ def decode(source: Picture) -> Image.Image:
         raise ImageError(f"{name}: too many pixels: {error}", hint="shrink the picture first") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a picture in a format that Pillow reads", hint="convert it to PNG") from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise ImageError(f"{name}: cannot be opened: {error}") from error
 
 
@@ -186,7 +186,7 @@ def _to_upright_rgb(image: Image.Image, name: str, *, in_place: bool = False) ->
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
         return image if image.mode == "RGB" else image.convert("RGB")
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise ImageError(f"{name}: damaged, truncated or closed: {error}", hint="save or download it again") from error
 
 

@@ -40,7 +40,7 @@ class Tokenizer:
     def __init__(self, spec: TextPreprocessing, folder: Path) -> None:
         path = Path(folder) / spec.tokenizer_file
         self.spec = spec
-        self._tokenizer = parse(_read(path), str(path))
+        self._tokenizer = parse(read_file(path), str(path))
 
     @classmethod
     def from_bytes(cls, spec: TextPreprocessing, tokenizer_json: bytes) -> Tokenizer:
@@ -163,7 +163,12 @@ def parse(content: bytes, where: str) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The content of a tokenizer's file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:

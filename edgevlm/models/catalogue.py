@@ -42,7 +42,7 @@ def load(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> 
     if layout.is_student(folder):
         from edgevlm.models.students import folder as students
 
-        return students.load(folder, name=called, commit=commit)
+        return students.load(folder, name=called, commit=commit, trusted=str(name) in builtin.FOLDERS)
     from edgevlm.models.checkpoints import loading
 
     return loading.load(folder, name=called, commit=commit)

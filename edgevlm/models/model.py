@@ -19,6 +19,7 @@ from edgevlm.graphs.program import Program, Programs
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models.reference import Original
+from edgevlm.targets.isolation import IsolatedTokenizer
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Model:
             original to a device does not need the programs.
         labels: What a model without a text tower tells apart, with its label embeddings; None elsewhere.
         label_embeddings: float32 [L, D], a unit vector a label; None without `labels`.
+        trusted: Whether it ships with EdgeVLM; the tokenizer of any other runs in a process of its own.
     """
 
     source: Source
@@ -55,6 +57,7 @@ class Model:
     label_embeddings: torch.Tensor | None = None
     logit_bias: float | None = None
     notes: tuple[str, ...] = ()
+    trusted: bool = False
 
     @property
     def network(self) -> torch.nn.Module:
@@ -66,7 +69,8 @@ class Model:
         """Of the text tower; None where there is none."""
         if self.text is None or self.tokenizer_json is None:
             return None
-        return Tokenizer.from_bytes(self.text, self.tokenizer_json)
+        kind = Tokenizer if self.trusted else IsolatedTokenizer
+        return kind.from_bytes(self.text, self.tokenizer_json)
 
 
 def assemble_programs(

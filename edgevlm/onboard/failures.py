@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from typing import Any
 
 from edgevlm import errors
 from edgevlm.errors import DeviceError, EdgeVLMError, MissingDependency, OutOfMemory
 from edgevlm.process.children import signal_of
 
 
-def from_json(data: Mapping[str, Any]) -> EdgeVLMError:
+def from_json(data: object) -> EdgeVLMError:
     """The error that `to_json` wrote; one of an unknown kind is a DeviceError."""
-    if data.get("kind") == MissingDependency.__name__:  # a package of the device, to be installed there
+    if isinstance(data, Mapping) and data.get("kind") == MissingDependency.__name__:
+        # A package of the device, to be installed there.
         data = {**data, "kind": DeviceError.__name__}
     return errors.from_json(data, otherwise=DeviceError)
 

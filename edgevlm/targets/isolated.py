@@ -1,4 +1,4 @@
-"""The process that `edgevlm.targets.isolation` starts: it is asked about one bundle, and keeps within limits.
+"""The process that `edgevlm.targets.isolation` starts: it is asked about a bundle or tokenizer, within limits.
 
 It reads frames (`edgevlm.process.frames`) from stdin and writes as many to stdout, `{"error": ..., "result": ...}`, one
 of them null. When stdin ends, so does it.
@@ -12,12 +12,17 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgevlm import errors, schema
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import Manifest
+from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import BundleError, EdgeVLMError
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.process import frames
@@ -29,9 +34,11 @@ from edgevlm.targets.runtime import Session
 _MEMORY_BYTES = 2_000_000_000
 """Of the libraries and of activations; what weights take comes to it."""
 _COPIES_OF_WEIGHTS = 8
+_NO_RULES = TextPreprocessing(1, 0, None, "none", False, "")
+"""A manifest's rules are followed by whoever asks for ids."""
 
 
-class _Asked:
+class _AskedBundle:
     """A bundle, and its session once that is open.
 
     Args:
@@ -75,19 +82,48 @@ class _Asked:
         return self._tokenizer
 
 
+class _AskedTokenizer:
+    """The tokenizer of a checkpoint, of which a process may be told several, one after the other.
+
+    Args:
+        content: Of its file, uint8 [bytes].
+        where: The file's name.
+    """
+
+    def __init__(self, content: NDArray[np.uint8], where: str) -> None:
+        _limit_memory(_MEMORY_BYTES)
+        self._tokenizer = Tokenizer.from_bytes(replace(_NO_RULES, tokenizer_file=where), content.tobytes())
+
+    def answer(self, ask: str, **asked: Any) -> Any:
+        """What a method of the tokenizer gives."""
+        if ask == "highest_id":
+            return self._tokenizer.highest_id
+        if ask == "ids":
+            return self._tokenizer.ids(**asked)
+        raise ValueError(f"expected a question, got {ask!r}")
+
+
+def _subject(question: dict[str, Any]) -> _AskedBundle | _AskedTokenizer | None:
+    """What is asked about from this question on, which it is taken out of; None where that is what it was before."""
+    bundle, tokenizer, where = (question.pop(key, None) for key in ("bundle", "tokenizer", "where"))
+    if tokenizer is not None:
+        return _AskedTokenizer(tokenizer, where)
+    return None if bundle is None else _AskedBundle(**bundle)
+
+
 def main() -> None:
     """Answers until nobody asks any more."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no image of the memory of what is going to crash
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what backends print goes to stderr
-    asked: _Asked | None = None
+    asked: _AskedBundle | _AskedTokenizer | None = None
     with suppress(EOFError):
         while True:
             question = frames.receive(source)
             signal.alarm(LONGEST_SECONDS)
             error, result = None, None
             try:
-                asked = asked or _Asked(question.pop("path"), question.pop("manifest"))
+                asked = _subject(question) or asked
                 result = asked.answer(**question)
             except EdgeVLMError as problem:
                 error = errors.to_json(problem)

@@ -1,9 +1,10 @@
-"""A bundle in a process of its own, with limits: what a damaged file does there to native code is an error here.
+"""A bundle, or a checkpoint's tokenizer, in a process of its own, with limits: what a damaged file does there to native
+code is an error here.
 
 Runtimes check their files, and not all of them: a few bytes in a `.tflite` or `.pte` end the process that loads it, a
-file that is cut while it is mapped ends it later. The process is another Python, which imports the target's runtime in
-place of this one: it costs a Python's start, 0.4 s and 45 MB, and with each call what it takes to copy pictures and
-answers through a pipe, one or two milliseconds a picture.
+file that is cut while it is mapped ends it later, and a small `tokenizer.json` asks for more memory than there is. The
+process is another Python, which imports the target's runtime in place of this one: it costs a Python's start, 0.4 s and
+45 MB, and with each call what it takes to copy pictures and answers through a pipe, one or two milliseconds a picture.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import signal
 import subprocess
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import IO, Any, TypeVar, cast
 
 import numpy as np
@@ -23,7 +25,7 @@ from edgevlm import errors, schema
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.spec import Array, ComponentSpec, TextPreprocessing
-from edgevlm.errors import BundleError, TensorError, debugging
+from edgevlm.errors import BundleError, CheckpointError, EdgeVLMError, TensorError, debugging
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.process import children, frames
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
@@ -53,7 +55,7 @@ class IsolatedRuntime:
     def open(self, bundle: Bundle, *, threads: int | None = None) -> IsolatedSession:
         """A session whose process lives until nothing of it, be it its tokenizer, is held any more."""
         validate_threads(threads)
-        process = _Process(bundle)
+        process = _BundleProcess(bundle)
         return IsolatedSession(bundle, process, process.ask("open", threads=threads))
 
     def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
@@ -79,15 +81,15 @@ class IsolatedRuntime:
 class IsolatedSession(SerialSession[None]):
     """An open bundle in a process of its own."""
 
-    def __init__(self, bundle: Bundle, isolated: _Process, evidence: str) -> None:
+    def __init__(self, bundle: Bundle, isolated: _BundleProcess, evidence: str) -> None:
         super().__init__({name: (component.spec, None) for name, component in bundle.components.items()})
         self.evidence = str(evidence)
         self._text = bundle.manifest.text
-        self._isolated: _Process | None = isolated
+        self._isolated: _BundleProcess | None = isolated
 
     def tokenizer(self) -> Tokenizer | None:
         """The bundle's, which may be used after the session is closed; None where no component takes texts."""
-        return None if self._text is None else IsolatedTokenizer(self._text, self._opened())
+        return None if self._text is None else IsolatedTokenizer(self._text, self._opened().ask)
 
     def _compute(
         self, spec: ComponentSpec, program: None, arrays: Mapping[str, Array]
@@ -103,19 +105,33 @@ class IsolatedSession(SerialSession[None]):
         super().close()
         self._isolated = None
 
-    def _opened(self) -> _Process:
+    def _opened(self) -> _BundleProcess:
         if self._isolated is None:
             raise TensorError("this session is closed", hint="open the bundle again")
         return self._isolated
 
 
 class IsolatedTokenizer(Tokenizer):
-    """The tokenizer of a bundle, in a process of its own: a file of a few hundred bytes can multiply every text."""
+    """A tokenizer in a process of its own: a file of a few hundred bytes can multiply every text.
 
-    def __init__(self, spec: TextPreprocessing, isolated: _Process) -> None:
+    Args:
+        spec: The rules.
+        ask: Asks the other process: `highest_id`, or `ids` of `texts`.
+    """
+
+    def __init__(self, spec: TextPreprocessing, ask: Callable[..., Any]) -> None:
         self.spec = spec
-        self._isolated = isolated
-        self._highest_id = int(isolated.ask("highest_id"))
+        self._ask = ask
+        self._highest_id = int(ask("highest_id"))
+
+    @classmethod
+    def from_bytes(cls, spec: TextPreprocessing, tokenizer_json: bytes) -> IsolatedTokenizer:
+        """That of a checkpoint, whose file has this content; all of them share one process, which asks them in turn.
+
+        Raises:
+            CheckpointError: the content is damaged, or ended the process.
+        """
+        return cls(spec, partial(_CHECKPOINTS.ask, tokenizer_json, spec.tokenizer_file))
 
     @property
     def highest_id(self) -> int:
@@ -126,9 +142,19 @@ class IsolatedTokenizer(Tokenizer):
         """See `Tokenizer`.
 
         Raises:
-            BundleError: the tokenizer ended the process.
+            EdgeVLMError: the tokenizer ended the process: a CheckpointError of a checkpoint's, else a BundleError.
         """
-        return [list(map(int, each)) for each in self._isolated.ask("ids", texts=list(texts))]
+        return [list(map(int, each)) for each in self._ask("ids", texts=list(texts))]
+
+
+def rehearse(tokenizer_json: bytes, where: str, texts: Sequence[str]) -> None:
+    """Has a checkpoint's tokenizer read, and asked about texts, where it can do no harm.
+
+    Raises:
+        CheckpointError: the content is damaged, or ended the process.
+        InputError: the tokenizer fails on a text.
+    """
+    _CHECKPOINTS.ask(tokenizer_json, where, "ids", texts=list(texts))
 
 
 def tokenizer_of(bundle: Bundle, session: Session) -> Tokenizer | None:
@@ -143,33 +169,34 @@ def tokenizer_of(bundle: Bundle, session: Session) -> Tokenizer | None:
     return Tokenizer.of_bundle(bundle)
 
 
-class _Process:
-    """The other process, which knows one bundle, is asked one thing at a time, and ends when it is held no more."""
+class _Ended(Exception):
+    """The other process is no more; the message says what became of it."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._where = bundle.path
+
+class _Process:
+    """The other process, which is asked one thing at a time, and ends when it is held no more."""
+
+    def __init__(self) -> None:
         command, environment = children.process_of(PROGRAM)
         self._process = children.start(command, None if debugging() else subprocess.DEVNULL, environment)
         self._to, self._from = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         self._end = weakref.finalize(self, children.end, self._process)
         self._turn = threading.Lock()
         self._was_stopped = False
-        self._known = {"path": str(bundle.path.resolve()), "manifest": schema.write(bundle.manifest)}
 
-    def ask(self, what: str, **asked: Any) -> Any:
+    def ask(self, question: Mapping[str, Any], otherwise: type[EdgeVLMError]) -> Any:
         """The answer to one question; `edgevlm.targets.isolated` has which there are.
 
         Raises:
-            EdgeVLMError: what the target's runtime raised.
-            BundleError: the process has ended.
+            EdgeVLMError: what was raised there; `otherwise` where that is of no kind that is known.
+            _Ended: the process has ended.
         """
         with self._turn:
             if not self._end.alive:
                 raise self._ended()
-            known, self._known = self._known, {}
             try:
                 with suppress(BrokenPipeError):  # it has ended already; its exit code says why
-                    frames.send(self._to, {"ask": what, **known, **asked})
+                    frames.send(self._to, question)
                 answer = frames.receive(self._from)
                 error, result = answer["error"], answer["result"]
             except (EOFError, ValueError, LookupError, TypeError) as problem:
@@ -179,26 +206,82 @@ class _Process:
                 self._process.kill()
                 raise
         if error is not None:
-            raise errors.from_json(error, otherwise=BundleError)
+            raise errors.from_json(error, otherwise=otherwise)
         return result
 
-    def _ended(self) -> BundleError:
+    def _ended(self) -> _Ended:
         """What became of it, once it says nothing more, or nothing that can be understood."""
         self._end()
         died = children.signal_of(self._process.returncode)
         if self._was_stopped:
-            what = "was stopped"
-        elif died == signal.SIGALRM:
-            what = f"took longer than {LONGEST_SECONDS} s"
-        elif died == signal.SIGKILL:
-            what = "was killed: it needed more memory than there is"
-        else:
-            what = f"ended with {died.name if died else f'exit code {self._process.returncode}'}"
-        return BundleError(f"{self._where}: the process that this bundle was opened in {what}", hint=_HINT)
+            return _Ended("was stopped")
+        if died == signal.SIGALRM:
+            return _Ended(f"took longer than {LONGEST_SECONDS} s")
+        if died == signal.SIGKILL:
+            return _Ended("was killed: it needed more memory than there is")
+        return _Ended(f"ended with {died.name if died else f'exit code {self._process.returncode}'}")
+
+
+class _BundleProcess:
+    """The process of one bundle."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._where = bundle.path
+        self._process = _Process()
+        self._known = {"bundle": {"path": str(bundle.path.resolve()), "manifest": schema.write(bundle.manifest)}}
+
+    def ask(self, what: str, **asked: Any) -> Any:
+        """See `_Process`.
+
+        Raises:
+            BundleError: the process has ended.
+        """
+        known, self._known = self._known, {}
+        try:
+            return self._process.ask({"ask": what, **known, **asked}, BundleError)
+        except _Ended as ended:
+            said = f"{self._where}: the process that this bundle was opened in {ended}"
+            raise BundleError(said, hint=_HINT) from ended
+
+
+class _CheckpointsProcess:
+    """The process of all checkpoints' tokenizers: it is started when it is needed, and anew where one has ended it."""
+
+    def __init__(self) -> None:
+        self._process: _Process | None = None
+        self._holds = b""
+        self._turn = threading.Lock()
+
+    def ask(self, tokenizer_json: bytes, where: str, what: str, **asked: Any) -> Any:
+        """See `_Process`.
+
+        Args:
+            tokenizer_json: Content of the file of the tokenizer that is asked.
+            where: The file's name, for errors.
+
+        Raises:
+            CheckpointError: the process has ended.
+        """
+        with self._turn:
+            if self._process is None:
+                self._process, self._holds = _Process(), b""
+            known = {} if self._holds == tokenizer_json else {"tokenizer": np.frombuffer(tokenizer_json, np.uint8)}
+            self._holds = b""
+            try:
+                answer = self._process.ask({"ask": what, "where": where, **known, **asked}, CheckpointError)
+            except _Ended as ended:
+                self._process = None
+                said = f"{where}: the process that this tokenizer was read in {ended}"
+                raise CheckpointError(said, hint="take the file again from where the checkpoint came from") from ended
+            self._holds = tokenizer_json
+            return answer
+
+
+_CHECKPOINTS = _CheckpointsProcess()
 
 
 def _once(bundle: Bundle, what: str, **asked: Any) -> Any:
-    return _Process(bundle).ask(what, **asked)
+    return _BundleProcess(bundle).ask(what, **asked)
 
 
 def _tables(kind: type[T], found: Mapping[str, Sequence[Any]], bundle: Bundle) -> dict[str, tuple[T, ...]]:

@@ -30,6 +30,7 @@ _RESAMPLES: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic",
 
 # A picture of more would pass Pillow's limit on pixels.
 _LONGEST_SIDE = 8192
+_LARGEST_NUMBER = 1e30
 
 # (height, width) in pixels: one picture taller than wide, one wider than tall, no side a multiple of the other.
 _COMPARED_SIZES = ((97, 64), (41, 75))
@@ -213,7 +214,8 @@ def _flag(processor: BaseImageProcessor, key: str, where: str) -> bool:
 
 
 def _number(value: Any, key: str, where: str, *, positive: bool) -> float:
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    # transformers reads integers of any length, of which numpy and floats know none.
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER
     if not ok or (positive and value <= 0):
         raise CheckpointError(f"{where}: {key}: expected a {'positive ' if positive else ''}number, got {value!r}")
     return float(value)

@@ -16,10 +16,11 @@ import tokenizers
 
 from edgevlm.bundle.spec import TextCanonicalisation, TextPreprocessing
 from edgevlm.errors import CheckpointError
-from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer, parse
+from edgevlm.inputs.texts import TOKENIZER_FILE, parse, read_file
 from edgevlm.models.checkpoints.files import read_json
 from edgevlm.models.families import Family
 from edgevlm.process.quiet import quiet
+from edgevlm.targets.isolation import IsolatedTokenizer, rehearse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +103,7 @@ def from_checkpoint(
     if context_length < 3:
         raise CheckpointError(f"{folder}: expected a context of at least 3 ids, got {context_length}")
     built = original.to_tokenizer_json()
-    form = file or (None if built is None else _Form(built, parse(built, str(folder / TOKENIZER_FILE))))
+    form = file or (None if built is None else _form(built, str(folder / TOKENIZER_FILE)))
     if form is None:
         raise CheckpointError(
             f"{folder}: expected a tokenizer that the `tokenizers` library runs, got {original.name}, which runs in "
@@ -115,7 +116,7 @@ def from_checkpoint(
     if difference is None:
         return CheckpointTokenizer(spec, form.tokenizer_json)
     if built is not None and file is not None:
-        form = _Form(built, parse(built, original.name))
+        form = _form(built, original.name)
         if form.tokenizer.get_vocab() == file.tokenizer.get_vocab():
             spec = _read_rules(folder, form, original, context_length)
             if _find_difference(folder, spec, form, original, tokens) is None:
@@ -263,11 +264,13 @@ def _read_tokenizer_json(folder: Path) -> _Form | None:
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         return None
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return _Form(content, parse(content, str(path)))
+    return _form(read_file(path), str(path))
+
+
+def _form(content: bytes, where: str) -> _Form:
+    """A form that has been asked about texts in another process first: here it is given to transformers."""
+    rehearse(content, where, AWKWARD_TEXTS)
+    return _Form(content, parse(content, where))
 
 
 def _check_older_files(folder: Path, name: str) -> None:
@@ -359,16 +362,17 @@ def _find_difference(
     Args:
         tokens: What `_added_tokens` found.
     """
-    device, length = Tokenizer.from_bytes(spec, form.tokenizer_json), spec.context_length
+    device, length = IsolatedTokenizer.from_bytes(spec, form.tokenizer_json), spec.context_length
     texts = [*AWKWARD_TEXTS, "word " * length]
     if spec.canonicalisation == "none" and not spec.lower_case:
         # Elsewhere a special token's own text is canonicalised first on a device, as in the original training, where
         # transformers looks for the token first.
         texts += [text for token in tokens for text in (f"a {token} b", f"x{token}y")]
     given = texts if original.canonicalises_itself else [device.canonical(text) for text in texts]
+    here = device.encode(texts).tolist()
     with _reading(folder, original.name):
         rows = original.tokenizer(given, padding="max_length", truncation=True, max_length=length)["input_ids"]
-    for text, expected, got in zip(texts, map(list, rows), device.encode(texts).tolist(), strict=True):
+    for text, expected, got in zip(texts, map(list, rows), here, strict=True):
         if expected != got:
             place = next((place for place in range(length) if expected[place] != got[place]), length - 1)
             return _Difference(text, expected[: place + 1], got[: place + 1])

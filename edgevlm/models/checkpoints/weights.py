@@ -6,6 +6,7 @@ The format: https://huggingface.co/docs/safetensors; sharding follows transforme
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,7 +135,7 @@ def _find_shards(folder: Path) -> tuple[Path, ...]:
         raise CheckpointError(f"{index}: not a readable index of shards: {error}") from error
     if foreign or not shards:
         raise CheckpointError(f"{index}: expected names of files in the same folder, got {foreign}")
-    missing = [name for name in shards if not (folder / name).is_file()]
+    missing = [name for name in shards if not os.path.isfile(folder / name)]
     if missing:
         raise CheckpointError(
             f"{folder}: the shard {missing[0]} is missing ({len(missing)} of {len(shards)} are)",

@@ -95,8 +95,12 @@ def save(folder: Path, student: StudentParts, *, dtype: torch.dtype = torch.floa
     write_atomically(folder / "config.json", content)
 
 
-def read(folder: Path) -> StudentParts:
+def read(folder: Path, *, trusted: bool = False) -> StudentParts:
     """What `save` wrote, in float32 and eval mode, without gradients.
+
+    Args:
+        folder: The student's.
+        trusted: Whether its tokenizer may be read in this process; that of any other is tried in one of its own first.
 
     Raises:
         CheckpointError: a file is missing or damaged; the config has an unknown version, family, key or value; or
@@ -112,7 +116,7 @@ def read(folder: Path) -> StudentParts:
     config = schema.read(_Config, data, where=str(file), error=CheckpointError)
     image_config = read_image_tower(config.image_tower, where=f"{file}: image_tower", error=CheckpointError)
     _check(config, image_config.image_size, where=str(file))
-    side = text_sides.read(config.text, folder, config.embedding_dim, where=f"{file}: text")
+    side = text_sides.read(config.text, folder, config.embedding_dim, where=f"{file}: text", trusted=trusted)
     with torch.device("meta"):
         image_tower = build_image_tower(image_config, config.embedding_dim)
     towers = _gather(image_tower, side).eval()
@@ -132,18 +136,19 @@ def read(folder: Path) -> StudentParts:
     )
 
 
-def load(folder: Path, *, name: str | None = None, commit: str | None = None) -> Model:
+def load(folder: Path, *, name: str | None = None, commit: str | None = None, trusted: bool = False) -> Model:
     """The student as a model: its reference is the training form in eval mode, its program is fused.
 
     Args:
         folder: What `save` wrote.
         name: What it is called; the folder's own name where None.
         commit: Of a hub id.
+        trusted: See `read`.
 
     Raises:
         CheckpointError: see `read`.
     """
-    student = read(folder)
+    student = read(folder, trusted=trusted)
     side = student.text
     fixed = side if isinstance(side, FixedLabels) else None
     text = None if isinstance(side, FixedLabels) else side.text
@@ -170,6 +175,7 @@ def load(folder: Path, *, name: str | None = None, commit: str | None = None) ->
         image=student.image,
         text=text,
         tokenizer_json=None if isinstance(side, FixedLabels) else side.tokenizer_json,
+        trusted=trusted,
         embedding_dim=student.embedding_dim,
         logit_scale=student.logit_scale,
         programs=programs,

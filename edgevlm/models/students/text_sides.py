@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import tokenizers
 import torch
 
 from edgevlm import schema
 from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import CheckpointError
-from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer
+from edgevlm.inputs.texts import TOKENIZER_FILE, parse, read_file
 from edgevlm.models.checkpoints import files, weights
 from edgevlm.models.encoders import clip, siglip
 from edgevlm.models.network import Network, build_text_half
@@ -22,6 +21,7 @@ from edgevlm.models.students.config import TextTowerConfig, check_text_tower
 from edgevlm.models.students.layout import TEXT_TOWER
 from edgevlm.models.students.parts import BorrowedText, FixedLabels, SmallText, TextSide
 from edgevlm.models.students.towers import build_text_tower
+from edgevlm.targets.isolation import rehearse
 
 FAMILIES = {"clip": clip, "siglip": siglip}
 
@@ -61,7 +61,7 @@ def describe(side: TextSide) -> dict[str, Any]:
     return written
 
 
-def read(data: Mapping[str, Any], folder: Path, embedding_dim: int, *, where: str) -> TextSide:
+def read(data: Mapping[str, Any], folder: Path, embedding_dim: int, *, where: str, trusted: bool) -> TextSide:
     """The side that `describe` described, with its tokenizer, and with the weights of a teacher's text half.
 
     What lies in the student's own `model.safetensors`, a small tower or label embeddings, is on the meta device still.
@@ -71,6 +71,7 @@ def read(data: Mapping[str, Any], folder: Path, embedding_dim: int, *, where: st
         folder: The student's.
         embedding_dim: Of its image tower.
         where: The part's place, for errors.
+        trusted: Whether the tokenizer may be read in this process without having been tried in another.
 
     Raises:
         CheckpointError: an unknown kind or key, a file that is missing or damaged, or parts that contradict each other.
@@ -92,11 +93,11 @@ def read(data: Mapping[str, Any], folder: Path, embedding_dim: int, *, where: st
     if isinstance(described, _Small):
         config = described.tower
         check_text_tower(config, where=f"{where}.tower", error=CheckpointError)
-        tokenizer_json = _read_tokenizer(folder, text, config.vocabulary_size)
+        tokenizer_json = _read_tokenizer(folder, text, config.vocabulary_size, trusted)
         with torch.device("meta"):
             return SmallText(config, build_text_tower(config, text, embedding_dim), text, tokenizer_json)
     network = _read_half(folder / TEXT_TOWER, described.family, text, embedding_dim)
-    tokenizer_json = _read_tokenizer(folder, text, network.text_model.config.vocab_size)
+    tokenizer_json = _read_tokenizer(folder, text, network.text_model.config.vocab_size, trusted)
     return BorrowedText(network, text, tokenizer_json)
 
 
@@ -116,11 +117,12 @@ def _read_half(folder: Path, family: str, text: TextPreprocessing, embedding_dim
     return network
 
 
-def _read_tokenizer(folder: Path, text: TextPreprocessing, vocabulary_size: int) -> bytes:
+def _read_tokenizer(folder: Path, text: TextPreprocessing, vocabulary_size: int, trusted: bool) -> bytes:
     """Content of the `tokenizer.json`, after a look at whether it, the rules and the tower fit each other."""
-    Tokenizer(text, folder)
-    content = (folder / TOKENIZER_FILE).read_bytes()
-    ids = tokenizers.Tokenizer.from_buffer(content).get_vocab().values()
+    content, where = read_file(folder / TOKENIZER_FILE), str(folder / TOKENIZER_FILE)
+    if not trusted:
+        rehearse(content, where, ("a",))
+    ids = parse(content, where).get_vocab().values()
     highest = max(ids, default=0)
     if highest >= vocabulary_size:
         raise CheckpointError(
