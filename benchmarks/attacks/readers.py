@@ -29,10 +29,11 @@ from edgevlm.benchmarks.attacks.documents import Form
 from edgevlm.bundle import golden as golden_format
 from edgevlm.bundle import recipe as recipes
 from edgevlm.bundle.bundle import Bundle, seal
-from edgevlm.bundle.golden import GoldenPicture, GoldenText
+from edgevlm.bundle.golden import Golden, GoldenPicture, GoldenText
 from edgevlm.errors import EdgeVLMError
+from edgevlm.inference.embeddings import score
 from edgevlm.inputs import labels, pictures, texts
-from edgevlm.parity import golden
+from edgevlm.parity import golden, samples
 from edgevlm.testing import FakeModel
 
 
@@ -103,20 +104,26 @@ def write_bundle(folder: Path) -> Bundle:
         seen = {name: _embedding(number) for number, name in enumerate(pixels)}
         said = {text: _embedding(number) for number, text in enumerate(("a cat", "Ünï"))}
         ids = model.tokenizer.encode(list(said)) if model.tokenizer else np.zeros((0, 0))
-        cosines = np.array([[float(np.dot(one, other)) for other in said.values()] for one in seen.values()])
-        golden.write(
-            folder,
-            pictures=[
+        cosines = np.float32([[np.dot(one, other) for other in said.values()] for one in seen.values()])
+        golden.write_samples(folder, {"encode_image": {"embedding": np.float32([*seen.values()])}})
+        stored = Golden(
+            golden_format.SCHEMA_VERSION,
+            tuple(
                 GoldenPicture(f"golden/{name}", f"golden/{Path(name).stem}.rgb", "", _answers("encode_image", numbers))
                 for name, numbers in seen.items()
-            ],
-            texts=[
+            ),
+            tuple(
                 GoldenText(text, tuple(row.tolist()), _answers("encode_text", numbers))
                 for (text, numbers), row in zip(said.items(), ids, strict=True)
-            ],
-            scores=golden.score(cosines.astype(np.float32), manifest.logit_scale, manifest.logit_bias),
-            reference={"encode_image": {"embedding": np.float32([*seen.values()])}},
+            ),
+            tuple(map(tuple, score(cosines, manifest.logit_scale, manifest.logit_bias).tolist())),
+            samples.sample_texts(),
         )
+        shipped = {
+            name: {"embedding": np.float32([*rows.values()])}
+            for name, rows in (("encode_image", seen), ("encode_text", said))
+        }
+        golden.write(folder, golden.with_shipped(stored, model.bundle, shipped))
     return seal(folder, manifest)
 
 

@@ -124,6 +124,8 @@ def main() -> None:
             error, result = None, None
             try:
                 asked = _subject(question) or asked
+                if asked is None:
+                    raise ValueError("expected a bundle or a tokenizer to be asked about, got none yet")
                 result = asked.answer(**question)
             except EdgeVLMError as problem:
                 error = errors.to_json(problem)
