@@ -43,7 +43,7 @@ def resume(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -
     for path in reversed(find(folder)):
         try:
             _read(path, network, optimiser)
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, ValueError):
             continue
         return step_of(path)
     return 0
@@ -53,13 +53,16 @@ def _read(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> N
     with safe_open(path, framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     prefix = "network."
-    network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+    given = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    if {n: t.shape for n, t in given.items()} != {n: t.shape for n, t in network.state_dict().items()}:
+        raise ValueError(f"{path}: expected the tensors of the network, got others")  # before any of them is loaded
+    network.load_state_dict(given)
     for name, parameter in network.named_parameters():
         ending = f".{name}"
         state = {
             full.removeprefix("optimiser.").removesuffix(ending): tensor
             for full, tensor in tensors.items()
-            if full.startswith("optimiser.") and full.removeprefix("optimiser.").split(".", 1)[1] == name
+            if full.startswith("optimiser.") and full.removeprefix("optimiser.").partition(".")[2] == name
         }
         if state:
             optimiser.state[parameter] = {
