@@ -466,7 +466,7 @@ def test_a_stopped_run_keeps_its_results_and_leaves_nothing_running(bundle: Bund
     assert command.returncode == 130
     assert f"the results so far are in {out / 'results.jsonl'}" in stderr
     assert f"edgevlm bench --out {out} writes the report" in stderr
-    assert sorted(each.name for each in out.iterdir()) == ["results.jsonl"]
+    assert sorted(each.name for each in out.iterdir()) == [".gitignore", "results.jsonl"]
     assert all(isinstance(each, Measured) for each in found_in(out))
     assert found_in(out)
     wait_until(lambda: not _running_for(tmp_path))
