@@ -94,7 +94,7 @@ def read_json(path: Path, *, error: type[EdgeVLMError], hint: str | None = None,
             cannot be read.
         hint: What to do about it.
     """
-    text = read_text(path, "JSON", error=error, hint=hint, encoding=encoding)
+    text = read_text(path, "JSON", error=error, hint=hint, encoding=encoding, most_bytes=LARGEST_JSON_BYTES)
     return parse_json(text, where=str(path), error=error, hint=hint)
 
 

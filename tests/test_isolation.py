@@ -205,19 +205,21 @@ def test_a_tokenizer_that_ends_a_process_is_an_error(case: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("case", TOKENIZERS)
 def test_a_checkpoints_tokenizer_is_tried_in_another_process_first(case: str, tmp_path: Path) -> None:
-    parts, message = TOKENIZERS[case]
+    parts, _ = TOKENIZERS[case]
     folder = write_clip_checkpoint(tmp_path / "clip")
     whole = json.loads((folder / "tokenizer.json").read_text())
     model = parts.get("model", whole["model"])
     (folder / "tokenizer.json").write_text(json.dumps({**whole, **parts, "model": model}))
-    try:
+
+    def encode(*texts: str) -> Any:
         read = text_rules.from_checkpoint(folder, family="clip", context_length=8)
-        tokenizer = IsolatedTokenizer.from_bytes(read.spec, read.tokenizer_json)
-        assert tokenizer.encode(["a", "b"]).shape == (2, 8)
-        tokenizer.encode(["a" * 28 + "b"])
-    except EdgeVLMError as error:
-        assert message is not None
-        assert isinstance(error, CheckpointError | InputError)
+        return IsolatedTokenizer.from_bytes(read.spec, read.tokenizer_json).encode(texts)
+
+    if case in ("texts-multiplied", "normaliser-of-any-size", "id-beyond-32-bits"):
+        with pytest.raises((CheckpointError, InputError)):
+            encode("a" * 28 + "b")
+    else:
+        assert encode("a", "b").shape == (2, 8)
 
 
 def test_a_tokenizer_is_asked_again_once_another_has_ended_the_process() -> None:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import tarfile
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from safetensors.numpy import save
 from edgevlm import schema
 from edgevlm.bench import results
 from edgevlm.benchmarks.attacks.documents import Form
+from edgevlm.benchmarks.attacks.outcomes import tell
 from edgevlm.bundle import golden as golden_format
 from edgevlm.bundle import recipe as recipes
 from edgevlm.bundle.bundle import Bundle, seal
@@ -60,20 +60,20 @@ class TookTooLong(BaseException):
     """A reader was stopped; no reader catches this."""
 
 
-def trial(reader: Reader, path: Path, *, seconds: float = 10) -> str | None:
-    """What is wrong with how a reader takes a file; None where it reads it, or refuses it as it should."""
+def trial(reader: Reader, path: Path, *, seconds: float = 10) -> tuple[str, str]:
+    """What became of a file, as `edgevlm.benchmarks.attacks.outcomes` calls it, and what was said of it."""
     try:
         with _at_most(seconds):
             reader.read(path)
     except EdgeVLMError as error:
-        return None if error.message and isinstance(error.hint, str | None) else "refused without a word"
+        if not error.message or not isinstance(error.hint, str | None):
+            return "traceback", "refused without a word"
+        return "refused", error.message[:200]
     except TookTooLong:
-        return f"took longer than {seconds:g} s"
+        return "hung", f"took longer than {seconds:g} s"
     except BaseException as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        place = "; ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-6:])
-        return f"{type(error).__name__}: {str(error)[:200]} ({place})"
-    return None
+        return "traceback", tell(error)
+    return "read", ""
 
 
 @contextmanager
