@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from edgevlm.benchmarks.attacks import page as attacks
+from edgevlm.benchmarks.attacks.__main__ import KINDS
 from edgevlm.benchmarks.blame import page as blame
 from edgevlm.benchmarks.calibration import page as calibration
 from edgevlm.benchmarks.coremltools_tests import page as coremltools_tests
@@ -19,6 +21,7 @@ BENCHMARKS = RESULTS.parent
 @pytest.mark.parametrize(
     ("name", "folder", "page"),
     [
+        ("attacks", "attacks", attacks.page),
         ("blame", "blame", blame.page),
         ("calibration", "calibration", calibration.page),
         ("coremltools-tests", "coremltools_tests", coremltools_tests.page),
@@ -39,6 +42,13 @@ def test_apples_tests_pass_on_the_evaluator() -> None:
 def test_every_planted_fault_is_blamed() -> None:
     results = json.loads((RESULTS / "blame.json").read_text(encoding="utf-8"))
     assert results["right"] == results["of"] == len(results["rows"])
+
+
+def test_no_attack_is_a_finding() -> None:
+    results = json.loads((RESULTS / "attacks.json").read_text(encoding="utf-8"))
+    assert results["attacks"] >= 1_000
+    assert {row["kind"] for row in results["rows"]} == {*KINDS}
+    assert results["findings"] == []
 
 
 def test_no_mutant_is_a_finding() -> None:

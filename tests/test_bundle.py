@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -106,6 +107,18 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an absolute path": (_list_path("/etc/passwd"), "leads out of the bundle"),
     "a Windows path": (_list_path("C:\\outside"), "leads out of the bundle"),
     "a pipe": (lambda path: os.mkfifo(path / "pipe"), "files and folders alone"),
+    "a pipe in place of a file": (
+        lambda path: [(path / WEIGHTS).unlink(), os.mkfifo(path / WEIGHTS)],
+        "files and folders alone",
+    ),
+    "a socket in place of a file": (
+        lambda path: [(path / WEIGHTS).unlink(), os.mknod(path / WEIGHTS, 0o600 | stat.S_IFSOCK)],
+        "files and folders alone",
+    ),
+    "a file of a terabyte": (
+        lambda path: os.truncate(path / WEIGHTS, 1 << 40),
+        "got 1099511627776",
+    ),
     "a link to a file": (lambda path: (path / "link").symlink_to("manifest.json"), "no links"),
     "a link to a folder": (lambda path: (path / "link").symlink_to("golden"), "no links"),
     "no manifest": (lambda path: (path / "manifest.json").unlink(), r"no manifest\.json"),

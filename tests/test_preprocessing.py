@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -163,6 +164,54 @@ def test_exif_orientation_turns_the_picture_upright(orientation: int) -> None:
     }[orientation]
     np.testing.assert_array_equal(np.asarray(decode(content)), turned)
     np.testing.assert_array_equal(np.asarray(decode(Image.open(io.BytesIO(content)))), turned)
+
+
+def ifd(*entries: tuple[int, int, int, bytes], rest: bytes = b"") -> bytes:
+    """An EXIF block of entries: tag, type, count, and the value or where it is, counted from the block's byte 6."""
+    packed = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + packed + bytes(4) + rest
+
+
+TURNED = (0x112, 3, 1, b"\6\0")
+AFTER_TWO = struct.pack("<I", 8 + 2 + 12 * 2 + 4)
+ODD_EXIF: dict[str, tuple[bytes, bool]] = {
+    "blank": (b"Exif\0\0", False),
+    "twice": (b"Exif\0\0" + ifd(TURNED), True),
+    "garbage": (b"Exif\0\0" + bytes(range(40)), False),
+    "cut short": (ifd(TURNED, (0x110, 2, 40, b"\x60\xea"))[:-20], False),
+    "two values": (ifd((0x112, 3, 2, b"\6\0\6\0")), True),
+    "orientation 0": (ifd((0x112, 3, 1, b"\0\0")), False),
+    "orientation 9": (ifd((0x112, 3, 1, b"\x09\0")), False),
+    "a long": (ifd((0x112, 4, 1, b"\6\0")), True),
+    "a text": (ifd((0x112, 2, 2, b"6\0")), False),
+    "two resolutions": (ifd(TURNED, (0x11A, 5, 2, AFTER_TWO), rest=struct.pack("<4I", 72, 1, 72, 1)), True),
+    "by zero": (ifd(TURNED, (0x11A, 5, 1, AFTER_TWO), rest=struct.pack("<2I", 1, 0)), True),
+    "signed, by zero": (ifd(TURNED, (0x9204, 10, 1, AFTER_TWO), rest=struct.pack("<2i", -1, 0)), True),
+    "resolution -1/0": (ifd(TURNED, (0x11A, 10, 1, AFTER_TWO), rest=struct.pack("<2i", -1, 0)), True),
+    "unknown types": (ifd(TURNED, (0x9999, 0, 1, b""), (0x9998, 200, 1, b"")), True),
+    "counts of 0": (ifd(TURNED, (0x10F, 2, 0, b""), (0x11A, 5, 0, b"")), True),
+    "a circle": (ifd(TURNED, (0x8769, 4, 1, b"\x08")), True),
+    "past the end": (ifd(TURNED, (0x8769, 4, 1, struct.pack("<I", 99999))), True),
+    "a text for a place": (ifd(TURNED, (0x8769, 2, 4, b"abc")), True),
+    "a huge count": (
+        ifd(
+            *(TURNED, (0x8825, 4, 1, AFTER_TWO)),
+            rest=struct.pack("<HHHIIHHII", 2, 1, 2, 2, 0x4E, 2, 5, 0x40000000, 3),
+        ),
+        True,
+    ),
+    "a number for bytes": (ifd(TURNED, (0x9286, 3, 1, b"\7")), True),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("case", ODD_EXIF)
+def test_a_whole_picture_is_read_whatever_its_exif_says(case: str) -> None:
+    exif, turned = ODD_EXIF[case]
+    plain = pictures.encode(pictures.scene(20, 30), "JPEG", quality=95)
+    content = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + plain[2:]
+    stored = np.asarray(Image.open(io.BytesIO(plain)))
+    np.testing.assert_array_equal(np.asarray(decode(content)), np.rot90(stored, -1) if turned else stored)
 
 
 def test_sixteen_bit_grey_keeps_its_range_and_equals_sixteen_bit_colour() -> None:

@@ -1,11 +1,12 @@
 """A campaign of attacks, counted by what became of them: no wrong answer that `verify` passes, no traceback, no death.
 
-python -m edgevlm.benchmarks.attacks [--count 200] [--seed 0] [--keep | --json FILE]
-python -m edgevlm.benchmarks.attacks --kind "bytes of files" --only 17     one attack of each specimen again
+python -m edgevlm.benchmarks.attacks --work WORK [--count 200] [--seed 0] [--keep | --json FILE]
+python -m edgevlm.benchmarks.attacks --work WORK --kind "bytes of files" --only 17     one attack of each specimen again
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,6 +35,7 @@ _SECONDS = 120.0
 def main() -> None:
     """Attacks, prints what is found, and counts."""
     parser = make_parser(__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the bundles, which are made once")
     parser.add_argument("--count", type=int, default=200, metavar="N", help="of each kind and specimen, default 200")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=KINDS, action="append", help="this kind alone; may be given several times")
@@ -43,9 +45,9 @@ def main() -> None:
     kinds = options.kind or KINDS
     outcomes = []
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="attacks-") as folder:
-        os.environ["EDGEVLM_CACHE_DIR"] = str(Path(folder, "cache"))
-        for outcome in _attacks(kinds, numbers, options.seed, Path(folder)):
+    os.environ["EDGEVLM_CACHE_DIR"] = str((options.work / "cache").resolve())
+    with tempfile.TemporaryDirectory(prefix="attacks-") as scratch:
+        for outcome in _attacks(kinds, numbers, options.seed, options.work, Path(scratch)):
             outcomes.append(outcome)
             if outcome.is_finding or options.only is not None:
                 where = f"{outcome.kind} {outcome.number} ({outcome.what})"
@@ -55,31 +57,29 @@ def main() -> None:
         print(f"{row['kind']:20} {row['what']:24} {row['results']}")
     print(f"{found['attacks']} attacks, {len(found['findings'])} findings")
     if options.keep or options.json:
-        command = f"python -m edgevlm.benchmarks.attacks --count {options.count} --seed {options.seed}"
+        command = f"python -m edgevlm.benchmarks.attacks --work WORK --count {options.count} --seed {options.seed}"
         kept = keep("attacks", {"seed": options.seed, **found}, command, options.json)
         if options.keep:
-            PAGE.write_text(page(kept), encoding="utf-8")
+            PAGE.write_text(page(json.loads(kept.read_text(encoding="utf-8"))), encoding="utf-8")
     sys.exit(bool(found["findings"]))
 
 
-def _attacks(kinds: Sequence[str], numbers: Sequence[int], seed: int, folder: Path) -> Iterator[Outcome]:
-    scratch = folder / "scratch"
-    scratch.mkdir()
+def _attacks(kinds: Sequence[str], numbers: Sequence[int], seed: int, work: Path, scratch: Path) -> Iterator[Outcome]:
     for target in TARGETS if {*kinds} - {"readers"} else ():
-        bundle = _converted(target, folder)
+        bundle = _converted(target, work)
         for kind in (each for each in bundles.CHANGES if each in kinds):
-            work = partial(_attack_bundle, kind, bundle, seed, scratch)
-            yield from workers.run(kind, target, numbers, work, seconds=_SECONDS)
+            one = partial(_attack_bundle, kind, bundle, seed, scratch)
+            yield from workers.run(kind, target, numbers, one, seconds=_SECONDS)
         if "threads" in kinds:
             yield from workers.run("threads", target, range(4), partial(threads.attack, bundle), seconds=_SECONDS)
     if "kills" in kinds:
         for name, writing in kills.writings(bundle).items():
             steps = range(kills.steps(writing, scratch) + 1)
-            work = partial(_kill, name, writing, scratch)
-            yield from workers.run("kills", name, steps, work, seconds=_SECONDS)
+            one = partial(_kill, name, writing, scratch)
+            yield from workers.run("kills", name, steps, one, seconds=_SECONDS)
     if "readers" in kinds:  # last, since some need a framework to make their documents with
         for reader in READERS.values():
-            yield from _read(reader, numbers, seed, folder)
+            yield from _read(reader, numbers, seed, scratch)
 
 
 def _read(reader: Reader, numbers: Sequence[int], seed: int, folder: Path) -> Iterator[Outcome]:
@@ -99,9 +99,11 @@ def _read(reader: Reader, numbers: Sequence[int], seed: int, folder: Path) -> It
 
 def _converted(target: str, folder: Path) -> Bundle:
     """The built-in student in int8, made in a process of its own: one that has run a framework is none to fork."""
-    command = [sys.executable, "-m", "edgevlm", "convert", "--target", target, "--recipe", "int8"]
-    subprocess.run([*command, "--out", str(folder / "dist")], check=True, capture_output=True)
-    return Bundle.open(folder / "dist" / f"edgevlm-student-{target}-int8.edgevlm")
+    made = folder / "dist" / f"edgevlm-student-{target}-int8.edgevlm"
+    if not made.exists():
+        command = [sys.executable, "-m", "edgevlm", "convert", "--target", target, "--recipe", "int8"]
+        subprocess.run([*command, "--out", str(made.parent)], check=True, capture_output=True)
+    return Bundle.open(made)
 
 
 _SPECIMENS: dict[Path, Specimen] = {}

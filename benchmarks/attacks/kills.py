@@ -72,6 +72,7 @@ def attack(name: str, writing: Writing, number: int, scratch: Path) -> Outcome:
 def steps(writing: Writing, scratch: Path) -> int:
     """How many steps a writing has."""
     folder = scratch / "counted"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     writing.prepare(folder)
     reading, telling = os.pipe()

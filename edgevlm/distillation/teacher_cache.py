@@ -31,6 +31,7 @@ from edgevlm.distillation.augmentation import view
 from edgevlm.distillation.recipe import Augmentation
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.errors import DataError, ImageError
+from edgevlm.process import scratch
 from edgevlm.process.progress import Progress
 from edgevlm.process.writing import output_errors, replacing, write_atomically
 
@@ -77,6 +78,7 @@ class Store:
         """
         with output_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+        scratch.sweep(self.folder)  # of a run that was killed, even where nothing is left to write
         for number in range(part, self._shards(), parts):
             rows = range(number * SHARD, min((number + 1) * SHARD, self.count))
             if self._read(number) is None:

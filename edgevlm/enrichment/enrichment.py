@@ -14,7 +14,7 @@ from edgevlm.enrichment.descriptions import Author, Descriptions, Entry
 from edgevlm.enrichment.endpoint import Endpoint
 from edgevlm.enrichment.language_model import LanguageModel, LocalModel, Tell
 from edgevlm.errors import EnrichmentError, LabelError
-from edgevlm.process import interrupts
+from edgevlm.process import interrupts, scratch
 from edgevlm.process.locking import locked
 from edgevlm.process.paths import user_path
 from edgevlm.process.progress import Progress
@@ -187,6 +187,7 @@ class _Book:
 
     @classmethod
     def open(cls, path: Path, labels: Sequence[str], *, force: bool) -> _Book:
+        scratch.sweep(path.parent)  # of a run that was killed, even where nothing is left to write
         found = Descriptions.read(path) if path.exists() else Descriptions({}, {})
         if force:
             left = {label: entry for label, entry in found.labels.items() if label not in set(labels)}

@@ -40,6 +40,7 @@ from edgevlm.inference import graph
 from edgevlm.inference.codes import Codes
 from edgevlm.inference.embedder import BundleModel
 from edgevlm.inputs.folders import printable
+from edgevlm.process import scratch
 from edgevlm.process.notes import note
 from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import write_atomically
@@ -211,6 +212,7 @@ def write(
     """
     if len(names) > LONG:
         graph.require()
+    scratch.sweep(path.parent)  # of a run that was killed, even where nothing is left to write
     space = model.bundle.manifest.embedding_space_id
     old = load(path) if path.exists() else None
     if old is not None and old.folder != folder.resolve():

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from edgevlm.bundle.spec import ImagePreprocessing, Resample
 from edgevlm.errors import ImageError
@@ -35,6 +35,17 @@ plug-in to read some: such a picture is met, and named as unreadable. `decode` i
 
 _LARGEST_WHOLE = 1 << 22
 """Pixels of a scaled picture, 28 MB with numpy's copy: of a larger one only what the crop keeps is computed."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation. Pillow's `exif_transpose` also writes EXIF anew, and fails at what cannot be written."""
 
 # What Pillow's decoders raise on damaged input and closed files, besides UnidentifiedImageError (an OSError).
 DECODING_ERRORS = (
@@ -89,7 +100,7 @@ def decode(source: Picture) -> Image.Image:
             # Pillow would hand these to Ghostscript, if there is one: not for pictures from anywhere.
             if image.format == "EPS":
                 raise ImageError(f"{name}: EPS is a program, not a picture", hint="convert it to PNG first")
-            return _to_upright_rgb(image, name, in_place=True)
+            return _to_upright_rgb(image, name)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file", hint="paths are relative to the current folder") from error
     except Image.DecompressionBombError as error:
@@ -166,15 +177,13 @@ def _refuse_what_is_no_file(path: Path, name: str) -> None:
         raise ImageError(f"{name}: cannot be opened: expected a file, got {found}")
 
 
-def _to_upright_rgb(image: Image.Image, name: str, *, in_place: bool = False) -> Image.Image:
-    """`in_place` spares a copy of a picture that is nobody else's."""
+def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
     if 0 in image.size:
         raise ImageError(f"{name}: expected at least one pixel, got {image.height} x {image.width}")
     try:
-        if in_place:
-            ImageOps.exif_transpose(image, in_place=True)
-        else:
-            image = ImageOps.exif_transpose(image)
+        image.load()
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        image = image if turn is None else image.transpose(turn)
         if image.mode in ("I", "F"):
             raise ImageError(
                 f"{name}: 32-bit pixels have no agreed range to scale to 0..255", hint="save it with 8 or 16 bits"

@@ -103,12 +103,16 @@ class _AskedTokenizer:
         raise ValueError(f"expected a question, got {ask!r}")
 
 
-def _subject(question: dict[str, Any]) -> _AskedBundle | _AskedTokenizer | None:
-    """What is asked about from this question on, which it is taken out of; None where that is what it was before."""
+def _subject(question: dict[str, Any], before: _AskedBundle | _AskedTokenizer | None) -> _AskedBundle | _AskedTokenizer:
+    """What is asked about from this question on, which it is taken out of; where it is not in there, that of before."""
     bundle, tokenizer, where = (question.pop(key, None) for key in ("bundle", "tokenizer", "where"))
     if tokenizer is not None:
         return _AskedTokenizer(tokenizer, where)
-    return None if bundle is None else _AskedBundle(**bundle)
+    if bundle is not None:
+        return _AskedBundle(**bundle)
+    if before is None:
+        raise ValueError("expected a bundle or a tokenizer in the first question")
+    return before
 
 
 def main() -> None:
@@ -123,9 +127,7 @@ def main() -> None:
             signal.alarm(LONGEST_SECONDS)
             error, result = None, None
             try:
-                asked = _subject(question) or asked
-                if asked is None:
-                    raise ValueError("expected a bundle or a tokenizer to be asked about, got none yet")
+                asked = _subject(question, asked)
                 result = asked.answer(**question)
             except EdgeVLMError as problem:
                 error = errors.to_json(problem)
