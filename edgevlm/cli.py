@@ -68,8 +68,19 @@ for command in (
     main.add_command(command)
 
 
+def _open_closed_streams() -> None:
+    """Streams that a shell has closed, `>&-`, become the null device: the next file opened would take their number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            setattr(sys, name, open(opened, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+
+
 def program() -> None:
     """The installed command."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what ASCII or Latin-1 cannot hold is written out
             stream.reconfigure(errors="backslashreplace")

@@ -27,6 +27,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 
@@ -132,6 +133,11 @@ class MissingDependency(EdgeVLMError):
             f"this needs the package {package!r}, which is not installed",
             hint=f"pip install 'edgevlm[{extra}]'",
         )
+        self._made_of = package, extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        package, extra = self._made_of
+        return partial(MissingDependency, extra=extra), (package,)
 
 
 class CannotTell(EdgeVLMError):

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import io
 import json
 import math
 import re
@@ -107,14 +108,38 @@ def read_text(
     encoding: str = "utf-8-sig",
     most_bytes: int = LARGEST_JSON_BYTES,
 ) -> str:
-    """The text in a file: of a pipe or a device, which never ends, nothing is read.
+    """The text in a file, its lines ended by a newline alone.
 
     Args:
         path: The file.
         kind: What it is called in messages, such as `JSON`.
-        error: Raised for what is no file, is larger than `most_bytes`, cannot be read, or is not in UTF-8.
+        error: Raised for what `read_bytes` refuses, and for what is not in UTF-8.
         hint: What to do about it.
         encoding: `utf-8-sig` takes a byte order mark or none, `utf-8` none.
+        most_bytes: The largest file that is read.
+    """
+    content = read_bytes(path, kind, error=error, hint=hint, most_bytes=most_bytes)
+    try:
+        return io.IncrementalNewlineDecoder(None, translate=True).decode(content.decode(encoding))
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: not readable as {kind}: {problem}", hint=hint) from problem
+
+
+def read_bytes(
+    path: Path,
+    kind: str,
+    *,
+    error: type[EdgeVLMError],
+    hint: str | None = None,
+    most_bytes: int = LARGEST_JSON_BYTES,
+) -> bytes:
+    """What is in a file: of a pipe or a device, which never ends, nothing is read.
+
+    Args:
+        path: The file.
+        kind: What it is called in messages, such as `JSON`.
+        error: Raised for what is no file, is larger than `most_bytes`, or cannot be read.
+        hint: What to do about it.
         most_bytes: The largest file that is read.
     """
     try:
@@ -123,11 +148,9 @@ def read_text(
             raise error(f"{path}: expected a {kind} file, got what is no file", hint=hint)
         if found.st_size > most_bytes:
             raise error(f"{path}: expected a {kind} file of at most {most_bytes:,} bytes, got {found.st_size:,}")
-        return path.read_text(encoding=encoding)
+        return path.read_bytes()
     except OSError as problem:
         raise error(f"{path}: cannot be read: {problem.strerror or problem}", hint=hint) from problem
-    except UnicodeDecodeError as problem:
-        raise error(f"{path}: not readable as {kind}: {problem}", hint=hint) from problem
 
 
 def parse_json(text: str, *, where: str, error: type[EdgeVLMError], hint: str | None = None) -> Any:

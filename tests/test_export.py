@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import library
@@ -73,3 +74,12 @@ def test_a_picture_whose_profile_must_not_be_applied() -> None:
     own = np.asarray(decode(stored.getvalue()))
     np.testing.assert_array_equal(own, np.asarray(picture))
     assert np.abs(own.astype(int) - np.asarray(converted)).mean() > 10  # what an app that applies it is off by
+
+
+@pytest.mark.parametrize("place", ["beside itself", "in itself"])
+def test_a_copy_takes_nothing_from_the_bundle_it_is_made_of(place: str, tmp_path: Path) -> None:
+    own = shutil.copytree(library.student("tflite", "int8").path, tmp_path / "own.edgevlm")
+    folder = tmp_path if place == "beside itself" else own
+    with pytest.raises(OutputError, match="expected a place beside the bundle"):
+        edgevlm.export_for_app(Bundle.open(own), folder, force=True)
+    assert Bundle.open(own).manifest.files.keys() >= {"golden/golden.json"}

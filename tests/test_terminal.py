@@ -135,3 +135,11 @@ def test_a_user_without_a_home_folder_is_told_what_to_do(monkeypatch: pytest.Mon
     assert user_path("~nobody/model") == Path("~nobody/model")
     monkeypatch.setenv("EDGEVLM_CACHE_DIR", str(tmp_path))
     assert store.folder() == tmp_path
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2"])
+def test_a_stream_that_the_shell_has_closed(closed: str) -> None:
+    command = f"exec {sys.executable} -m edgevlm devices --json {closed}>&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"" if closed == "1" else json.loads(done.stdout)

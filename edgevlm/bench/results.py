@@ -52,7 +52,7 @@ class Artefact:
     target: str
     recipe: str
     sha256: str
-    size_bytes: int
+    size_bytes: Annotated[int, Quantity("bytes", least=0)]
     accuracy: float | None = None
 
     @property
@@ -270,10 +270,8 @@ def _read(path: Path) -> Iterator[Result]:
 
 def _lines(path: Path) -> tuple[list[bytes], bytes]:
     """Whole lines, and the rest: a line that has no end, and is no JSON either."""
-    try:
-        *lines, last = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(f"{path}: not readable: {error}", hint="edgevlm bench writes results.jsonl") from error
+    hint = "edgevlm bench writes results.jsonl"
+    *lines, last = schema.read_bytes(path, "JSON lines", error=InputError, hint=hint).split(b"\n")
     try:
         json.loads(last or b"0")
     except (ValueError, RecursionError):

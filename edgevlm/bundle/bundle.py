@@ -92,6 +92,7 @@ class Bundle:
             try:
                 with _readable(folder):
                     manifest, notes = _read_manifest(folder)
+                    _check_outputs(folder / MANIFEST, manifest)
                     _check_files(folder, manifest)
             except BundleError:
                 if _identity(folder) == before:
@@ -162,6 +163,27 @@ def _read_manifest(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     ignored: list[str] = []
     manifest = schema.read(Manifest, data, where=str(path), error=BundleError, ignored=ignored)
     return manifest, (_note(folder, manifest.format_version, ignored),)
+
+
+def _check_outputs(where: Path, manifest: Manifest) -> None:
+    """Refuses labels and an embedding_dim that the components' outputs contradict."""
+    for name, component in manifest.components.items():
+        for output in component.spec.outputs:
+            if output.name == "embedding" and output.shape[-1] != manifest.embedding_dim:
+                raise BundleError(
+                    f"{where}: embedding_dim: expected {output.shape[-1]}, the length of {name}'s embedding, got "
+                    f"{manifest.embedding_dim}"
+                )
+    if manifest.labels is None:
+        return
+    names = manifest.labels.names
+    classify = manifest.components.get("classify")
+    answered = {output.shape[-1] for output in classify.spec.outputs} if classify else set()
+    if answered != {len(names)} or len(set(names)) < len(names) or not all(map(str.strip, names)):
+        raise BundleError(
+            f"{where}: labels: expected a name of its own for each of classify's answers, {max(answered, default=0)}, "
+            f"got {len(names)} names, {len(set(names))} of them different"
+        )
 
 
 def _raise(error: OSError) -> None:

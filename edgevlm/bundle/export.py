@@ -9,6 +9,7 @@ from pathlib import Path
 from edgevlm.bundle.bundle import Bundle, write_manifest
 from edgevlm.bundle.golden import FOLDER
 from edgevlm.bundle.staging import staged
+from edgevlm.errors import OutputError
 
 
 def export_for_app(bundle: Bundle, folder: str | Path, *, force: bool = False) -> Bundle:
@@ -27,10 +28,14 @@ def export_for_app(bundle: Bundle, folder: str | Path, *, force: bool = False) -
         force: Whether a bundle that lies there is replaced.
 
     Raises:
-        OutputError: there is one and `force` is not set, it cannot be written, or the disk is full.
+        OutputError: the copy would take the place of the bundle or lie in it; there is one and `force` is not set; it
+            cannot be written, or the disk is full.
     """
     shipped = {name: record for name, record in bundle.manifest.files.items() if not is_fixture(name)}
-    destination = Path(folder) / bundle.path.resolve().name
+    source = bundle.path.resolve()
+    destination = Path(folder) / source.name
+    if destination.resolve().is_relative_to(source):
+        raise OutputError(f"{destination}: expected a place beside the bundle, got the bundle itself or a place in it")
     with staged(destination, force=force) as stage:
         for name in shipped:
             (stage.folder / name).parent.mkdir(parents=True, exist_ok=True)

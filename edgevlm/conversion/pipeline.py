@@ -9,11 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle, seal
-from edgevlm.bundle.golden import REFERENCE, Golden
+from edgevlm.bundle.golden import REFERENCE, Golden, arithmetic
 from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
-from edgevlm.bundle.manifest import SUFFIX, Labels, ParityReport
+from edgevlm.bundle.manifest import MANIFEST, SUFFIX, Labels, ParityReport
 from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
 from edgevlm.bundle.staging import refuse_existing, staged
 from edgevlm.bundle.trust import trust
@@ -30,7 +32,9 @@ from edgevlm.errors import (
     named_failures,
 )
 from edgevlm.graphs.program import Programs
-from edgevlm.inputs.rows import PIXELS, Rows, make_rows
+from edgevlm.inference.embeddings import average
+from edgevlm.inputs import labels
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, Rows, make_rows
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
 from edgevlm.parity import comparison, golden
@@ -164,13 +168,22 @@ def verify_weights(bundle: Bundle) -> tuple[WeightProof, ...]:
     """Reads the integer weights back from the shipped file and compares with those that NNCF decided on.
 
     Raises:
-        BundleError: the file is damaged.
+        BundleError: the file is damaged, or holds other integer weights than the manifest proves.
         MissingDependency: what reads it is not installed.
     """
     proofs = bundle.manifest.weights
-    if not proofs:
+    if not proofs and not bundle.manifest.recipe.quantises:
         return ()
     found = registry.runtime_of(bundle).stored_weights(bundle)
+    held = {component for component, weights in found.items() if weights}
+    for component in held | {proof.component for proof in proofs}:
+        proof = next((each for each in proofs if each.component == component), None)
+        if proof is None or not proof.decided == proof.identical == sum(proof.bits.values()) > 0:
+            raise BundleError(
+                f"{bundle.path / MANIFEST}: weights: expected a proof of each integer weight of {component}, got "
+                f"{'none' if proof is None else f'one of {proof.decided}, {proof.identical} of them identical'}",
+                hint="the manifest has been changed since it was made: convert the model again",
+            )
     return tuple(prove_again(proof, found[proof.component]) for proof in proofs)
 
 
@@ -212,7 +225,41 @@ def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
         expected = golden.check(bundle, stored, tokenizer)
         report = _measure(session, bundle, rows, reference, progress)
         golden.hold(bundle, stored, expected, _ask_golden(session, bundle, stored))
+        _check_labels(session, bundle, expected["reference"], tokenizer)
     return report
+
+
+def _check_labels(session: Session, bundle: Bundle, expected: Answers, tokenizer: Tokenizer | None) -> None:
+    """Refuses labels that are not what `classify` answers, where both towers and its logits are there to tell.
+
+    A label's embedding is off by at most what the cosine to the reference's allows, and so are its cosines.
+    """
+    manifest, logits = bundle.manifest, expected.get("classify", {}).get("logits")
+    if (
+        manifest.labels is None
+        or tokenizer is None
+        or logits is None
+        or not expected.keys()
+        >= {
+            "encode_image",
+            "encode_text",
+        }
+    ):
+        return
+    texts = labels.texts_of(manifest.labels)
+    rows = tokenizer.encode([text for several in texts for text in several])
+    answered = comparison.ask(session, [bundle.components["encode_text"].spec], {TOKEN_IDS: rows})
+    embedded = average(answered["encode_text"]["embedding"], [len(several) for several in texts])
+    claimed = (logits - (manifest.logit_bias or 0)) / manifest.logit_scale
+    off = np.abs(expected["encode_image"]["embedding"] @ embedded.T - claimed)
+    worst = int(off.max(0).argmax())
+    allowed = 1e-3 + (2 * (1 - arithmetic(manifest.recipe).min_cosine)) ** 0.5
+    if not off.max() <= allowed:
+        raise BundleError(
+            f"{bundle.path / MANIFEST}: labels: {manifest.labels.names[worst]!r} is not what classify answers in its "
+            f"place: cosines differ by {off.max():.3g}, at most {allowed:.2g} is expected",
+            hint="the manifest has been changed since it was made: convert the model again",
+        )
 
 
 def _ask_golden(session: Session, bundle: Bundle, stored: Golden) -> Answers:

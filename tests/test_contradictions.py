@@ -1,0 +1,67 @@
+"""Manifests that contradict what else a bundle holds, their hashes repaired: opening or verifying tells."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import library
+import pytest
+
+from edgevlm.bundle.bundle import Bundle, write_manifest
+from edgevlm.bundle.manifest import Labels
+from edgevlm.conversion import pipeline
+from edgevlm.errors import BundleError
+
+LABELS = ("red circle", "blue star", "two green squares")
+
+
+def changed(bundle: Bundle, folder: Path, **changes: Any) -> Path:
+    """A copy with another manifest."""
+    shutil.copytree(bundle.path, folder)
+    write_manifest(folder, replace(bundle.manifest, **changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "b"), ("a", "b", "c", "d"), ("a", "a", "b"), ("a", " ", "b")], ids=["few", "many", "twice", "empty"]
+)
+def test_labels_are_as_many_as_the_answers_and_each_another(names: tuple[str, ...], tmp_path: Path) -> None:
+    path = changed(library.labelled_student(LABELS), tmp_path / "b.edgevlm", labels=Labels(names, ("{}",)))
+    with pytest.raises(BundleError, match="labels: expected a name of its own for each of classify's answers, 3, got"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"labels": Labels(("a",), ("{}",))}, {"embedding_dim": 191}], ids=lambda each: [*each][0]
+)
+def test_what_no_component_answers_is_refused(changes: Mapping[str, Any], tmp_path: Path) -> None:
+    path = changed(library.student("tflite", "int8"), tmp_path / "b.edgevlm", **changes)
+    with pytest.raises(BundleError, match="expected"):
+        Bundle.open(path)
+
+
+def test_labels_in_another_order_are_not_what_classify_answers(tmp_path: Path) -> None:
+    bundle = library.labelled_student(LABELS)
+    assert bundle.manifest.labels is not None
+    swapped = replace(bundle.manifest.labels, names=(LABELS[1], LABELS[0], LABELS[2]))
+    path = changed(bundle, tmp_path / "b.edgevlm", labels=swapped)
+    with pytest.raises(
+        BundleError, match=r"labels: '(red circle|blue star)' is not what classify answers in its place"
+    ):
+        pipeline.verify(Bundle.open(path))
+
+
+@pytest.mark.parametrize("proved", ["nothing", "no digests", "one component"])
+def test_every_component_of_integers_is_proved(proved: str, tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8")
+    first, *others = bundle.manifest.weights
+    assert others
+    weights = {"nothing": (), "no digests": (replace(first, digests=()), *others), "one component": (first,)}[proved]
+    path = changed(bundle, tmp_path / "b.edgevlm", weights=weights)
+    assert all(proof.identical == proof.decided > 0 for proof in pipeline.verify_weights(bundle))
+    with pytest.raises(BundleError, match="weights: expected a proof of each integer weight of encode_"):
+        pipeline.verify_weights(Bundle.open(path))
