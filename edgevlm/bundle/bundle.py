@@ -167,8 +167,8 @@ def _read_manifest(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
 
 def _check_outputs(where: Path, manifest: Manifest) -> None:
     """Refuses labels and an embedding_dim that the components' outputs contradict."""
-    for name, component in manifest.components.items():
-        for output in component.spec.outputs:
+    for name in manifest.components.keys() & {"encode_image", "encode_text"}:
+        for output in manifest.components[name].spec.outputs:
             if output.name == "embedding" and output.shape[-1] != manifest.embedding_dim:
                 raise BundleError(
                     f"{where}: embedding_dim: expected {output.shape[-1]}, the length of {name}'s embedding, got "
