@@ -544,6 +544,21 @@ def test_coco_captions_by_hand(tmp_path: Path) -> None:
     assert "--images" in str(caught.value.hint)
 
 
+def test_captions_are_in_utf_8_with_or_without_a_mark(tmp_path: Path) -> None:
+    _folder(tmp_path, "a.png", "deep/b.png")
+    text = json.dumps({"images": IMAGES, "annotations": SAID}, ensure_ascii=False)
+    file = tmp_path / "captions.json"
+    file.write_text(text, encoding="utf-8-sig")
+    assert _examples(open_data(file))[1].captions == ("a café", "two dogs")
+    file.write_text(text, encoding="utf-16")
+    with pytest.raises(DataError, match="not readable as JSON"):
+        open_data(file)
+    for other in ("captions.jsonl", "captions.csv"):
+        (tmp_path / other).write_text("image,caption\n")
+        with pytest.raises(DataError, match="is no form of data"):
+            open_data(tmp_path / other)
+
+
 def test_one_missing_picture_is_met_when_it_is_read(tmp_path: Path) -> None:
     file = _coco(tmp_path, {"images": IMAGES, "annotations": SAID})
     data = open_data(_folder(tmp_path, "deep/b.png") / file.name)

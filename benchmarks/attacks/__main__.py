@@ -28,6 +28,8 @@ from edgevlm.bundle.bundle import Bundle
 TARGETS = ("tflite", "executorch")
 """Whose files native code reads; Core ML's are the study's of `benchmarks/fuzzing`."""
 KINDS = ("readers", *bundles.CHANGES, "kills", "threads")
+_OF_A_DOCUMENT = 5
+"""Mutants for one of a bundle."""
 _SECONDS = 120.0
 """That one attack may take; a machine that others use as well needs some patience."""
 
@@ -36,7 +38,9 @@ def main() -> None:
     """Attacks, prints what is found, and counts."""
     parser = make_parser(__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder of the bundles, which are made once")
-    parser.add_argument("--count", type=int, default=200, metavar="N", help="of each kind and specimen, default 200")
+    parser.add_argument(
+        "--count", type=int, default=200, metavar="N", help="mutants of a bundle of each kind, default 200"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=KINDS, action="append", help="this kind alone; may be given several times")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="this attack of each specimen alone")
@@ -79,7 +83,12 @@ def _attacks(kinds: Sequence[str], numbers: Sequence[int], seed: int, work: Path
             yield from workers.run("kills", name, steps, one, seconds=_SECONDS)
     if "readers" in kinds:  # last, since some need a framework to make their documents with
         for reader in READERS.values():
-            yield from _read(reader, numbers, seed, scratch)
+            yield from _read(reader, _more(numbers), seed, scratch)
+
+
+def _more(numbers: Sequence[int]) -> Sequence[int]:
+    """Of a document there are more mutants, which take milliseconds."""
+    return range(_OF_A_DOCUMENT * len(numbers)) if len(numbers) > 1 else numbers
 
 
 def _read(reader: Reader, numbers: Sequence[int], seed: int, folder: Path) -> Iterator[Outcome]:
