@@ -41,7 +41,7 @@ def page(results: Mapping[str, Any]) -> str:
     readers = [row for row in results["rows"] if row["kind"] == "readers"]
     rows = [_shown(row["kind"], row["what"], [row]) for row in results["rows"] if row["kind"] != "readers"]
     rows.insert(0, _shown("readers", f"{len(readers)} readers", readers))
-    return fill(Path(__file__).parent, "page.md.jinja", results=results, rows=rows)
+    return fill(Path(__file__).parent, "page.md.jinja", results=results, rows=rows, attacks=f"{results['attacks']:,}")
 
 
 def _shown(kind: str, what: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -51,6 +51,6 @@ def _shown(kind: str, what: str, rows: Sequence[dict[str, Any]]) -> dict[str, An
         total.update(row["results"])
     fine = ", ".join(f"{count:,} {name}" for name, count in total.most_common() if name not in FINDINGS)
     return {
-        "kind": kind, "what": what, "attacks": total.total(), "fine": fine,
+        "kind": kind, "what": what, "attacks": f"{total.total():,}", "fine": fine,
         "findings": [total[name] for name in FINDINGS],
     }  # fmt: skip

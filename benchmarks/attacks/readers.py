@@ -60,7 +60,7 @@ class TookTooLong(BaseException):
     """A reader was stopped; no reader catches this."""
 
 
-def trial(reader: Reader, path: Path, *, seconds: float = 10) -> tuple[str, str]:
+def trial(reader: Reader, path: Path, *, seconds: float = 60) -> tuple[str, str]:
     """What became of a file, as `edgevlm.benchmarks.attacks.outcomes` calls it, and what was said of it."""
     try:
         with _at_most(seconds):
