@@ -591,7 +591,7 @@ def test_what_cannot_be_compared(bundle: Bundle, tmp_path: Path) -> None:
     for arguments, said in (
         ((one, other), "have no device, bundle and component in common"),
         ((one, broken), "expected a result with schema_version 1 to 3"),
-        ((one, tmp_path / "missing"), "not readable"),
+        ((one, tmp_path / "missing"), "cannot be read"),
         ((one, one, "--limit", "1"), "with its sign, got '1': write 1%, or 100%"),
     ):
         done = bench("--compare", *arguments)
