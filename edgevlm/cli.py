@@ -42,9 +42,11 @@ class _Main(click.Group):
                 terminal.say(f"  try: {error.hint}", err=True)
             context.exit(error.exit_code)
         except OSError as error:
-            if debugging() or error.filename is None:  # click knows what to do about a pipe that nobody reads
+            gone = error.filename is None and not _has_current_folder()
+            if debugging() or (error.filename is None and not gone):  # click knows about a pipe that nobody reads
                 raise
-            terminal.say(f"error: {os.fsdecode(error.filename)}: {error.strerror}", err=True)
+            place = "the current folder" if gone else os.fsdecode(error.filename)
+            terminal.say(f"error: {place}: {error.strerror}", err=True)
             context.exit(EdgeVLMError.exit_code)
 
 
@@ -66,6 +68,14 @@ for command in (
     targets, models, recipes, devices,
 ):  # fmt: skip
     main.add_command(command)
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _open_closed_streams() -> None:

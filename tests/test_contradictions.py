@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +12,8 @@ from typing import Any
 import library
 import pytest
 
-from edgevlm.bundle.bundle import Bundle, write_manifest
+from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.bundle.golden import GOLDEN
 from edgevlm.bundle.manifest import Labels
 from edgevlm.conversion import pipeline
 from edgevlm.errors import BundleError
@@ -42,6 +44,14 @@ def test_what_no_component_answers_is_refused(changes: Mapping[str, Any], tmp_pa
         Bundle.open(path)
 
 
+def test_a_shortest_edge_has_one_length(tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8")
+    image = replace(bundle.manifest.image, resize_width=bundle.manifest.image.resize_height + 1)
+    assert image.resize == "shortest_edge"
+    with pytest.raises(BundleError, match="image: expected one length for shortest_edge, got resize_height"):
+        Bundle.open(changed(bundle, tmp_path / "b.edgevlm", image=image))
+
+
 def test_labels_in_another_order_are_not_what_classify_answers(tmp_path: Path) -> None:
     bundle = library.labelled_student(LABELS)
     assert bundle.manifest.labels is not None
@@ -61,3 +71,28 @@ def test_every_component_of_integers_is_proved(proved: str, tmp_path: Path) -> N
     assert all(proof.identical == proof.decided > 0 for proof in pipeline.verify_weights(bundle))
     with pytest.raises(BundleError, match="weights: expected a proof of each integer weight of encode_"):
         pipeline.verify_weights(Bundle.open(path))
+
+
+def test_integers_that_a_float_recipe_denies_are_found(tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8")
+    weights = replace(bundle.manifest.recipe.weights, dtype="float")
+    denied = replace(bundle.manifest.recipe, weights=weights)
+    path = changed(bundle, tmp_path / "b.edgevlm", recipe=denied, weights=())
+    with pytest.raises(BundleError, match=r"weights: expected a proof of each integer weight of encode_\w+, got none"):
+        pipeline.verify_weights(Bundle.open(path))
+    assert pipeline.verify_weights(library.student("tflite", "fp32")) == ()
+
+
+def test_a_bundle_of_this_format_has_tolerances(tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8")
+    shutil.copytree(bundle.path, tmp_path / "b.edgevlm")
+    path = tmp_path / "b.edgevlm" / GOLDEN
+    found = json.loads(path.read_text(encoding="utf-8"))
+    del found["tolerances"]
+    for sample in [*found["pictures"], *found["texts"]]:
+        del sample["shipped"]
+    path.write_text(json.dumps(found), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"tolerances: expected those of each stage, as since format 1\.4, got none"):
+        pipeline.verify(seal(tmp_path / "b.edgevlm", bundle.manifest))
+    older = seal(tmp_path / "b.edgevlm", replace(bundle.manifest, format_version="1.3"))
+    assert pipeline.verify(older).passed

@@ -160,6 +160,34 @@ def test_metadata_that_says_nothing_sensible_is_no_traceback(
         load(path)
 
 
+@pytest.mark.parametrize("name", ["../x.png", "a/../../x.png", "/etc/passwd"])
+def test_names_do_not_lead_out_of_the_folder(name: str, album: Path, tmp_path: Path) -> None:
+    path = tmp_path / "an.index"
+    _write(path, album)
+    with safe_open(path, framework="numpy") as file:
+        about = file.metadata()
+    tensors = load_file(path)
+    first, *others = tensors["names"].tobytes().split(b"\0")
+    assert first
+    tensors["names"] = np.frombuffer(b"\0".join([name.encode(), *others]), np.uint8)
+    save_file(tensors, path, about)
+    with pytest.raises(DataError, match="damaged"):
+        load(path)
+
+
+@pytest.mark.parametrize(("form", "value"), [("int8", 0), ("float32", 0), ("float32", np.nan), ("float32", np.inf)])
+def test_codes_that_stand_for_no_vector_are_damage(form: Form, value: float, album: Path, tmp_path: Path) -> None:
+    path = tmp_path / "an.index"
+    _write(path, album, form)
+    with safe_open(path, framework="numpy") as file:
+        about = file.metadata()
+    tensors = load_file(path)
+    tensors["codes"][1] = value
+    save_file(tensors, path, about)
+    with pytest.raises(DataError, match="damaged"):
+        load(path)
+
+
 def test_no_damage_ends_in_a_traceback(album: Path, tmp_path: Path) -> None:
     path = tmp_path / "an.index"
     _write(path, album, "binary")
@@ -239,6 +267,15 @@ def test_pictures_are_found_by_words_and_by_pictures(tmp_path: Path, monkeypatch
     by_picture = run("search", path, "--picture", PICTURES / "yellow-star.png", "--count", "1")
     assert "album/more/yellow-star.png" in by_picture.stdout
     assert "two-triangles.png" not in by_picture.stdout
+    assert by_words["changed"] == []
+    assert by_picture.stderr == ""
+    (tmp_path / "album" / "more" / "two-triangles.png").unlink()
+    stale = run("search", path, "two green triangles")
+    assert stale.exit_code == 0
+    assert (
+        "gone, or changed since they were embedded: album/more/two-triangles.png; edgevlm index brings" in stale.stderr
+    )
+    assert json.loads(run("search", path, "a", "--json").stdout)["changed"] == ["album/more/two-triangles.png"]
 
 
 BAD = {

@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import library
@@ -15,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+import edgevlm
 from edgevlm.cli import main
 from edgevlm.errors import OutputError
 from edgevlm.process import store, terminal
@@ -143,3 +146,40 @@ def test_a_stream_that_the_shell_has_closed(closed: str) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == b"" if closed == "1" else json.loads(done.stdout)
+
+
+def test_a_stop_while_python_imports_is_no_traceback() -> None:
+    program = (
+        "import signal, sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'edgevlm.commands.convert': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from edgevlm.__main__ import program\n"
+        "program()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, "devices"], capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGHUP")
+def test_what_nohup_ignores_stays_ignored() -> None:
+    program = (
+        "import signal\n"
+        "from edgevlm.process import interrupts\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with interrupts.clean_exit(): signal.raise_signal(signal.SIGHUP)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["convert --target coreml", "inspect x", "search x y", "run x y.png", "devices"])
+def test_a_current_folder_that_is_gone(command: str, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    script = f"cd gone; rmdir ../gone; exec {sys.executable} -m edgevlm {command}"
+    package = {"PYTHONPATH": str(Path(edgevlm.__file__).parent.parent)}
+    run = partial(subprocess.run, cwd=tmp_path, env=os.environ | package, capture_output=True, text=True, timeout=120)
+    done = run(["bash", "-c", script])
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr.startswith("error: ")) == ((0, False) if command == "devices" else (2, True))

@@ -147,7 +147,7 @@ def test_files_are_on_the_disk_before_the_folders_that_name_them(
 
 
 @pytest.mark.parametrize("name", ["a.txt", "folder"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_command_leaves_what_was_there(name: str, number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / name
     old = path if path.suffix else path / "a"

@@ -167,7 +167,8 @@ def main() -> None:
         raise SystemExit(128 + number)  # unlike the command line's own way, what `with` blocks opened is closed
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's goes to all; the command ends us by closing stdin
+    for each in interrupts.FROM_A_TERMINAL:
+        signal.signal(each, signal.SIG_IGN)  # it goes to all; the command ends us by closing stdin
     with interrupts.own_temporary_files():
         answer(work, orphaned=lambda: os.kill(os.getpid(), signal.SIGTERM))
 

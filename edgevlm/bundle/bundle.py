@@ -92,7 +92,7 @@ class Bundle:
             try:
                 with _readable(folder):
                     manifest, notes = _read_manifest(folder)
-                    _check_outputs(folder / MANIFEST, manifest)
+                    _check_claims(folder / MANIFEST, manifest)
                     _check_files(folder, manifest)
             except BundleError:
                 if _identity(folder) == before:
@@ -165,8 +165,14 @@ def _read_manifest(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     return manifest, (_note(folder, manifest.format_version, ignored),)
 
 
-def _check_outputs(where: Path, manifest: Manifest) -> None:
-    """Refuses labels and an embedding_dim that the components' outputs contradict."""
+def _check_claims(where: Path, manifest: Manifest) -> None:
+    """Refuses labels and an embedding_dim that the components' outputs contradict, and two sizes for one edge."""
+    image = manifest.image
+    if image.resize == "shortest_edge" and image.resize_width != image.resize_height:
+        raise BundleError(
+            f"{where}: image: expected one length for shortest_edge, got resize_height {image.resize_height} and "
+            f"resize_width {image.resize_width}"
+        )
     for name in manifest.components.keys() & {"encode_image", "encode_text"}:
         for output in manifest.components[name].spec.outputs:
             if output.name == "embedding" and output.shape[-1] != manifest.embedding_dim:

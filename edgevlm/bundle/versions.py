@@ -44,3 +44,13 @@ def is_newer(version: Any, *, where: str) -> bool:
             hint="convert the model again with this edgevlm",
         )
     return minor > own_minor
+
+
+def is_at_least(version: str, least: str) -> bool:
+    """Whether a bundle's `format_version` is that one or a later one.
+
+    >>> is_at_least("1.10", "1.4")
+    True
+    """
+    found, wanted = (tuple(map(int, each.split("."))) for each in (version, least))
+    return found >= wanted

@@ -118,8 +118,16 @@ def search(
         showing.cut_text(text, model.tokenizer)
     pairs = zip(found.places[0].tolist(), found.scores[0].tolist(), strict=True)
     ranked = [(_shown(opened.path(place)), cosine) for place, cosine in pairs]
+    changed = [_shown(opened.path(place)) for place in found.places[0].tolist() if opened.changed(place)]
     kind, asked = ("picture", str(picture)) if text is None else ("text", text)
-    showing.ranking(asked, ranked, {"index": str(index), kind: asked} if as_json else None)
+    showing.ranking(asked, ranked, {"index": str(index), kind: asked, "changed": changed} if as_json else None)
+    if changed:
+        rest = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        terminal.say(
+            f"gone, or changed since they were embedded: {', '.join(changed[:3])}{rest}; edgevlm index brings {index} "
+            "up to date",
+            err=True,
+        )
 
 
 def _shown(path: Path) -> str:

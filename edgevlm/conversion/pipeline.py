@@ -172,8 +172,6 @@ def verify_weights(bundle: Bundle) -> tuple[WeightProof, ...]:
         MissingDependency: what reads it is not installed.
     """
     proofs = bundle.manifest.weights
-    if not proofs and not bundle.manifest.recipe.quantises:
-        return ()
     found = registry.runtime_of(bundle).stored_weights(bundle)
     held = {component for component, weights in found.items() if weights}
     for component in held | {proof.component for proof in proofs}:

@@ -126,8 +126,8 @@ def distill(request: Request, progress: Progress = lambda stage, share: None) ->
     """Trains a student.
 
     Called again with the same request after it was stopped, it goes on from the last checkpoint, to the same bits on
-    a CPU; Ctrl-C and SIGTERM leave one. Started by `accelerate launch` or `torchrun`, the processes work on one run; on
-    several machines `out` and the cache must be folders that all of them see.
+    a CPU; Ctrl-C, SIGTERM and SIGHUP leave one. Started by `accelerate launch` or `torchrun`, the processes work on one
+    run; on several machines `out` and the cache must be folders that all of them see.
 
     Raises:
         EdgeVLMError: what is wrong with the request, before the long work starts.

@@ -61,7 +61,8 @@ def train(
 ) -> int:
     """Trains `network` in place, from the run's newest checkpoint if it has one; gives that one's step, else 0.
 
-    A SIGINT or SIGTERM, to any of the processes, waits for the step's end and a checkpoint; a second one does not.
+    A SIGINT, SIGTERM or SIGHUP, to any of the processes, waits for the step's end and a checkpoint; a second one does
+    not.
 
     Raises:
         TrainingFailed: the loss or a weight is not finite; names the step and the last good checkpoint.
@@ -244,7 +245,8 @@ class _Gather(torch.autograd.Function):
 
 def _outlive_a_signal(_: int) -> None:
     """For a process that reads ahead: what ends a whole group of processes must not take it from under a step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in interrupts.FROM_A_TERMINAL:
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))  # torch's own may follow
 
 

@@ -90,6 +90,10 @@ class PictureIndex:
         """Where a picture is."""
         return self.folder / self.names[place]
 
+    def changed(self, place: int) -> bool:
+        """Whether a picture is gone, or has changed since it was embedded, so that its codes tell of another one."""
+        return _stamp(self.path(place)) != tuple(self.stamps[place].tolist())
+
     def search(self, queries: F32, k: int) -> coding.Found:
         """The k best pictures for each query.
 
@@ -175,7 +179,11 @@ def load(path: str | Path) -> PictureIndex:
 def _fits(index: PictureIndex) -> bool:
     """Whether an index's tensors belong together."""
     count, rows, stamps, mean = len(index.names), index.codes, index.stamps, index.mean
+    if any(name.startswith("/") or ".." in name.split("/") for name in index.names):
+        return False
     if rows.ndim != 2 or rows.dtype not in _DTYPES.values() or len(rows) != count:
+        return False
+    if rows.dtype != np.uint8 and not (np.isfinite(rows).all() and rows.any(1).all()):
         return False
     if stamps.shape != (count, 2) or stamps.dtype != np.int64:
         return False

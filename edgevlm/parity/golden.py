@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm import schema
+from edgevlm.bundle import versions
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.golden import (
     COLUMNS,
@@ -202,6 +203,9 @@ def check(bundle: Bundle, golden: Golden, tokenizer: Tokenizer | None) -> dict[S
             raise BundleError(
                 f"{where}: {text.text!r}: the manifest's rules for texts make other ids than its token_ids"
             )
+    passed = manifest.parity is not None and manifest.parity.passed
+    if passed and not golden.tolerances and versions.is_at_least(manifest.format_version, "1.4"):
+        raise BundleError(f"{where}: tolerances: expected those of each stage, as since format 1.4, got none")
     answers = sides(bundle, golden)
     for side, components in answers.items():
         for name, outputs in components.items():

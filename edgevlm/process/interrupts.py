@@ -20,7 +20,9 @@ from typing import Any
 
 from edgevlm.process import scratch
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FROM_A_TERMINAL = tuple(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))
+"""What a terminal sends to every process of a command: Ctrl-C, and that it is closed."""
+_SIGNALS = (signal.SIGTERM, *FROM_A_TERMINAL)
 _unfinished: set[Path] = set()
 _advice: list[Callable[[], str]] = [lambda: "nothing was left half-written"]
 _endings: list[Callable[[], None]] = []
@@ -104,7 +106,7 @@ def at_stop(action: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def at_leisure() -> Iterator[Callable[[], int | None]]:
-    """In the block the first SIGINT or SIGTERM does nothing but to be told; a second one is acted upon at once.
+    """In the block the first SIGINT, SIGTERM or SIGHUP does nothing but to be told; a second one is acted upon at once.
 
     For work that can be stopped well only now and then. In a thread that is not the main one, where Python lets nobody
     handle signals, none is ever told.
@@ -170,9 +172,10 @@ def _next_waiting() -> int | None:
 
 @contextmanager
 def clean_exit() -> Iterator[None]:
-    """While the block runs, SIGINT and SIGTERM end the process with 128 + their number and leave nothing behind.
+    """While the block runs, SIGINT, SIGTERM and SIGHUP end the process with 128 + their number; nothing is left behind.
 
-    For a program's main thread. What libraries put among the temporary files is removed as well.
+    For a program's main thread. What libraries put among the temporary files is removed as well. A signal that
+    whoever started the process has ignored, as nohup does SIGHUP, stays ignored.
     """
     stderr = os.dup(2)  # fd 2 itself is turned away from the terminal while a backend runs
     owner = os.getpid()
@@ -189,7 +192,8 @@ def clean_exit() -> Iterator[None]:
             os.write(stderr, f"{clear_line_and_show_cursor}stopped: {_advice[-1]()}\n".encode())
         os._exit(128 + number)
 
-    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         with own_temporary_files():
             yield
