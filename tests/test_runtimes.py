@@ -159,7 +159,7 @@ def test_a_closed_original_answers_nothing() -> None:
     original.close()
     with pytest.raises(TensorError, match="closed"):
         original.answer({"pixels": PIXELS[0]})
-    with pytest.raises(TensorError, match="this bundle has none"):
+    with pytest.raises(TensorError, match="this session is closed"):
         original.run("encode_image", {"pixels": PIXELS[0]})
 
 
@@ -207,10 +207,10 @@ def test_wrong_token_ids_are_refused(session: Session) -> None:
         session.run("encode_text", {"token_ids": IDS[0].astype(np.int64)})
 
 
-def test_a_closed_session_has_no_components(session: Session) -> None:
+def test_a_closed_session_says_so(session: Session) -> None:
     session.close()
     session.close()
-    with pytest.raises(TensorError, match="this bundle has none"):
+    with pytest.raises(TensorError, match="this session is closed"):
         session.run("encode_image", {"pixels": PIXELS[0]})
 
 

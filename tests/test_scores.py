@@ -45,6 +45,8 @@ def test_scores_of_cosines() -> None:
     )
     with pytest.raises(InputError, match="trained to compare texts, by softmax"):
         score(cosines, 100.0, None, "sigmoid")
+    with pytest.raises(InputError, match="scores: expected one of softmax, sigmoid, cosine, got 'hinge'"):
+        score(cosines, 100.0, None, "hinge")  # type: ignore[arg-type]
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         np.testing.assert_array_equal(sigmoid(np.array([-1e4, 0, 1e4], np.float32)), [0, 0.5, 1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,16 @@ def test_what_looks_like_a_path_is_no_label(given: str) -> None:
         labels.read_or_split(given)
     assert caught.value.hint == f'for a label of that name put a comma behind it: "{given},"'
     assert labels.read_or_split(f"{given},") == (given,)
+
+
+def test_a_pipe_is_no_file_of_labels(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LabelError, match="expected a file with a label per line, got what is no file"):
+        labels.read_or_split(str(tmp_path / "pipe"))
+
+
+def test_an_error_shows_the_beginning_of_a_long_label() -> None:
+    assert labels.quoted(["a" * 10_000, "b"]) == f"'{'a' * 60}…', 'b'"
 
 
 def test_labels_are_those_of_a_file_or_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,7 @@ def test_a_session_is_not_closed_under_a_thread_that_runs_it() -> None:
         answered.set()
         assert served.result() == waiting.result() == {}
     slow.close()
-    with pytest.raises(TensorError, match="this bundle has none"):
+    with pytest.raises(TensorError, match="this session is closed"):
         slow.run("nothing", {})
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
-import json
 import os
 import resource
-import select
 import signal
-import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from edgevlm.benchmarks.forked import Tell, fork, told
 from edgevlm.benchmarks.fuzzing import sandbox
 from edgevlm.benchmarks.fuzzing.corpus import Specimen
 from edgevlm.benchmarks.fuzzing.trials import Outcome, Trials
@@ -53,12 +52,13 @@ def run(specimens: Sequence[Specimen], seed: int, numbers: Iterable[int], limits
         trace = Path(folder, "trace")
         while waiting:
             trace.write_text("")
-            pid, pipe = _start(trials, list(waiting)[:_TRIALS], limits, trace)
+            pid, pipe = fork(partial(_work, trials, list(waiting)[:_TRIALS], limits, trace))
             too_slow = False
-            for outcome in _reports(pipe, limits.seconds):
-                if outcome is None:
+            for fields in told(pipe, limits.seconds):
+                if fields is None:
                     too_slow = True
                     break
+                outcome = Outcome(**{**fields, "mutators": tuple(fields["mutators"])})
                 assert outcome.number == waiting.popleft()
                 yield outcome
             how = _end(pid, pipe, too_slow)
@@ -66,32 +66,14 @@ def run(specimens: Sequence[Specimen], seed: int, numbers: Iterable[int], limits
                 yield trials.unfinished(waiting.popleft(), how, trace.read_text(errors="replace")[:2000])
 
 
-def _start(trials: Trials, numbers: Sequence[int], limits: Limits, trace: Path) -> tuple[int, int]:
-    """A worker's process id, and the end of a pipe through which it reports."""
-    sys.stdout.flush()
-    ours, theirs = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(theirs)
-        return pid, ours
-    status = 1
-    try:
-        os.close(ours)
-        _work(trials, numbers, limits, trace, theirs)
-        status = 0
-    finally:
-        os._exit(status)
-
-
-def _work(trials: Trials, numbers: Sequence[int], limits: Limits, trace: Path, pipe: int) -> None:
-    with trace.open("w") as stream, os.fdopen(pipe, "w") as report:
+def _work(trials: Trials, numbers: Sequence[int], limits: Limits, trace: Path, tell: Tell) -> None:
+    with trace.open("w") as stream:
         faulthandler.enable(stream)
         sandbox.install()
         trials.warm_up()
         _limit(limits)
         for number in numbers:
-            report.write(json.dumps(dataclasses.asdict(trials.run(number))) + "\n")
-            report.flush()
+            tell(dataclasses.asdict(trials.run(number)))
         faulthandler.disable()
 
 
@@ -100,23 +82,6 @@ def _limit(limits: Limits) -> None:
     memory.SMALL = limits.evaluator_bytes >> 6
     most = int(1e6 * resident_mb("VmSize")) + limits.memory_bytes
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _reports(pipe: int, seconds: float) -> Iterator[Outcome | None]:
-    """What a worker reports until it ends; None when it is silent for longer than a trial may take."""
-    pending = b""
-    while True:
-        ready, _, _ = select.select([pipe], [], [], seconds)
-        if not ready:
-            yield None
-            return
-        chunk = os.read(pipe, 1 << 16)
-        if not chunk:
-            return
-        *lines, pending = (pending + chunk).split(b"\n")
-        for line in lines:
-            fields = json.loads(line)
-            yield Outcome(**{**fields, "mutators": tuple(fields["mutators"])})
 
 
 def _end(pid: int, pipe: int, too_slow: bool) -> str | None:

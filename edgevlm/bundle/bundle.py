@@ -129,7 +129,7 @@ def _identity(folder: Path) -> tuple[int, int, int] | None:
     """Which folder lies there now."""
     try:
         found = folder.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a zero byte in its name
         return None
     return found.st_dev, found.st_ino, found.st_ctime_ns  # a number is given again once its folder is gone
 

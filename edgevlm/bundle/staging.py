@@ -31,6 +31,6 @@ def staged(destination: Path, *, force: bool, ignored: bool = False) -> Iterator
 def refuse_existing(destination: Path, *, force: bool) -> None:
     """Raises OutputError if `destination` exists and may not be replaced: never anything that is not a bundle."""
     if destination.exists() and not force:
-        raise OutputError(f"{destination} exists already", hint="--force replaces it, --out writes elsewhere")
+        raise OutputError(f"{destination} exists already", hint="--force replaces it; or write elsewhere")
     if destination.exists() and not (destination / MANIFEST).is_file():
-        raise OutputError(f"{destination} exists and is not a bundle", hint="move it away, or use --out or --name")
+        raise OutputError(f"{destination} exists and is not a bundle", hint="move it away, or write elsewhere")

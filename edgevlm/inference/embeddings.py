@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,9 +76,11 @@ def score(cosines: F32, logit_scale: float, logit_bias: float | None, kind: Scor
         float32 [N, L]: of `softmax` each row sums to 1, `sigmoid` is in 0..1, `cosine` in -1..1.
 
     Raises:
-        InputError: `sigmoid` of a model that has no bias.
+        InputError: another kind; or `sigmoid` of a model that has no bias.
     """
     kind = kind or usual_scores(logit_bias)
+    if kind not in get_args(Scores):
+        raise InputError(f"scores: expected one of {', '.join(get_args(Scores))}, got {kind!r}")
     if kind == "cosine":
         return cosines
     if kind == "softmax":

@@ -16,6 +16,7 @@ from edgevlm.inputs.texts import Tokenizer
 
 PLAIN = "{}"
 _SHOWN = 5
+_LONGEST_SHOWN = 60
 _LONGEST_NAME = 32
 _PATH = re.compile(r"^[.~]{0,2}[/\\]|^\S+[/\\]\S+$|\.(txt|csv|tsv|jsonl?|ya?ml|md|labels|names|list)$", re.IGNORECASE)
 """A label that rather is a path."""
@@ -44,10 +45,10 @@ def read_or_split(given: str) -> tuple[str, ...]:
     """
     if os.path.isfile(given):  # which, unlike Path's, says no to a list that is too long for a name
         return read(Path(given)).names
-    folder = os.path.isdir(given)
-    if folder or ("," not in given and _PATH.search(given)):
+    found = "a folder" if os.path.isdir(given) else "what is no file" if os.path.exists(given) else "no such file"
+    if os.path.exists(given) or ("," not in given and _PATH.search(given)):
         raise LabelError(
-            f"{given}: expected a file with a label per line, got {'a folder' if folder else 'no such file'}",
+            f"{given}: expected a file with a label per line, got {found}",
             hint=f'for a label of that name put a comma behind it: "{given},"',
         )
     names = tuple(dict.fromkeys(part.strip() for part in given.split(",") if part.strip()))
@@ -94,7 +95,8 @@ def quoted(names: Sequence[str], most: int = _SHOWN) -> str:
     >>> quoted(["a cat", "a dog", "a hen"], most=2)
     "'a cat', 'a dog' and 1 more"
     """
-    shown = ", ".join(map(repr, names[:most]))
+    cut = (name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…" for name in names[:most])
+    shown = ", ".join(map(repr, cut))
     return shown + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 

@@ -85,8 +85,9 @@ class Original(Closing):
             One tensor, or a tuple of them, on the network's device.
 
         Raises:
-            TensorError: there is no such component.
+            TensorError: there is no such component, or this session is closed.
         """
+        self._refuse_closed()
         find_component(self.specs, component)
         device = next((each.device for each in self.network.parameters()), None)
         return self._compute(component, *(tensor if device is None else tensor.to(device) for tensor in tensors))
@@ -108,8 +109,10 @@ class Original(Closing):
             The outputs of its spec, float32 [N, ...] each, owned by the caller.
 
         Raises:
-            TensorError: there is no such component; or a name, dtype or shape is not what its spec says.
+            TensorError: this session is closed; there is no such component; or a name, dtype or shape is not what its
+                spec says.
         """
+        self._refuse_closed()
         spec = find_component(self.specs, component)
         return self._answer(spec, partial(self.forward, component), tuple(validate_rows(spec, inputs).values()))
 
@@ -117,10 +120,9 @@ class Original(Closing):
         """What every component whose inputs are there answers to all rows: component -> output -> [N, ...].
 
         Raises:
-            TensorError: a row is not what a component's spec says, or this original is closed.
+            TensorError: a row is not what a component's spec says, or this session is closed.
         """
-        if not self._functions:
-            raise TensorError("this original is closed: it has no components any more")
+        self._refuse_closed()
         answers: dict[str, dict[str, NDArray[np.float32]]] = {}
         for name, spec in self.specs.items():
             if not is_answerable(spec, rows):
@@ -156,10 +158,14 @@ class Original(Closing):
         }
 
     def close(self) -> None:
-        """Lets go of the network; a closed session has no components."""
+        """Lets go of the network; a closed session answers no more."""
         self.specs.clear()
         self._functions.clear()
         vars(self).pop("network", None)
+
+    def _refuse_closed(self) -> None:
+        if not self._functions:
+            raise TensorError("this session is closed", hint="load the model again")
 
 
 @contextmanager

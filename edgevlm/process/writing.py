@@ -150,11 +150,11 @@ def output_errors(destination: Path, hint: str | None = None) -> Iterator[None]:
             free = shutil.disk_usage(destination.parent).free if destination.parent.exists() else 0
             raise OutputError(
                 f"no disk space left while writing {destination} ({free / 1e6:.0f} MB free)",
-                hint=hint or "free some space, or write elsewhere with --out",
+                hint=hint or "free some space, or write elsewhere",
             ) from error
         raise OutputError(
             f"cannot write {destination}: {error.strerror or error}",
-            hint=hint or "choose a folder you may write to with --out",
+            hint=hint or "choose a folder that you may write to",
         ) from error
 
 

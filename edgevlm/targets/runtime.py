@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.spec import F32, Array, ComponentSpec
-from edgevlm.errors import UnsupportedError
+from edgevlm.errors import TensorError, UnsupportedError
 from edgevlm.targets.boundary import find_component, validate_inputs
 from edgevlm.targets.inspection import OpCount
 
@@ -104,6 +104,7 @@ class SerialSession(Closing, Generic[P]):
 
     def __init__(self, components: Mapping[str, tuple[ComponentSpec, P]]) -> None:
         self._components = dict(components)
+        self._closed = False
         self._turn = threading.Lock()
         self._process = os.getpid()
 
@@ -114,8 +115,8 @@ class SerialSession(Closing, Generic[P]):
             The outputs of the component's spec, owned by the caller.
 
         Raises:
-            TensorError: there is no such component; a name, dtype or shape is not what its spec says; or the runtime
-                refuses a value, such as a token id beyond the vocabulary.
+            TensorError: the session is closed; there is no such component; a name, dtype or shape is not what its
+                spec says; or the runtime refuses a value, such as a token id beyond the vocabulary.
             BundleError: the component cannot be loaded, or answers otherwise than its spec says.
             UnsupportedError: this process is a fork of the one that opened the session.
         """
@@ -126,6 +127,8 @@ class SerialSession(Closing, Generic[P]):
                 hint='open the bundle in the new process, or start that with multiprocessing.get_context("spawn")',
             )
         with self._turn:
+            if self._closed:
+                raise TensorError("this session is closed", hint="open the bundle again")
             spec, program = find_component(self._components, component)
             return self._compute(spec, program, validate_inputs(spec, inputs))
 
@@ -134,7 +137,7 @@ class SerialSession(Closing, Generic[P]):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Lets go of what the runtime holds; a closed session has no components.
+        """Lets go of what the runtime holds; a closed session answers no more.
 
         Raises:
             UnsupportedError: another thread is being served just now.
@@ -145,6 +148,7 @@ class SerialSession(Closing, Generic[P]):
                 hint="wait for that thread first, for example with thread.join()",
             )
         try:
+            self._closed = True
             self._components.clear()
         finally:
             self._turn.release()
