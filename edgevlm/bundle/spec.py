@@ -6,7 +6,7 @@ a bundle's manifest and read back without loading a model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -34,14 +34,18 @@ class TensorSpec:
     Attributes:
         name: The name under which every backend takes or returns it.
         dtype: Element type at the boundary, whatever the precision inside.
-        shape: Fixed shape, batch first.
+        shape: Batch first. One axis may be -1: as many as the component is run with at once, one of its `lengths`.
         meaning: Value range, layout and units, in words.
     """
 
     name: str
     dtype: DType
-    shape: tuple[Annotated[int, Quantity(least=1)], ...]
+    shape: tuple[Annotated[int, Quantity(least=-1)], ...]
     meaning: str
+
+    def at(self, length: int) -> tuple[int, ...]:
+        """The shape where -1 is `length`."""
+        return tuple(length if size == -1 else size for size in self.shape)
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,18 @@ class ComponentSpec:
     """One exported function of a model.
 
     Attributes:
-        name: `encode_image`, `encode_text` or `classify`; the key under which it stands.
+        name: `encode_image`, `encode_text`, `classify`, `embed_tokens` or `decode`; the key under which it stands.
         inputs: What it takes.
         outputs: What it returns.
+        lengths: What -1 in a shape may be, ascending; empty where nothing has that axis.
+        state: What it keeps from one run to the next, zeros at first.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    lengths: tuple[Annotated[int, Quantity(least=1)], ...] = field(default=(), metadata={"since": "2.0"})
+    state: tuple[TensorSpec, ...] = field(default=(), metadata={"since": "2.0"})
 
 
 @dataclass(frozen=True)

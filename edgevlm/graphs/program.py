@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgevlm.bundle.spec import ComponentSpec
@@ -18,14 +18,28 @@ class Program:
 
     Attributes:
         spec: Names, dtypes and shapes at the boundary.
-        module: In eval mode, without gradients; its `forward` takes the inputs of `spec` by position and
-            returns the outputs (one tensor, or a tuple of them).
-        example: Inputs that `module` accepts, of the shapes in `spec`.
+        module: In eval mode, without gradients; its `forward` takes the inputs of `spec`, then its state, by position,
+            and returns the outputs, then the new state (one tensor, or a tuple of them).
+        example: Inputs that `module` accepts, of the shapes in `spec`, and a state; of its longest length.
     """
 
     spec: ComponentSpec
     module: torch.nn.Module
     example: tuple[torch.Tensor, ...]
+
+    def at(self, length: int) -> Program:
+        """The same for so many rows at once, with a spec whose shapes are all known."""
+        inputs, outputs, state = (
+            tuple(replace(tensor, shape=tensor.at(length)) for tensor in group)
+            for group in (self.spec.inputs, self.spec.outputs, self.spec.state)
+        )
+        example = tuple(
+            tensor[tuple(slice(0, size) for size in spec.shape)]
+            for tensor, spec in zip(self.example, (*inputs, *state), strict=True)
+        )
+        return Program(
+            replace(self.spec, inputs=inputs, outputs=outputs, state=state, lengths=()), self.module, example
+        )
 
 
 Programs = Mapping[str, Program]

@@ -1,4 +1,4 @@
-"""How a dialogue becomes the ids of a generator: written out by literal pieces, pictures spelled, then tokenized whole."""
+"""How a dialogue becomes ids: written out in literal pieces, its pictures spelled, then tokenized as a whole."""
 
 from __future__ import annotations
 

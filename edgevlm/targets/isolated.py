@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,8 @@ from numpy.typing import NDArray
 from edgevlm import errors, schema
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import Manifest
-from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import BundleError, EdgeVLMError
-from edgevlm.inputs.texts import Tokenizer
+from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.process import frames
 from edgevlm.targets import registry
 from edgevlm.targets.inspection import Adviser
@@ -34,8 +32,7 @@ from edgevlm.targets.runtime import Session
 _MEMORY_BYTES = 2_000_000_000
 """Of the libraries and of activations; what weights take comes to it."""
 _COPIES_OF_WEIGHTS = 8
-_NO_RULES = TextPreprocessing(1, 0, None, "none", False, "")
-"""A manifest's rules are followed by whoever asks for ids."""
+_OF_TOKENIZER = ("ids", "pieces", "text")
 
 
 class _AskedBundle:
@@ -63,8 +60,8 @@ class _AskedBundle:
             return self._session.run(**asked)
         if ask == "highest_id":
             return self._read_tokenizer().highest_id
-        if ask == "ids":
-            return self._read_tokenizer().ids(**asked)
+        if ask in _OF_TOKENIZER:
+            return getattr(self._read_tokenizer(), ask)(**asked)
         if ask == "inspect":
             return self._runtime.inspect(self._bundle)
         if ask == "advice":
@@ -92,14 +89,14 @@ class _AskedTokenizer:
 
     def __init__(self, content: NDArray[np.uint8], where: str) -> None:
         _limit_memory(_MEMORY_BYTES)
-        self._tokenizer = Tokenizer.from_bytes(replace(_NO_RULES, tokenizer_file=where), content.tobytes())
+        self._tokenizer = Tokenizer.from_bytes(without_rules(where), content.tobytes())
 
     def answer(self, ask: str, **asked: Any) -> Any:
         """What a method of the tokenizer gives."""
         if ask == "highest_id":
             return self._tokenizer.highest_id
-        if ask == "ids":
-            return self._tokenizer.ids(**asked)
+        if ask in _OF_TOKENIZER:
+            return getattr(self._tokenizer, ask)(**asked)
         raise ValueError(f"expected a question, got {ask!r}")
 
 

@@ -116,7 +116,7 @@ class IsolatedTokenizer(Tokenizer):
 
     Args:
         spec: The rules.
-        ask: Asks the other process: `highest_id`, or `ids` of `texts`.
+        ask: Asks the other process: `highest_id`, `ids` of `texts`, `pieces` of a `text`, or the `text` of `ids`.
     """
 
     def __init__(self, spec: TextPreprocessing, ask: Callable[..., Any]) -> None:
@@ -145,6 +145,14 @@ class IsolatedTokenizer(Tokenizer):
             EdgeVLMError: the tokenizer ended the process: a CheckpointError of a checkpoint's, else a BundleError.
         """
         return [list(map(int, each)) for each in self._ask("ids", texts=list(texts))]
+
+    def pieces(self, text: str) -> list[int]:
+        """See `Tokenizer`; raises as `ids`."""
+        return list(map(int, self._ask("pieces", text=text)))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer`; raises as `ids`."""
+        return str(self._ask("text", ids=list(map(int, ids))))
 
 
 def rehearse(tokenizer_json: bytes, where: str, texts: Sequence[str]) -> None:

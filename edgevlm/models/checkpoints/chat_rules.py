@@ -159,7 +159,10 @@ def _derive(made: Render) -> Chat:
     """The pieces around marks; ValueError where a mark is not there once."""
     user, answer = Message("user", _ONE), Message("assistant", _ANSWER)
     three = [user, answer, Message("user", _TWO)]
-    (_, behind_user), (_, behind_answer) = _parts(made([user], False), _ONE), _parts(made([user, answer], False), _ANSWER)
+    (_, behind_user), (_, behind_answer) = (
+        _parts(made([user], False), _ONE),
+        _parts(made([user, answer], False), _ANSWER),
+    )
     begin, rest = _parts(made(three, False), _ONE)
     between, rest = _parts(rest, _ANSWER)
     again, _ = _parts(rest, _TWO)

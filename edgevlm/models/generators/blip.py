@@ -1,7 +1,7 @@
 """BLIP's captioner (Li et al., 2022, arXiv 2201.12086), made ready for export.
 
-A vision transformer, and BERT as a decoder that looks at the picture from every layer. Keys and values of the picture do
-not change while a caption grows, so they are what `encode_image` answers.
+A vision transformer, and BERT as a decoder that looks at the picture from every layer. Keys and values of the picture
+do not change while a caption grows, so they are what `encode_image` answers.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgevlm.bundle.spec import ImagePreprocessing
+from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 from edgevlm.errors import CheckpointError
 from edgevlm.models.encoders.positions import image_positions
 from edgevlm.models.generators.decoder import Places
+from edgevlm.models.generators.parts import Parts, Pieces, normalised
 from edgevlm.models.layers import PixelNormalisation, attend
+
+NETWORK = "BlipForConditionalGeneration"
+"""transformers' class."""
 
 
 class VisionBlock(nn.Module):
@@ -172,3 +176,75 @@ class Decoder(nn.Module):
             rows, keys, values = layer(rows, places, picture[two], *state[two])
             written += [keys, values]
         return self.head(places.newest @ rows).squeeze(1), *written
+
+
+def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, where: str) -> Parts:
+    """The network's parts.
+
+    Args:
+        network: transformers' `BlipForConditionalGeneration`.
+        image: Size and normalisation of the pixels.
+        context_length: Positions that the state holds.
+        where: The config's file, for errors.
+
+    Raises:
+        CheckpointError: a decoder that is not carried; see `Decoder`.
+    """
+    encode_image, text, decoder = EncodeImage(network, image), network.config.text_config, network.text_decoder
+    decode = Decoder(decoder, context_length, where=f"{where}: text_config")
+    _, heads, _, size = decode.state_shape
+    rows = encode_image.positions.shape[1] + 1
+    seen = tuple(
+        TensorSpec(
+            f"picture_{kind}_{layer}", "float32", (1, heads, rows, size), f"{kind} of the picture, layer {layer}"
+        )
+        for layer in range(len(decode.layers))
+        for kind in ("keys", "values")
+    )
+    layers = decoder.bert.encoder.layer
+
+    def original(pixels: Tensor) -> tuple[Tensor, ...]:
+        looked = network.vision_model(normalised(pixels, image.rescale, image.mean, image.std)).last_hidden_state
+        answers = []
+        for layer in layers:
+            for project in (layer.crossattention.self.key, layer.crossattention.self.value):
+                answers.append(project(looked).view(1, looked.shape[1], heads, size).transpose(1, 2))
+        return tuple(answers)
+
+    return Parts(
+        encode_image=encode_image,
+        seen=seen,
+        embed_tokens=decoder.bert.embeddings.word_embeddings,
+        decode=decode,
+        original={"encode_image": original, "embed_tokens": decoder.bert.embeddings.word_embeddings},
+        original_decode=_original_decode(decoder),
+        image_token_id=None,
+        pieces=Pieces(),
+        begin_ids=(text.bos_token_id,),
+        end_ids=(text.sep_token_id,),
+        talks=False,
+        describe="",
+    )
+
+
+def _original_decode(decoder: Any) -> Any:
+    """transformers' own run of the decoder, on new rows behind those of a cache, with the picture's keys as given."""
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    def decode(cache: Any, embeddings: Tensor, positions: Tensor, *picture: Tensor) -> Tensor:
+        given = DynamicCache()
+        for layer, (keys, values) in enumerate(zip(picture[::2], picture[1::2], strict=True)):
+            given.update(keys, values, layer)
+        both = EncoderDecoderCache(cache, given)
+        both.is_updated = dict.fromkeys(range(len(picture) // 2), True)
+        found = decoder.bert(
+            inputs_embeds=embeddings.clone(),  # to which the class adds positions in place
+            position_ids=positions,
+            encoder_hidden_states=picture[0].new_zeros(1, 1, decoder.config.encoder_hidden_size),  # asked for, not read
+            cache=both,
+            use_cache=True,
+            is_decoder=True,
+        )
+        return decoder.cls(found.last_hidden_state[:, -1:]).squeeze(1)  # type: ignore[no-any-return]
+
+    return decode

@@ -6,7 +6,7 @@ transformers' version:
 
     positions   a row says where it stands; one that stands at -1 is padding, writes nothing and is answered for nobody
     cache       rows are written by a product with their one-hot positions: no scatter, and exact in any precision
-    rotation    angles of every position are computed once, in float32: in float16 those of position 1,000 are off by 0.3
+    rotation    angles are computed once for all positions, in float32: in float16 those of 1,000 are off by 0.3
     norms       RMSNorm divides by the largest magnitude first: the square of a value beyond 256 overflows float16
     heads       query heads that share a key are rows of one product, so that keys and values are read once
 """

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from edgevlm.bundle.dialogue import Turn
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError
+from edgevlm.models.generators.decoder import Decoder
+from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, normalised
 from edgevlm.models.layers import Block, PixelNormalisation
+
+_PIECES = Pieces(
+    tile="<fake_token_around_image><row_{row}_col_{column}>",
+    end_of_row="\n",
+    end_of_tiles="\n",
+    whole=Turn("<fake_token_around_image><global-img>", "<fake_token_around_image>"),
+)
+"""As transformers' `Idefics3Processor` and `SmolVLMProcessor` write a picture."""
 
 
 class EncodeImage(nn.Module):
@@ -61,3 +73,40 @@ class EncodeImage(nn.Module):
         width, side, scale = rows.shape[-1], self.side, self.scale
         rows = rows.reshape(side // scale, scale, side // scale, scale * width)
         return rows.transpose(1, 2).reshape(1, (side // scale) ** 2, scale * scale * width)
+
+
+def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, where: str) -> Parts:
+    """The network's parts.
+
+    Args:
+        network: transformers' `SmolVLMForConditionalGeneration` or `Idefics3ForConditionalGeneration`.
+        image: Size and normalisation of a tile's pixels.
+        context_length: Positions that the state holds.
+        where: The config's file, for errors.
+
+    Raises:
+        CheckpointError: tiles or a decoder that are not carried; see `EncodeImage` and `Decoder`.
+    """
+    model, config = network.model, network.config
+    encode_image = EncodeImage(model, image, where=where)
+
+    def original(pixels: Tensor) -> Tensor:
+        given = normalised(pixels, image.rescale, image.mean, image.std)
+        # A tile of zeros alone is padding to the class: a mask of what is there tells it otherwise only behind that.
+        given = torch.where(given == 0, torch.full_like(given, 1e-30), given)
+        return torch.stack(list(model.get_image_features(given[None]).pooler_output))
+
+    return Parts(
+        encode_image=encode_image,
+        seen=(features(config.text_config.hidden_size, (encode_image.side // encode_image.scale) ** 2),),
+        embed_tokens=network.get_input_embeddings(),
+        decode=Decoder(model.text_model, network.lm_head, context_length, where=f"{where}: text_config"),
+        original={"encode_image": original, "embed_tokens": network.get_input_embeddings()},
+        original_decode=causal_decode(model.text_model, network.lm_head),
+        image_token_id=config.image_token_id,
+        pieces=_PIECES,
+        begin_ids=None,
+        end_ids=(),
+        talks=True,
+        describe="Can you describe this image?",
+    )
