@@ -164,9 +164,7 @@ def _save(folder: Path, network: Any, **generation: Any) -> None:
 def _write_metaspace_tokenizer(folder: Path, special: Sequence[str]) -> int:
     """Llama's kind: BPE over words that begin with a mark, a begin-of-text id in front."""
     tokenizer = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -189,9 +187,7 @@ def _write_byte_tokenizer(folder: Path, special: Sequence[str]) -> int:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = BpeTrainer(
-        vocab_size=460, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = BpeTrainer(vocab_size=460, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([*CAPTIONS, *QUESTIONS, "User: Assistant: \n\n"], trainer)
     return _write_tokenizer(
         folder, tokenizer, "GPT2TokenizerFast", bos_token="<|im_start|>", eos_token="<end_of_utterance>",
@@ -206,7 +202,9 @@ def _write_bert_tokenizer(folder: Path) -> int:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    tokenizer.train_from_iterator(CAPTIONS, WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False))
+    tokenizer.train_from_iterator(
+        CAPTIONS, WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    )
     tokenizer.add_tokens(["[DEC]"])
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return _write_tokenizer(

@@ -122,9 +122,11 @@ class Answer:
         return self._say(self._tokenizer.text(self.token_ids)) if self.token_ids else ""
 
     def _say(self, text: str) -> str:
-        piece = text[len(self._said) :] if text.startswith(self._said) else ""
+        """What of the text is not said yet: where bytes are no characters, later ones may have changed earlier ones."""
+        same = next((place for place, two in enumerate(zip(self._said, text, strict=False)) if two[0] != two[1]), None)
+        same = min(len(self._said), len(text)) if same is None else same
         self._said = text
-        return piece
+        return text[same:]
 
 
 class Place:
