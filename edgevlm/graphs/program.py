@@ -41,5 +41,34 @@ class Program:
             replace(self.spec, inputs=inputs, outputs=outputs, state=state, lengths=()), self.module, example
         )
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many rows it is run with at once; 1 where it has no choice."""
+        return self.spec.lengths or (1,)
+
+    def explicit(self, length: int) -> Program:
+        """The same for so many rows at once, its state among its inputs and its outputs: what keeps none can hold it."""
+        fixed = self.at(length)
+        spec = replace(
+            fixed.spec,
+            inputs=(*fixed.spec.inputs, *fixed.spec.state),
+            outputs=(*fixed.spec.outputs, *fixed.spec.state),
+            state=(),
+        )
+        return replace(fixed, spec=spec)
+
+
+def function_name(component: str, length: int, lengths: tuple[int, ...]) -> str:
+    """What a file calls a component that is run with so many rows at once.
+
+    >>> function_name("encode_image", 1, ()), function_name("decode", 1, (1, 64)), function_name("decode", 64, (1, 64))
+    ('encode_image', 'decode', 'prefill_64')
+    """
+    if not lengths:
+        return component
+    if component == "decode":
+        return component if length == 1 else f"prefill_{length}"
+    return f"{component}_{length}"
+
 
 Programs = Mapping[str, Program]

@@ -36,12 +36,14 @@ class BundleFile:
         components: Names of the components that it answers.
         requires: Least version of each platform or runtime that can load it, e.g. `{"iOS": "16"}`.
         pictures: Names of the inputs that it takes as pictures rather than as the arrays of their specs.
+        functions: Of each component that is run with several lengths, the file's own name of it, by length.
     """
 
     path: str
     components: tuple[str, ...]
     requires: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[str, ...] = ()
+    functions: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 Verdict = Literal["fits", "near", "mask", "underflow", "overflow"]

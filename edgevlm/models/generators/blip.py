@@ -170,7 +170,8 @@ class Decoder(nn.Module):
     def forward(self, embeddings: Tensor, positions: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         places = Places(positions, self.slots, groups=1)
         picture, state = given[: 2 * len(self.layers)], given[2 * len(self.layers) :]
-        rows, written = self.first_norm(embeddings + places.one_hot @ self.positions), []
+        rows = embeddings + nn.functional.embedding(places.looked_up, self.positions)
+        rows, written = self.first_norm(rows), []
         for number, layer in enumerate(self.layers):
             two = slice(2 * number, 2 * number + 2)
             rows, keys, values = layer(rows, places, picture[two], *state[two])

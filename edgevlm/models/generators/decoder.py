@@ -56,6 +56,8 @@ class Places:
 
     def __init__(self, positions: Tensor, slots: Tensor, groups: int) -> None:
         column = positions.unsqueeze(-1)
+        self.looked_up = positions.clamp(min=0)
+        """int32 [1, T], indices into a table of positions; those of padding are of no matter."""
         self.one_hot = (slots == column).float()
         """[1, T, S]"""
         self.kept = 1 - self.one_hot.sum(1).unsqueeze(-1)
@@ -93,9 +95,15 @@ class Rotation(nn.Module):
         self.register_buffer("sin", sin[0].float())
         self.register_buffer("turn", torch.cat([torch.cat([nothing, half], 1), torch.cat([-half, nothing], 1)]))
 
-    def forward(self, heads: Tensor, one_hot: Tensor) -> Tensor:
+    def forward(self, places: Places) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rows' angles, [1, T, D] each."""
+        look_up = nn.functional.embedding
+        return look_up(places.looked_up, self.cos), look_up(places.looked_up, self.sin)
+
+    def rotate(self, heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """Queries or keys [H, T, D], turned by the angles of their positions."""
-        return heads * (one_hot @ self.cos) + (heads @ self.turn) * (one_hot @ self.sin)
+        cos, sin = angles
+        return heads * cos + (heads @ self.turn) * sin
 
 
 class Attention(nn.Module):
@@ -117,10 +125,12 @@ class Attention(nn.Module):
         """Of keys and values."""
         self.rotation = rotation
 
-    def forward(self, rows: Tensor, places: Places, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, rows: Tensor, places: Places, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [1, T, W], keys and values [1, H, S, D] -> rows, keys, values of the same shapes."""
-        query = self.rotation(self._split(self.query(rows) * self.size**-0.5), places.one_hot)
-        key = self.rotation(self._split(self.key(rows)), places.one_hot)
+        query = self.rotation.rotate(self._split(self.query(rows) * self.size**-0.5), angles)
+        key = self.rotation.rotate(self._split(self.key(rows)), angles)
         keys = places.write(keys.squeeze(0), key)
         values = places.write(values.squeeze(0), self._split(self.value(rows)))
         scores = query.reshape(self.heads, -1, self.size) @ keys.transpose(1, 2)
@@ -148,8 +158,10 @@ class Layer(nn.Module):
         self.mlp_norm = RMSNorm(layer.post_attention_layernorm)
         self.mlp: nn.Module = layer.mlp
 
-    def forward(self, rows: Tensor, places: Places, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mixed, keys, values = self.attention(self.attention_norm(rows), places, keys, values)
+    def forward(
+        self, rows: Tensor, places: Places, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mixed, keys, values = self.attention(self.attention_norm(rows), places, angles, keys, values)
         rows = rows + mixed
         return rows + self.mlp(self.mlp_norm(rows)), keys, values
 
@@ -175,8 +187,8 @@ class Decoder(nn.Module):
     def __init__(self, model: Any, head: nn.Linear, context_length: int, *, where: str) -> None:
         super().__init__()
         check_decoder(model.config, context_length, where)
-        rotation = Rotation(model.rotary_emb, context_length)
-        self.layers = nn.ModuleList(Layer(layer, rotation) for layer in model.layers)
+        self.rotation = Rotation(model.rotary_emb, context_length)
+        self.layers = nn.ModuleList(Layer(layer, self.rotation) for layer in model.layers)
         self.norm = RMSNorm(model.norm)
         self.head = head
         self.groups: int = model.layers[0].self_attn.num_key_value_groups
@@ -190,9 +202,9 @@ class Decoder(nn.Module):
 
     def forward(self, embeddings: Tensor, positions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         places = Places(positions, self.slots, self.groups)
-        rows, written = embeddings, []
+        angles, rows, written = self.rotation(places), embeddings, []
         for layer, keys, values in zip(self.layers, state[::2], state[1::2], strict=True):
-            rows, keys, values = layer(rows, places, keys, values)
+            rows, keys, values = layer(rows, places, angles, keys, values)
             written += [keys, values]
         return self.head(self.norm(places.newest @ rows)).squeeze(1), *written
 
