@@ -30,7 +30,7 @@ def open(path: str | Path, *, threads: int | None = None, trusted: bool = False)
 
     >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
     ...     embeddings = model.encode_text(["a cat", "a dog"])
-    >>> embeddings.shape == (2, model.bundle.manifest.embedding_dim)
+    >>> embeddings.shape == (2, model.bundle.manifest.embedding.dim)
     True
 
     Args:

@@ -194,7 +194,7 @@ class FakeModel(BundleModel):
         """Zeros: made-up embeddings share no mean. See `BundleModel.mean_embedding`."""
         if "encode_image" not in self.bundle.components:
             return super().mean_embedding  # which refuses
-        return np.zeros(self.bundle.manifest.embedding_dim, np.float32)
+        return np.zeros(self.bundle.manifest.embedding.dim, np.float32)
 
 
 def text_of(token_ids: Array) -> str:

@@ -60,12 +60,13 @@ class CoreMLRuntime:
         _require("coremltools")
         on_apple = apple_runtime_works()
         loaded: dict[str, tuple[ComponentSpec, _Predictor]] = {}
-        for name, component in bundle.components.items():
+        for name, component in bundle.functions.items():
             path = bundle.path / component.file
             predictor = _AppleProgram(path) if on_apple else _evaluated_program(path, threads)
             _check_boundary(component, predictor, path)
             loaded[name] = (component.spec, predictor)
-        return CoreMLSession(loaded, evidence="device" if on_apple else "program-semantics")
+        evidence = "device" if on_apple else "program-semantics"
+        return CoreMLSession(loaded, bundle.components, evidence=evidence)
 
     def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
         """The ops of each component's program, without loading weights.
@@ -146,8 +147,14 @@ class CoreMLSession(SerialSession[_Predictor]):
         evidence: `device` with Apple's runtime, `program-semantics` with the evaluator.
     """
 
-    def __init__(self, components: Mapping[str, tuple[ComponentSpec, _Predictor]], *, evidence: str) -> None:
-        super().__init__(components)
+    def __init__(
+        self,
+        functions: Mapping[str, tuple[ComponentSpec, _Predictor]],
+        components: Mapping[str, BundledComponent],
+        *,
+        evidence: str,
+    ) -> None:
+        super().__init__(functions, components)
         self.evidence = evidence
 
     def _compute(

@@ -43,11 +43,11 @@ def _own(component: str, manifest: Manifest) -> dict[str, str]:
     found = {
         "source": manifest.source.name,
         "recipe": manifest.recipe.name,
-        "embedding_space_id": manifest.embedding_space_id,
-        "logit_scale": repr(manifest.logit_scale),
+        "embedding_space_id": manifest.embedding.space_id,
+        "logit_scale": repr(manifest.embedding.logit_scale),
     }
-    if manifest.logit_bias is not None:
-        found["logit_bias"] = repr(manifest.logit_bias)
+    if manifest.embedding.logit_bias is not None:
+        found["logit_bias"] = repr(manifest.embedding.logit_bias)
     if component == "classify" and manifest.labels is not None:
         found["labels"] = json.dumps(manifest.labels.names, ensure_ascii=False)
     return found

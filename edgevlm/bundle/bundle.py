@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from edgevlm import schema
 from edgevlm.bundle import versions
-from edgevlm.bundle.manifest import FORMAT_VERSION, MANIFEST, BundledComponent, FileRecord, Manifest
+from edgevlm.bundle.manifest import MANIFEST, BundledComponent, FileRecord, Manifest
 from edgevlm.errors import BundleError
 
 
@@ -56,6 +56,20 @@ class Bundle:
     def is_newer(self) -> bool:
         """Whether it is of a newer minor version of the format than this EdgeVLM's, whose keys are left out."""
         return versions.is_newer(self.manifest.format_version, where=str(self.path / MANIFEST))
+
+    @property
+    def functions(self) -> Mapping[str, BundledComponent]:
+        """What the files answer, under their own names for it: a component once for each of its lengths.
+
+        Specs have no lengths, and no state but among inputs and outputs. Of components without either, these are those.
+        """
+        return {
+            each.function(length): replace(each, spec=each.spec.explicit(length, each.function(length)))
+            if each.spec.lengths or each.spec.state
+            else each
+            for each in self.components.values()
+            for length in each.spec.lengths or (1,)
+        }
 
     @property
     def digest(self) -> str:
@@ -200,7 +214,7 @@ def _note(folder: Path, version: str, ignored: list[str]) -> str:
     """What to say about a newer minor version."""
     keys = f" ({', '.join(sorted(ignored))})" if ignored else ""
     return (
-        f"{folder} is in format {version}, this edgevlm knows {FORMAT_VERSION}: what the newer format added is "
+        f"{folder} is in format {version}, this edgevlm knows {versions.own(version)}: what the newer format added is "
         f"ignored{keys}. To have it read, update edgevlm."
     )
 

@@ -99,7 +99,7 @@ class Sampling:
 
     temperature: Annotated[float, Quantity(least=0)] = 0.0
     top_k: Annotated[int, Quantity(least=0)] = 0
-    top_p: Annotated[float, Quantity(above=0, most=1)] = 1.0
+    top_p: Annotated[float, Quantity(above=0)] = 1.0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ a bundle's manifest and read back without loading a model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -22,6 +22,8 @@ DType = Literal["float32", "int32"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 TextCanonicalisation = Literal["none", "siglip"]
 ResizeRule = Literal["shortest_edge", "exact", "none"]
+OF_TALKERS = {"since": "2.0", "omitted": True}
+"""Metadata of keys that only the bundle of a model that talks has."""
 Positive = Annotated[float, Quantity(above=0)]
 Pixels = Annotated[int, Quantity("pixels", least=1)]
 TokenId = Annotated[int, Quantity(least=0)]
@@ -63,8 +65,21 @@ class ComponentSpec:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    lengths: tuple[Annotated[int, Quantity(least=1)], ...] = field(default=(), metadata={"since": "2.0"})
-    state: tuple[TensorSpec, ...] = field(default=(), metadata={"since": "2.0"})
+    lengths: tuple[Annotated[int, Quantity(least=1)], ...] = field(default=(), metadata=OF_TALKERS)
+    state: tuple[TensorSpec, ...] = field(default=(), metadata=OF_TALKERS)
+
+    def explicit(self, length: int, name: str | None = None) -> ComponentSpec:
+        """The same for so many rows at once, its state among its inputs and its outputs.
+
+        Args:
+            length: What -1 is.
+            name: What a file calls the component at this length.
+        """
+        inputs, outputs, state = (
+            tuple(replace(tensor, shape=tensor.at(length)) for tensor in group)
+            for group in (self.inputs, self.outputs, self.state)
+        )
+        return ComponentSpec(name or self.name, (*inputs, *state), (*outputs, *state))
 
 
 @dataclass(frozen=True)

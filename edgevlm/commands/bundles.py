@@ -324,7 +324,7 @@ def _classifier(
 
     def ask(picture: str) -> F32:
         cosines = cosines_of(picture)
-        found = score(cosines, manifest.logit_scale, manifest.logit_bias, kind)
+        found = score(cosines, manifest.embedding.logit_scale, manifest.embedding.logit_bias, kind)
         return np.where(cosines < threshold, np.float32(-np.inf), found)
 
     return ask

@@ -260,7 +260,7 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("with fixtures", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
         ("peak memory", f"about {_megabytes(manifest.estimated_peak_memory_bytes)} of the engine's own (estimated)"),
         ("picture", f"{image.height} x {image.width}, {image.resize.replace('_', ' ')}, {image.resample}"),
-        ("embedding", f"{manifest.embedding_dim} numbers, space {manifest.embedding_space_id[:19]}…"),
+        ("embedding", f"{manifest.embedding.dim} numbers, space {manifest.embedding.space_id[:19]}…"),
         ("digest", bundle.digest),
     ]
     for proof in manifest.weights:

@@ -240,7 +240,7 @@ def _check_labels(session: Session, bundle: Bundle, expected: Answers, tokenizer
     rows = tokenizer.encode([text for several in texts for text in several])
     answered = comparison.ask(session, [bundle.components["encode_text"].spec], {TOKEN_IDS: rows})
     embedded = average(answered["encode_text"]["embedding"], [len(several) for several in texts])
-    claimed = (logits - (manifest.logit_bias or 0)) / manifest.logit_scale
+    claimed = (logits - (manifest.embedding.logit_bias or 0)) / manifest.embedding.logit_scale
     off = np.abs(expected["encode_image"]["embedding"] @ embedded.T - claimed)
     worst = int(off.max(0).argmax())
     allowed = 1e-3 + (2 * (1 - arithmetic(manifest.recipe).min_cosine)) ** 0.5
@@ -379,7 +379,7 @@ def _measure(session: Session, bundle: Bundle, samples: Rows, reference: Answers
     stage, manifest = f"{bundle.manifest.target}: comparing with the float reference", bundle.manifest
     specs = [component.spec for component in bundle.components.values()]
     answers = comparison.ask(session, specs, samples, lambda share: progress(stage, share))
-    checks = comparison.compare(reference, answers, manifest.recipe.parity, logit_scale=manifest.logit_scale)
+    checks = comparison.compare(reference, answers, manifest.recipe.parity, logit_scale=manifest.embedding.logit_scale)
     return ParityReport(session.evidence, len(samples[PIXELS]), checks)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgevlm.bundle.spec import ComponentSpec
@@ -27,35 +27,16 @@ class Program:
     module: torch.nn.Module
     example: tuple[torch.Tensor, ...]
 
-    def at(self, length: int) -> Program:
-        """The same for so many rows at once, with a spec whose shapes are all known."""
-        inputs, outputs, state = (
-            tuple(replace(tensor, shape=tensor.at(length)) for tensor in group)
-            for group in (self.spec.inputs, self.spec.outputs, self.spec.state)
-        )
-        example = tuple(
-            tensor[tuple(slice(0, size) for size in spec.shape)]
-            for tensor, spec in zip(self.example, (*inputs, *state), strict=True)
-        )
-        return Program(
-            replace(self.spec, inputs=inputs, outputs=outputs, state=state, lengths=()), self.module, example
-        )
-
     @property
     def lengths(self) -> tuple[int, ...]:
         """How many rows it is run with at once; 1 where it has no choice."""
         return self.spec.lengths or (1,)
 
     def explicit(self, length: int) -> Program:
-        """The same for so many rows at once, its state among its inputs and its outputs: what keeps none can hold it."""
-        fixed = self.at(length)
-        spec = replace(
-            fixed.spec,
-            inputs=(*fixed.spec.inputs, *fixed.spec.state),
-            outputs=(*fixed.spec.outputs, *fixed.spec.state),
-            state=(),
-        )
-        return replace(fixed, spec=spec)
+        """The same for so many rows at once, its state among its inputs and its outputs."""
+        spec = self.spec.explicit(length)
+        cut = (tuple(slice(0, size) for size in tensor.shape) for tensor in spec.inputs)
+        return Program(spec, self.module, tuple(each[part] for each, part in zip(self.example, cut, strict=True)))
 
 
 def function_name(component: str, length: int, lengths: tuple[int, ...]) -> str:

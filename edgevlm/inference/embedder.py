@@ -99,7 +99,7 @@ class BundleModel(Closing):
 
         >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
         ...     embeddings = model.encode_image(["examples/pictures/yellow-star.png", PIL.Image.new("RGB", (640, 480))])
-        >>> embeddings.shape == (2, model.bundle.manifest.embedding_dim)
+        >>> embeddings.shape == (2, model.bundle.manifest.embedding.dim)
         True
 
         Args:
@@ -116,7 +116,7 @@ class BundleModel(Closing):
         if "encode_image" not in self.bundle.components:
             raise self._lacking("encode_image, so it has no embeddings of pictures")
         rows = [self._ask("encode_image", picture) for picture in listed_pictures(images)]
-        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
+        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding.dim), np.float32)
 
     def encode_text(self, texts: Sequence[str]) -> F32:
         """Embeddings of texts, float32 [N, D], unit norm.
@@ -134,7 +134,7 @@ class BundleModel(Closing):
             raise self._lacking("text tower, so it cannot encode texts")
         ids = self.tokenizer.encode(texts)
         rows = [self._run("encode_text", "token_ids", row[None]) for row in ids]
-        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
+        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding.dim), np.float32)
 
     def classify(
         self,
@@ -197,7 +197,9 @@ class BundleModel(Closing):
 
         def ask(picture: Picture) -> F32:
             image = self._ask("encode_image", picture)[None]
-            (row,) = label_scores(image, embeddings, manifest.logit_scale, manifest.logit_bias, scores)
+            (row,) = label_scores(
+                image, embeddings, manifest.embedding.logit_scale, manifest.embedding.logit_bias, scores
+            )
             return np.asarray(row, np.float32)
 
         return ask
@@ -208,8 +210,10 @@ class BundleModel(Closing):
 
         def of_logits(picture: Picture) -> F32:
             logits = self._ask("classify", picture, "logits")[places]
-            cosines = np.asarray((logits - (manifest.logit_bias or 0)) / manifest.logit_scale, np.float32)
-            return score(cosines, manifest.logit_scale, manifest.logit_bias, kind)
+            cosines = np.asarray(
+                (logits - (manifest.embedding.logit_bias or 0)) / manifest.embedding.logit_scale, np.float32
+            )
+            return score(cosines, manifest.embedding.logit_scale, manifest.embedding.logit_bias, kind)
 
         def of_scores(picture: Picture) -> F32:
             shares = self._ask("classify", picture, "scores")[places]

@@ -27,7 +27,7 @@ from edgevlm.process import frames
 from edgevlm.targets import registry
 from edgevlm.targets.inspection import Adviser
 from edgevlm.targets.isolation import LONGEST_SECONDS
-from edgevlm.targets.runtime import Session
+from edgevlm.targets.runtime import Session, State
 
 _MEMORY_BYTES = 2_000_000_000
 """Of the libraries and of activations; what weights take comes to it."""
@@ -50,6 +50,7 @@ class _AskedBundle:
         self._runtime = registry.runtime(read.target)
         self._session: Session | None = None
         self._tokenizer: Tokenizer | None = None
+        self._states: list[State | None] = []
 
     def answer(self, ask: str, **asked: Any) -> Any:
         """What a method of the target's runtime, of the session or of the tokenizer gives."""
@@ -58,6 +59,13 @@ class _AskedBundle:
             return self._session.evidence
         if ask == "run" and self._session is not None:
             return self._session.run(**asked)
+        if ask == "make_state" and self._session is not None:
+            self._states.append(self._session.make_state(**asked))
+            return len(self._states) - 1
+        if ask == "run_on" and self._session is not None:
+            for number in asked["forgotten"]:
+                self._states[number] = None
+            return self._session.run(asked["component"], asked["inputs"], self._states[asked["state"]])
         if ask == "highest_id":
             return self._read_tokenizer().highest_id
         if ask in _OF_TOKENIZER:
