@@ -132,7 +132,7 @@ def test_the_command_says_that_no_label_fits() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["tflite", "executorch", "coreml"])
+@pytest.mark.parametrize("target", ["tflite", "coreml"])
 def test_a_siglip_bundle_may_say_that_nothing_fits(target: str, siglip: Path, tmp_path: Path) -> None:
     picture = tmp_path / "grey.png"
     Image.new("RGB", (32, 32), (127, 127, 127)).save(picture)
