@@ -16,7 +16,7 @@ from edgevlm.converters.requirements import require
 from edgevlm.converters.tflite.footprint import footprint
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.capture import examples, named, plain_attention
-from edgevlm.graphs.program import Programs, function_name
+from edgevlm.graphs.program import Programs, functions, unrolled
 from edgevlm.process.progress import Progress
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
@@ -70,12 +70,7 @@ class TFLiteConverter:
         with quiet():
             data = _lower(programs, recipe)
         (out_dir / FILE).write_bytes(data)
-        functions = {
-            name: {length: function_name(name, length, program.lengths) for length in program.lengths}
-            for name, program in programs.items()
-            if program.spec.lengths
-        }
-        return (BundleFile(FILE, tuple(programs), requires=_required_runtimes(data), functions=functions),)
+        return (BundleFile(FILE, tuple(programs), requires=_required_runtimes(data), functions=functions(programs)),)
 
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What the file is expected to take, and the least runtime."""
@@ -105,11 +100,8 @@ def _convert(programs: Programs, *, static: bool = False) -> bytes:
     import litert_torch  # type: ignore[import-untyped]
 
     converter: Any = litert_torch.Converter()
-    for component, program in programs.items():
-        for length in program.lengths:
-            fixed = program.explicit(length) if program.spec.lengths else program
-            name = function_name(component, length, program.spec.lengths)
-            converter = converter.signature(name, named(fixed), sample_kwargs=examples(fixed))
+    for name, program in unrolled(programs).items():
+        converter = converter.signature(name, named(program), sample_kwargs=examples(program))
     try:
         with plain_attention():
             return bytes(converter.convert(quant_config=_static_mode() if static else None).model_content())

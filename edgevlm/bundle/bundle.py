@@ -187,6 +187,14 @@ def _check_claims(where: Path, manifest: Manifest) -> None:
             f"{where}: image: expected one length for shortest_edge, got resize_height {image.resize_height} and "
             f"resize_width {image.resize_width}"
         )
+    for name, component in manifest.components.items():
+        spec = component.spec
+        known = {*component.functions} == {*map(str, spec.lengths)} and [*spec.lengths] == sorted({*spec.lengths})
+        shapes = [tensor.shape for tensor in (*spec.inputs, *spec.outputs, *spec.state)]
+        if not known or any(size == 0 or (size == -1 and not spec.lengths) for shape in shapes for size in shape):
+            raise BundleError(
+                f"{where}: {name}: expected ascending lengths, a function for each, and sizes of at least 1"
+            )
     for name in manifest.components.keys() & {"encode_image", "encode_text"}:
         for output in manifest.components[name].spec.outputs:
             if output.name == "embedding" and output.shape[-1] != manifest.embedding_dim:
@@ -242,9 +250,11 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
                 found.add(path.relative_to(folder).as_posix())
     for name in sorted(found - set(manifest.files) - {MANIFEST}):
         raise BundleError(f"{folder / name}: the manifest does not list this file", hint="remove it")
-    text = manifest.text
-    if text is not None and text.tokenizer_file not in manifest.files:
-        raise BundleError(f"{folder}: text.tokenizer_file names {text.tokenizer_file!r}, which is not in the bundle")
+    for key, rules in (("text", manifest.text), ("dialogue", manifest.dialogue)):
+        if rules is not None and rules.tokenizer_file not in manifest.files:
+            raise BundleError(
+                f"{folder}: {key}.tokenizer_file names {rules.tokenizer_file!r}, which is not in the bundle"
+            )
     for name, component in manifest.components.items():
         file = component.file
         if file not in manifest.files and not any(listed.startswith(f"{file}/") for listed in manifest.files):

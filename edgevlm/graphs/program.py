@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from edgevlm.bundle.spec import ComponentSpec
 
 if TYPE_CHECKING:
     import torch
+
+Programs: TypeAlias = "Mapping[str, Program]"
 
 
 @dataclass(frozen=True)
@@ -52,4 +54,19 @@ def function_name(component: str, length: int, lengths: tuple[int, ...]) -> str:
     return f"{component}_{length}"
 
 
-Programs = Mapping[str, Program]
+def unrolled(programs: Programs) -> dict[str, Program]:
+    """Every component at each of its lengths, under the name that a file has for it; see `Program.explicit`."""
+    return {
+        function_name(name, length, program.spec.lengths): program.explicit(length) if program.spec.lengths else program
+        for name, program in programs.items()
+        for length in program.lengths
+    }
+
+
+def functions(programs: Programs) -> dict[str, dict[int, str]]:
+    """Of each component that is run with several lengths, what a file calls it, by length."""
+    return {
+        name: {length: function_name(name, length, program.spec.lengths) for length in program.lengths}
+        for name, program in programs.items()
+        if program.spec.lengths
+    }

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.dialogue import Dialogue, Sampling
 from edgevlm.bundle.spec import F32, Array, ComponentSpec, ImagePreprocessing
 from edgevlm.errors import InputError
@@ -18,6 +19,8 @@ from edgevlm.inputs import tiles
 from edgevlm.inputs.chat import Cut, Message, Written, write
 from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.texts import Tokenizer
+from edgevlm.targets.isolation import words_of
+from edgevlm.targets.runtime import Session
 
 Finish = Literal["end", "length", "context", "stopped"]
 ENCODE_IMAGE, EMBED_TOKENS, DECODE = "encode_image", "embed_tokens", "decode"
@@ -338,6 +341,24 @@ class Generator:
 
     def _text(self, text: str | None) -> str:
         return self.dialogue.describe if text is None else text
+
+
+def generator_of(bundle: Bundle, session: Session) -> Generator:
+    """An open bundle of a model that talks.
+
+    Raises:
+        InputError: it is a dual encoder's.
+        CheckpointError: its tokenizer is damaged.
+    """
+    dialogue = bundle.manifest.dialogue
+    if dialogue is None:
+        raise InputError(
+            f"{bundle.path}: this model gives embeddings, and does not talk",
+            hint="edgevlm run --labels or --text, and encode_image, encode_text and classify, are what it answers",
+        )
+    specs = {name: component.spec for name, component in bundle.components.items()}
+    tokenizer = words_of(bundle, dialogue.tokenizer_file, session)
+    return Generator(session, specs, bundle.manifest.image, dialogue, tokenizer)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,9 @@ class _AskedBundle:
         raise ValueError(f"expected a question, got {ask!r}")
 
     def _read_tokenizer(self) -> Tokenizer:
+        dialogue = self._bundle.manifest.dialogue
+        if dialogue is not None:
+            self._tokenizer = self._tokenizer or Tokenizer(without_rules(dialogue.tokenizer_file), self._bundle.path)
         self._tokenizer = self._tokenizer or Tokenizer.of_bundle(self._bundle)
         if self._tokenizer is None:
             raise BundleError(f"{self._bundle.path}: expected a tokenizer, got none")

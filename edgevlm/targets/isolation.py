@@ -26,7 +26,7 @@ from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.spec import Array, ComponentSpec, TextPreprocessing
 from edgevlm.errors import BundleError, CheckpointError, EdgeVLMError, TensorError, debugging
-from edgevlm.inputs.texts import Tokenizer
+from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.process import children, frames
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import Advice, OpCount
@@ -126,6 +126,10 @@ class IsolatedSession(SerialSession[str]):
             raise BundleError(f"{spec.name}: expected the outputs {expected}, got {got}", hint=_HINT)
         return dict(found)
 
+    def ask(self, what: str, **asked: Any) -> Any:
+        """See `_BundleProcess`."""
+        return self._opened().ask(what, **asked)
+
     def close(self) -> None:
         super().close()
         self._isolated = None
@@ -200,6 +204,18 @@ def tokenizer_of(bundle: Bundle, session: Session) -> Tokenizer | None:
     if isinstance(session, IsolatedSession):
         return session.tokenizer()
     return Tokenizer.of_bundle(bundle)
+
+
+def words_of(bundle: Bundle, tokenizer_file: str, session: Session) -> Tokenizer:
+    """The tokenizer of a model that talks, in the process that its session runs in.
+
+    Raises:
+        CheckpointError: its file is damaged.
+        BundleError: it ended the process.
+    """
+    if isinstance(session, IsolatedSession):
+        return IsolatedTokenizer(without_rules(tokenizer_file), session.ask)
+    return Tokenizer(without_rules(tokenizer_file), bundle.path)
 
 
 class _Ended(Exception):

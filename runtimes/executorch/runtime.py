@@ -82,7 +82,10 @@ class ExecuTorchRuntime:
             BundleError: the file is damaged.
             MissingDependency: executorch or torch is not installed.
         """
-        return {name: tuple(stored_weights(method)) for name, method in _read_methods(bundle).items()}
+        methods = _read_methods(bundle)
+        return {
+            name: tuple(stored_weights(methods[component.function(1)])) for name, component in bundle.components.items()
+        }
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once, rewritten so that it returns what it computes on the way.
@@ -163,7 +166,7 @@ def _read_methods(bundle: Bundle) -> dict[str, Method]:
     for file in {component.file for component in bundle.components.values()}:
         _load(bindings, bundle.path / file)
         methods[file] = read_methods(bundle.path / file)
-    return {name: methods[component.file][name] for name, component in bundle.components.items()}
+    return {name: methods[component.file][name] for name, component in bundle.functions.items()}
 
 
 def _bindings() -> Any:

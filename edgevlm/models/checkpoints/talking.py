@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgevlm.models.generators.parts import Parts
     from edgevlm.models.talker import Talker
 
-FAMILIES: Mapping[str, tuple[str, str]] = {
+_FAMILIES: Mapping[str, tuple[str, str]] = {
     "llava": ("edgevlm.models.generators.llava", "LlavaForConditionalGeneration"),
     "smolvlm": ("edgevlm.models.generators.smolvlm", "SmolVLMForConditionalGeneration"),
     "idefics3": ("edgevlm.models.generators.smolvlm", "Idefics3ForConditionalGeneration"),
@@ -65,7 +65,7 @@ def load(
     """
     config_file = folder / "config.json"
     config = read_json(config_file)
-    module_name, class_name = FAMILIES[str(config["model_type"])]
+    module_name, class_name = _FAMILIES[str(config["model_type"])]
     files = weights.find_files(folder)
     weights.check_headers(files)
     for package in ("torch", "transformers"):

@@ -1,0 +1,82 @@
+"""A model that talks, made ready to be lowered."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.errors import CheckpointError, UnsupportedError
+from edgevlm.graphs.outline import Outline, outline
+from edgevlm.inference.generator import Generator
+from edgevlm.inputs.rows import Rows
+from edgevlm.process.progress import Progress
+
+if TYPE_CHECKING:
+    from edgevlm.compression.compression import Compressed
+    from edgevlm.models.talker import Talker
+
+
+class PreparedTalker:
+    """A loaded model that talks, for all targets; `edgevlm.conversion.prepared.Prepared` is the same of dual encoders.
+
+    Args:
+        model: What was loaded.
+    """
+
+    calibration = None
+
+    def __init__(self, model: Talker) -> None:
+        self.model = model
+        self.programs = model.programs
+
+    @cached_property
+    def original(self) -> Generator:
+        """The float original, to be asked."""
+        model = self.model
+        specs = {name: program.spec for name, program in self.programs.items()}
+        return Generator(model.original, specs, model.image, model.dialogue, model.tokenizer)
+
+    def audit_rows(self, progress: Progress) -> Rows:
+        """Nothing: what float16 does to a dialogue is seen by its answers."""
+        return {}
+
+    def compress(self, recipe: Recipe, progress: Progress) -> Compressed:
+        """The components as they are.
+
+        Raises:
+            UnsupportedError: a recipe that quantises or prunes.
+        """
+        from edgevlm.compression.compression import Compressed
+
+        if recipe.weights.dtype != "float" or recipe.weights.sparsity:
+            raise UnsupportedError(
+                f"recipe {recipe.name}: models that talk are converted in fp32 and fp16 alone as yet",
+                hint="--recipe fp16",
+            )
+        return Compressed(self.programs, {})
+
+    def check_original(self) -> None:
+        """Asks the original for one step, which takes seconds at most: before the long work.
+
+        Raises:
+            CheckpointError: it answers NaN or infinity.
+        """
+        logits = self.original.place().put([*self.model.dialogue.begin_ids, self.model.dialogue.end_ids[0]])
+        if not np.isfinite(logits).all():
+            raise CheckpointError(
+                f"{self.model.source.name}: decode: expected numbers, and the original's own answer is none",
+                hint="the training has diverged, or these weights were never trained: take another state",
+            )
+
+    @property
+    def peak_bytes(self) -> int:
+        """Estimate for the largest component: its weights in float32 and its activations."""
+        return max(seen.activation_bytes + seen.weight_bytes for seen in self.outlines.values())
+
+    @cached_property
+    def outlines(self) -> dict[str, Outline]:
+        """Every component, seen without running it, at its longest."""
+        return {name: outline(program) for name, program in self.programs.items()}
