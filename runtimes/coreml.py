@@ -62,7 +62,8 @@ class CoreMLRuntime:
         loaded: dict[str, tuple[ComponentSpec, _Predictor]] = {}
         for name, component in bundle.functions.items():
             path = bundle.path / component.file
-            predictor = _AppleProgram(path) if on_apple else _evaluated_program(path, threads)
+            function = name if bundle.has_lengths(component.file) else None
+            predictor = _AppleProgram(path, function) if on_apple else _evaluated_program(path, function, threads)
             _check_boundary(component, predictor, path)
             loaded[name] = (component.spec, predictor)
         evidence = "device" if on_apple else "program-semantics"
@@ -92,7 +93,8 @@ class CoreMLRuntime:
         _require("coremltools")
         from edgevlm.runtimes.mlprogram.stored import stored_weights
 
-        return {name: stored_weights(function) for name, function in _functions(bundle)}
+        found = dict(_functions(bundle))
+        return {name: stored_weights(found[component.function(1)]) for name, component in bundle.components.items()}
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once on the evaluator, on Apple's systems too: Core ML keeps its own to itself.
@@ -176,10 +178,10 @@ class CoreMLSession(SerialSession[_Predictor]):
 class _EvaluatedProgram:
     """A package on the evaluator."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, function: str | None, threads: int | None) -> None:
         from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 
-        self._program = MLProgram.open(path, threads=threads)
+        self._program = MLProgram.open(path, function=function, threads=threads)
         self.input_names = frozenset(feature.name for feature in self._program.inputs)
         self.output_names = frozenset(feature.name for feature in self._program.outputs)
         self.pictures: Mapping[str, tuple[str, int, int]] = {
@@ -192,21 +194,21 @@ class _EvaluatedProgram:
         return {name: np.asarray(answer) for name, answer in self._program.predict(inputs).items()}
 
 
-def _evaluated_program(path: Path, threads: int | None) -> _EvaluatedProgram:
+def _evaluated_program(path: Path, function: str | None, threads: int | None) -> _EvaluatedProgram:
     _require("torch")
-    return _EvaluatedProgram(path, threads)
+    return _EvaluatedProgram(path, function, threads)
 
 
 class _AppleProgram:
     """A package on Apple's runtime, which wants pictures as PIL images. Not run on Apple hardware here."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, function: str | None) -> None:
         import coremltools  # type: ignore[import-untyped]
 
         if not path.is_dir():
             raise BundleError(f"{path}: expected an .mlpackage folder, which is missing")
         try:
-            self._model: Any = coremltools.models.MLModel(str(path))
+            self._model: Any = coremltools.models.MLModel(str(path), function_name=function)
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"{path}: Core ML cannot load this package: {error}") from error
         description = self._model.get_spec().description
@@ -249,8 +251,9 @@ def _functions(bundle: Bundle) -> Iterator[tuple[str, Function]]:
     """Each component's program, its weights not read yet."""
     from edgevlm.runtimes.mlprogram.package import read_function
 
-    for name, component in bundle.components.items():
-        yield name, read_function(bundle.path / component.file)
+    for name, component in bundle.functions.items():
+        function = name if bundle.has_lengths(component.file) else None
+        yield name, read_function(bundle.path / component.file, function)
 
 
 def _require(package: str) -> None:

@@ -71,6 +71,10 @@ class Bundle:
             for length in each.spec.lengths or (1,)
         }
 
+    def has_lengths(self, file: str) -> bool:
+        """Whether a file answers a component that is run with several lengths."""
+        return any(each.file == file and each.spec.lengths for each in self.components.values())
+
     @property
     def digest(self) -> str:
         """sha256 of `manifest.json`, which has that of every other file: one number that stands for every byte.

@@ -45,6 +45,11 @@ class TensorSpec:
     shape: tuple[Annotated[int, Quantity(least=-1)], ...]
     meaning: str
 
+    @property
+    def written(self) -> str:
+        """What a part of a state is called after a run, in files that take it and give it back."""
+        return f"{self.name}_written"
+
     def at(self, length: int) -> tuple[int, ...]:
         """The shape where -1 is `length`."""
         return tuple(length if size == -1 else size for size in self.shape)
@@ -69,7 +74,7 @@ class ComponentSpec:
     state: tuple[TensorSpec, ...] = field(default=(), metadata=OF_TALKERS)
 
     def explicit(self, length: int, name: str | None = None) -> ComponentSpec:
-        """The same for so many rows at once, its state among its inputs and its outputs.
+        """The same for so many rows at once, its state among its inputs, and among its outputs as it is afterwards.
 
         Args:
             length: What -1 is.
@@ -79,7 +84,8 @@ class ComponentSpec:
             tuple(replace(tensor, shape=tensor.at(length)) for tensor in group)
             for group in (self.inputs, self.outputs, self.state)
         )
-        return ComponentSpec(name or self.name, (*inputs, *state), (*outputs, *state))
+        written = (replace(tensor, name=tensor.written) for tensor in state)
+        return ComponentSpec(name or self.name, (*inputs, *state), (*outputs, *written))
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class IsolatedSession(SerialSession[str]):
     ) -> dict[str, NDArray[np.float32]]:
         forgotten, self._forgotten[:] = list(self._forgotten), []
         asked = {"component": program, "inputs": arrays, "state": state.number, "forgotten": forgotten}
-        return self._checked(spec, self._opened().ask("run_on", **asked), but={each.name for each in spec.inputs})
+        return self._checked(spec, self._opened().ask("run_on", **asked), but={each.written for each in spec.inputs})
 
     def _checked(
         self, spec: ComponentSpec, found: Mapping[str, NDArray[np.float32]], but: Collection[str] = ()

@@ -191,7 +191,8 @@ class SerialSession(Closing, Generic[P]):
     ) -> dict[str, NDArray[np.float32]]:
         """The same of one that keeps a state, which is changed; here it goes in and out."""
         answers = self._compute(spec, program, {**arrays, **state.arrays})
-        state.arrays = {name: answers.pop(name) for name in state.arrays}
+        written = {each.name: each.written for each in spec.inputs if each.name in state.arrays}
+        state.arrays = {name: answers.pop(now) for name, now in written.items()}
         return answers
 
     def _own(self, component: str, state: State | None) -> State:
