@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +225,15 @@ def _write(path: Path, content: Any) -> None:
 
 
 _ = Regex
+
+
+KINDS: Mapping[str, Callable[[Path], Path]] = {
+    "llava": write_llava,
+    "llava-siglip-qwen2": lambda folder: write_llava(folder, tower="siglip", decoder="qwen2", vision_feature_layer=-1),
+    "llava-mistral-two-layers": lambda folder: write_llava(
+        folder, decoder="mistral", vision_feature_layer=[-2, 1], text={"sliding_window": None, "head_dim": 24}
+    ),
+    "smolvlm": write_smolvlm,
+    "idefics3-whole": lambda folder: write_smolvlm(folder, kind="idefics3", splits=False),
+    "blip": write_blip,
+}

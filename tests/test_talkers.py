@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import talkers
 import torch
+from library import talker_checkpoint
 from numpy.typing import NDArray
 from pictures import scene
 from PIL import Image
@@ -29,18 +30,6 @@ from edgevlm.inputs.chat import Message, render
 from edgevlm.models.checkpoints import chat_rules, talking
 from edgevlm.models.talker import Talker
 
-TALKERS: Mapping[str, Callable[[Path], Path]] = {
-    "llava": talkers.write_llava,
-    "llava-siglip-qwen2": lambda folder: talkers.write_llava(
-        folder, tower="siglip", decoder="qwen2", vision_feature_layer=-1
-    ),
-    "llava-mistral-two-layers": lambda folder: talkers.write_llava(
-        folder, decoder="mistral", vision_feature_layer=[-2, 1], text={"sliding_window": None, "head_dim": 24}
-    ),
-    "smolvlm": talkers.write_smolvlm,
-    "idefics3-whole": lambda folder: talkers.write_smolvlm(folder, kind="idefics3", splits=False),
-    "blip": talkers.write_blip,
-}
 QUESTION = "Is there a red sofa in the photo?"
 TOKENS = 16
 
@@ -70,14 +59,9 @@ class ProgramSession:
     def close(self) -> None: ...
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    return cache(lambda kind: TALKERS[kind](tmp_path_factory.mktemp("talkers") / kind))
-
-
-@pytest.fixture(scope="module")
-def load(folders: Callable[[str], Path]) -> Callable[[str], Talker]:
-    return cache(lambda kind: talking.load(folders(kind), name=kind))
+@cache
+def load(kind: str) -> Talker:
+    return talking.load(talker_checkpoint(kind), name=kind)
 
 
 def asking(model: Talker, session: TalkingSession | None = None) -> Generator:
@@ -125,14 +109,12 @@ def by_transformers(model: Talker, folder: Path, picture: Image.Image, text: str
     return [each for each in found if each not in model.dialogue.end_ids]
 
 
-@pytest.mark.parametrize("kind", TALKERS)
-def test_an_answer_is_what_transformers_generates(
-    kind: str, folders: Callable[[str], Path], load: Callable[[str], Talker]
-) -> None:
+@pytest.mark.parametrize("kind", talkers.KINDS)
+def test_an_answer_is_what_transformers_generates(kind: str) -> None:
     model, answers = load(kind), []
     original, lowered = asking(model), asking(model, ProgramSession(model.programs))
     for picture in (scene(90, 70, seed=1), Image.new("RGB", (33, 64), (128, 128, 128))):
-        expected = by_transformers(model, folders(kind), picture, question(model))
+        expected = by_transformers(model, talker_checkpoint(kind), picture, question(model))
         for asked in (original, lowered):
             answer = asked.generate(picture, question(model), max_tokens=TOKENS)
             pieces = list(answer)
@@ -146,14 +128,14 @@ def test_an_answer_is_what_transformers_generates(
 
 
 @pytest.mark.parametrize("lengths", [(1, 8), (1, 3, 64), (1,)])
-def test_a_prompt_is_decoded_in_parts_of_any_length(lengths: tuple[int, ...], folders: Callable[[str], Path]) -> None:
-    model = talking.load(folders("llava"), name="l", context_length=128, lengths=lengths)
+def test_a_prompt_is_decoded_in_parts_of_any_length(lengths: tuple[int, ...]) -> None:
+    model = talking.load(talker_checkpoint("llava"), name="l", context_length=128, lengths=lengths)
     picture = scene(40, 40, seed=2)
     expected = ids(asking(model).generate(picture, QUESTION, max_tokens=8))
     assert ids(asking(model, ProgramSession(model.programs)).generate(picture, QUESTION, max_tokens=8)) == expected
 
 
-def test_a_second_question_costs_its_own_words(load: Callable[[str], Talker]) -> None:
+def test_a_second_question_costs_its_own_words() -> None:
     model = load("smolvlm")
     chat = asking(model, ProgramSession(model.programs)).chat(scene(30, 30, seed=3), system="Be brief.")
     first = ids(chat.ask(QUESTION, max_tokens=5))
@@ -169,8 +151,8 @@ def test_a_second_question_costs_its_own_words(load: Callable[[str], Talker]) ->
     assert ids(whole.ask("And a dog?", max_tokens=5)) == second
 
 
-def test_an_answer_ends_where_the_context_does_and_can_be_stopped(folders: Callable[[str], Path]) -> None:
-    model = talking.load(folders("blip"), name="b", context_length=8, lengths=(1, 8))
+def test_an_answer_ends_where_the_context_does_and_can_be_stopped() -> None:
+    model = talking.load(talker_checkpoint("blip"), name="b", context_length=8, lengths=(1, 8))
     answer = asking(model).generate(scene(30, 30, seed=4), max_tokens=100)
     assert answer.text
     assert answer.finish == "context"
@@ -184,7 +166,7 @@ def test_an_answer_ends_where_the_context_does_and_can_be_stopped(folders: Calla
         _ = asking(model).generate(scene(30, 30), "a photo of a cat sleeping on a red sofa in the park").text
 
 
-def test_scores_are_log_likelihoods(load: Callable[[str], Talker]) -> None:
+def test_scores_are_log_likelihoods() -> None:
     model, picture = load("llava"), scene(40, 40, seed=5)
     asked = asking(model)
     greedy = asked.generate(picture, QUESTION, max_tokens=1)
@@ -280,7 +262,7 @@ def test_a_dialogue_out_of_order_is_refused(message: str) -> None:
         render(chat, WRONG[message])
 
 
-def test_a_question_that_spells_a_picture_is_refused(load: Callable[[str], Talker]) -> None:
+def test_a_question_that_spells_a_picture_is_refused() -> None:
     with pytest.raises(InputError, match="expected texts without <image>, which stands for a picture"):
         _ = asking(load("llava")).generate(scene(20, 20), "what is <image>?").text
     with pytest.raises(InputError, match="expected a picture, which this model describes, got none"):
@@ -351,18 +333,18 @@ def test_what_a_bundle_cannot_carry_is_refused_by_name(case: str, tmp_path: Path
         talking.load(folder, name="l")
 
 
-def test_contexts_and_lengths_are_checked(folders: Callable[[str], Path]) -> None:
+def test_contexts_and_lengths_are_checked() -> None:
     with pytest.raises(CheckpointError, match=r"expected a context that holds a picture, which takes up to 16 pos"):
-        talking.load(folders("llava"), name="l", context_length=16)
+        talking.load(talker_checkpoint("llava"), name="l", context_length=16)
     with pytest.raises(CheckpointError, match="of at most max_position_embeddings, 1,024, got 9,999"):
-        talking.load(folders("llava"), name="l", context_length=9999)
+        talking.load(talker_checkpoint("llava"), name="l", context_length=9999)
     for lengths in ((2, 8), (1, 1), (1, 9, 3), (1, 4096)):
         with pytest.raises(InputError, match="lengths: expected whole numbers that ascend from 1"):
-            talking.load(folders("llava"), name="l", context_length=256, lengths=lengths)
+            talking.load(talker_checkpoint("llava"), name="l", context_length=256, lengths=lengths)
 
 
-def test_inputs_are_checked_and_a_closed_original_answers_no_more(folders: Callable[[str], Path]) -> None:
-    model = talking.load(folders("blip"), name="b")
+def test_inputs_are_checked_and_a_closed_original_answers_no_more() -> None:
+    model = talking.load(talker_checkpoint("blip"), name="b")
     original = model.original
     with pytest.raises(TensorError, match="expected 1 or 64 rows at once, the same of each input, got 7"):
         original.run("embed_tokens", {"token_ids": np.zeros((1, 7), np.int32)})
@@ -379,11 +361,9 @@ def test_inputs_are_checked_and_a_closed_original_answers_no_more(folders: Calla
         original.run("embed_tokens", {"token_ids": np.zeros((1, 1), np.int32)})
 
 
-def test_a_checkpoint_in_float16_and_in_shards_is_the_same_model(
-    folders: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_a_checkpoint_in_float16_and_in_shards_is_the_same_model(tmp_path: Path) -> None:
 
-    folder = folders("smolvlm")
+    folder = talker_checkpoint("smolvlm")
     shutil.copytree(folder, tmp_path / "half")
     _weights(tmp_path / "half", lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))
     shutil.copytree(tmp_path / "half", tmp_path / "shards")

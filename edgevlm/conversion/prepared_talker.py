@@ -6,11 +6,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import CheckpointError, UnsupportedError
 from edgevlm.graphs.outline import Outline, outline
 from edgevlm.inference.generator import Generator
+from edgevlm.inputs.chat import Message
 from edgevlm.inputs.rows import Rows
 from edgevlm.process.progress import Progress
 
@@ -64,8 +66,10 @@ class PreparedTalker:
         Raises:
             CheckpointError: it answers NaN or infinity.
         """
-        logits = self.original.place().put([*self.model.dialogue.begin_ids, self.model.dialogue.end_ids[0]])
-        if not np.isfinite(logits).all():
+        original = self.original
+        seen = original.see(Image.new("RGB", (64, 64), (128, 128, 128)))
+        written = original.write([Message("user", self.model.dialogue.describe, 1)], seen)
+        if not np.isfinite(original.begin(original.place(), written, seen)).all():
             raise CheckpointError(
                 f"{self.model.source.name}: decode: expected numbers, and the original's own answer is none",
                 hint="the training has diverged, or these weights were never trained: take another state",
