@@ -89,7 +89,7 @@ def test_wrong_inputs_are_refused(bundle: Bundle, component: str, inputs: dict[s
 def test_a_closed_session_answers_nothing(bundle: Bundle) -> None:
     session = CoreMLRuntime().open(bundle)
     session.close()
-    with pytest.raises(TensorError, match="no component"):
+    with pytest.raises(TensorError, match="this session is closed"):
         session.run("encode_image", {"pixels": np.zeros(PIXELS.shape, np.float32)})
 
 

@@ -159,6 +159,9 @@ def test_a_bundle_of_before_is_held_by_its_recipe(bundle: Bundle, stored: Golden
         texts=tuple(replace(each, shipped={}) for each in stored.texts),
         tolerances=(),
     )
+    with pytest.raises(BundleError, match=r"tolerances: expected those of each stage, as since format 1\.4, got none"):
+        golden.check(bundle, before, Tokenizer.of_bundle(bundle))
+    bundle = replace(bundle, manifest=replace(bundle.manifest, format_version="1.3"))
     expected = golden.check(bundle, before, Tokenizer.of_bundle(bundle))
     assert expected.keys() == {"reference"}
     golden.hold(bundle, before, expected, answers)

@@ -261,7 +261,7 @@ def _read_calibration_texts(path: Path) -> object:
 
 def _write_index(folder: Path) -> None:
     tensors = {
-        "codes": np.zeros((2, 4), np.int8),
+        "codes": np.full((2, 4), 127, np.int8),
         "names": np.frombuffer(b"a.png\0b.png\0", np.uint8),
         "stamps": np.zeros((2, 2), np.int64),
     }
