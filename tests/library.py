@@ -93,7 +93,7 @@ def talker(kind: str, target: str, recipe: str) -> Bundle:
     """A small model that talks, as `edgevlm convert` makes it; `talkers.KINDS` has which there are."""
 
     def make(folder: Path) -> None:
-        context = 32 if kind == "blip" else 128
+        context = 32 if kind == "blip" else 256
         edgevlm.convert(
             talker_checkpoint(kind), target=target, recipe=recipe, context_length=context, lengths=(1, 16), out=folder
         )

@@ -33,7 +33,7 @@ from edgevlm.models import catalogue
 from edgevlm.models.checkpoints import talking
 
 SLOW = (
-    *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp16")),
+    *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
     *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "fp32")),
 )
 MATRIX = [("blip", "tflite", "fp32"), *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]

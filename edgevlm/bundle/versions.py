@@ -13,7 +13,7 @@ from typing import Any
 from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION
 from edgevlm.errors import BundleError
 
-_OWN = dict(map(int, each.split(".")) for each in (FORMAT_VERSION, TALKERS_VERSION))
+_OWN = {int(major): int(minor) for major, minor in (each.split(".") for each in (FORMAT_VERSION, TALKERS_VERSION))}
 """Newest minor version by major one."""
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})")
 

@@ -106,14 +106,14 @@ def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out
 def _blame(opened: Bundle, model: str | None, out: Path, progress: Progress) -> tuple[Blame, ...]:
     from edgevlm.blame.bundles import blame_bundle, source_model
     from edgevlm.blame.page import write_page
-    from edgevlm.conversion import pipeline
+    from edgevlm.conversion.proof import fixtures
     from edgevlm.targets import registry
     from edgevlm.targets.isolation import tokenizer_of
 
     progress("loading the model", None)
     loaded = source_model(opened, model)
     with registry.runtime_of(opened).open(opened, threads=1) as session:
-        samples, reference = pipeline.fixtures(opened, tokenizer_of(opened, session))
+        samples, reference = fixtures(opened, tokenizer_of(opened, session))
     found = blame_bundle(opened, loaded, samples, reference, progress)
     write_page(found, f"{opened.path.name} beside {loaded.source.name}", out)
     return found

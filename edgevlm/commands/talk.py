@@ -13,6 +13,7 @@ from edgevlm.commands.options import PATH, as_json
 
 if TYPE_CHECKING:
     from edgevlm.bundle.dialogue import Sampling
+    from edgevlm.errors import ImageError
     from edgevlm.inference.embedder import BundleModel
     from edgevlm.inference.generator import Answer
 
@@ -107,7 +108,7 @@ def answer(
             return _told(picture, question or talker.dialogue.describe, found)
 
         answers: list[dict[str, Any]] = []
-        unreadable = {}
+        unreadable: dict[str, ImageError] = {}
         for path in given.paths:
             if stopped:
                 break

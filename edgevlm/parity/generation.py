@@ -99,9 +99,9 @@ def make(original: Generator, folder: Path, progress: Progress = silent) -> Gold
     if original.dialogue.chat is not None:
         asked += [(None, "What colours does a rainbow have?"), (None, _long_question(original))]
     found = []
-    for number, (name, question) in enumerate(asked):
+    for number, (shown, question) in enumerate(asked):
         progress("asking the original", number / len(asked))
-        found.append(_answer(original, folder, name, question))
+        found.append(_answer(original, folder, shown, question))
     return GoldenDialogues(SCHEMA_VERSION, tuple(found))
 
 
@@ -173,7 +173,9 @@ def _answer(original: Generator, folder: Path, name: str | None, question: str) 
     picture = None if name is None else f"{FOLDER}/{name}"
     written, seen = _write(original, folder, picture, question)
     place = original.place()
-    logits, ids, steps = original.begin(place, written, seen), [], []
+    logits = original.begin(place, written, seen)
+    ids: list[int] = []
+    steps: list[GoldenStep] = []
     while len(ids) < _TOKENS:
         largest = np.argsort(-logits, kind="stable")[:KEPT]
         wide = logits.astype(np.float64)

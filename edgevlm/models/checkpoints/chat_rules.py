@@ -139,7 +139,7 @@ def _renderer(template: str, words: Mapping[str, Any], where: str) -> Render:
 
     def made(messages: Sequence[Message], ask: bool) -> str:
         try:
-            (text,), _ = render_jinja_template(
+            rendered: Any = render_jinja_template(
                 conversations=[to_conversation(messages)],
                 chat_template=template,
                 add_generation_prompt=ask,
@@ -150,7 +150,7 @@ def _renderer(template: str, words: Mapping[str, Any], where: str) -> Render:
                 f"{where}: the chat template fails: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}",
                 hint="take the template of the checkpoint that this one was tuned from",
             ) from error
-        return str(text)
+        return str(rendered[0][0])
 
     return made
 

@@ -21,6 +21,7 @@ class Tower(nn.Module):
         layers: After how many blocks rows are taken, ascending; 0 is what goes into the first.
     """
 
+    class_token: Tensor
     positions: Tensor
 
     def __init__(self, vision: Any, image: ImagePreprocessing, layers: tuple[int, ...]) -> None:
