@@ -93,8 +93,7 @@ class CoreMLRuntime:
         _require("coremltools")
         from edgevlm.runtimes.mlprogram.stored import stored_weights
 
-        found = dict(_functions(bundle))
-        return {name: stored_weights(found[component.function(1)]) for name, component in bundle.components.items()}
+        return {name: stored_weights(function) for name, function in _functions(bundle)}
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once on the evaluator, on Apple's systems too: Core ML keeps its own to itself.

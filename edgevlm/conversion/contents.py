@@ -21,6 +21,7 @@ from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.conversion.prepared_talker import PreparedTalker
 from edgevlm.conversion.proof import DialogueProof, EncoderProof, Proof
+from edgevlm.graphs.program import functions
 from edgevlm.inference.embeddings import score
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.parity import golden, samples
@@ -94,6 +95,7 @@ def make_manifest(
     model, calibration = source.model, _calibration(source, recipe)
     expected = forecast.footprint(registry.converter(target), source.outlines, recipe)
     answered_by = {component: file for file in files for component in file.components}
+    named = functions(source.programs)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,
@@ -107,7 +109,7 @@ def make_manifest(
                     for taken in program.spec.inputs
                     if taken.name in answered_by[component].pictures
                 },
-                {str(length): each for length, each in answered_by[component].functions.get(component, {}).items()},
+                {str(length): each for length, each in named.get(component, {}).items()},
             )
             for component, program in source.programs.items()
         },

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.errors import CheckpointError, UnsupportedError
+from edgevlm.errors import CheckpointError, UnsupportedError, named_failures
 from edgevlm.graphs.outline import Outline, outline
+from edgevlm.graphs.program import unrolled
 from edgevlm.inference.generator import Generator
 from edgevlm.inputs.chat import Message
 from edgevlm.inputs.rows import Rows
@@ -33,6 +34,7 @@ class PreparedTalker:
     def __init__(self, model: Talker) -> None:
         self.model = model
         self.programs = model.programs
+        self._compressed: Compressed | None = None
 
     @cached_property
     def original(self) -> Generator:
@@ -46,19 +48,22 @@ class PreparedTalker:
         return {}
 
     def compress(self, recipe: Recipe, progress: Progress) -> Compressed:
-        """The components as they are.
+        """The components at each of their lengths, as the recipe wants them, made once for all targets.
 
         Raises:
-            UnsupportedError: a recipe that quantises or prunes.
+            UnsupportedError: ranges that are measured, or palettes, which decide on a graph and not on its weights.
         """
-        from edgevlm.compression.compression import Compressed
+        if self._compressed is None:
+            from edgevlm.compression.compression import compress
 
-        if recipe.weights.dtype != "float" or recipe.weights.sparsity:
-            raise UnsupportedError(
-                f"recipe {recipe.name}: models that talk are converted in fp32 and fp16 alone as yet",
-                hint="--recipe fp16",
-            )
-        return Compressed(self.programs, {})
+            if recipe.needs_calibration or recipe.weights.dtype.startswith("palette") or recipe.weights.sparsity:
+                raise UnsupportedError(
+                    f"recipe {recipe.name}: models that talk have no measured ranges, palettes or pruning as yet",
+                    hint="--recipe int8, int8-weights or int4-weights",
+                )
+            with named_failures(f"recipe {recipe.name}: compression"):
+                self._compressed = compress(unrolled(self.programs), recipe, {}, progress)
+        return self._compressed
 
     def check_original(self) -> None:
         """Asks the original for one step, which takes seconds at most: before the long work.

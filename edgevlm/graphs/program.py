@@ -70,3 +70,8 @@ def functions(programs: Programs) -> dict[str, dict[int, str]]:
         for name, program in programs.items()
         if program.spec.lengths
     }
+
+
+def components(programs: Programs) -> tuple[str, ...]:
+    """The components that programs are of, each once."""
+    return tuple(dict.fromkeys(program.spec.name for program in programs.values()))

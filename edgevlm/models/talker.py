@@ -53,6 +53,17 @@ class Talker:
         return IsolatedTokenizer.from_bytes(without_rules(self.dialogue.tokenizer_file), self.tokenizer_json)
 
 
+class EmbedTokens(nn.Module):
+    """Token ids int32 [1, T] -> rows float32 [1, T, W]."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        return self.table(token_ids)  # type: ignore[no-any-return]
+
+
 def assemble_programs(
     encode_image: nn.Module,
     embed_tokens: nn.Embedding,
@@ -94,7 +105,7 @@ def assemble_programs(
     longest = lengths[-1]
     ramp = torch.linspace(0, 255, 3 * image.height * image.width).reshape(pixels.shape)
     given = tuple(seen) if beside else ()
-    modules = {ENCODE_IMAGE: encode_image, EMBED_TOKENS: embed_tokens, DECODE: decode}
+    modules = {ENCODE_IMAGE: encode_image, EMBED_TOKENS: EmbedTokens(embed_tokens), DECODE: decode}
     for module in modules.values():
         module.eval().requires_grad_(False)
     example = (
@@ -106,7 +117,7 @@ def assemble_programs(
         ENCODE_IMAGE: Program(ComponentSpec(ENCODE_IMAGE, (pixels,), tuple(seen)), encode_image, (ramp,)),
         EMBED_TOKENS: Program(
             ComponentSpec(EMBED_TOKENS, (token_ids,), (embeddings,), lengths),
-            embed_tokens,
+            modules[EMBED_TOKENS],
             (torch.zeros(1, longest, dtype=torch.int32),),
         ),
         DECODE: Program(

@@ -36,14 +36,12 @@ class BundleFile:
         components: Names of the components that it answers.
         requires: Least version of each platform or runtime that can load it, e.g. `{"iOS": "16"}`.
         pictures: Names of the inputs that it takes as pictures rather than as the arrays of their specs.
-        functions: Of each component that is run with several lengths, the file's own name of it, by length.
     """
 
     path: str
     components: tuple[str, ...]
     requires: Mapping[str, str] = field(default_factory=dict)
     pictures: tuple[str, ...] = ()
-    functions: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 Verdict = Literal["fits", "near", "mask", "underflow", "overflow"]
@@ -108,7 +106,14 @@ class Converter(Protocol):
         """
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
-        """Writes the artefact below `out_dir`. The same programs give the same bytes."""
+        """Writes the artefact below `out_dir`. The same programs give the same bytes.
+
+        Args:
+            programs: Under the name that the file has for each, mostly its component's, which is `spec.name`. Of a
+                component that is run with several lengths there is one for each, and weights are stored once.
+            recipe: Which made them.
+            out_dir: An empty folder.
+        """
 
 
 @runtime_checkable

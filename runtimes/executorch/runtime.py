@@ -82,10 +82,7 @@ class ExecuTorchRuntime:
             BundleError: the file is damaged.
             MissingDependency: executorch or torch is not installed.
         """
-        methods = _read_methods(bundle)
-        return {
-            name: tuple(stored_weights(methods[component.function(1)])) for name, component in bundle.components.items()
-        }
+        return {name: tuple(stored_weights(method)) for name, method in _read_methods(bundle).items()}
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once, rewritten so that it returns what it computes on the way.

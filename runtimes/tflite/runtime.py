@@ -81,7 +81,7 @@ class TFLiteRuntime:
             from edgevlm.runtimes.tflite.weights import stored_weights
 
             found[file] = stored_weights(bundle.path / file)
-        return {name: found[component.file][component.function(1)] for name, component in bundle.components.items()}
+        return {name: found[component.file][name] for name, component in bundle.functions.items()}
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once on the interpreter's own kernels: XNNPACK keeps to itself what it computes.
