@@ -267,8 +267,8 @@ def test_the_format_of_a_talker_is_its_own_and_an_encoders_stays(tmp_path: Path)
 
 def test_what_is_not_carried_yet_is_said(tmp_path: Path) -> None:
     folder = library.talker_checkpoint("blip")
-    with pytest.raises(UnsupportedError, match="models that talk are converted in fp32 and fp16 alone as yet"):
-        edgevlm.convert(folder, target="tflite", recipe="int8", out=tmp_path)
+    with pytest.raises(UnsupportedError, match="models that talk have no measured ranges, palettes or pruning as yet"):
+        edgevlm.convert(folder, target="coreml", recipe="palette-4", out=tmp_path)
     with pytest.raises(InputError, match="labels and image_only are a dual encoder's"):
         edgevlm.convert(folder, target="tflite", labels=["a", "b"], out=tmp_path)
     with pytest.raises(InputError, match="a context and lengths are of models that talk"):

@@ -14,7 +14,6 @@ from edgevlm.graphs.outline import Outline, outline
 from edgevlm.graphs.program import unrolled
 from edgevlm.inference.generator import Generator
 from edgevlm.inputs.chat import Message
-from edgevlm.inputs.rows import Rows
 from edgevlm.process.progress import Progress
 
 if TYPE_CHECKING:
@@ -42,10 +41,6 @@ class PreparedTalker:
         model = self.model
         specs = {name: program.spec for name, program in self.programs.items()}
         return Generator(model.original, specs, model.image, model.dialogue, model.tokenizer)
-
-    def audit_rows(self, progress: Progress) -> Rows:
-        """Nothing: what float16 does to a dialogue is seen by its answers."""
-        return {}
 
     def compress(self, recipe: Recipe, progress: Progress) -> Compressed:
         """The components at each of their lengths, as the recipe wants them, made once for all targets.

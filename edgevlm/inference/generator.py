@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -67,13 +67,19 @@ class Answer:
             left, `stopped` by whoever asked; None while it goes on.
     """
 
-    def __init__(self, steps: Iterator[int], tokenizer: Tokenizer, ends: Sequence[int], max_tokens: int) -> None:
+    def __init__(
+        self,
+        steps: Callable[[Answer], Iterator[int]],
+        tokenizer: Tokenizer,
+        ends: Sequence[int],
+        max_tokens: int,
+    ) -> None:
         self.token_ids: list[int] = []
         self.finish: Finish | None = None
-        self._steps, self._tokenizer, self._ends, self._most = steps, tokenizer, frozenset(ends), max_tokens
+        self._steps, self._tokenizer, self._ends, self._most = steps(self), tokenizer, frozenset(ends), max_tokens
         self._said = ""
-        self._times: list[float] = [time.perf_counter()]
-        self.picture_ms = 0.0
+        self._times: list[float] = []
+        self._picture_ms = 0.0
 
     def __iter__(self) -> Iterator[str]:
         """The text that is not said yet, in pieces of whole characters."""
@@ -95,16 +101,24 @@ class Answer:
     @property
     def times(self) -> Times:
         """What it took."""
-        first, last = (self._times * 2)[1], self._times[-1]
+        if len(self._times) < 2:
+            return Times(self._picture_ms, 0.0, 0.0)
+        began, first, *_, last = (*self._times, self._times[-1])
         steps = len(self._times) - 2
         return Times(
-            picture_ms=self.picture_ms,
-            first_token_ms=1e3 * (first - self._times[0]),
-            tokens_per_second=steps / (last - first) if steps > 0 and last > first else 0.0,
+            picture_ms=self._picture_ms,
+            first_token_ms=1e3 * (first - began),
+            tokens_per_second=steps / (last - first) if steps and last > first else 0.0,
         )
+
+    def looked(self, milliseconds: float) -> None:
+        """Notes what it took to encode the pictures."""
+        self._picture_ms += milliseconds
 
     def _step(self) -> str:
         """One token further: the characters that are whole by it."""
+        if not self._times:
+            self._times.append(time.perf_counter())
         if len(self.token_ids) >= self._most:
             self.finish = "length"
             return self._rest()
@@ -416,15 +430,23 @@ class Conversation:
             raise InputError("expected one question: this model has no chat template, and describes a picture")
         chooser = Chooser(sampling or model.dialogue.sampling, seed)
         question = model.dialogue.describe if text is None else text
-        answer = Answer(self._tokens(question, before, chooser), model.tokenizer, model.dialogue.end_ids, max_tokens)
+        answer = Answer(
+            lambda own: self._tokens(question, before, chooser, own),
+            model.tokenizer,
+            model.dialogue.end_ids,
+            max_tokens,
+        )
         self._last = answer
         return answer
 
-    def _tokens(self, question: str, before: Answer | None, chooser: Chooser) -> Iterator[int]:
+    def _tokens(self, question: str, before: Answer | None, chooser: Chooser, answer: Answer) -> Iterator[int]:
         """Token after token, until the context is full."""
         if before is not None:
             _ = before.text  # which puts all of that answer but its last token
-        logits = self._first(question) if before is None or not self._place.used else self._next(question, before)
+        if before is None or not self._place.used:
+            logits = self._first(question, answer)
+        else:
+            logits = self._next(question, before)
         while True:
             token_id = chooser.next(logits)
             yield token_id
@@ -432,14 +454,14 @@ class Conversation:
                 return
             logits = self._place.put([token_id])
 
-    def _first(self, question: str) -> F32:
+    def _first(self, question: str, answer: Answer) -> F32:
         model = self._model
         messages = [] if self._system is None else [Message("system", self._system)]
         seen = None if self._picture is None else model.see(self._picture)
         messages.append(Message("user", question, 0 if seen is None else 1))
         written = model.write(messages, seen)
-        if self._last is not None and seen is not None:
-            self._last.picture_ms = seen.milliseconds
+        if seen is not None:
+            answer.looked(seen.milliseconds)
         return model.begin(self._place, written, seen)
 
     def _next(self, question: str, before: Answer) -> F32:
