@@ -57,7 +57,7 @@ def test_a_bundle_answers_as_the_original_does(kind: str, target: str, recipe: s
     assert report.passed
     measured = {check.measure: check.value for check in report.checks}
     assert measured["picture_matters"] > 0.1
-    assert measured["top1_agreement"] > (0.999 if recipe == "fp32" else 0.9)
+    assert measured["top1_agreement"] >= {"fp32": 1, "int4-weights": 0.75}.get(recipe, 0.9)
     dialogue = bundle.manifest.dialogue
     assert dialogue is not None
     context = dialogue.context_length
@@ -84,7 +84,7 @@ def test_weights_are_stored_once_over_all_lengths(kind: str, target: str, recipe
     stored = BYTES[recipe] * sum(parameter.numel() for parameter in network.parameters())
     files = bundle.manifest.files.items()
     weights = [record.size_bytes for name, record in files if name.endswith((".bin", ".tflite", ".pte"))]
-    assert sum(weights) < (1.35 if target == "coreml" else 1.35 + 100_000 / stored) * stored
+    assert sum(weights) < stored + 230_000  # graphs, and angles of positions; twice the weights would be more
 
 
 @pytest.mark.slow
