@@ -30,7 +30,7 @@ def open(path: str | Path, *, threads: int | None = None, trusted: bool = False)
 
     >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
     ...     embeddings = model.encode_text(["a cat", "a dog"])
-    >>> embeddings.shape == (2, model.bundle.manifest.embedding_dim)
+    >>> embeddings.shape == (2, model.bundle.manifest.embedding.dim)
     True
 
     Args:
@@ -57,6 +57,8 @@ def convert(
     descriptions: Descriptions | str | Path | None = None,
     image_only: bool = False,
     calibration: str | Path | CalibrationSource | None = None,
+    context_length: int | None = None,
+    lengths: Sequence[int] | None = None,
     force: bool = False,
 ) -> Bundle:
     """Converts a model to a verified bundle of one target.
@@ -76,6 +78,8 @@ def convert(
         descriptions: Sentences about the labels, or the file that `edgevlm enrich` wrote.
         image_only: Leave the text tower out.
         calibration: Data to measure ranges on, for recipes that need any.
+        context_length: Of a model that talks, the positions of a dialogue; enough for a picture and some words if None.
+        lengths: Of a model that talks, how many rows are decoded at once, ascending from 1; 1 and 64 if None.
         force: Replace an existing bundle.
 
     Raises:
@@ -93,6 +97,8 @@ def convert(
         labels=_labels(labels, templates, descriptions),
         image_only=image_only,
         calibration=_calibration(calibration),
+        context_length=context_length,
+        lengths=None if lengths is None else tuple(lengths),
         force=force,
     )
     (outcome,) = pipeline.convert(request)

@@ -21,6 +21,7 @@ from edgevlm.commands.evaluate import evaluate
 from edgevlm.commands.lists import models, recipes, targets
 from edgevlm.commands.prune import prune
 from edgevlm.commands.search import index, search
+from edgevlm.commands.talk import describe
 from edgevlm.commands.tune import tune
 from edgevlm.errors import EdgeVLMError, OutputError, debugging
 from edgevlm.process import interrupts, terminal
@@ -64,8 +65,8 @@ def main() -> None:
 
 
 for command in (
-    convert, audit, tune, prune, verify, inspect, export, run, index, search, bench, distill, enrich, evaluate,
-    targets, models, recipes, devices,
+    convert, audit, tune, prune, verify, inspect, export, run, describe, index, search, bench, distill, enrich,
+    evaluate, targets, models, recipes, devices,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -251,9 +251,14 @@ def _yaml_integer(word: str) -> int:
 
 
 def write(value: Any) -> Any:
-    """Plain values that `read` turns back into `value`."""
+    """Plain values that `read` turns back into `value`, without fields at their default that are marked `omitted`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: write(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = [(field, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        return {
+            field.name: write(found)
+            for field, found in fields
+            if not field.metadata.get("omitted") or found != default(field)
+        }
     if isinstance(value, Mapping):
         return {key: write(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

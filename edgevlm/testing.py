@@ -46,7 +46,7 @@ from edgevlm.bundle import (
 from edgevlm.errors import TensorError
 from edgevlm.inference.embedder import BundleModel
 from edgevlm.inputs.texts import Tokenizer
-from edgevlm.targets import Closing, find_component, validate_inputs
+from edgevlm.targets import Closing, State, find_component, validate_inputs
 
 Outputs: TypeAlias = ArrayLike | Mapping[str, ArrayLike]
 """The only output of a component, or several by name; of the shapes in its spec."""
@@ -124,7 +124,11 @@ class FakeSession(Closing):
             if not callable(answer):
                 _as_outputs(spec, answer)
 
-    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, F32]:
+    def make_state(self, component: str) -> State:
+        """Raises TensorError: no component of a dual encoder keeps a state."""
+        raise TensorError(f"{component}: keeps no state from one run to the next", hint="run it without one")
+
+    def run(self, component: str, inputs: Mapping[str, Array], state: State | None = None) -> dict[str, F32]:
         """Answers, once the inputs are known to be what the component's spec says.
 
         Raises:
@@ -194,7 +198,7 @@ class FakeModel(BundleModel):
         """Zeros: made-up embeddings share no mean. See `BundleModel.mean_embedding`."""
         if "encode_image" not in self.bundle.components:
             return super().mean_embedding  # which refuses
-        return np.zeros(self.bundle.manifest.embedding_dim, np.float32)
+        return np.zeros(self.bundle.manifest.embedding.dim, np.float32)
 
 
 def text_of(token_ids: Array) -> str:

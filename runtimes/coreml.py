@@ -60,12 +60,14 @@ class CoreMLRuntime:
         _require("coremltools")
         on_apple = apple_runtime_works()
         loaded: dict[str, tuple[ComponentSpec, _Predictor]] = {}
-        for name, component in bundle.components.items():
+        for name, component in bundle.functions.items():
             path = bundle.path / component.file
-            predictor = _AppleProgram(path) if on_apple else _evaluated_program(path, threads)
+            function = name if bundle.has_lengths(component.file) else None
+            predictor = _AppleProgram(path, function) if on_apple else _evaluated_program(path, function, threads)
             _check_boundary(component, predictor, path)
             loaded[name] = (component.spec, predictor)
-        return CoreMLSession(loaded, evidence="device" if on_apple else "program-semantics")
+        evidence = "device" if on_apple else "program-semantics"
+        return CoreMLSession(loaded, bundle.components, evidence=evidence)
 
     def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
         """The ops of each component's program, without loading weights.
@@ -146,8 +148,14 @@ class CoreMLSession(SerialSession[_Predictor]):
         evidence: `device` with Apple's runtime, `program-semantics` with the evaluator.
     """
 
-    def __init__(self, components: Mapping[str, tuple[ComponentSpec, _Predictor]], *, evidence: str) -> None:
-        super().__init__(components)
+    def __init__(
+        self,
+        functions: Mapping[str, tuple[ComponentSpec, _Predictor]],
+        components: Mapping[str, BundledComponent],
+        *,
+        evidence: str,
+    ) -> None:
+        super().__init__(functions, components)
         self.evidence = evidence
 
     def _compute(
@@ -169,10 +177,10 @@ class CoreMLSession(SerialSession[_Predictor]):
 class _EvaluatedProgram:
     """A package on the evaluator."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, function: str | None, threads: int | None) -> None:
         from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 
-        self._program = MLProgram.open(path, threads=threads)
+        self._program = MLProgram.open(path, function=function, threads=threads)
         self.input_names = frozenset(feature.name for feature in self._program.inputs)
         self.output_names = frozenset(feature.name for feature in self._program.outputs)
         self.pictures: Mapping[str, tuple[str, int, int]] = {
@@ -185,21 +193,21 @@ class _EvaluatedProgram:
         return {name: np.asarray(answer) for name, answer in self._program.predict(inputs).items()}
 
 
-def _evaluated_program(path: Path, threads: int | None) -> _EvaluatedProgram:
+def _evaluated_program(path: Path, function: str | None, threads: int | None) -> _EvaluatedProgram:
     _require("torch")
-    return _EvaluatedProgram(path, threads)
+    return _EvaluatedProgram(path, function, threads)
 
 
 class _AppleProgram:
     """A package on Apple's runtime, which wants pictures as PIL images. Not run on Apple hardware here."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, function: str | None) -> None:
         import coremltools  # type: ignore[import-untyped]
 
         if not path.is_dir():
             raise BundleError(f"{path}: expected an .mlpackage folder, which is missing")
         try:
-            self._model: Any = coremltools.models.MLModel(str(path))
+            self._model: Any = coremltools.models.MLModel(str(path), function_name=function)
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"{path}: Core ML cannot load this package: {error}") from error
         description = self._model.get_spec().description
@@ -242,8 +250,9 @@ def _functions(bundle: Bundle) -> Iterator[tuple[str, Function]]:
     """Each component's program, its weights not read yet."""
     from edgevlm.runtimes.mlprogram.package import read_function
 
-    for name, component in bundle.components.items():
-        yield name, read_function(bundle.path / component.file)
+    for name, component in bundle.functions.items():
+        function = name if bundle.has_lengths(component.file) else None
+        yield name, read_function(bundle.path / component.file, function)
 
 
 def _require(package: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import talkers
 import torch
 from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
 from made import apart, once
@@ -85,6 +86,25 @@ def student(target: str, recipe: str, *, image_only: bool = False) -> Bundle:
 
     folder = once(f"student-{target}-{recipe}{'-image' if image_only else ''}", make)
     return Bundle.open(folder / f"edgevlm-student-{target}-{recipe}.edgevlm")
+
+
+@functools.cache
+def talker(kind: str, target: str, recipe: str) -> Bundle:
+    """A small model that talks, as `edgevlm convert` makes it; `talkers.KINDS` has which there are."""
+
+    def make(folder: Path) -> None:
+        context = 32 if kind == "blip" else 256
+        edgevlm.convert(
+            talker_checkpoint(kind), target=target, recipe=recipe, context_length=context, lengths=(1, 16), out=folder
+        )
+
+    return Bundle.open(once(f"talker-{kind}-{target}-{recipe}", make) / f"{kind}-{target}-{recipe}.edgevlm")
+
+
+@functools.cache
+def talker_checkpoint(kind: str) -> Path:
+    """Its checkpoint, in its own file format."""
+    return once(f"talker-{kind}", lambda folder: talkers.KINDS[kind](folder / kind)) / kind
 
 
 @functools.cache

@@ -15,7 +15,13 @@ from edgevlm.conversion import cache
 
 _KEPT = 2
 """Of how many states of the sources: one works on a change, and goes back once in a while."""
-_SOURCES = ("tests/library.py", "tests/checkpoints.py", "benchmarks/bundles.py", "edgevlm/models/builtin/*/*")
+_SOURCES = (
+    "tests/library.py",
+    "tests/checkpoints.py",
+    "tests/talkers.py",
+    "benchmarks/bundles.py",
+    "edgevlm/models/builtin/*/*",
+)
 """What shapes the bundles beside the code of the toolchain."""
 
 spent = 0.0

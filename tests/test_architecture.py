@@ -15,7 +15,15 @@ ROOT = Path(__file__).parent.parent
 # some folders are rooms of their own.
 ROOMS = (
     *("errors", "schema", "process", "bundle", "graphs", "inputs", "targets", "inference"),
-    *("models", "models.encoders", "models.checkpoints", "models.students", "models.builtin", "models.catalogue"),
+    *(
+        "models",
+        "models.encoders",
+        "models.generators",
+        "models.checkpoints",
+        "models.students",
+        "models.builtin",
+        "models.catalogue",
+    ),
     *("data", "parity", "compression", "conversion", "blame"),
     *("onboard", "devices", "emulation", "bench"),
     *("enrichment", "evaluation", "distillation", "distillation.builtin", "tuning"),

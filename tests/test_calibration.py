@@ -201,5 +201,5 @@ def test_data_for_the_audit_alone_leaves_the_embeddings_as_they_are(tmp_path: Pa
         request, recipe=recipe, calibration=CalibrationSource(str(loose(tmp_path / "p", 16))), name="audited"
     )
     manifests = [outcome.bundle.manifest for each in (request, audited) for outcome in convert(each) if outcome.bundle]
-    assert len({manifest.embedding_space_id for manifest in manifests}) == 1
+    assert len({manifest.embedding.space_id for manifest in manifests}) == 1
     assert [manifest.calibration for manifest in manifests] == [None, None]

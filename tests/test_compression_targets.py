@@ -439,12 +439,12 @@ def test_the_embedding_space_changes_with_the_recipe_and_the_calibration(
         "weights": replace(recipe, weights=replace(recipe.weights, float_layers=("encode_image/projection",))),
         "calibration": replace(recipe, calibration=replace(recipe.calibration, seed=1)),
     }
-    spaces = {converted.manifest.embedding_space_id}
+    spaces = {converted.manifest.embedding.space_id}
     for name, other in others.items():
         out = request_.out.parent / name
         (outcome,) = pipeline.convert(replace(request_, recipe=other, out=out, image_only=True))
         assert outcome.bundle is not None
-        spaces.add(outcome.bundle.manifest.embedding_space_id)
+        spaces.add(outcome.bundle.manifest.embedding.space_id)
     assert len(spaces) == 3
 
 

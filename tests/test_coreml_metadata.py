@@ -71,8 +71,8 @@ def test_a_packages_metadata_is_filled(bundle: Bundle) -> None:
         assert about.license == manifest.source.licence != ""
         assert about.versionString == manifest.source.revision != ""
         own = dict(about.userDefined)
-        assert float(own["logit_scale"]) == manifest.logit_scale
-        assert own["embedding_space_id"] == manifest.embedding_space_id
+        assert float(own["logit_scale"]) == manifest.embedding.logit_scale
+        assert own["embedding_space_id"] == manifest.embedding.space_id
         assert (own["source"], own["recipe"]) == (manifest.source.name, manifest.recipe.name)
         assert json.loads(own.get("labels", "[]")) == (list(LABELS) if name == "classify" else [])
         assert "logit_bias" not in own

@@ -107,7 +107,7 @@ def test_every_bundle_tells_its_ops_precision_and_who_runs_them(converted: tuple
 
 
 def test_targets_of_one_model_share_an_embedding_space(converted: tuple[pipeline.Outcome, ...]) -> None:
-    assert len({bundle.manifest.embedding_space_id for bundle in _bundles(converted).values()}) == 1
+    assert len({bundle.manifest.embedding.space_id for bundle in _bundles(converted).values()}) == 1
 
 
 def test_golden_fixtures_hold_stage_by_stage(converted: tuple[pipeline.Outcome, ...]) -> None:
@@ -132,7 +132,9 @@ def test_golden_fixtures_hold_stage_by_stage(converted: tuple[pipeline.Outcome, 
             texts = model.encode_text(words)
             assert np.abs(texts - expected).max() < limit
             images = model.encode_image([bundle.path / p.file for p in fixtures.pictures])
-            scores = label_scores(images, texts, bundle.manifest.logit_scale, bundle.manifest.logit_bias)
+            scores = label_scores(
+                images, texts, bundle.manifest.embedding.logit_scale, bundle.manifest.embedding.logit_bias
+            )
             assert np.abs(scores - np.array(fixtures.scores)).max() < 0.05
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 from checkpoints import write_siglip_checkpoint
-from library import student
+from library import student, talker
+from talkers import write_smolvlm
 
 from edgevlm.models.builtin import STUDENT, figures
 
@@ -32,12 +33,14 @@ class Block:
         reads: The bundles of the built-in student that blocks before it have made.
         then: Lines that show what a block of Python has computed.
         quick: Whether it takes seconds.
+        talks: Whether it reads the bundle of the reader's own model that talks.
     """
 
     says: tuple[str, ...]
     reads: tuple[tuple[str, str], ...] = ()
     then: str = ""
     quick: bool = False
+    talks: bool = False
 
 
 SCENES = r"wrote {} pictures to {}"
@@ -52,6 +55,13 @@ SHOWN = (
     ),
     Block(()),  # the environment, and these tests
     Block((BUNDLE.format("tflite", "my-siglip", "fp32"), BUNDLE.format("tflite", "edgevlm-student-labels", "fp16"))),
+    Block(
+        (
+            BUNDLE.format("tflite", "my-smolvlm", "fp32"),
+            r"^examples/pictures/two-triangles\.png: ",
+        )
+    ),
+    Block((r"\[1\.0, True\]",), then="print([float(len(scores) - 1), bool((scores < 0).all())])", talks=True),
     Block(
         (
             r"executorch +palette-4 +refused: XNNPACK has no palettes",
@@ -175,6 +185,10 @@ def test_a_block_prints_what_it_should(
     for bundle in shown.reads:
         made = student(*bundle).path
         shutil.copytree(made, Path("dist", made.name))
+    if shown.talks:
+        shutil.copytree(talker("smolvlm", "tflite", "fp32").path, Path("dist", "my-smolvlm-tflite-fp32.edgevlm"))
+    if "./my-smolvlm" in block:
+        write_smolvlm(Path("my-smolvlm"))
     if "./my-siglip" in block:  # the folder of the reader's own checkpoint
         write_siglip_checkpoint(Path("my-siglip"), amplified=False)
     said = _bash(_without_setup(block)) if language == "bash" else _python(f"{block}\n{shown.then}")

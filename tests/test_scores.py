@@ -94,7 +94,7 @@ def test_baked_labels_give_scores_and_logits(bias: float | None) -> None:
 
 def test_a_bundle_with_baked_labels_gives_every_kind_of_score() -> None:
     with edgevlm.open(library.labelled_student(LABELS).path) as model:
-        scale = model.bundle.manifest.logit_scale
+        scale = model.bundle.manifest.embedding.logit_scale
         cosines = model.encode_image([PICTURE]) @ model.encode_text(LABELS).T
         for given in (None, LABELS):
             np.testing.assert_allclose(model.classify([PICTURE], given, scores="cosine"), cosines, atol=1e-5)
@@ -139,8 +139,10 @@ def test_a_siglip_bundle_may_say_that_nothing_fits(target: str, siglip: Path, tm
     bundle = edgevlm.convert(siglip, target=target, recipe="fp32", labels=LABELS, out=tmp_path)
     with edgevlm.open(bundle.path) as model:
         manifest = model.bundle.manifest
-        assert manifest.logit_bias == pytest.approx(catalogue.load(siglip).logit_bias)
+        assert manifest.embedding.logit_bias == pytest.approx(catalogue.load(siglip).logit_bias)
         scores, baked = model.classify([picture], LABELS), model.classify([picture])
         cosines = model.encode_image([picture]) @ model.encode_text(LABELS).T
-    np.testing.assert_allclose(scores, sigmoid(manifest.logit_scale * cosines + manifest.logit_bias), atol=1e-5)
+    np.testing.assert_allclose(
+        scores, sigmoid(manifest.embedding.logit_scale * cosines + manifest.embedding.logit_bias), atol=1e-5
+    )
     np.testing.assert_allclose(baked, scores, atol=1e-4)

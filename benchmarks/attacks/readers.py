@@ -116,7 +116,7 @@ def write_bundle(folder: Path) -> Bundle:
                 GoldenText(text, tuple(row.tolist()), _answers("encode_text", numbers))
                 for (text, numbers), row in zip(said.items(), ids, strict=True)
             ),
-            tuple(map(tuple, score(cosines, manifest.logit_scale, manifest.logit_bias).tolist())),
+            tuple(map(tuple, score(cosines, manifest.embedding.logit_scale, manifest.embedding.logit_bias).tolist())),
             samples.sample_texts(),
         )
         shipped = {

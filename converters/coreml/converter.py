@@ -24,7 +24,8 @@ from edgevlm.converters.coreml.weights import (
 from edgevlm.converters.requirements import require
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.capture import capture, kind, place
-from edgevlm.graphs.program import Program, Programs
+from edgevlm.graphs.program import Program, Programs, components
+from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
@@ -78,7 +79,15 @@ class CoreMLConverter:
             OSError: a package cannot be written.
         """
         require("coremltools", extra=self.target)
-        return tuple(_lower(program, recipe, out_dir) for program in programs.values())
+        files = []
+        for component in components(programs):
+            group = {name: program for name, program in programs.items() if program.spec.name == component}
+            package = out_dir / f"{component}.mlpackage"
+            if [*group] == [component]:
+                files.append(_lower(group[component], recipe, package))
+            else:
+                files.append(_lower_functions(component, group, recipe, package))
+        return tuple(files)
 
     def describe(self, manifest: Manifest, folder: Path) -> None:
         """Fills in what Xcode shows of each package, and what an app can read of a model without its manifest."""
@@ -93,9 +102,25 @@ class CoreMLConverter:
         return footprint(outlines, recipe, _SYSTEMS[version])
 
 
-def _lower(program: Program, recipe: Recipe, out_dir: Path) -> BundleFile:
+def _lower_functions(component: str, programs: Programs, recipe: Recipe, package: Path) -> BundleFile:
+    """One package with several functions, which share their weights; it takes iOS 18. The first is the default one."""
+    from coremltools.models.utils import MultiFunctionDescriptor, save_multifunction  # type: ignore[import-untyped]
+
+    with interrupts.temporary_folder() as folder:
+        descriptor = MultiFunctionDescriptor()
+        for name, program in programs.items():
+            path = folder / f"{name}.mlpackage"
+            _lower(program, recipe, path)
+            descriptor.add_function(str(path), src_function_name="main", target_function_name=name)
+        descriptor.default_function_name = next(iter(programs))
+        with quiet():
+            save_multifunction(descriptor, str(package))
+    _make_reproducible(package)
+    return BundleFile(package.name, (component,), requires=_SYSTEMS[9])
+
+
+def _lower(program: Program, recipe: Recipe, package: Path) -> BundleFile:
     name = program.spec.name
-    package = out_dir / f"{name}.mlpackage"
     with quiet(), patches.applied():
         model = _convert(program, recipe)
         require_compressed(model, program, recipe)

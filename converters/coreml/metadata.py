@@ -26,9 +26,12 @@ def describe(package: Path, component: str, manifest: Manifest) -> None:
 
     bundled, source = manifest.components[component], manifest.source
     model = Model_pb2.Model.FromString((package / SPECIFICATION).read_bytes())
-    said = {tensor.name: _meaning(tensor, bundled.pictures) for tensor in (*bundled.spec.inputs, *bundled.spec.outputs)}
-    for feature in (*model.description.input, *model.description.output):
-        feature.shortDescription = said[feature.name]
+    spec = bundled.spec
+    said = {tensor.name: _meaning(tensor, bundled.pictures) for tensor in (*spec.inputs, *spec.outputs, *spec.state)}
+    said |= {tensor.written: f"{tensor.meaning}, with the new rows" for tensor in spec.state}
+    for described in (model.description, *model.description.functions):
+        for feature in (*described.input, *described.output):
+            feature.shortDescription = said[feature.name]
     taken, given = (_listed(tensors, said) for tensors in (bundled.spec.inputs, bundled.spec.outputs))
     about = model.description.metadata
     about.shortDescription = f"{component} of {manifest.name}: takes {taken}; returns {given}."
@@ -40,14 +43,13 @@ def describe(package: Path, component: str, manifest: Manifest) -> None:
 
 
 def _own(component: str, manifest: Manifest) -> dict[str, str]:
-    found = {
-        "source": manifest.source.name,
-        "recipe": manifest.recipe.name,
-        "embedding_space_id": manifest.embedding_space_id,
-        "logit_scale": repr(manifest.logit_scale),
-    }
-    if manifest.logit_bias is not None:
-        found["logit_bias"] = repr(manifest.logit_bias)
+    found = {"source": manifest.source.name, "recipe": manifest.recipe.name}
+    if manifest.dialogue is not None:
+        return found | {"context_length": str(manifest.dialogue.context_length)}
+    found["embedding_space_id"] = manifest.embedding.space_id
+    found["logit_scale"] = repr(manifest.embedding.logit_scale)
+    if manifest.embedding.logit_bias is not None:
+        found["logit_bias"] = repr(manifest.embedding.logit_bias)
     if component == "classify" and manifest.labels is not None:
         found["labels"] = json.dumps(manifest.labels.names, ensure_ascii=False)
     return found

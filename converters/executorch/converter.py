@@ -15,7 +15,7 @@ from edgevlm.converters.executorch import patches
 from edgevlm.converters.executorch.footprint import footprint
 from edgevlm.converters.requirements import require
 from edgevlm.graphs.capture import capture, examples, place
-from edgevlm.graphs.program import Program, Programs
+from edgevlm.graphs.program import Program, Programs, components
 from edgevlm.process.progress import Progress
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
@@ -86,7 +86,7 @@ class ExecuTorchConverter:
             lowered = _lower({name: _prepare(program, recipe) for name, program in programs.items()})
         with (out_dir / FILE).open("wb") as file:
             lowered.write_to_file(file)  # in pieces: `lowered.buffer` would be a second copy of the weights
-        return (BundleFile(path=FILE, components=tuple(programs), requires=_requires(recipe)),)
+        return (BundleFile(FILE, components(programs), requires=_requires(recipe)),)
 
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What the file is expected to take, and the least runtime: that of the executorch that is installed.

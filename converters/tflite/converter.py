@@ -16,7 +16,7 @@ from edgevlm.converters.requirements import require
 from edgevlm.converters.tflite.footprint import footprint
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.capture import examples, named, plain_attention
-from edgevlm.graphs.program import Programs
+from edgevlm.graphs.program import Programs, components
 from edgevlm.process.progress import Progress
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
@@ -70,7 +70,7 @@ class TFLiteConverter:
         with quiet():
             data = _lower(programs, recipe)
         (out_dir / FILE).write_bytes(data)
-        return (BundleFile(path=FILE, components=tuple(programs), requires=_required_runtimes(data)),)
+        return (BundleFile(FILE, components(programs), requires=_required_runtimes(data)),)
 
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What the file is expected to take, and the least runtime."""

@@ -4,7 +4,7 @@ Everything that a bundle's `manifest.json` says is here as frozen dataclasses, a
 
     >>> from edgevlm.bundle import Bundle
     >>> bundle = Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
-    >>> bundle.manifest.image.height, bundle.manifest.embedding_dim
+    >>> bundle.manifest.image.height, bundle.manifest.embedding.dim
     (64, 192)
 """
 

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from edgevlm import schema
 from edgevlm.bundle import versions
-from edgevlm.bundle.manifest import FORMAT_VERSION, MANIFEST, BundledComponent, FileRecord, Manifest
+from edgevlm.bundle.manifest import MANIFEST, BundledComponent, FileRecord, Manifest
 from edgevlm.errors import BundleError
 
 
@@ -56,6 +56,24 @@ class Bundle:
     def is_newer(self) -> bool:
         """Whether it is of a newer minor version of the format than this EdgeVLM's, whose keys are left out."""
         return versions.is_newer(self.manifest.format_version, where=str(self.path / MANIFEST))
+
+    @property
+    def functions(self) -> Mapping[str, BundledComponent]:
+        """What the files answer, under their own names for it: a component once for each of its lengths.
+
+        Specs have no lengths, and no state but among inputs and outputs. Of components without either, these are those.
+        """
+        return {
+            each.function(length): replace(each, spec=each.spec.explicit(length, each.function(length)))
+            if each.spec.lengths or each.spec.state
+            else each
+            for each in self.components.values()
+            for length in each.spec.lengths or (1,)
+        }
+
+    def has_lengths(self, file: str) -> bool:
+        """Whether a file answers a component that is run with several lengths."""
+        return any(each.file == file and each.spec.lengths for each in self.components.values())
 
     @property
     def digest(self) -> str:
@@ -173,6 +191,14 @@ def _check_claims(where: Path, manifest: Manifest) -> None:
             f"{where}: image: expected one length for shortest_edge, got resize_height {image.resize_height} and "
             f"resize_width {image.resize_width}"
         )
+    for name, component in manifest.components.items():
+        spec = component.spec
+        known = {*component.functions} == {*map(str, spec.lengths)} and [*spec.lengths] == sorted({*spec.lengths})
+        shapes = [tensor.shape for tensor in (*spec.inputs, *spec.outputs, *spec.state)]
+        if not known or any(size == 0 or (size == -1 and not spec.lengths) for shape in shapes for size in shape):
+            raise BundleError(
+                f"{where}: {name}: expected ascending lengths, a function for each, and sizes of at least 1"
+            )
     for name in manifest.components.keys() & {"encode_image", "encode_text"}:
         for output in manifest.components[name].spec.outputs:
             if output.name == "embedding" and output.shape[-1] != manifest.embedding_dim:
@@ -200,7 +226,7 @@ def _note(folder: Path, version: str, ignored: list[str]) -> str:
     """What to say about a newer minor version."""
     keys = f" ({', '.join(sorted(ignored))})" if ignored else ""
     return (
-        f"{folder} is in format {version}, this edgevlm knows {FORMAT_VERSION}: what the newer format added is "
+        f"{folder} is in format {version}, this edgevlm knows {versions.own(version)}: what the newer format added is "
         f"ignored{keys}. To have it read, update edgevlm."
     )
 
@@ -228,9 +254,11 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
                 found.add(path.relative_to(folder).as_posix())
     for name in sorted(found - set(manifest.files) - {MANIFEST}):
         raise BundleError(f"{folder / name}: the manifest does not list this file", hint="remove it")
-    text = manifest.text
-    if text is not None and text.tokenizer_file not in manifest.files:
-        raise BundleError(f"{folder}: text.tokenizer_file names {text.tokenizer_file!r}, which is not in the bundle")
+    for key, rules in (("text", manifest.text), ("dialogue", manifest.dialogue)):
+        if rules is not None and rules.tokenizer_file not in manifest.files:
+            raise BundleError(
+                f"{folder}: {key}.tokenizer_file names {rules.tokenizer_file!r}, which is not in the bundle"
+            )
     for name, component in manifest.components.items():
         file = component.file
         if file not in manifest.files and not any(listed.startswith(f"{file}/") for listed in manifest.files):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from edgevlm import schema
 from edgevlm.bundle.golden import ARITHMETIC, Golden
 from edgevlm.bundle.json_schema import FIRST_VERSION, fields, json_schema, objects
-from edgevlm.bundle.manifest import FORMAT_VERSION, Manifest
+from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION, Manifest
 from edgevlm.bundle.recipe import BUILTIN
 
 FOLDER = Path(__file__).parent
@@ -40,7 +40,8 @@ def schema_text(kind: Any) -> str:
     found = json_schema(kind)
     if kind is Manifest:
         major, minor = FORMAT_VERSION.split(".")
-        found["properties"]["format_version"]["enum"] = [f"{major}.{each}" for each in range(int(minor) + 1)]
+        older = [f"{major}.{each}" for each in range(int(minor) + 1)]
+        found["properties"]["format_version"]["enum"] = [*older, TALKERS_VERSION]
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from edgevlm.bundle.dialogue import Dialogue
 from edgevlm.bundle.integer_weights import WeightProof
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import (
+    OF_TALKERS,
     ComponentSpec,
     ImagePreprocessing,
     Pixels,
@@ -16,9 +18,12 @@ from edgevlm.bundle.spec import (
     Source,
     TextPreprocessing,
 )
+from edgevlm.errors import InputError
 from edgevlm.schema import Quantity
 
 FORMAT_VERSION = "1.4"
+TALKERS_VERSION = "2.0"
+"""Of the format of models that talk, without which a reader cannot do: a dual encoder's stays in the older one."""
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"
 Bytes = Annotated[int, Quantity("bytes", least=0)]
@@ -49,11 +54,17 @@ class BundledComponent:
         spec: What it takes and returns.
         file: Path of the file, or of the package's folder. Several components may share a file.
         pictures: Inputs that the file takes as pictures rather than as the arrays of `spec`, by name.
+        functions: Of a component with `lengths`, what the file calls it at each of them: the number in decimal -> name.
     """
 
     spec: ComponentSpec
     file: str
     pictures: Mapping[str, PictureInput] = field(default_factory=dict, metadata={"since": "1.4"})
+    functions: Mapping[str, str] = field(default_factory=dict, metadata=OF_TALKERS)
+
+    def function(self, length: int) -> str:
+        """What the file calls the component when it is run with so many rows at once."""
+        return self.functions.get(str(length), self.spec.name)
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,16 @@ class CalibrationRecord:
 
 
 @dataclass(frozen=True)
+class Embedding:
+    """What embeddings of a dual encoder are; see the manifest's keys of these names."""
+
+    dim: int
+    logit_scale: float
+    logit_bias: float | None
+    space_id: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What `manifest.json` holds. Field order is the file's; `since` is the version of the format that brought a key.
 
@@ -162,9 +183,10 @@ class Manifest:
         image: How a picture becomes `pixels`.
         text: How a text becomes `token_ids`; None where there is no text tower.
         labels: What `classify` answers about; None where no labels are baked.
-        embedding_dim: Length of an embedding.
-        logit_scale: Factor of a cosine before softmax or sigmoid.
-        embedding_space_id: A hash of all that moves embeddings. Embeddings may be compared where it is the same.
+        embedding_dim: Length of an embedding; None for a model that gives none.
+        logit_scale: Factor of a cosine before softmax or sigmoid; None for a model that gives no embeddings.
+        embedding_space_id: A hash of all that moves embeddings. Embeddings may be compared where it is the same. None
+            for a model that gives none.
         recipe: How the model was compressed.
         source: Where the model came from.
         requires: Least version of each platform or runtime that can load the artefact, such as `{"iOS": "16"}`.
@@ -180,6 +202,7 @@ class Manifest:
         multiply_adds: Of each component's convolutions, matrix products and attention.
         logit_bias: What is added to the scaled cosine of a model that was trained to tell of each picture and text by
             itself whether they fit, by sigmoid; None for a model whose scores are softmax.
+        dialogue: How pictures and words become positions, of a model that talks; None for a dual encoder.
     """
 
     format_version: str
@@ -189,9 +212,9 @@ class Manifest:
     image: ImagePreprocessing
     text: TextPreprocessing | None
     labels: Labels | None
-    embedding_dim: Annotated[int, Quantity(least=1)]
-    logit_scale: Positive
-    embedding_space_id: str
+    embedding_dim: Annotated[int, Quantity(least=1)] | None
+    logit_scale: Positive | None
+    embedding_space_id: str | None
     recipe: Recipe
     source: Source
     requires: Mapping[str, str]
@@ -204,3 +227,18 @@ class Manifest:
     weights: tuple[WeightProof, ...] = field(default=(), metadata={"since": "1.1"})
     multiply_adds: Mapping[str, MultiplyAdds] = field(default_factory=dict, metadata={"since": "1.2"})
     logit_bias: float | None = field(default=None, metadata={"since": "1.4"})
+    dialogue: Dialogue | None = field(default=None, metadata=OF_TALKERS)
+
+    @property
+    def embedding(self) -> Embedding:
+        """What its embeddings are, of a dual encoder.
+
+        Raises:
+            InputError: the model gives none.
+        """
+        if self.embedding_dim is None or self.logit_scale is None or self.embedding_space_id is None:
+            raise InputError(
+                f"{self.name} talks, and gives no embeddings",
+                hint="edgevlm run --ask asks it; embeddings are a dual encoder's, such as CLIP's",
+            )
+        return Embedding(self.embedding_dim, self.logit_scale, self.logit_bias, self.embedding_space_id)

@@ -6,7 +6,7 @@ a bundle's manifest and read back without loading a model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -22,6 +22,8 @@ DType = Literal["float32", "int32"]
 Resample = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 TextCanonicalisation = Literal["none", "siglip"]
 ResizeRule = Literal["shortest_edge", "exact", "none"]
+OF_TALKERS = {"since": "2.0", "omitted": True}
+"""Metadata of keys that only the bundle of a model that talks has."""
 Positive = Annotated[float, Quantity(above=0)]
 Pixels = Annotated[int, Quantity("pixels", least=1)]
 TokenId = Annotated[int, Quantity(least=0)]
@@ -34,14 +36,23 @@ class TensorSpec:
     Attributes:
         name: The name under which every backend takes or returns it.
         dtype: Element type at the boundary, whatever the precision inside.
-        shape: Fixed shape, batch first.
+        shape: Batch first. One axis may be -1: as many as the component is run with at once, one of its `lengths`.
         meaning: Value range, layout and units, in words.
     """
 
     name: str
     dtype: DType
-    shape: tuple[Annotated[int, Quantity(least=1)], ...]
+    shape: tuple[Annotated[int, Quantity(least=-1)], ...]
     meaning: str
+
+    @property
+    def written(self) -> str:
+        """What a part of a state is called after a run, in files that take it and give it back."""
+        return f"{self.name}_written"
+
+    def at(self, length: int) -> tuple[int, ...]:
+        """The shape where -1 is `length`."""
+        return tuple(length if size == -1 else size for size in self.shape)
 
 
 @dataclass(frozen=True)
@@ -49,14 +60,32 @@ class ComponentSpec:
     """One exported function of a model.
 
     Attributes:
-        name: `encode_image`, `encode_text` or `classify`; the key under which it stands.
+        name: `encode_image`, `encode_text`, `classify`, `embed_tokens` or `decode`; the key under which it stands.
         inputs: What it takes.
         outputs: What it returns.
+        lengths: What -1 in a shape may be, ascending; empty where nothing has that axis.
+        state: What it keeps from one run to the next, zeros at first.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    lengths: tuple[Annotated[int, Quantity(least=1)], ...] = field(default=(), metadata=OF_TALKERS)
+    state: tuple[TensorSpec, ...] = field(default=(), metadata=OF_TALKERS)
+
+    def explicit(self, length: int, name: str | None = None) -> ComponentSpec:
+        """The same for so many rows at once, its state among its inputs, and among its outputs as it is afterwards.
+
+        Args:
+            length: What -1 is.
+            name: What a file calls the component at this length.
+        """
+        inputs, outputs, state = (
+            tuple(replace(tensor, shape=tensor.at(length)) for tensor in group)
+            for group in (self.inputs, self.outputs, self.state)
+        )
+        written = (replace(tensor, name=tensor.written) for tensor in state)
+        return ComponentSpec(name or self.name, (*inputs, *state), (*outputs, *written))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Versions of the bundle's format: which of them this EdgeVLM reads, and how strictly.
 
 A minor version adds keys, and changes nothing that was there: what is written in a newer one is read without the keys
-that it added. A major version changes what keys mean, and is refused.
+that it added. A major version cannot be read without what it added, and a newer one is refused. 2 is 1 with models that
+talk: dual encoders are still written in 1, for readers that know no other.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from edgevlm.bundle.manifest import FORMAT_VERSION
+from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION
 from edgevlm.errors import BundleError
 
+_OWN = {int(major): int(minor) for major, minor in (each.split(".") for each in (FORMAT_VERSION, TALKERS_VERSION))}
+"""Newest minor version by major one."""
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})")
 
 
@@ -32,18 +35,28 @@ def is_newer(version: Any, *, where: str) -> bool:
             f"got {version!r}",
             hint="copy the bundle again, or convert the model again",
         )
-    (major, minor), (own_major, own_minor) = (map(int, each.split(".")) for each in (found[0], FORMAT_VERSION))
-    if major > own_major:
+    major, minor = map(int, found[0].split("."))
+    if major > max(_OWN):
         raise BundleError(
-            f"{where}: expected format version {own_major}.x, got {version!r}, which a newer edgevlm wrote",
+            f"{where}: expected format version {max(_OWN)}.x, got {version!r}, which a newer edgevlm wrote",
             hint="update edgevlm, or convert the model again with this one",
         )
-    if major < own_major:
+    if major < min(_OWN):
         raise BundleError(
-            f"{where}: expected format version {own_major}.x, got {version!r}, which this edgevlm reads no more",
+            f"{where}: expected format version {min(_OWN)}.x, got {version!r}, which this edgevlm reads no more",
             hint="convert the model again with this edgevlm",
         )
-    return minor > own_minor
+    return minor > _OWN[major]
+
+
+def own(version: str) -> str:
+    """The newest version that this EdgeVLM knows, of the major one of another.
+
+    >>> own("1.9")
+    '1.4'
+    """
+    major = int(version.split(".")[0])
+    return f"{major}.{_OWN[major]}"
 
 
 def is_at_least(version: str, least: str) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgevlm.commands.options import PATH, Number, as_json, refuse_unwritable
+from edgevlm.commands.talk import answer, answer_options
 from edgevlm.errors import BundleError, CheckFailed, InputError
 
 if TYPE_CHECKING:
@@ -105,14 +106,14 @@ def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out
 def _blame(opened: Bundle, model: str | None, out: Path, progress: Progress) -> tuple[Blame, ...]:
     from edgevlm.blame.bundles import blame_bundle, source_model
     from edgevlm.blame.page import write_page
-    from edgevlm.conversion import pipeline
+    from edgevlm.conversion.proof import fixtures
     from edgevlm.targets import registry
     from edgevlm.targets.isolation import tokenizer_of
 
     progress("loading the model", None)
     loaded = source_model(opened, model)
     with registry.runtime_of(opened).open(opened, threads=1) as session:
-        samples, reference = pipeline.fixtures(opened, tokenizer_of(opened, session))
+        samples, reference = fixtures(opened, tokenizer_of(opened, session))
     found = blame_bundle(opened, loaded, samples, reference, progress)
     write_page(found, f"{opened.path.name} beside {loaded.source.name}", out)
     return found
@@ -236,6 +237,8 @@ def export(bundle: Path, folder: Path, force: bool, as_json: bool) -> None:
     "--threshold", type=Number(-1, 1), metavar="COSINE", help="Labels below it do not fit; see edgevlm evaluate."
 )
 @click.option("--text", help="One text: ranks the pictures by how well it fits them.")
+@click.option("--ask", help="A question about each picture, to a model that talks.")
+@answer_options
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend.")
 @as_json
@@ -247,6 +250,11 @@ def run(
     scores: Scores | None,
     threshold: float | None,
     text: str | None,
+    ask: str | None,
+    system: str | None,
+    max_tokens: int,
+    temperature: float | None,
+    seed: int,
     top: int,
     threads: int | None,
     as_json: bool,
@@ -262,12 +270,21 @@ def run(
       edgevlm run B.edgevlm photo.png --labels birds.txt --scores cosine --threshold 0.24
       edgevlm run B.edgevlm *.png --text "a glossy purple heart"
       edgevlm run B.edgevlm photos/ --labels birds.txt --json
+      edgevlm run my-smolvlm-tflite-fp16.edgevlm photo.png --ask "How many triangles are there?"
     """
     from edgevlm import api
     from edgevlm.commands import pictures, showing
     from edgevlm.inputs.labels import read_or_split
     from edgevlm.process import terminal
 
+    if ask is not None:
+        if labels is not None or text is not None or descriptions is not None:
+            raise InputError("expected --ask, or --labels or --text, got both")
+        answer(
+            bundle, images, ask, system=system, max_tokens=max_tokens, temperature=temperature, seed=seed,
+            threads=threads, as_json=as_json,
+        )  # fmt: skip
+        return
     if labels is not None and text is not None:
         raise InputError("expected --labels or --text, got both")
     if descriptions is not None and labels is None:
@@ -280,11 +297,11 @@ def run(
         with api.open(bundle, threads=threads) as model:
             names = () if text is not None else read_or_split(labels) if labels is not None else model.labels
             if text is not None:
-                ask = _ranker(model, text)
+                asked = _ranker(model, text)
             else:
                 texts = _texts(names, labels, descriptions, model.tokenizer)
-                ask = _classifier(model, texts, scores, threshold)
-            answers = pictures.ask_each(given.paths, ask, progress)
+                asked = _classifier(model, texts, scores, threshold)
+            answers = pictures.ask_each(given.paths, asked, progress)
     showing.notes(model.bundle)
     if text is not None and model.tokenizer is not None:
         showing.cut_text(text, model.tokenizer)
@@ -324,7 +341,7 @@ def _classifier(
 
     def ask(picture: str) -> F32:
         cosines = cosines_of(picture)
-        found = score(cosines, manifest.logit_scale, manifest.logit_bias, kind)
+        found = score(cosines, manifest.embedding.logit_scale, manifest.embedding.logit_bias, kind)
         return np.where(cosines < threshold, np.float32(-np.inf), found)
 
     return ask

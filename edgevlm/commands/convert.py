@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from edgevlm.conversion.pipeline import Request
 
 
+def _lengths(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
+    if given is None:
+        return None
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"--lengths: expected whole numbers with commas between them, such as 1,64, got {given!r}")
+    return tuple(map(int, parts))
+
+
 @click.command()
 @click.argument("model", required=False, default="edgevlm-student")
 @click.option("--target", required=True, help="coreml, executorch, tflite, or all.")
@@ -46,6 +55,18 @@ if TYPE_CHECKING:
 @click.option("--out", type=PATH, default="dist", show_default=True, help="Folder for the bundles.")
 @click.option("--name", help="Name of the bundles; the model's own, and the label file's, if left out.")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
+@click.option(
+    "--context",
+    "context_length",
+    type=click.IntRange(min=1),
+    help="Of a model that talks: positions of a dialogue, pictures and answers included.",
+)
+@click.option(
+    "--lengths",
+    metavar="1,N",
+    callback=_lengths,
+    help="Of a model that talks: rows decoded at once, 1 for an answer, more for a prompt; 1,64 if left out.",
+)
 @click.option("--force", is_flag=True, help="Replace existing bundles.")
 @click.option("--no-cache", is_flag=True, help="Convert again even if nothing has changed.")
 @click.option("--dry-run", is_flag=True, help="Say what would come of it, in seconds; convert and write nothing.")
@@ -64,6 +85,8 @@ def convert(
     out: Path,
     name: str | None,
     revision: str | None,
+    context_length: int | None,
+    lengths: tuple[int, ...] | None,
     force: bool,
     no_cache: bool,
     dry_run: bool,
@@ -81,6 +104,7 @@ def convert(
       edgevlm convert --target coreml --labels birds.txt --descriptions birds.descriptions.json
       edgevlm convert --target all --recipe int8
       edgevlm convert --target tflite --recipe int8-static --calibration photos/ --calibration-texts queries.txt
+      edgevlm convert ./my-smolvlm --target tflite --context 2048 --lengths 1,64
       edgevlm convert ./my-clip --target all --recipe all --dry-run
 
     --dry-run estimates the size of what an app would ship, what its engine adds to a process's memory at most, and says
@@ -109,6 +133,8 @@ def convert(
         force=force,
         use_cache=not no_cache,
         calibration=_calibration(calibration, calibration_texts, images),
+        context_length=context_length,
+        lengths=lengths,
     )
     if dry_run:
         _forecast(request, chosen, as_json=as_json)

@@ -105,7 +105,7 @@ def search(
         if not where.exists():
             raise InputError(f"{index}: its bundle {where} is not there", hint="--bundle BUNDLE says where it is")
         with api.open(where, threads=threads) as model:
-            space = model.bundle.manifest.embedding_space_id
+            space = model.bundle.manifest.embedding.space_id
             if space != opened.space:
                 raise InputError(
                     f"{index}: expected a bundle of its embedding space {opened.space}, got {space} of {where}",

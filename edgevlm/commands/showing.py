@@ -17,6 +17,7 @@ from edgevlm.inputs.folders import printable
 from edgevlm.process.terminal import Cell, print_json, say, table, visible
 
 if TYPE_CHECKING:
+    from edgevlm.bundle.dialogue import Dialogue
     from edgevlm.conversion.forecast import Forecast
     from edgevlm.conversion.pipeline import Outcome
     from edgevlm.inputs.texts import Tokenizer
@@ -260,9 +261,12 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         ("with fixtures", f"{bundle.size_bytes / 1e6:.2f} MB in {len(manifest.files)} files"),
         ("peak memory", f"about {_megabytes(manifest.estimated_peak_memory_bytes)} of the engine's own (estimated)"),
         ("picture", f"{image.height} x {image.width}, {image.resize.replace('_', ' ')}, {image.resample}"),
-        ("embedding", f"{manifest.embedding_dim} numbers, space {manifest.embedding_space_id[:19]}…"),
-        ("digest", bundle.digest),
     ]
+    if manifest.dialogue is None:
+        facts.append(("embedding", f"{manifest.embedding.dim} numbers, space {manifest.embedding.space_id[:19]}…"))
+    else:
+        facts += _of_dialogue(manifest.dialogue)
+    facts.append(("digest", bundle.digest))
     for proof in manifest.weights:
         kinds = ", ".join(f"{count} int{bits}" for bits, count in proof.bits.items())
         facts.append((proof.component, f"{proof.identical} of {proof.decided} weights as NNCF decided: {kinds}"))
@@ -277,6 +281,19 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         facts.append(
             ("parity", f"{verdict} on {manifest.parity.samples} pictures, evidence {manifest.parity.evidence}")
         )
+    return facts
+
+
+def _of_dialogue(dialogue: Dialogue) -> list[tuple[str, str]]:
+    """How a model that talks takes pictures and words."""
+    facts = [("talks", f"a context of {dialogue.context_length:,} positions")]
+    if dialogue.spelling is not None:
+        facts.append(("a picture", f"{dialogue.spelling.positions} positions" + (" a tile" if dialogue.tiling else "")))
+    if dialogue.tiling is not None and dialogue.tiling.cuts:
+        tiling = dialogue.tiling
+        facts.append(("tiles", f"{tiling.tile} x {tiling.tile}, of {tiling.longest_edge} pixels along the longer side"))
+    if dialogue.describe:
+        facts.append(("asks", dialogue.describe))
     return facts
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from edgevlm.bundle.recipe import Recipe
@@ -45,7 +46,10 @@ def find_layers(graph: GraphModule) -> tuple[Layer, ...]:
             continue
         weight = weight_of(node)
         if weight.op == "get_attr":
-            shape = tuple(parameter(graph, weight).shape)
+            tensor = parameter(graph, weight)
+            if node.target is _EMBEDDING and not isinstance(tensor, nn.Parameter):
+                continue  # a table that was computed, such as the angles of positions
+            shape = tuple(tensor.shape)
             name = str(weight.target).removesuffix(".weight")
             found.append(Layer(name, node.name, _kind(node, shape), shape))
     return tuple(found)

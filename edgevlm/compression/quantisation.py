@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 import nncf  # type: ignore[import-untyped]
 import torch
@@ -56,9 +57,14 @@ def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tup
                 hint="narrow weights.float_layers",
             )
         chosen = merge_equal_layers(graph, chosen)
-        graph = _quantise_graph(graph, chosen, recipe, list(samples) or [program.example[0]])
+        graph = _quantise_graph(graph, chosen, recipe, list(samples) or [_one(program.example)])
     decided = _read_decisions(graph, chosen)
     return replace(program, module=graph), decided
+
+
+def _one(example: tuple[Tensor, ...]) -> Any:
+    """An example as NNCF takes it: a tensor, or several."""
+    return example[0] if len(example) == 1 else example
 
 
 def _choose(graph: GraphModule, component: str, recipe: Recipe) -> tuple[Layer, ...]:
@@ -66,9 +72,7 @@ def _choose(graph: GraphModule, component: str, recipe: Recipe) -> tuple[Layer, 
     return tuple(layer for layer in find_layers(graph) if becomes_integers(layer.name, layer.kind, component, recipe))
 
 
-def _quantise_graph(
-    graph: GraphModule, chosen: Collection[Layer], recipe: Recipe, samples: list[Tensor]
-) -> GraphModule:
+def _quantise_graph(graph: GraphModule, chosen: Collection[Layer], recipe: Recipe, samples: list[Any]) -> GraphModule:
     activations = recipe.activations
     smooth = activations.smooth_quant
     groups = decide_int4(graph, chosen, recipe) if recipe.weights.dtype == "int4" else {}

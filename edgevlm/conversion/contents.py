@@ -6,6 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,15 +14,19 @@ import numpy as np
 
 from edgevlm import schema
 from edgevlm.bundle.golden import FOLDER, SCHEMA_VERSION, Golden, GoldenPicture, GoldenText
-from edgevlm.bundle.manifest import FORMAT_VERSION, BundledComponent, Manifest, PictureInput
+from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION, BundledComponent, Manifest, PictureInput
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array, ImagePreprocessing, TensorSpec
 from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.prepared import Prepared
+from edgevlm.conversion.prepared_talker import PreparedTalker
+from edgevlm.conversion.proof import DialogueProof, EncoderProof, Proof
+from edgevlm.graphs.program import functions
 from edgevlm.inference.embeddings import score
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.parity import golden, samples
 from edgevlm.parity.comparison import zero_shot
+from edgevlm.process.progress import Progress
 from edgevlm.targets import registry
 from edgevlm.targets.converter import BundleFile
 
@@ -67,7 +72,17 @@ def write_fixtures(source: Prepared, folder: Path) -> Golden:
     )
 
 
-def make_manifest(source: Prepared, recipe: Recipe, *, name: str, target: str, files: Sequence[BundleFile]) -> Manifest:
+def begin_proof(source: Prepared | PreparedTalker, folder: Path, progress: Progress) -> Proof:
+    """Writes the tokenizer and the fixtures, answered by the float original, and says what the file is to be asked."""
+    if isinstance(source, Prepared):
+        return EncoderProof(write_fixtures(source, folder), source.samples, source.reference)
+    (folder / source.model.dialogue.tokenizer_file).write_bytes(source.model.tokenizer_json)
+    return DialogueProof(source.original, folder, progress)
+
+
+def make_manifest(
+    source: Prepared | PreparedTalker, recipe: Recipe, *, name: str, target: str, files: Sequence[BundleFile]
+) -> Manifest:
     """The manifest, its file list, its proofs and the compressed size still empty.
 
     Args:
@@ -80,7 +95,8 @@ def make_manifest(source: Prepared, recipe: Recipe, *, name: str, target: str, f
     model, calibration = source.model, _calibration(source, recipe)
     expected = forecast.footprint(registry.converter(target), source.outlines, recipe)
     answered_by = {component: file for file in files for component in file.components}
-    return Manifest(
+    named = functions(source.programs)
+    manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,
         target=target,
@@ -93,16 +109,16 @@ def make_manifest(source: Prepared, recipe: Recipe, *, name: str, target: str, f
                     for taken in program.spec.inputs
                     if taken.name in answered_by[component].pictures
                 },
+                {str(length): each for length, each in named.get(component, {}).items()},
             )
             for component, program in source.programs.items()
         },
         image=model.image,
-        text=source.text,
-        labels=source.labels,
-        embedding_dim=model.embedding_dim,
-        logit_scale=model.logit_scale,
-        logit_bias=model.logit_bias,
-        embedding_space_id=_embedding_space_id(source, recipe),
+        text=None,
+        labels=None,
+        embedding_dim=None,
+        logit_scale=None,
+        embedding_space_id=None,
         recipe=recipe,
         source=model.source,
         requires={platform: least for file in files for platform, least in file.requires.items()},
@@ -112,9 +128,20 @@ def make_manifest(source: Prepared, recipe: Recipe, *, name: str, target: str, f
         calibration=calibration.record if calibration else None,
         multiply_adds={name: seen.multiply_adds for name, seen in source.outlines.items()},
     )
+    if isinstance(source, PreparedTalker):
+        return replace(manifest, format_version=TALKERS_VERSION, dialogue=source.model.dialogue)
+    return replace(
+        manifest,
+        text=source.text,
+        labels=source.labels,
+        embedding_dim=source.model.embedding_dim,
+        logit_scale=source.model.logit_scale,
+        logit_bias=source.model.logit_bias,
+        embedding_space_id=_embedding_space_id(source, recipe),
+    )
 
 
-def _calibration(source: Prepared, recipe: Recipe) -> CalibrationData | None:
+def _calibration(source: Prepared | PreparedTalker, recipe: Recipe) -> CalibrationData | None:
     """What moved the embeddings; data that only an audit was made on does not."""
     return source.calibration if recipe.needs_calibration else None
 

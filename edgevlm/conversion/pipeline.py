@@ -9,42 +9,34 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle, seal
-from edgevlm.bundle.golden import REFERENCE, Golden, arithmetic
 from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
 from edgevlm.bundle.manifest import MANIFEST, SUFFIX, Labels, ParityReport
-from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
+from edgevlm.bundle.recipe import AUTO, LEAST_SAMPLES, Recipe, refuse_bad_name
 from edgevlm.bundle.staging import refuse_existing, staged
 from edgevlm.bundle.trust import trust
 from edgevlm.conversion import audit, cache
-from edgevlm.conversion.contents import compressed_bytes, make_manifest, write_fixtures
+from edgevlm.conversion.contents import begin_proof, compressed_bytes, make_manifest
 from edgevlm.conversion.prepared import Prepared
+from edgevlm.conversion.prepared_talker import PreparedTalker
+from edgevlm.conversion.proof import verify_dialogues, verify_embeddings
 from edgevlm.errors import (
     BundleError,
     CheckFailed,
     EdgeVLMError,
+    InputError,
     MissingDependency,
     RecipeError,
     UnsupportedError,
     named_failures,
 )
 from edgevlm.graphs.program import Programs
-from edgevlm.inference.embeddings import average
-from edgevlm.inputs import labels
-from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, Rows, make_rows
-from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
-from edgevlm.parity import comparison, golden
-from edgevlm.parity.comparison import Answers
 from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import discard
 from edgevlm.targets import registry
 from edgevlm.targets.converter import BundleFile, Converter, Describer, OpRange
-from edgevlm.targets.isolation import tokenizer_of
-from edgevlm.targets.runtime import Session
 
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData, CalibrationSource
@@ -68,6 +60,8 @@ class Request:
         force: Whether an existing bundle is replaced.
         use_cache: Whether a bundle that was converted before from the same inputs is copied.
         calibration: Data to measure ranges on; in float16, what is audited too.
+        context_length: Of a model that talks, the positions of a dialogue.
+        lengths: Of a model that talks, how many rows are decoded at once, ascending from 1.
     """
 
     model: str | Path
@@ -82,6 +76,8 @@ class Request:
     force: bool = False
     use_cache: bool = True
     calibration: CalibrationSource | None = None
+    context_length: int | None = None
+    lengths: tuple[int, ...] | None = None
 
     @property
     def called(self) -> str:
@@ -139,7 +135,7 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
         refuse_bad_name(request.name, "--name")
     calibration = _open_calibration(request)
     outcomes = []
-    source: Prepared | None = None
+    source: Prepared | PreparedTalker | None = None
     progress("reading the model's files", None)
     fingerprint = catalogue.fingerprint(request.model, revision=request.revision) if request.use_cache else None
     for target in request.targets:
@@ -185,6 +181,26 @@ def verify_weights(bundle: Bundle) -> tuple[WeightProof, ...]:
     return tuple(prove_again(proof, found[proof.component]) for proof in proofs)
 
 
+def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
+    """Runs the shipped file again, and compares with the reference that the bundle carries.
+
+    It is asked about all samples; and golden's stages are made again of what is shipped: pixels of pictures, ids of
+    texts, scores of embeddings, dialogues; and the file's answers must be as near to the reference's, and to those that
+    it gave when it was converted, as golden says.
+
+    >>> report = edgevlm.verify(edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm"))
+    >>> report.passed, report.evidence
+    (True, 'program-semantics')
+
+    Raises:
+        BundleError: the golden fixtures are not readable, or contradict the manifest or the artefact.
+        MissingDependency: the target's runtime is not installed.
+    """
+    with registry.runtime_of(bundle).open(bundle, threads=1) as session:
+        holding = verify_embeddings if bundle.manifest.dialogue is None else verify_dialogues
+        return holding(session, bundle, progress)
+
+
 def _open_calibration(request: Request) -> CalibrationData | None:
     """The calibration data, its pictures still unread."""
     if request.calibration is None:
@@ -202,119 +218,55 @@ def _open_calibration(request: Request) -> CalibrationData | None:
     return CalibrationData(request.calibration, wanted)
 
 
-def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
-    """Runs the shipped file again, and compares with the reference that the bundle carries.
-
-    It is asked about all parity samples; and golden's stages are made again of what is shipped: pixels of pictures, ids
-    of texts, scores of embeddings; and the file's answers to both must be as near to the reference's, and to those that
-    it gave when it was converted, as golden's tolerances say.
-
-    >>> report = edgevlm.verify(edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm"))
-    >>> report.passed, report.evidence
-    (True, 'program-semantics')
-
-    Raises:
-        BundleError: the golden fixtures are not readable, or contradict the manifest or the artefact.
-        MissingDependency: the target's runtime is not installed.
-    """
-    with registry.runtime_of(bundle).open(bundle, threads=1) as session:
-        tokenizer = tokenizer_of(bundle, session)
-        stored, rows, reference = _read_fixtures(bundle, tokenizer)
-        expected = golden.check(bundle, stored, tokenizer)
-        report = _measure(session, bundle, rows, reference, progress)
-        golden.hold(bundle, stored, expected, _ask_golden(session, bundle, stored))
-        _check_labels(session, bundle, expected["reference"], tokenizer)
-    return report
-
-
-def _check_labels(session: Session, bundle: Bundle, expected: Answers, tokenizer: Tokenizer | None) -> None:
-    """Refuses labels that are not what `classify` answers, where both towers and its logits are there to tell.
-
-    A label's embedding is off by at most what the cosine to the reference's allows, and so are its cosines.
-    """
-    manifest, logits = bundle.manifest, expected.get("classify", {}).get("logits")
-    both = {"encode_image", "encode_text"} <= expected.keys()
-    if manifest.labels is None or tokenizer is None or logits is None or not both:
-        return
-    texts = labels.texts_of(manifest.labels)
-    rows = tokenizer.encode([text for several in texts for text in several])
-    answered = comparison.ask(session, [bundle.components["encode_text"].spec], {TOKEN_IDS: rows})
-    embedded = average(answered["encode_text"]["embedding"], [len(several) for several in texts])
-    claimed = (logits - (manifest.logit_bias or 0)) / manifest.logit_scale
-    off = np.abs(expected["encode_image"]["embedding"] @ embedded.T - claimed)
-    worst = int(off.max(0).argmax())
-    allowed = 1e-3 + (2 * (1 - arithmetic(manifest.recipe).min_cosine)) ** 0.5
-    if not off.max() <= allowed:
-        raise BundleError(
-            f"{bundle.path / MANIFEST}: labels: {manifest.labels.names[worst]!r} is not what classify answers in its "
-            f"place: cosines differ by {off.max():.3g}, at most {allowed:.2g} is expected",
-            hint="the manifest has been changed since it was made: convert the model again",
-        )
-
-
-def _ask_golden(session: Session, bundle: Bundle, stored: Golden) -> Answers:
-    rows = golden.sample_rows(bundle.path, stored, bundle.manifest.image)
-    return comparison.ask(session, [component.spec for component in bundle.components.values()], rows)
-
-
-def fixtures(bundle: Bundle, tokenizer: Tokenizer | None) -> tuple[Rows, Answers]:
-    """The parity samples of a bundle, and the float original's answers to them.
-
-    Args:
-        bundle: Whose.
-        tokenizer: Its own.
-
-    Raises:
-        BundleError: the golden fixtures are not readable, or lack an answer that a component's spec names.
-    """
-    _, rows, reference = _read_fixtures(bundle, tokenizer)
-    return rows, reference
-
-
-def _read_fixtures(bundle: Bundle, tokenizer: Tokenizer | None) -> tuple[Golden, Rows, Answers]:
-    """The same, and what golden.json says."""
-    stored, pictures, reference = golden.read(bundle.path, newer=bundle.is_newer)
-    rows = make_rows(pictures, stored.sample_texts, bundle.manifest.image, tokenizer)
-    for name, component in bundle.components.items():
-        inputs = [rows[tensor.name] for tensor in component.spec.inputs if tensor.name in rows]
-        for output in component.spec.outputs:
-            expected = (len(inputs[0]) if inputs else 0, *output.shape[1:])
-            found = reference.get(name, {}).get(output.name)
-            if found is None or found.shape != expected or not len(found):
-                raise BundleError(
-                    f"{bundle.path / REFERENCE}: {name}.{output.name}: expected the float model's answers to "
-                    f"{len(inputs[0]) if inputs else 'the'} samples, float32 {list(expected)}, got "
-                    f"{'nothing' if found is None else list(found.shape)}",
-                    hint="without them the artefact is held against nothing: convert the model again",
-                )
-    return stored, rows, reference
-
-
-def _prepare(request: Request, calibration: CalibrationData | None, progress: Progress) -> Prepared:
+def _prepare(request: Request, calibration: CalibrationData | None, progress: Progress) -> Prepared | PreparedTalker:
     progress("loading the model", None)
-    model = catalogue.load(request.model, revision=request.revision)
-    source = Prepared(model, calibration, wanted=request.labels, image_only=request.image_only)
-    if calibration is not None and request.recipe.needs_calibration:
-        calibration.check(source.programs)
+    model = catalogue.load_any(
+        request.model, revision=request.revision, context_length=request.context_length, lengths=request.lengths
+    )
+    from edgevlm.models.talker import Talker
+
+    source: Prepared | PreparedTalker
+    if isinstance(model, Talker):
+        if request.labels is not None or request.image_only:
+            raise InputError(
+                f"{model.source.name} talks: labels and image_only are a dual encoder's",
+                hint="edgevlm run --labels asks a bundle of it about labels",
+            )
+        source = PreparedTalker(model)
+    else:
+        if request.context_length is not None or request.lengths is not None:
+            raise InputError(f"{model.source.name} gives embeddings: a context and lengths are of models that talk")
+        source = Prepared(model, calibration, wanted=request.labels, image_only=request.image_only)
+        if calibration is not None and request.recipe.needs_calibration:
+            calibration.check(source.programs)
     source.check_original()
     return source
 
 
-def _convert_one(source: Prepared, request: Request, target: str, progress: Progress) -> Outcome:
+def _convert_one(source: Prepared | PreparedTalker, request: Request, target: str, progress: Progress) -> Outcome:
     converter = registry.converter(target)
     refused = converter.unsupported(source.programs, request.recipe)
     if refused:
         what = "; ".join(problem.what for problem in refused)
         raise UnsupportedError(f"{target} cannot hold this: {what}", hint=refused[0].instead)
-    rows = source.audit_rows(progress)
-    recipe, at_risk = audit.settle(converter, source.programs, request.recipe, rows, progress)
+    recipe, at_risk = request.recipe, None
+    if isinstance(source, Prepared):
+        recipe, at_risk = audit.settle(
+            converter, source.programs, request.recipe, source.audit_rows(progress), progress
+        )
+    elif AUTO in recipe.float32_ops:
+        raise UnsupportedError(
+            f"recipe {recipe.name}: float32_ops: auto measures the ranges of embeddings; a model that talks is held by "
+            "its answers",
+            hint="leave auto out, or name the ops",
+        )
     compressed = source.compress(recipe, progress)
     with staged(request.destination(target), force=request.force, ignored=True) as stage:
         progress(f"{target}: lowering", None)
         files = _lower(converter, compressed.programs, recipe, stage.folder)
         began = time.monotonic()
         progress(f"{target}: asking the float reference", None)
-        stored = write_fixtures(source, stage.folder)
+        proof = begin_proof(source, stage.folder, progress)
         manifest = make_manifest(source, recipe, name=request.called, target=target, files=files)
         if isinstance(converter, Describer):
             converter.describe(manifest, stage.folder)
@@ -323,12 +275,7 @@ def _convert_one(source: Prepared, request: Request, target: str, progress: Prog
         progress(f"{target}: reading the weights back", None)
         proofs = _prove_weights(bundle, compressed)
         with registry.runtime(target).open(bundle, threads=1) as session:
-            report = _measure(session, bundle, source.samples, source.reference, progress)
-            shipped = _ask_golden(session, bundle, stored)
-        far_off = golden.far_off(manifest, golden.sides(bundle, stored)["reference"], shipped)
-        of_golden = (replace(check, component=f"{check.component} (golden)") for check in far_off)
-        report = replace(report, checks=(*report.checks, *of_golden))
-        golden.write(stage.folder, golden.with_shipped(stored, bundle, shipped) if report.passed else stored)
+            report = proof.measure(session, bundle, progress)
         parity_seconds = time.monotonic() - began
         bundle = seal(stage.folder, replace(manifest, parity=report, weights=proofs))
         # What fails is kept for looking into, under a name that no app picks up by mistake, until the next try.
@@ -375,14 +322,6 @@ def _lower(converter: Converter, programs: Programs, recipe: Recipe, folder: Pat
         return converter.lower(programs, recipe, folder)
 
 
-def _measure(session: Session, bundle: Bundle, samples: Rows, reference: Answers, progress: Progress) -> ParityReport:
-    stage, manifest = f"{bundle.manifest.target}: comparing with the float reference", bundle.manifest
-    specs = [component.spec for component in bundle.components.values()]
-    answers = comparison.ask(session, specs, samples, lambda share: progress(stage, share))
-    checks = comparison.compare(reference, answers, manifest.recipe.parity, logit_scale=manifest.logit_scale)
-    return ParityReport(session.evidence, len(samples[PIXELS]), checks)
-
-
 def _cache_key(
     request: Request, target: str, fingerprint: str | None, calibration: CalibrationData | None
 ) -> str | None:
@@ -397,6 +336,8 @@ def _cache_key(
         "image_only": request.image_only,
         "name": request.called,
         "calibration": schema.write(calibration.record) if calibration else None,
+        "context_length": request.context_length,
+        "lengths": request.lengths,
     }
     return cache.key(inputs)
 

@@ -131,7 +131,7 @@ class BundleEncoder(Closing):
         outputs = [each.name for part in bundle.components.values() for each in part.spec.outputs]
         self._has_logits = "logits" in outputs
         encodes = "encode_image" in bundle.components
-        self.embedding_dim = bundle.manifest.embedding_dim if encodes else None
+        self.embedding_dim = bundle.manifest.embedding.dim if encodes else None
         self.mean_embedding = self._model.mean_embedding if encodes else None
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> F32:

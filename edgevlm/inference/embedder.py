@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.dialogue import Sampling
 from edgevlm.bundle.spec import F32
 from edgevlm.bundle.tensors import refuse_large_header
 from edgevlm.errors import BundleError, InputError, LabelError, TensorError
 from edgevlm.inference.embeddings import Scores, average, label_scores, score
+from edgevlm.inference.generator import Answer, Conversation, Generator, generator_of
 from edgevlm.inputs.labels import check, quoted
 from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.sequences import listed_pictures, listed_texts
@@ -53,8 +55,11 @@ class BundleModel(Closing):
         self.bundle = bundle
         if session is None:
             session = registry.runtime_of(bundle, trusted=trusted).open(bundle, threads=threads)
+        self._generator: Generator | None = None
         if tokenizer is None:
             try:
+                if bundle.manifest.dialogue is not None:
+                    self._generator = generator_of(bundle, session)
                 tokenizer = tokenizer_of(bundle, session)
             except BaseException:
                 session.close()
@@ -99,7 +104,7 @@ class BundleModel(Closing):
 
         >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
         ...     embeddings = model.encode_image(["examples/pictures/yellow-star.png", PIL.Image.new("RGB", (640, 480))])
-        >>> embeddings.shape == (2, model.bundle.manifest.embedding_dim)
+        >>> embeddings.shape == (2, model.bundle.manifest.embedding.dim)
         True
 
         Args:
@@ -113,10 +118,11 @@ class BundleModel(Closing):
             ImageError: a picture cannot be decoded.
             TensorError: the bundle has no `encode_image`.
         """
+        dim = self.bundle.manifest.embedding.dim  # which refuses a model that talks
         if "encode_image" not in self.bundle.components:
             raise self._lacking("encode_image, so it has no embeddings of pictures")
         rows = [self._ask("encode_image", picture) for picture in listed_pictures(images)]
-        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
+        return np.stack(rows) if rows else np.zeros((0, dim), np.float32)
 
     def encode_text(self, texts: Sequence[str]) -> F32:
         """Embeddings of texts, float32 [N, D], unit norm.
@@ -130,11 +136,12 @@ class BundleModel(Closing):
         Raises:
             TensorError: the bundle has no text tower.
         """
+        dim = self.bundle.manifest.embedding.dim
         if self.tokenizer is None:
             raise self._lacking("text tower, so it cannot encode texts")
         ids = self.tokenizer.encode(texts)
         rows = [self._run("encode_text", "token_ids", row[None]) for row in ids]
-        return np.stack(rows) if rows else np.zeros((0, self.bundle.manifest.embedding_dim), np.float32)
+        return np.stack(rows) if rows else np.zeros((0, dim), np.float32)
 
     def classify(
         self,
@@ -183,6 +190,7 @@ class BundleModel(Closing):
         Raises:
             LabelError, InputError: as `classify`; what it returns raises ImageError, and can be asked on.
         """
+        _ = self.bundle.manifest.embedding  # which refuses a model that talks
         if labels is None:
             if not self.labels:
                 raise LabelError("expected labels: this bundle has none baked in", hint='--labels "a cat, a dog"')
@@ -197,7 +205,9 @@ class BundleModel(Closing):
 
         def ask(picture: Picture) -> F32:
             image = self._ask("encode_image", picture)[None]
-            (row,) = label_scores(image, embeddings, manifest.logit_scale, manifest.logit_bias, scores)
+            (row,) = label_scores(
+                image, embeddings, manifest.embedding.logit_scale, manifest.embedding.logit_bias, scores
+            )
             return np.asarray(row, np.float32)
 
         return ask
@@ -208,8 +218,10 @@ class BundleModel(Closing):
 
         def of_logits(picture: Picture) -> F32:
             logits = self._ask("classify", picture, "logits")[places]
-            cosines = np.asarray((logits - (manifest.logit_bias or 0)) / manifest.logit_scale, np.float32)
-            return score(cosines, manifest.logit_scale, manifest.logit_bias, kind)
+            cosines = np.asarray(
+                (logits - (manifest.embedding.logit_bias or 0)) / manifest.embedding.logit_scale, np.float32
+            )
+            return score(cosines, manifest.embedding.logit_scale, manifest.embedding.logit_bias, kind)
 
         def of_scores(picture: Picture) -> F32:
             shares = self._ask("classify", picture, "scores")[places]
@@ -251,6 +263,36 @@ class BundleModel(Closing):
             check([texts[0] for texts in several], several, self.tokenizer)
         embeddings = self.encode_text([text for texts in several for text in texts])
         return average(embeddings, [len(texts) for texts in several])
+
+    @property
+    def talker(self) -> Generator:
+        """What talks: `generate`, `chat` and `score` with all that they take.
+
+        Raises:
+            InputError: this model gives embeddings, and does not talk.
+        """
+        return self._generator or generator_of(self.bundle, self.session)  # which refuses
+
+    def generate(
+        self,
+        picture: Picture | None = None,
+        text: str | None = None,
+        *,
+        system: str | None = None,
+        max_tokens: int = 256,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> Answer:
+        """The answer of a model that talks to a question about a picture; see `Generator.generate`."""
+        return self.talker.generate(picture, text, system=system, max_tokens=max_tokens, sampling=sampling, seed=seed)
+
+    def chat(self, picture: Picture | None = None, *, system: str | None = None) -> Conversation:
+        """A conversation with a model that talks; see `Generator.chat`."""
+        return self.talker.chat(picture, system=system)
+
+    def score(self, picture: Picture | None, text: str | None, answers: Sequence[str]) -> F32:
+        """How probable a model that talks holds each answer, float32 [A]; see `Generator.score`."""
+        return self.talker.score(picture, text, answers)
 
     def close(self) -> None:
         """Frees the backend's memory."""

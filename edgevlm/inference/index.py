@@ -221,7 +221,7 @@ def write(
     if len(names) > LONG:
         graph.require()
     scratch.sweep(path.parent)  # of a run that was killed, even where nothing is left to write
-    space = model.bundle.manifest.embedding_space_id
+    space = model.bundle.manifest.embedding.space_id
     old = load(path) if path.exists() else None
     if old is not None and old.folder != folder.resolve():
         raise DataError(f"{path}: indexes {old.folder}, not {folder}", hint="choose another file with --out")
@@ -309,12 +309,12 @@ class _Draft:
     def index(self) -> PictureIndex:
         """What there is so far."""
         manifest = self._model.bundle.manifest
-        empty = _encode(np.zeros((0, manifest.embedding_dim), np.float32), self._form, self._settled_mean())
+        empty = _encode(np.zeros((0, manifest.embedding.dim), np.float32), self._form, self._settled_mean())
         rows = np.concatenate([empty, *self._rows])
         order = sorted(range(len(self._names)), key=self._names.__getitem__)
         names = tuple(self._names[place] for place in order)
         return PictureIndex(
-            space=manifest.embedding_space_id,
+            space=manifest.embedding.space_id,
             folder=self._folder.resolve(),
             bundle=self._model.bundle.path.resolve(),
             names=names,

@@ -133,7 +133,7 @@ def resize_and_crop(image: Image.Image, spec: ImagePreprocessing) -> NDArray[np.
                 f"preprocessing neither resizes nor crops, got {image.height} x {image.width}",
                 hint="resize the picture first",
             )
-        return np.asarray(_resize(image, height, width, spec.resample), dtype=np.uint8)
+        return np.asarray(scale(image, height, width, spec.resample), dtype=np.uint8)
     (rows_from, rows_to), (columns_from, columns_to) = (
         _centred(have, want) for have, want in ((height, spec.height), (width, spec.width))
     )
@@ -141,7 +141,7 @@ def resize_and_crop(image: Image.Image, spec: ImagePreprocessing) -> NDArray[np.
     if height * width > _LARGEST_WHOLE:
         part = resize_part(image, height, width, spec.resample, rows_from, columns_from)
     else:
-        part = np.asarray(_resize(image, height, width, spec.resample), dtype=np.uint8)[rows_from, columns_from]
+        part = np.asarray(scale(image, height, width, spec.resample), dtype=np.uint8)[rows_from, columns_from]
     out[rows_to, columns_to] = part
     return out
 
@@ -208,7 +208,7 @@ def _from_16_bit_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _resize(image: Image.Image, height: int, width: int, resample: Resample) -> Image.Image:
+def scale(image: Image.Image, height: int, width: int, resample: Resample) -> Image.Image:
     """As Pillow 13 does it, one pass after the other: Pillow until 12 has them in another order for tall pictures.
 
     Rounding to 8 bits in between, the order changes pixels. The bundle's format has one, on whatever Pillow is there.

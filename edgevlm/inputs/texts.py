@@ -124,6 +124,32 @@ class Tokenizer:
                 hint="shorten the text; where that is of no help, the tokenizer.json is damaged",
             ) from error
 
+    def pieces(self, text: str) -> list[int]:
+        """The tokenizer's own ids of a text as it is, without special ones but those that are written in it.
+
+        Raises:
+            InputError: see `ids`.
+        """
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # the library's panics are no Exception
+            raise InputError(f"the tokenizer fails on {text[:60]!r}: {error}", hint="shorten the text") from error
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What ids say, without special ones. A character that is cut is the replacement character, U+FFFD.
+
+        Raises:
+            InputError: an id that the tokenizer does not have.
+        """
+        try:
+            return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:
+            raise InputError(f"the tokenizer fails on the ids {list(ids)[:8]}: {error}") from error
+
     def canonical(self, text: str) -> str:
         """What is done before the tokenizer.
 
@@ -136,6 +162,11 @@ class Tokenizer:
             text = text.replace("▁", " ").translate(_NO_PUNCTUATION)
             return re.sub(r"\s+", " ", text).strip()
         return normalizers.Lowercase().normalize_str(text) if self.spec.lower_case else text
+
+
+def without_rules(tokenizer_file: str) -> TextPreprocessing:
+    """The rules of a tokenizer that is asked for ids as they are, neither cut nor padded."""
+    return TextPreprocessing(1, 0, None, "none", False, tokenizer_file)
 
 
 def parse(content: bytes, where: str) -> tokenizers.Tokenizer:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevlm.errors import CheckpointError
-from edgevlm.models import builtin
+from edgevlm.models import builtin, families
 from edgevlm.models.checkpoints import hub
 from edgevlm.models.checkpoints.files import refuse_special_files
 from edgevlm.models.checkpoints.hub import is_hub_id
@@ -16,16 +16,48 @@ from edgevlm.process.paths import user_path
 
 if TYPE_CHECKING:
     from edgevlm.models.model import Model
+    from edgevlm.models.talker import Talker
 
 FAMILIES = {
     "clip": "CLIP: openai/clip-vit-base-patch32 and its kin, any sizes, any activation, either pooling rule",
     "siglip": "SigLIP and SigLIP 2 at a fixed resolution: google/siglip-base-patch16-224 and its kin",
     "student": "students trained by edgevlm distill: the folder that it wrote",
+    "llava": "LLaVA 1.5: CLIP's or SigLIP's tower, and a decoder of Llama's, Mistral's or Qwen2's kind; it talks",
+    "smolvlm": "SmolVLM: pictures in tiles, and a decoder of Llama's kind; it talks",
+    "idefics3": "Idefics3, likewise",
+    "blip": "BLIP's captioner",
 }
 
 
+def load_any(
+    name: str | Path = builtin.STUDENT,
+    *,
+    revision: str | None = None,
+    context_length: int | None = None,
+    lengths: tuple[int, ...] | None = None,
+) -> Model | Talker:
+    """Loads a dual encoder or a model that talks.
+
+    Args:
+        name, revision: See `load`.
+        context_length: Of a model that talks, the positions of a dialogue.
+        lengths: Of a model that talks, how many rows are decoded at once, ascending from 1.
+
+    Raises:
+        CheckpointError, MissingDependency: see `load`.
+        InputError: lengths that do not ascend from 1, or beyond the context.
+    """
+    folder = find_folder(name, revision=revision)
+    if layout.is_student(folder) or not families.talks(folder):
+        return load(name, revision=revision)
+    from edgevlm.models.checkpoints import talking
+
+    called, commit = _called(name, folder)
+    return talking.load(folder, name=called, commit=commit, context_length=context_length, lengths=lengths)
+
+
 def load(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> Model:
-    """Loads a model.
+    """Loads a dual encoder.
 
     Args:
         name: A built-in model's, a folder in Hugging Face format or of a student, or a hub id.
@@ -36,9 +68,7 @@ def load(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> 
         MissingDependency: torch, transformers or huggingface_hub is not installed.
     """
     folder = find_folder(name, revision=revision)
-    on_disk = str(name) in builtin.FOLDERS or user_path(name).is_dir()
-    called = folder.resolve().name if on_disk and str(name) not in builtin.FOLDERS else str(name)
-    commit = None if on_disk else folder.name
+    called, commit = _called(name, folder)
     if layout.is_student(folder):
         from edgevlm.models.students import folder as students
 
@@ -46,6 +76,13 @@ def load(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> 
     from edgevlm.models.checkpoints import loading
 
     return loading.load(folder, name=called, commit=commit)
+
+
+def _called(name: str | Path, folder: Path) -> tuple[str, str | None]:
+    """What a model is called, and its commit where it is from the hub."""
+    on_disk = str(name) in builtin.FOLDERS or user_path(name).is_dir()
+    called = folder.resolve().name if on_disk and str(name) not in builtin.FOLDERS else str(name)
+    return called, None if on_disk else folder.name
 
 
 def fingerprint(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from edgevlm import schema
 from edgevlm.errors import CheckpointError
 
 Family: TypeAlias = Literal["clip", "siglip"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+TALKERS = ("llava", "smolvlm", "idefics3", "blip")
+"""`model_type` of the models that talk."""
 _ONE_TOWER = ("clip_text_model", "clip_vision_model", "siglip_text_model", "siglip_vision_model")
 
 
@@ -26,9 +30,23 @@ def read_family(config: Mapping[str, Any], where: str) -> Family:
     for known in FAMILIES:
         if family == known:
             return known
+    if family in TALKERS:
+        raise CheckpointError(
+            f"{where}: expected a dual encoder, of the kinds {', '.join(FAMILIES)}, got {family}, which talks",
+            hint="edgevlm convert converts it, and edgevlm run --ask asks the bundle",
+        )
     raise CheckpointError(
-        f"{where}: model_type: expected one of {', '.join(FAMILIES)}, got {family!r}",
+        f"{where}: model_type: expected one of {', '.join((*FAMILIES, *TALKERS))}, got {family!r}",
         hint="this is one tower of a dual encoder: give the checkpoint that holds both, a CLIPModel or a SiglipModel"
         if family in _ONE_TOWER
         else None,
     )
+
+
+def talks(folder: Path) -> bool:
+    """Whether a checkpoint's `config.json` names a family of models that talk."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return False
+    config = schema.read_json(file, error=CheckpointError, hint="download it again")
+    return isinstance(config, Mapping) and config.get("model_type") in TALKERS

@@ -16,7 +16,7 @@ from edgevlm.bundle.spec import Array, ComponentSpec, ImagePreprocessing
 from edgevlm.errors import TensorError
 from edgevlm.inputs.rows import Rows, inputs_of, is_answerable
 from edgevlm.targets.boundary import find_component, validate_rows
-from edgevlm.targets.runtime import Closing
+from edgevlm.targets.runtime import Closing, State
 
 if TYPE_CHECKING:
     import torch
@@ -98,12 +98,19 @@ class Original(Closing):
             return function(*tensors)
         return function.forward(*_tuple(self._compute(function.of, *tensors)))
 
-    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+    def make_state(self, component: str) -> State:
+        """Raises TensorError: no component of a dual encoder keeps a state from one run to the next."""
+        raise TensorError(f"{component}: keeps no state from one run to the next", hint="run it without one")
+
+    def run(
+        self, component: str, inputs: Mapping[str, Array], state: State | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         """Answers N rows, in batches and without gradients.
 
         Args:
             component: Its name.
             inputs: By the names of its spec, [N, ...] each.
+            state: None.
 
         Returns:
             The outputs of its spec, float32 [N, ...] each, owned by the caller.

@@ -122,8 +122,8 @@ def _stages(bundle: Bundle, component: str) -> dict[str, Any]:
         found["decode_ms"] = quick(lambda: decode(file))
         found["preprocess_ms"] = quick(lambda: preprocess(picture, manifest.image))
         if any(tensor.name == "embedding" for tensor in spec.outputs):
-            labels = np.full((LABELS, manifest.embedding_dim), manifest.embedding_dim**-0.5, np.float32)
+            labels = np.full((LABELS, manifest.embedding.dim), manifest.embedding.dim**-0.5, np.float32)
             found["postprocess_ms"] = quick(
-                lambda: label_scores(labels[:1], labels, manifest.logit_scale, manifest.logit_bias)
+                lambda: label_scores(labels[:1], labels, manifest.embedding.logit_scale, manifest.embedding.logit_bias)
             )
     return found

@@ -213,9 +213,9 @@ def check(bundle: Bundle, golden: Golden, tokenizer: Tokenizer | None) -> dict[S
             if not np.abs(lengths - 1).max() <= _LENGTH[side]:
                 raise BundleError(f"{where}: {name}: expected embeddings of length one, got others")
     cosines = zero_shot(answers["reference"])
-    scores = [score(each, manifest.logit_scale, manifest.logit_bias) for each in cosines]
+    scores = [score(each, manifest.embedding.logit_scale, manifest.embedding.logit_bias) for each in cosines]
     expected = scores[0] if scores else np.zeros((len(golden.pictures), 0), np.float32)
-    allowed = SCORE_ERROR * max(1, manifest.logit_scale)
+    allowed = SCORE_ERROR * max(1, manifest.embedding.logit_scale)
     fits = [len(row) for row in golden.scores] == [expected.shape[1]] * len(expected)
     if not fits or not np.abs(np.array(golden.scores) - expected).max(initial=0) <= allowed:
         raise BundleError(f"{where}: scores: the embeddings and logit_scale make other scores than these")
@@ -239,7 +239,7 @@ def far_off(manifest: Manifest, reference: Answers, answers: Answers) -> tuple[P
         answers: The file's.
     """
     found = []
-    for each in compare(reference, answers, manifest.recipe.parity, logit_scale=manifest.logit_scale):
+    for each in compare(reference, answers, manifest.recipe.parity, logit_scale=manifest.embedding.logit_scale):
         if each.limit is None or each.measure not in ("max_abs_error", "min_cosine", "finite"):
             continue
         best = 0.0 if each.measure == "max_abs_error" else 1.0

@@ -41,12 +41,14 @@ def tolerances(golden: Golden, manifest: Manifest, sides: Mapping[Side, Answers]
             turned = math.cos(min(_angle(value) + _angle(own), math.pi))
             farthest = turned if promised.min_cosine is None else min(turned, promised.min_cosine)
         else:
-            scale = scale_of(stage.rpartition(".")[2], manifest.logit_scale)
+            scale = scale_of(stage.rpartition(".")[2], manifest.embedding.logit_scale)
             own = scale * apart.max_abs_error
             farthest = max(value + own, scale * (promised.max_abs_error or 0.0))
         found += [Tolerance(stage, "reference", measure, farthest), Tolerance(stage, "shipped", measure, own)]
     if any(golden.scores):
-        found.append(Tolerance("scores", "reference", "max_abs_error", SCORE_ERROR * max(1.0, manifest.logit_scale)))
+        found.append(
+            Tolerance("scores", "reference", "max_abs_error", SCORE_ERROR * max(1.0, manifest.embedding.logit_scale))
+        )
     return tuple(found)
 
 

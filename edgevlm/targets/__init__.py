@@ -34,7 +34,7 @@ from edgevlm.targets.inspection import (
     PackageReader,
     PackageValue,
 )
-from edgevlm.targets.runtime import Closing, Runtime, SerialSession, Session, TracedOp
+from edgevlm.targets.runtime import Closing, Runtime, SerialSession, Session, State, TracedOp
 
 __all__ = [
     "F32",
@@ -63,6 +63,7 @@ __all__ = [
     "Runtime",
     "SerialSession",
     "Session",
+    "State",
     "StoredWeight",
     "TracedOp",
     "Unsupported",

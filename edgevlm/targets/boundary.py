@@ -29,7 +29,26 @@ def validate_inputs(spec: ComponentSpec, inputs: Mapping[str, Array]) -> dict[st
             or holds NaN or infinity.
     """
     _check_names(spec, inputs)
-    return {tensor.name: _validate(spec.name, tensor, inputs[tensor.name], tensor.shape) for tensor in spec.inputs}
+    length = length_of(spec, inputs)
+    return {tensor.name: _validate(spec.name, tensor, inputs[tensor.name], tensor.at(length)) for tensor in spec.inputs}
+
+
+def length_of(spec: ComponentSpec, inputs: Mapping[str, Array]) -> int:
+    """How many rows a component is run with at once; 1 where it has no choice.
+
+    Raises:
+        TensorError: the inputs differ in it, or it is none of the component's lengths.
+    """
+    if not spec.lengths:
+        return 1
+    shapes = [(tensor.shape, np.shape(inputs[tensor.name])) for tensor in spec.inputs if -1 in tensor.shape]
+    found = {got[shape.index(-1)] if len(got) == len(shape) else 0 for shape, got in shapes}
+    if len(found) != 1 or not found <= {*spec.lengths}:
+        raise TensorError(
+            f"{spec.name}: expected {' or '.join(map(str, spec.lengths))} rows at once, the same of each input, got "
+            f"{' and '.join(map(str, sorted(found)))}"
+        )
+    return found.pop()
 
 
 def validate_rows(spec: ComponentSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:

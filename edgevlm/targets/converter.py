@@ -106,7 +106,14 @@ class Converter(Protocol):
         """
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
-        """Writes the artefact below `out_dir`. The same programs give the same bytes."""
+        """Writes the artefact below `out_dir`. The same programs give the same bytes.
+
+        Args:
+            programs: Under the name that the file has for each, mostly its component's, which is `spec.name`. Of a
+                component that is run with several lengths there is one for each, and weights are stored once.
+            recipe: Which made them.
+            out_dir: An empty folder.
+        """
 
 
 @runtime_checkable

@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,18 @@ from numpy.typing import NDArray
 from edgevlm import errors, schema
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import Manifest
-from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import BundleError, EdgeVLMError
-from edgevlm.inputs.texts import Tokenizer
+from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.process import frames
 from edgevlm.targets import registry
 from edgevlm.targets.inspection import Adviser
 from edgevlm.targets.isolation import LONGEST_SECONDS
-from edgevlm.targets.runtime import Session
+from edgevlm.targets.runtime import Session, State
 
 _MEMORY_BYTES = 2_000_000_000
 """Of the libraries and of activations; what weights take comes to it."""
 _COPIES_OF_WEIGHTS = 8
-_NO_RULES = TextPreprocessing(1, 0, None, "none", False, "")
-"""A manifest's rules are followed by whoever asks for ids."""
+_OF_TOKENIZER = ("ids", "pieces", "text")
 
 
 class _AskedBundle:
@@ -53,6 +50,7 @@ class _AskedBundle:
         self._runtime = registry.runtime(read.target)
         self._session: Session | None = None
         self._tokenizer: Tokenizer | None = None
+        self._states: list[State | None] = []
 
     def answer(self, ask: str, **asked: Any) -> Any:
         """What a method of the target's runtime, of the session or of the tokenizer gives."""
@@ -61,10 +59,17 @@ class _AskedBundle:
             return self._session.evidence
         if ask == "run" and self._session is not None:
             return self._session.run(**asked)
+        if ask == "make_state" and self._session is not None:
+            self._states.append(self._session.make_state(**asked))
+            return len(self._states) - 1
+        if ask == "run_on" and self._session is not None:
+            for number in asked["forgotten"]:
+                self._states[number] = None
+            return self._session.run(asked["component"], asked["inputs"], self._states[asked["state"]])
         if ask == "highest_id":
             return self._read_tokenizer().highest_id
-        if ask == "ids":
-            return self._read_tokenizer().ids(**asked)
+        if ask in _OF_TOKENIZER:
+            return getattr(self._read_tokenizer(), ask)(**asked)
         if ask == "inspect":
             return self._runtime.inspect(self._bundle)
         if ask == "advice":
@@ -76,6 +81,9 @@ class _AskedBundle:
         raise ValueError(f"expected a question, got {ask!r}")
 
     def _read_tokenizer(self) -> Tokenizer:
+        dialogue = self._bundle.manifest.dialogue
+        if dialogue is not None:
+            self._tokenizer = self._tokenizer or Tokenizer(without_rules(dialogue.tokenizer_file), self._bundle.path)
         self._tokenizer = self._tokenizer or Tokenizer.of_bundle(self._bundle)
         if self._tokenizer is None:
             raise BundleError(f"{self._bundle.path}: expected a tokenizer, got none")
@@ -92,14 +100,14 @@ class _AskedTokenizer:
 
     def __init__(self, content: NDArray[np.uint8], where: str) -> None:
         _limit_memory(_MEMORY_BYTES)
-        self._tokenizer = Tokenizer.from_bytes(replace(_NO_RULES, tokenizer_file=where), content.tobytes())
+        self._tokenizer = Tokenizer.from_bytes(without_rules(where), content.tobytes())
 
     def answer(self, ask: str, **asked: Any) -> Any:
         """What a method of the tokenizer gives."""
         if ask == "highest_id":
             return self._tokenizer.highest_id
-        if ask == "ids":
-            return self._tokenizer.ids(**asked)
+        if ask in _OF_TOKENIZER:
+            return getattr(self._tokenizer, ask)(**asked)
         raise ValueError(f"expected a question, got {ask!r}")
 
 

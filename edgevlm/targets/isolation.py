@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import IO, Any, TypeVar, cast
@@ -26,11 +26,11 @@ from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.spec import Array, ComponentSpec, TextPreprocessing
 from edgevlm.errors import BundleError, CheckpointError, EdgeVLMError, TensorError, debugging
-from edgevlm.inputs.texts import Tokenizer
+from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.process import children, frames
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import Advice, OpCount
-from edgevlm.targets.runtime import SerialSession, Session, TracedOp
+from edgevlm.targets.runtime import SerialSession, Session, State, TracedOp
 
 PROGRAM = "edgevlm.targets.isolated"
 LONGEST_SECONDS = 300
@@ -78,11 +78,18 @@ class IsolatedRuntime:
         return tuple(TracedOp(**{**each, "reads": tuple(each["reads"])}) for each in found)
 
 
-class IsolatedSession(SerialSession[None]):
-    """An open bundle in a process of its own."""
+class IsolatedSession(SerialSession[str]):
+    """An open bundle in a process of its own, which keeps states as well."""
 
     def __init__(self, bundle: Bundle, isolated: _BundleProcess, evidence: str) -> None:
-        super().__init__({name: (component.spec, None) for name, component in bundle.components.items()})
+        functions = bundle.functions
+        names = {
+            component.function(length): name
+            for name, component in bundle.components.items()
+            for length in component.spec.lengths or (1,)
+        }
+        super().__init__({each: (functions[each].spec, name) for each, name in names.items()}, bundle.components)
+        self._forgotten: list[int] = []
         self.evidence = str(evidence)
         self._text = bundle.manifest.text
         self._isolated: _BundleProcess | None = isolated
@@ -91,15 +98,37 @@ class IsolatedSession(SerialSession[None]):
         """The bundle's, which may be used after the session is closed; None where no component takes texts."""
         return None if self._text is None else IsolatedTokenizer(self._text, self._opened().ask)
 
+    def make_state(self, component: str) -> State:
+        state = super().make_state(component)
+        state.arrays.clear()  # they are kept over there, for as long as this is
+        state.number = int(self._opened().ask("make_state", component=component))
+        weakref.finalize(state, self._forgotten.append, state.number)
+        return state
+
     def _compute(
-        self, spec: ComponentSpec, program: None, arrays: Mapping[str, Array]
+        self, spec: ComponentSpec, program: str, arrays: Mapping[str, Array]
     ) -> dict[str, NDArray[np.float32]]:
-        found = self._opened().ask("run", component=spec.name, inputs=arrays)
+        return self._checked(spec, self._opened().ask("run", component=program, inputs=arrays))
+
+    def _compute_on(
+        self, state: State, spec: ComponentSpec, program: str, arrays: Mapping[str, Array]
+    ) -> dict[str, NDArray[np.float32]]:
+        forgotten, self._forgotten[:] = list(self._forgotten), []
+        asked = {"component": program, "inputs": arrays, "state": state.number, "forgotten": forgotten}
+        return self._checked(spec, self._opened().ask("run_on", **asked), but={each.written for each in spec.inputs})
+
+    def _checked(
+        self, spec: ComponentSpec, found: Mapping[str, NDArray[np.float32]], but: Collection[str] = ()
+    ) -> dict[str, NDArray[np.float32]]:
         got = {name: (rows.dtype.name, rows.shape) for name, rows in found.items()}
-        expected = {tensor.name: (tensor.dtype, tensor.shape) for tensor in spec.outputs}
+        expected = {tensor.name: (tensor.dtype, tensor.shape) for tensor in spec.outputs if tensor.name not in but}
         if got != expected:
             raise BundleError(f"{spec.name}: expected the outputs {expected}, got {got}", hint=_HINT)
         return dict(found)
+
+    def ask(self, what: str, **asked: Any) -> Any:
+        """See `_BundleProcess`."""
+        return self._opened().ask(what, **asked)
 
     def close(self) -> None:
         super().close()
@@ -116,7 +145,7 @@ class IsolatedTokenizer(Tokenizer):
 
     Args:
         spec: The rules.
-        ask: Asks the other process: `highest_id`, or `ids` of `texts`.
+        ask: Asks the other process: `highest_id`, `ids` of `texts`, `pieces` of a `text`, or the `text` of `ids`.
     """
 
     def __init__(self, spec: TextPreprocessing, ask: Callable[..., Any]) -> None:
@@ -146,6 +175,14 @@ class IsolatedTokenizer(Tokenizer):
         """
         return [list(map(int, each)) for each in self._ask("ids", texts=list(texts))]
 
+    def pieces(self, text: str) -> list[int]:
+        """See `Tokenizer`; raises as `ids`."""
+        return list(map(int, self._ask("pieces", text=text)))
+
+    def text(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer`; raises as `ids`."""
+        return str(self._ask("text", ids=list(map(int, ids))))
+
 
 def rehearse(tokenizer_json: bytes, where: str, texts: Sequence[str]) -> None:
     """Has a checkpoint's tokenizer read, and asked about texts, where it can do no harm.
@@ -167,6 +204,18 @@ def tokenizer_of(bundle: Bundle, session: Session) -> Tokenizer | None:
     if isinstance(session, IsolatedSession):
         return session.tokenizer()
     return Tokenizer.of_bundle(bundle)
+
+
+def words_of(bundle: Bundle, tokenizer_file: str, session: Session) -> Tokenizer:
+    """The tokenizer of a model that talks, in the process that its session runs in.
+
+    Raises:
+        CheckpointError: its file is damaged.
+        BundleError: it ended the process.
+    """
+    if isinstance(session, IsolatedSession):
+        return IsolatedTokenizer(without_rules(tokenizer_file), session.ask)
+    return Tokenizer(without_rules(tokenizer_file), bundle.path)
 
 
 class _Ended(Exception):

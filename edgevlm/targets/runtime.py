@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import F32, Array, ComponentSpec
 from edgevlm.errors import TensorError, UnsupportedError
-from edgevlm.targets.boundary import find_component, validate_inputs
+from edgevlm.targets.boundary import find_component, length_of, validate_inputs
 from edgevlm.targets.inspection import OpCount
 
 if TYPE_CHECKING:
@@ -46,19 +47,41 @@ class TracedOp:
     origin: str = ""
 
 
+@dataclass(eq=False)
+class State:
+    """What a component keeps from one run to the next: its session makes it, and its runs change it.
+
+    Attributes:
+        component: Whose.
+        arrays: By the names of the component's spec, float32.
+        session: `id` of the session.
+        number: By which a session in another process knows it.
+    """
+
+    component: str
+    arrays: dict[str, NDArray[np.float32]]
+    session: int
+    number: int = 0
+
+
 class Session(Protocol):
     """An open bundle that can run; a context manager. Several threads may use one."""
 
     evidence: str
     """What its answers prove: `host-runtime`, `program-semantics` or `device`."""
 
-    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+    def make_state(self, component: str) -> State:
+        """What a component keeps from run to run, before the first; see `SerialSession.make_state`."""
+
+    def run(
+        self, component: str, inputs: Mapping[str, Array], state: State | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         """Runs one component once.
 
         >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
         ...     (pixels,) = model.bundle.components["encode_image"].spec.inputs
         ...     answers = model.session.run("encode_image", {"pixels": np.zeros(pixels.shape, np.float32)})
-        >>> answers["embedding"].shape == (1, model.bundle.manifest.embedding_dim)
+        >>> answers["embedding"].shape == (1, model.bundle.manifest.embedding.dim)
         True
 
         Raises:
@@ -97,26 +120,53 @@ class SerialSession(Closing, Generic[P]):
     the weights once more.
 
     Args:
-        components: By name, its spec and what the target's runtime runs for it.
+        functions: What the files answer, by their own names: its spec, and what the target's runtime runs for it.
+        components: What is asked; the functions themselves where None.
     """
 
     evidence: str
 
-    def __init__(self, components: Mapping[str, tuple[ComponentSpec, P]]) -> None:
-        self._components = dict(components)
+    def __init__(
+        self,
+        functions: Mapping[str, tuple[ComponentSpec, P]],
+        components: Mapping[str, BundledComponent] | None = None,
+    ) -> None:
+        self._functions = dict(functions)
+        self._components = {name: BundledComponent(spec, "") for name, (spec, _) in functions.items()}
+        if components is not None:
+            self._components = dict(components)
         self._closed = False
         self._turn = threading.Lock()
         self._process = os.getpid()
 
-    def run(self, component: str, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+    def make_state(self, component: str) -> State:
+        """What a component keeps from run to run, before the first.
+
+        Raises:
+            TensorError: there is no such component, or it keeps nothing.
+        """
+        spec = find_component(self._components, component).spec
+        if not spec.state:
+            raise TensorError(f"{component}: keeps no state from one run to the next", hint="run it without one")
+        return State(component, {each.name: np.zeros(each.shape, np.float32) for each in spec.state}, id(self))
+
+    def run(
+        self, component: str, inputs: Mapping[str, Array], state: State | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         """Runs one component once.
+
+        Args:
+            component: Its name.
+            inputs: By the names of its spec.
+            state: Of a component that keeps one, what `make_state` gave; the run changes it.
 
         Returns:
             The outputs of the component's spec, owned by the caller.
 
         Raises:
             TensorError: the session is closed; there is no such component; a name, dtype or shape is not what its
-                spec says; or the runtime refuses a value, such as a token id beyond the vocabulary.
+                spec says; a state is missing, or another session's or component's; or the runtime refuses a value,
+                such as a token id beyond the vocabulary.
             BundleError: the component cannot be loaded, or answers otherwise than its spec says.
             UnsupportedError: this process is a fork of the one that opened the session.
         """
@@ -129,8 +179,27 @@ class SerialSession(Closing, Generic[P]):
         with self._turn:
             if self._closed:
                 raise TensorError("this session is closed", hint="open the bundle again")
-            spec, program = find_component(self._components, component)
-            return self._compute(spec, program, validate_inputs(spec, inputs))
+            asked = find_component(self._components, component)
+            arrays = validate_inputs(asked.spec, inputs)
+            spec, program = self._functions[asked.function(length_of(asked.spec, arrays))]
+            if not asked.spec.state:
+                return self._compute(spec, program, arrays)
+            return self._compute_on(self._own(component, state), spec, program, arrays)
+
+    def _compute_on(
+        self, state: State, spec: ComponentSpec, program: P, arrays: Mapping[str, Array]
+    ) -> dict[str, NDArray[np.float32]]:
+        """The same of one that keeps a state, which is changed; here it goes in and out."""
+        answers = self._compute(spec, program, {**arrays, **state.arrays})
+        written = {each.name: each.written for each in spec.inputs if each.name in state.arrays}
+        state.arrays = {name: answers.pop(now) for name, now in written.items()}
+        return answers
+
+    def _own(self, component: str, state: State | None) -> State:
+        if state is None or state.component != component or state.session != id(self):
+            got = "none" if state is None else "one of another session or component"
+            raise TensorError(f"{component}: expected a state of this session, got {got}", hint="make_state makes one")
+        return state
 
     def _compute(self, spec: ComponentSpec, program: P, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         """One component's answer to inputs that are known to be right."""
@@ -150,6 +219,7 @@ class SerialSession(Closing, Generic[P]):
         try:
             self._closed = True
             self._components.clear()
+            self._functions.clear()
         finally:
             self._turn.release()
 

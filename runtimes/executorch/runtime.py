@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
 from edgevlm.runtimes.executorch.file import Method, count_ops, read_methods, stored_weights
@@ -55,13 +56,14 @@ class ExecuTorchRuntime:
         if threads is not None:
             _set_threads(bindings, threads)
         programs: dict[str, Any] = {}
-        for component in bundle.components.values():
+        for component in bundle.functions.values():
             path = bundle.path / component.file
             if component.file not in programs:
                 programs[component.file] = _load(bindings, path)
             _check_boundary(programs[component.file], component.spec, path)
         return ExecuTorchSession(
-            {name: (component.spec, programs[component.file]) for name, component in bundle.components.items()}
+            {name: (component.spec, programs[component.file]) for name, component in bundle.functions.items()},
+            bundle.components,
         )
 
     def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
@@ -117,8 +119,10 @@ class ExecuTorchSession(SerialSession[Any]):
 
     evidence = "host-runtime"
 
-    def __init__(self, components: Mapping[str, tuple[ComponentSpec, Any]]) -> None:
-        super().__init__(components)
+    def __init__(
+        self, functions: Mapping[str, tuple[ComponentSpec, Any]], components: Mapping[str, BundledComponent]
+    ) -> None:
+        super().__init__(functions, components)
         self._methods: dict[str, Any] = {}
 
     def _compute(
@@ -159,7 +163,7 @@ def _read_methods(bundle: Bundle) -> dict[str, Method]:
     for file in {component.file for component in bundle.components.values()}:
         _load(bindings, bundle.path / file)
         methods[file] = read_methods(bundle.path / file)
-    return {name: methods[component.file][name] for name, component in bundle.components.items()}
+    return {name: methods[component.file][name] for name, component in bundle.functions.items()}
 
 
 def _bindings() -> Any:

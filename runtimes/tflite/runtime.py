@@ -48,12 +48,12 @@ class TFLiteRuntime:
         validate_threads(threads)
         interpreters: dict[str, Any] = {}
         runners: dict[str, tuple[ComponentSpec, Any]] = {}
-        for name, component in bundle.components.items():
+        for name, component in bundle.functions.items():
             if component.file not in interpreters:
                 interpreters[component.file] = _load(bundle.path / component.file, threads)
             runner = _signature(interpreters[component.file], component.spec, bundle.path / component.file)
             runners[name] = (component.spec, runner)
-        return TFLiteSession(runners)
+        return TFLiteSession(runners, bundle.components)
 
     def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
         """The ops of each component, and which of them XNNPACK takes on this machine.
@@ -64,7 +64,7 @@ class TFLiteRuntime:
         """
         return {
             name: _count_ops(_operators(bundle.path / component.file, component.spec))
-            for name, component in bundle.components.items()
+            for name, component in bundle.functions.items()
         }
 
     def stored_weights(self, bundle: Bundle) -> dict[str, tuple[StoredWeight, ...]]:
@@ -81,7 +81,7 @@ class TFLiteRuntime:
             from edgevlm.runtimes.tflite.weights import stored_weights
 
             found[file] = stored_weights(bundle.path / file)
-        return {name: found[component.file][name] for name, component in bundle.components.items()}
+        return {name: found[component.file][name] for name, component in bundle.functions.items()}
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once on the interpreter's own kernels: XNNPACK keeps to itself what it computes.

@@ -7,6 +7,7 @@ processor whose pixels differ from a device's.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
@@ -14,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgevlm.bundle.dialogue import Tiling
 from edgevlm.bundle.spec import ImagePreprocessing, Resample
 from edgevlm.errors import CheckpointError
 from edgevlm.inputs.pictures import resize_and_crop
+from edgevlm.inputs.tiles import cut
 from edgevlm.models.checkpoints.files import read_json
 from edgevlm.process.quiet import quiet
 
@@ -57,6 +60,32 @@ def from_checkpoint(folder: Path, *, image_size: tuple[int, int]) -> ImagePrepro
     rules = _read_rules(processor, image_size, where)
     _compare(processor, rules, where)
     return rules
+
+
+def tiles_from_checkpoint(folder: Path) -> tuple[ImagePreprocessing, Tiling]:
+    """The same of a checkpoint whose pictures are cut into tiles: how a tile becomes pixels, and how tiles are cut.
+
+    Raises:
+        CheckpointError: see `from_checkpoint`.
+    """
+    where, config = _find_config(folder)
+    processor = _open(folder, config, where)
+    size, tile = (_given(getattr(processor, key, None)) for key in ("size", "max_image_size"))
+    for key, found in (("size", size), ("max_image_size", tile)):
+        if set(found) != {"longest_edge"} or not _is_length(found["longest_edge"]):
+            raise CheckpointError(
+                f'{where}: {key}: expected {{"longest_edge": N}} in whole pixels up to {_LONGEST_SIDE}, got '
+                f"{found or None}"
+            )
+    if not _flag(processor, "do_resize", where):
+        raise CheckpointError(f"{where}: do_resize: expected true, got false")
+    side, cuts = int(tile["longest_edge"]), _flag(processor, "do_image_splitting", where)
+    rules = replace(
+        _of_pixels(processor, where, side, side), resample=_resample(getattr(processor, "resample", None), where)
+    )
+    tiling = Tiling(int(size["longest_edge"]), side, rules.resample, cuts)
+    _compare_tiles(processor, rules, tiling, where)
+    return rules, tiling
 
 
 def find_files(folder: Path) -> tuple[str, ...]:
@@ -136,7 +165,7 @@ def _open(folder: Path, config: Mapping[str, Any], where: str) -> BaseImageProce
 
 
 def _read_rules(processor: BaseImageProcessor, image_size: tuple[int, int], where: str) -> ImagePreprocessing:
-    values = {name: getattr(processor, name, None) for name in ("size", "crop_size", "resample", "rescale_factor")}
+    values = {name: getattr(processor, name, None) for name in ("size", "crop_size", "resample")}
     if pads := getattr(processor, "do_pad", None):
         raise CheckpointError(f"{where}: do_pad: expected false or nothing, got {pads!r}")
     resize: Literal["shortest_edge", "exact", "none"] = "none"
@@ -154,16 +183,29 @@ def _read_rules(processor: BaseImageProcessor, image_size: tuple[int, int], wher
         )
     else:
         height, width = (resize_height, resize_width) if resize == "exact" else image_size
-    normalise = _flag(processor, "do_normalize", where)
-    return ImagePreprocessing(
-        height=height,
-        width=width,
+    return replace(
+        _of_pixels(processor, where, height, width),
         resize=resize,
         resize_height=resize_height,
         resize_width=resize_width,
         resample=_resample(values["resample"], where),
         centre_crop=centre_crop,
-        rescale=_number(values["rescale_factor"], "rescale_factor", where, positive=True)
+    )
+
+
+def _of_pixels(processor: BaseImageProcessor, where: str, height: int, width: int) -> ImagePreprocessing:
+    """What becomes of pixels of that size, which are taken as they are."""
+    normalise = _flag(processor, "do_normalize", where)
+    rescale = getattr(processor, "rescale_factor", None)
+    return ImagePreprocessing(
+        height=height,
+        width=width,
+        resize="none",
+        resize_height=0,
+        resize_width=0,
+        resample="bilinear",
+        centre_crop=False,
+        rescale=_number(rescale, "rescale_factor", where, positive=True)
         if _flag(processor, "do_rescale", where)
         else 1.0,
         mean=_channels(processor, "image_mean", where) if normalise else (0.0, 0.0, 0.0),
@@ -252,6 +294,23 @@ def _compare(processor: BaseImageProcessor, rules: ImagePreprocessing, where: st
             f"on a device, which resizes, cuts from the middle, rescales and normalises; a picture of {height} x "
             f"{width} has {found}",
             hint="this processor does more than that, which a bundle cannot carry",
+        )
+
+
+def _compare_tiles(processor: BaseImageProcessor, rules: ImagePreprocessing, tiling: Tiling, where: str) -> None:
+    """Refuses a processor that cuts other tiles than the rules do, or makes other pixels of them."""
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (rules.mean, rules.std))
+    for height, width in _COMPARED_SIZES:
+        picture = _noise(height, width)
+        expected, tiles = _ask(processor, picture, where), cut(picture, tiling).pixels
+        if expected.shape == tiles.shape:
+            off = np.abs((tiles * rules.rescale - mean) / std - expected) * std / rules.rescale
+            if off.max() < 0.01:
+                continue
+        raise CheckpointError(
+            f"{where}: {type(processor).__name__.removesuffix('Pil')}: expected the same tiles from transformers as on "
+            f"a device; a picture of {height} x {width} has {list(expected.shape)} there and {list(tiles.shape)} here",
+            hint="this processor does more than to scale, cut, rescale and normalise, which a bundle cannot carry",
         )
 
 

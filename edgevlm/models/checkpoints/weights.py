@@ -80,6 +80,18 @@ def hash_files(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def check_headers(files: Sequence[Path]) -> None:
+    """Refuses, before anything of them is loaded, files that are cut short, and tensors that are no floats.
+
+    Raises:
+        CheckpointError: see `fill_network`.
+    """
+    for path in files:
+        for name, (dtype, _) in _read_header(path).items():
+            if dtype not in _FLOATS and not name.endswith(_HARMLESS):
+                raise _no_floats(path, name, dtype)
+
+
 def fill_network(network: Network, files: Sequence[Path]) -> None:
     """Puts the files' tensors into a network that has none, as float32 whatever they are stored as.
 
@@ -99,10 +111,7 @@ def fill_network(network: Network, files: Sequence[Path]) -> None:
             if name.endswith(_HARMLESS):
                 continue
             if dtype not in _FLOATS:
-                raise CheckpointError(
-                    f"{path}: {name}: expected a floating-point tensor, got {dtype}",
-                    hint="quantised checkpoints cannot be read back: give the one that this was made from",
-                )
+                raise _no_floats(path, name, dtype)
             found[name] = (path, shape)
     expected = {name: list(tensor.shape) for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
     _compare(expected, {name: shape for name, (_, shape) in found.items()}, where=str(files[0].parent))
@@ -113,6 +122,13 @@ def fill_network(network: Network, files: Sequence[Path]) -> None:
         network.load_state_dict(tensors, strict=False, assign=True)
     _make_constants(network)
     network.requires_grad_(False)
+
+
+def _no_floats(path: Path, name: str, dtype: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: {name}: expected a floating-point tensor, got {dtype}",
+        hint="quantised checkpoints cannot be read back: give the one that this was made from",
+    )
 
 
 def _refuse_what_is_no_number(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

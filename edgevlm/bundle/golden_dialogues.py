@@ -1,0 +1,104 @@
+"""What `golden/golden.json` holds of a model that talks: dialogues, and the original's answers, step by step.
+
+A test on a device walks picture -> features, dialogue -> text -> ids -> logits -> token -> text, and finds the first
+stage that differs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgevlm import schema
+from edgevlm.bundle.golden import GOLDEN
+from edgevlm.bundle.spec import TokenId
+from edgevlm.errors import BundleError
+
+SCHEMA_VERSION = 3
+KEPT = 64
+"""Logits of a step: the largest."""
+
+
+@dataclass(frozen=True)
+class GoldenStep:
+    """What the original makes of what was said so far.
+
+    Attributes:
+        token_ids: Of the 64 largest logits, the largest first.
+        logits: These.
+        logsumexp: Logarithm of the sum of `exp` of all logits: what a logit is less it is a log-probability.
+    """
+
+    token_ids: tuple[TokenId, ...]
+    logits: tuple[float, ...]
+    logsumexp: float
+
+
+@dataclass(frozen=True)
+class GoldenDialogue:
+    """A question, and the original's greedy answer.
+
+    Attributes:
+        picture: Path of the picture in the bundle; None where there is none.
+        question: What is asked.
+        text: The dialogue written out, the picture spelled.
+        token_ids: Of the text, with those that every text begins with.
+        answer_ids: Of the answer.
+        answer: Its text.
+        steps: A step before each token of the answer.
+    """
+
+    picture: str | None
+    question: str
+    text: str
+    token_ids: tuple[TokenId, ...]
+    answer_ids: tuple[TokenId, ...]
+    answer: str
+    steps: tuple[GoldenStep, ...]
+
+
+@dataclass(frozen=True)
+class GoldenDialogues:
+    """The file's content.
+
+    Attributes:
+        schema_version: 3.
+        dialogues: What was asked.
+    """
+
+    schema_version: int
+    dialogues: tuple[GoldenDialogue, ...]
+
+
+def write(folder: Path, golden: GoldenDialogues) -> None:
+    """Writes a bundle's file."""
+    (folder / GOLDEN).parent.mkdir(exist_ok=True)
+    text = json.dumps(schema.write(golden), ensure_ascii=False)
+    (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> GoldenDialogues:
+    """Reads a bundle's file.
+
+    Raises:
+        BundleError: it is missing, damaged, of another version, or has no dialogue.
+    """
+    path = folder / GOLDEN
+    if not path.is_file():
+        raise BundleError(
+            f"{folder}: expected {GOLDEN}, which the artefact is held against, got no such file",
+            hint="a bundle that was exported for an app has none: verify the one that it was made of",
+        )
+    hint = "copy the bundle again, or convert the model again"
+    data = schema.read_json(path, error=BundleError, hint=hint, encoding="utf-8")
+    found = schema.read(GoldenDialogues, data, where=str(path), error=BundleError)
+    if found.schema_version != SCHEMA_VERSION:
+        raise BundleError(f"{path}: expected schema_version {SCHEMA_VERSION}, got {found.schema_version}", hint=hint)
+    for number, dialogue in enumerate(found.dialogues):
+        steps = dialogue.steps
+        if not steps or len(steps) != len(dialogue.answer_ids) or any(len(s.logits) != len(s.token_ids) for s in steps):
+            raise BundleError(f"{path}: dialogues[{number}]: expected a step for each token of the answer", hint=hint)
+    if not found.dialogues:
+        raise BundleError(f"{path}: expected dialogues, got none", hint=hint)
+    return found

@@ -1,0 +1,86 @@
+"""A model that talks, made ready to be lowered."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.errors import CheckpointError, UnsupportedError, named_failures
+from edgevlm.graphs.outline import Outline, outline
+from edgevlm.graphs.program import unrolled
+from edgevlm.inference.generator import Generator
+from edgevlm.inputs.chat import Message
+from edgevlm.process.progress import Progress
+
+if TYPE_CHECKING:
+    from edgevlm.compression.compression import Compressed
+    from edgevlm.models.talker import Talker
+
+
+class PreparedTalker:
+    """A loaded model that talks, for all targets; `edgevlm.conversion.prepared.Prepared` is the same of dual encoders.
+
+    Args:
+        model: What was loaded.
+    """
+
+    calibration = None
+
+    def __init__(self, model: Talker) -> None:
+        self.model = model
+        self.programs = model.programs
+        self._compressed: Compressed | None = None
+
+    @cached_property
+    def original(self) -> Generator:
+        """The float original, to be asked."""
+        model = self.model
+        specs = {name: program.spec for name, program in self.programs.items()}
+        return Generator(model.original, specs, model.image, model.dialogue, model.tokenizer)
+
+    def compress(self, recipe: Recipe, progress: Progress) -> Compressed:
+        """The components at each of their lengths, as the recipe wants them, made once for all targets.
+
+        Raises:
+            UnsupportedError: ranges that are measured, or palettes, which decide on a graph and not on its weights.
+        """
+        if self._compressed is None:
+            from edgevlm.compression.compression import compress
+
+            if recipe.needs_calibration or recipe.weights.dtype.startswith("palette") or recipe.weights.sparsity:
+                raise UnsupportedError(
+                    f"recipe {recipe.name}: models that talk have no measured ranges, palettes or pruning as yet",
+                    hint="--recipe int8, int8-weights or int4-weights",
+                )
+            with named_failures(f"recipe {recipe.name}: compression"):
+                self._compressed = compress(unrolled(self.programs), recipe, {}, progress)
+        return self._compressed
+
+    def check_original(self) -> None:
+        """Asks the original for one step, which takes seconds at most: before the long work.
+
+        Raises:
+            CheckpointError: it answers NaN or infinity.
+        """
+        original = self.original
+        seen = original.see(Image.new("RGB", (64, 64), (128, 128, 128)))
+        written = original.write([Message("user", self.model.dialogue.describe, 1)], seen)
+        if not np.isfinite(original.begin(original.place(), written, seen)).all():
+            raise CheckpointError(
+                f"{self.model.source.name}: decode: expected numbers, and the original's own answer is none",
+                hint="the training has diverged, or these weights were never trained: take another state",
+            )
+
+    @property
+    def peak_bytes(self) -> int:
+        """Estimate for the largest component: its weights in float32 and its activations."""
+        return max(seen.activation_bytes + seen.weight_bytes for seen in self.outlines.values())
+
+    @cached_property
+    def outlines(self) -> dict[str, Outline]:
+        """Every component, seen without running it, at its longest."""
+        return {name: outline(program) for name, program in self.programs.items()}

@@ -1,0 +1,69 @@
+"""How the next token is chosen from logits: the largest, or drawn by a seed, the same on every target."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgevlm.bundle.dialogue import Sampling
+from edgevlm.bundle.spec import F32
+from edgevlm.errors import TensorError
+
+
+class Chooser:
+    """Chooses token after token.
+
+    Equal logits and an equal seed give equal tokens, whatever computed the logits: numbers are drawn by numpy's PCG64,
+    and all else is computed in float64, in the order of transformers' own: temperature, top k, top p.
+
+    Args:
+        sampling: How.
+        seed: Of the numbers that are drawn; looked at where the temperature is above 0.
+
+    Example:
+        >>> Chooser(Sampling()).next(np.array([0.1, 2.0, -1.0], np.float32))
+        1
+    """
+
+    def __init__(self, sampling: Sampling, seed: int = 0) -> None:
+        self._sampling = sampling
+        self._draws = np.random.Generator(np.random.PCG64(seed))
+
+    def next(self, logits: F32) -> int:
+        """The next token's id.
+
+        Args:
+            logits: float32 [V].
+
+        Raises:
+            TensorError: one of them is no number.
+        """
+        if not np.isfinite(logits).all():
+            raise TensorError(
+                f"logits: expected finite values, got {int((~np.isfinite(logits)).sum())} of {logits.size} that are "
+                "NaN or infinite",
+                hint="float16 has overflowed: convert the model again with another recipe",
+            )
+        if self._sampling.temperature == 0:
+            return int(logits.argmax())
+        scaled = np.asarray(logits, np.float64) / self._sampling.temperature
+        order = np.argsort(-scaled, kind="stable")
+        if self._sampling.top_k:
+            order = order[: self._sampling.top_k]
+        shares = np.exp(scaled[order] - scaled[order[0]])
+        shares /= shares.sum()
+        if self._sampling.top_p < 1:
+            kept = int(np.searchsorted(shares.cumsum(), self._sampling.top_p)) + 1
+            order, shares = order[:kept], shares[:kept] / shares[:kept].sum()
+        drawn = int(np.searchsorted(shares.cumsum(), self._draws.random(), side="right"))
+        return int(order[min(drawn, len(order) - 1)])
+
+
+def log_likelihood(logits: F32, token_id: int) -> float:
+    """The logarithm of a token's probability.
+
+    >>> round(log_likelihood(np.zeros(4, np.float32), 2), 4)
+    -1.3863
+    """
+    wide = np.asarray(logits, np.float64)
+    largest = wide.max()
+    return float(wide[token_id] - largest - np.log(np.exp(wide - largest).sum()))

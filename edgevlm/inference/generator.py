@@ -1,0 +1,472 @@
+"""A model that talks, ready to be asked: pictures and words in, text out as it comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.dialogue import Dialogue, Sampling
+from edgevlm.bundle.spec import F32, Array, ComponentSpec, ImagePreprocessing
+from edgevlm.errors import InputError
+from edgevlm.inference.decoding import Chooser, log_likelihood
+from edgevlm.inputs import tiles
+from edgevlm.inputs.chat import Cut, Message, Written, write
+from edgevlm.inputs.pictures import Picture, preprocess
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.targets.isolation import words_of
+from edgevlm.targets.runtime import Session
+
+Finish = Literal["end", "length", "context", "stopped"]
+ENCODE_IMAGE, EMBED_TOKENS, DECODE = "encode_image", "embed_tokens", "decode"
+
+
+class TalkingSession(Protocol):
+    """What a generator is asked through: an open bundle, or the float original."""
+
+    def make_state(self, component: str) -> Any: ...
+
+    def run(
+        self, component: str, inputs: Mapping[str, Array], state: Any | None = None
+    ) -> dict[str, NDArray[np.float32]]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Times:
+    """What an answer took.
+
+    Attributes:
+        picture_ms: To encode the pictures.
+        first_token_ms: From the question, pictures included, to the first token.
+        tokens_per_second: Of the tokens after the first.
+    """
+
+    picture_ms: float
+    first_token_ms: float
+    tokens_per_second: float
+
+
+class Answer:
+    """Text as it comes: iterable once live, whole afterwards. Nothing runs before somebody asks for it.
+
+    >>> answer = model.generate("photo.jpg", "How many triangles are there?")
+    >>> for piece in answer: print(piece, end="", flush=True)
+    >>> answer.text, answer.finish
+    ('There are two.', 'end')
+
+    Attributes:
+        token_ids: Of the answer so far, the one that ended it left out.
+        finish: Why it ended: `end` by the model's own word, `length` by `max_tokens`, `context` since no position is
+            left, `stopped` by whoever asked; None while it goes on.
+    """
+
+    def __init__(
+        self,
+        steps: Callable[[Answer], Iterator[int]],
+        tokenizer: Tokenizer,
+        ends: Sequence[int],
+        max_tokens: int,
+    ) -> None:
+        self.token_ids: list[int] = []
+        self.finish: Finish | None = None
+        self._steps, self._tokenizer, self._ends, self._most = steps(self), tokenizer, frozenset(ends), max_tokens
+        self._said = ""
+        self._times: list[float] = []
+        self._picture_ms = 0.0
+
+    def __iter__(self) -> Iterator[str]:
+        """The text that is not said yet, in pieces of whole characters."""
+        while self.finish is None:
+            if piece := self._step():
+                yield piece
+
+    def stop(self) -> None:
+        """Ends the answer; what came is kept."""
+        self.finish = self.finish or "stopped"
+
+    @property
+    def text(self) -> str:
+        """The whole answer; what has not come yet is waited for."""
+        for _ in self:
+            pass
+        return self._said
+
+    @property
+    def times(self) -> Times:
+        """What it took."""
+        if len(self._times) < 2:
+            return Times(self._picture_ms, 0.0, 0.0)
+        began, first, *_, last = (*self._times, self._times[-1])
+        steps = len(self._times) - 2
+        return Times(
+            picture_ms=self._picture_ms,
+            first_token_ms=1e3 * (first - began),
+            tokens_per_second=steps / (last - first) if steps and last > first else 0.0,
+        )
+
+    def looked(self, milliseconds: float) -> None:
+        """Notes what it took to encode the pictures."""
+        self._picture_ms += milliseconds
+
+    def _step(self) -> str:
+        """One token further: the characters that are whole by it."""
+        if not self._times:
+            self._times.append(time.perf_counter())
+        if len(self.token_ids) >= self._most:
+            self.finish = "length"
+            return self._rest()
+        token_id = next(self._steps, None)
+        if token_id is None:
+            self.finish = "context"
+            return self._rest()
+        self._times.append(time.perf_counter())
+        if token_id in self._ends:
+            self.finish = "end"
+            return self._rest()
+        self.token_ids.append(token_id)
+        text = self._tokenizer.text(self.token_ids)
+        # A character may take several tokens, and the last of a text may change what stands before it.
+        return "" if text.endswith("\ufffd") or not text.startswith(self._said) else self._say(text)
+
+    def _rest(self) -> str:
+        return self._say(self._tokenizer.text(self.token_ids)) if self.token_ids else ""
+
+    def _say(self, text: str) -> str:
+        """What of the text is not said yet: where bytes are no characters, later ones may have changed earlier ones."""
+        same = next((place for place, two in enumerate(zip(self._said, text, strict=False)) if two[0] != two[1]), None)
+        same = min(len(self._said), len(text)) if same is None else same
+        self._said = text
+        return text[same:]
+
+
+class Place:
+    """How far a dialogue has come in a session: the rows that were put there, and what comes behind them.
+
+    Args:
+        session: An open bundle, or the float original.
+        specs: Of its components.
+        dialogue: The model's rules.
+    """
+
+    def __init__(self, session: TalkingSession, specs: Mapping[str, ComponentSpec], dialogue: Dialogue) -> None:
+        self._session, self._specs, self._dialogue = session, specs, dialogue
+        self._state = session.make_state(DECODE)
+        self._beside: dict[str, F32] = {}
+        self.used = 0
+        """Positions that are taken."""
+
+    @property
+    def left(self) -> int:
+        """Positions that are free."""
+        return self._dialogue.context_length - self.used
+
+    def see(self, found: Mapping[str, F32]) -> None:
+        """What `decode` takes beside its rows, from now on: of a picture that takes no positions."""
+        self._beside = {name: found[name] for name in found}
+
+    def put(self, ids: Sequence[int], rows: F32 | None = None, places: Sequence[int] = ()) -> F32:
+        """Puts words, and a picture's rows in their places, behind what is there.
+
+        Args:
+            ids: Of the words; what stands at the places is not looked at.
+            rows: Of pictures, float32 [N, W].
+            places: N indices into `ids`.
+
+        Returns:
+            float32 [V], logits of what comes next.
+
+        Raises:
+            InputError: no ids, or more than there are positions left.
+        """
+        if not ids:
+            raise InputError("expected at least one token to go on from, got none")
+        if len(ids) > self.left:
+            raise InputError(
+                f"expected at most {self.left:,} more positions, of a context of "
+                f"{self._dialogue.context_length:,}, got {len(ids):,}",
+                hint="shorten the text, or convert the model with a longer --context",
+            )
+        lengths, start, logits = self._specs[DECODE].lengths, 0, np.zeros(0, np.float32)
+        at = {place: row for row, place in enumerate(places)}
+        while start < len(ids):
+            left = len(ids) - start
+            length = next((each for each in lengths if each >= left), lengths[-1])
+            count = min(length, left)
+            embeddings = self._embed(ids[start : start + count], length)
+            for offset in range(count):
+                if rows is not None and start + offset in at:
+                    embeddings[0, offset] = rows[at[start + offset]]
+            positions = np.full((1, length), -1, np.int32)
+            positions[0, :count] = np.arange(self.used, self.used + count)
+            given: dict[str, Array] = {"embeddings": embeddings, "positions": positions, **self._beside}
+            logits = self._session.run(DECODE, given, self._state)["logits"][0]
+            self.used += count
+            start += count
+        return logits
+
+    def _embed(self, ids: Sequence[int], length: int) -> F32:
+        token_ids = np.zeros((1, length), np.int32)
+        token_ids[0, : len(ids)] = ids
+        return self._session.run(EMBED_TOKENS, {"token_ids": token_ids})["embeddings"]
+
+
+class Generator:
+    """A model that talks.
+
+    Args:
+        session: An open bundle, or the float original; closed with this.
+        specs: Of its components.
+        image: How a picture, or a tile of one, becomes pixels.
+        dialogue: How pictures and words become positions.
+        tokenizer: The model's.
+    """
+
+    def __init__(
+        self,
+        session: TalkingSession,
+        specs: Mapping[str, ComponentSpec],
+        image: ImagePreprocessing,
+        dialogue: Dialogue,
+        tokenizer: Tokenizer,
+    ) -> None:
+        self.session, self.specs, self.image, self.dialogue, self.tokenizer = session, specs, image, dialogue, tokenizer
+
+    def generate(
+        self,
+        picture: Picture | None = None,
+        text: str | None = None,
+        *,
+        system: str | None = None,
+        max_tokens: int = 256,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> Answer:
+        """The answer to a question about a picture.
+
+        >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
+        ...     print(model.generate("photo.jpg", "What is this?").text)
+
+        Args:
+            picture: A path, a PIL image, encoded bytes or a uint8 [H, W, 3] array; None to talk without one.
+            text: The question; the model's own where None.
+            system: How to answer, for models that were trained with such a text.
+            max_tokens: How many tokens the answer has at most.
+            sampling: How tokens are chosen; the model's own way where None.
+            seed: Of the numbers that are drawn.
+
+        Raises:
+            ImageError: the picture cannot be read.
+            InputError: the dialogue does not fit the context; no picture where the model needs one; or a text that
+                the model's template has no place for.
+        """
+        return self.chat(picture, system=system).ask(text, max_tokens=max_tokens, sampling=sampling, seed=seed)
+
+    def chat(self, picture: Picture | None = None, *, system: str | None = None) -> Conversation:
+        """A conversation about a picture, which keeps its state: a further question costs its own words alone.
+
+        Args:
+            picture: What it is about; None to talk without one.
+            system: How to answer.
+        """
+        return Conversation(self, picture, system)
+
+    def score(self, picture: Picture | None, text: str | None, answers: Sequence[str]) -> F32:
+        """How probable each answer is: the sum of the logarithms of its tokens' probabilities.
+
+        >>> model.score("photo.jpg", "Is there a circle?", ["Yes", "No"])
+        array([-0.1, -2.4], dtype=float32)
+
+        Args:
+            picture: See `generate`.
+            text: The question.
+            answers: A of them, as they would stand behind the question.
+
+        Returns:
+            float32 [A].
+
+        Raises:
+            InputError: an answer without a token; see `generate` for the others.
+        """
+        seen = None if picture is None else self.see(picture)
+        written = self.write([Message("user", self._text(text), 0 if seen is None else 1)], seen)
+        found = []
+        for answer in answers:
+            ids = self.tokenizer.pieces(answer)
+            if not ids:
+                raise InputError(f"expected an answer of at least one token, got {answer!r}")
+            place = self.place()
+            logits, total = self.begin(place, written, seen), 0.0
+            for number, token_id in enumerate(ids):
+                total += log_likelihood(logits, token_id)
+                if number < len(ids) - 1:
+                    logits = place.put([token_id])
+            found.append(total)
+        return np.array(found, np.float32)
+
+    def see(self, picture: Picture) -> Seen:
+        """A picture, encoded."""
+        began = time.perf_counter()
+        if self.dialogue.tiling is None:
+            pixels, cut = preprocess(picture, self.image), Cut()
+        else:
+            found = tiles.cut(picture, self.dialogue.tiling)
+            pixels, cut = found.pixels, Cut(found.rows, found.columns)
+        answers = [self.session.run(ENCODE_IMAGE, {"pixels": tile[None]}) for tile in pixels]
+        return Seen(tuple(answers), cut, 1e3 * (time.perf_counter() - began))
+
+    def write(self, messages: Sequence[Message], seen: Seen | None) -> Written:
+        """A dialogue's ids."""
+        if seen is None and self.dialogue.chat is None:
+            raise InputError("expected a picture, which this model describes, got none")
+        shown = [] if seen is None else [seen.cut]
+        if self.dialogue.chat is None:
+            messages = [replace(message, pictures=0) for message in messages]
+        return write(self.dialogue, messages, shown, self.tokenizer)
+
+    def place(self) -> Place:
+        """The beginning of a dialogue."""
+        return Place(self.session, self.specs, self.dialogue)
+
+    def begin(self, place: Place, written: Written, seen: Seen | None) -> F32:
+        """Puts a dialogue where nothing was said yet; gives the logits of what comes next."""
+        if seen is None:
+            return place.put(written.ids)
+        if self.dialogue.spelling is None:
+            place.see(seen.answers[0])
+            return place.put(written.ids)
+        return place.put(written.ids, seen.rows, written.places)
+
+    def close(self) -> None:
+        """Frees the backend's memory."""
+        self.session.close()
+
+    def __enter__(self) -> Generator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _text(self, text: str | None) -> str:
+        return self.dialogue.describe if text is None else text
+
+
+def generator_of(bundle: Bundle, session: Session) -> Generator:
+    """An open bundle of a model that talks.
+
+    Raises:
+        InputError: it is a dual encoder's.
+        CheckpointError: its tokenizer is damaged.
+    """
+    dialogue = bundle.manifest.dialogue
+    if dialogue is None:
+        raise InputError(
+            f"{bundle.path}: this model gives embeddings, and does not talk",
+            hint="edgevlm run --labels or --text, and encode_image, encode_text and classify, are what it answers",
+        )
+    specs = {name: component.spec for name, component in bundle.components.items()}
+    tokenizer = words_of(bundle, dialogue.tokenizer_file, session)
+    return Generator(session, specs, bundle.manifest.image, dialogue, tokenizer)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture, encoded.
+
+    Attributes:
+        answers: Of `encode_image`, a tile each.
+        cut: How many tiles there are.
+        milliseconds: What it took.
+    """
+
+    answers: tuple[Mapping[str, F32], ...]
+    cut: Cut
+    milliseconds: float
+
+    @property
+    def rows(self) -> F32:
+        """Rows of all tiles, float32 [N, W]."""
+        return np.concatenate([answer["features"][0] for answer in self.answers])
+
+
+class Conversation:
+    """Questions and answers that follow each other.
+
+    Args:
+        model: Who answers.
+        picture: What the first question is about.
+        system: How to answer.
+    """
+
+    def __init__(self, model: Generator, picture: Picture | None, system: str | None) -> None:
+        self._model, self._picture, self._system = model, picture, system
+        self._place = model.place()
+        self._last: Answer | None = None
+
+    def ask(
+        self,
+        text: str | None = None,
+        *,
+        max_tokens: int = 256,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+    ) -> Answer:
+        """The answer to the next question; what is left of the one before is waited for when it is asked.
+
+        Raises:
+            ImageError, InputError: see `Generator.generate`; and a second question to a model that has no chat
+                template, or a `max_tokens` below 1.
+        """
+        if max_tokens < 1:
+            raise InputError(f"max_tokens: expected at least 1, got {max_tokens}")
+        model, before = self._model, self._last
+        if before is not None and model.dialogue.chat is None:
+            raise InputError("expected one question: this model has no chat template, and describes a picture")
+        chooser = Chooser(sampling or model.dialogue.sampling, seed)
+        question = model.dialogue.describe if text is None else text
+        answer = Answer(
+            lambda own: self._tokens(question, before, chooser, own),
+            model.tokenizer,
+            model.dialogue.end_ids,
+            max_tokens,
+        )
+        self._last = answer
+        return answer
+
+    def _tokens(self, question: str, before: Answer | None, chooser: Chooser, answer: Answer) -> Iterator[int]:
+        """Token after token, until the context is full."""
+        if before is not None:
+            _ = before.text  # which puts all of that answer but its last token
+        if before is None or not self._place.used:
+            logits = self._first(question, answer)
+        else:
+            logits = self._next(question, before)
+        while True:
+            token_id = chooser.next(logits)
+            yield token_id
+            if self._place.left < 1:
+                return
+            logits = self._place.put([token_id])
+
+    def _first(self, question: str, answer: Answer) -> F32:
+        model = self._model
+        messages = [] if self._system is None else [Message("system", self._system)]
+        seen = None if self._picture is None else model.see(self._picture)
+        messages.append(Message("user", question, 0 if seen is None else 1))
+        written = model.write(messages, seen)
+        if seen is not None:
+            answer.looked(seen.milliseconds)
+        return model.begin(self._place, written, seen)
+
+    def _next(self, question: str, before: Answer) -> F32:
+        chat = self._model.dialogue.chat
+        assert chat is not None
+        ids = list(before.token_ids[-1:]) if before.finish in ("length", "stopped") else []
+        behind = chat.assistant.after + chat.user.before + question + chat.user.after + chat.ask
+        return self._place.put([*ids, *self._model.tokenizer.pieces(behind)])

@@ -1,0 +1,361 @@
+"""Loads a checkpoint of a model that talks, in Hugging Face format."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgevlm.bundle.dialogue import Chat, Dialogue, Sampling, Spelling, Tiling
+from edgevlm.bundle.spec import ImagePreprocessing, Source
+from edgevlm.errors import CheckpointError, InputError, MissingDependency
+from edgevlm.inputs.chat import Cut, render, spell, write
+from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer, read_file, without_rules
+from edgevlm.models.checkpoints import chat_rules, picture_rules, weights
+from edgevlm.models.checkpoints.files import read_json, read_licence
+from edgevlm.models.checkpoints.text_rules import AWKWARD_TEXTS
+from edgevlm.process.quiet import quiet
+from edgevlm.targets.isolation import IsolatedTokenizer, rehearse
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from edgevlm.models.generators.parts import Parts
+    from edgevlm.models.talker import Talker
+
+_FAMILIES: Mapping[str, tuple[str, str]] = {
+    "llava": ("edgevlm.models.generators.llava", "LlavaForConditionalGeneration"),
+    "smolvlm": ("edgevlm.models.generators.smolvlm", "SmolVLMForConditionalGeneration"),
+    "idefics3": ("edgevlm.models.generators.smolvlm", "Idefics3ForConditionalGeneration"),
+    "blip": ("edgevlm.models.generators.blip", "BlipForConditionalGeneration"),
+}
+"""By `model_type`: the module that takes the network apart, and transformers' class of it."""
+_PROMPT_LENGTH = 64
+_LEAST_CONTEXT, _BESIDE_A_PICTURE = 512, 256
+
+
+def load(
+    folder: Path,
+    *,
+    name: str,
+    commit: str | None = None,
+    context_length: int | None = None,
+    lengths: tuple[int, ...] | None = None,
+) -> Talker:
+    """Reads a checkpoint and makes export-ready components of it.
+
+    Args:
+        folder: With `config.json`, a processor's configuration, tokenizer files and safetensors.
+        name: What the model is called.
+        commit: Of a hub id; a folder's revision is the hash of its weights.
+        context_length: Positions that a dialogue may have; where None, enough for a picture and some words.
+        lengths: How many rows are decoded at once, ascending from 1; 1 and 64 where None.
+
+    Returns:
+        The model in float32, whatever dtype its weights are stored in.
+
+    Raises:
+        CheckpointError: another family; files that are missing, damaged or cut short; or something that a bundle
+            cannot carry, such as a chat template that trims what is said.
+        InputError: lengths that do not ascend from 1, or beyond the context.
+        MissingDependency: torch or transformers is not installed.
+    """
+    config_file = folder / "config.json"
+    config = read_json(config_file)
+    module_name, class_name = _FAMILIES[str(config["model_type"])]
+    files = weights.find_files(folder)
+    weights.check_headers(files)
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependency(package, extra="convert")
+    from edgevlm.models.speaking import SpeakingOriginal
+    from edgevlm.models.talker import Talker, assemble_programs
+
+    network = _load_network(folder, class_name)
+    image, tiling = _picture_rules(folder, network)
+    ours, theirs, tokenizer_json = _read_tokenizer(folder, network)
+    module = importlib.import_module(module_name)
+    longest = int(network.config.text_config.max_position_embeddings)
+    parts: Parts = module.take_apart(network, image, 1, where=str(config_file))
+    dialogue = _read_dialogue(folder, network, parts, tiling, ours, theirs)
+    most = _most_positions(dialogue, ours)
+    if context_length is None:
+        context_length = min(longest, 1 << (max(_LEAST_CONTEXT, most + _BESIDE_A_PICTURE) - 1).bit_length())
+    if most >= context_length:
+        raise CheckpointError(
+            f"{folder}: expected a context that holds a picture, which takes up to {most:,} positions, got one of "
+            f"{context_length:,}",
+            hint="--context sets it, up to what the checkpoint was trained with",
+        )
+    parts = module.take_apart(network, image, context_length, where=str(config_file))
+    dialogue = replace(dialogue, context_length=context_length)
+    programs = assemble_programs(
+        parts.encode_image,
+        parts.embed_tokens,
+        parts.decode,
+        image=image,
+        seen=parts.seen,
+        beside=parts.image_token_id is None,
+        state_shape=parts.decode.state_shape,
+        layers=len(parts.decode.layers),
+        lengths=_lengths(lengths, context_length),
+    )
+    return Talker(
+        source=Source(
+            name=name,
+            family=str(config["model_type"]),
+            revision=commit or f"sha256:{weights.hash_files([config_file, *files])}",
+            licence=read_licence(folder / "README.md"),
+        ),
+        image=image,
+        dialogue=dialogue,
+        tokenizer_json=tokenizer_json,
+        programs=programs,
+        original=SpeakingOriginal(
+            network,
+            parts.original,
+            parts.original_decode,
+            {name: program.spec for name, program in programs.items()},
+        ),
+        notes=(*picture_rules.notes(folder), *weights.notes(folder)),
+    )
+
+
+def _load_network(folder: Path, class_name: str) -> Any:
+    """transformers' own network, with all of the checkpoint's weights and no others, in float32."""
+    import torch
+    import transformers
+
+    try:
+        with quiet():
+            network, found = getattr(transformers, class_name).from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # of many kinds, all about the files
+        raise CheckpointError(
+            f"{folder}: no network can be built from it: {' '.join(str(error).split())[:300]}"
+        ) from error
+    faults = [
+        *(f"{each}: expected, got nothing" for each in sorted(found["missing_keys"])),
+        *(f"{each}: expected no such tensor" for each in sorted(found["unexpected_keys"])),
+        *(f"{each}: of another shape" for each in sorted(map(str, found["mismatched_keys"]))),
+    ]
+    if faults:
+        raise CheckpointError(
+            "\n  ".join([f"{folder}: config.json and the weights contradict each other:", *faults[:5]]),
+            hint="take config.json and the weights from the same checkpoint; adapters are not read",
+        )
+    bad = [name for name, tensor in network.named_parameters() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise CheckpointError(f"{folder}: expected finite weights, got NaN or infinity in {', '.join(bad[:5])}")
+    return network.eval().requires_grad_(False)
+
+
+def _picture_rules(folder: Path, network: Any) -> tuple[ImagePreprocessing, Tiling | None]:
+    if network.config.model_type in ("smolvlm", "idefics3"):
+        return picture_rules.tiles_from_checkpoint(folder)
+    side = network.config.vision_config.image_size
+    return picture_rules.from_checkpoint(folder, image_size=(side, side)), None
+
+
+def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTokenizerBase, bytes]:
+    """Ours, transformers', and the file that a bundle ships, which give the same ids."""
+    from transformers import AutoTokenizer
+
+    config_file = folder / "tokenizer_config.json"
+    if config_file.is_file() and "auto_map" in read_json(config_file):
+        raise CheckpointError(
+            f"{config_file}: auto_map: expected one of transformers' own tokenizers, got the checkpoint's own code, "
+            "which is not run"
+        )
+    try:
+        with quiet():
+            theirs: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # of many kinds, all about the files
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer that transformers opens, got: {' '.join(str(error).split())[:300]}",
+            hint="copy the tokenizer's files from where the checkpoint came from",
+        ) from error
+    where = str(folder / TOKENIZER_FILE)
+    backend = getattr(theirs, "backend_tokenizer", None)
+    contents = [read_file(folder / TOKENIZER_FILE)] if (folder / TOKENIZER_FILE).is_file() else []
+    if backend is not None:
+        contents.append(backend.to_str(pretty=True).encode())
+    difference = ""
+    for content in contents:
+        rehearse(content, where, AWKWARD_TEXTS)
+        ours = IsolatedTokenizer.from_bytes(without_rules(where), content)
+        difference = next(
+            (
+                text
+                for text in AWKWARD_TEXTS
+                if ours.pieces(text) != theirs(text, add_special_tokens=False)["input_ids"]
+            ),
+            "",
+        )
+        if not difference:
+            vocabulary = network.get_input_embeddings().num_embeddings
+            if ours.highest_id >= vocabulary:
+                raise CheckpointError(
+                    f"{folder}: expected a tokenizer with ids below the {vocabulary:,} of the token embeddings, got "
+                    f"{ours.highest_id:,}",
+                    hint="take the tokenizer's files and the weights from the same checkpoint",
+                )
+            return ours, theirs, content
+    raise CheckpointError(
+        f"{folder}: expected a tokenizer whose ids are the same on a device, got others for {difference[:60]!r}"
+        if contents
+        else f"{folder}: expected a tokenizer that the `tokenizers` library runs, got one that runs in Python alone",
+        hint="save it again: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+    )
+
+
+def _lengths(lengths: tuple[int, ...] | None, context_length: int) -> tuple[int, ...]:
+    found = lengths or (1, min(_PROMPT_LENGTH, context_length))
+    if found[0] != 1 or list(found) != sorted({*found}) or found[-1] > context_length:
+        raise InputError(
+            f"lengths: expected whole numbers that ascend from 1, up to the context of {context_length:,}, got "
+            f"{', '.join(map(str, found))}",
+            hint="--lengths 1,64 decodes a prompt 64 rows at a time, and an answer row by row",
+        )
+    return found
+
+
+def _read_dialogue(
+    folder: Path,
+    network: Any,
+    parts: Parts,
+    tiling: Tiling | None,
+    ours: Tokenizer,
+    theirs: PreTrainedTokenizerBase,
+) -> Dialogue:
+    """All but its context."""
+    spelling = _spelling(folder, parts, ours, theirs)
+    template = chat_rules.find_template(folder) if parts.talks else None
+    chat: Chat | None = None
+    begin_ids = parts.begin_ids
+    if parts.talks and spelling is not None:
+        if template is None:
+            raise CheckpointError(
+                f"{folder}: expected a chat template, got none",
+                hint="copy chat_template.jinja, or chat_template.json, from where the checkpoint came from",
+            )
+        chat = chat_rules.read_chat(template, spelling.token, theirs.special_tokens_map, str(folder))
+        bos = theirs.bos_token
+        if bos is not None and chat.begin.startswith(bos):
+            begin_ids = ()
+    if begin_ids is None:
+        begin_ids = _begin_ids(folder, theirs)
+    settings = _generation_config(folder, network)
+    ends = parts.end_ids or _ids(settings.get("eos_token_id") or network.config.text_config.eos_token_id)
+    if not ends:
+        raise CheckpointError(
+            f"{folder}: expected an id that ends an answer, got none",
+            hint="name eos_token_id in generation_config.json",
+        )
+    dialogue = Dialogue(
+        context_length=1,
+        begin_ids=begin_ids,
+        chat=chat,
+        spelling=spelling,
+        tiling=tiling,
+        end_ids=ends,
+        describe=parts.describe,
+        sampling=_sampling(settings),
+        tokenizer_file=TOKENIZER_FILE,
+    )
+    if chat is not None:
+        _compare(folder, dialogue, ours, theirs)
+    return dialogue
+
+
+def _spelling(folder: Path, parts: Parts, ours: Tokenizer, theirs: PreTrainedTokenizerBase) -> Spelling | None:
+    if parts.image_token_id is None:
+        return None
+    token = theirs.convert_ids_to_tokens(parts.image_token_id)
+    if not isinstance(token, str) or ours.pieces(token) != [parts.image_token_id]:
+        raise CheckpointError(
+            f"{folder}: expected a token that stands for a picture, of the id {parts.image_token_id}, got {token!r}",
+            hint="take config.json and the tokenizer's files from the same checkpoint",
+        )
+    pieces = parts.pieces
+    (seen,) = parts.seen
+    return Spelling(
+        token=token,
+        token_id=parts.image_token_id,
+        positions=seen.shape[1],
+        tile=pieces.tile,
+        end_of_row=pieces.end_of_row,
+        end_of_tiles=pieces.end_of_tiles,
+        whole=pieces.whole,
+    )
+
+
+def _begin_ids(folder: Path, theirs: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    with_special, without = theirs("a")["input_ids"], theirs("a", add_special_tokens=False)["input_ids"]
+    count = len(with_special) - len(without)
+    if with_special[count:] != without:
+        raise CheckpointError(
+            f"{folder}: expected a tokenizer that adds ids before a text alone, got {with_special} for {without}"
+        )
+    return tuple(with_special[:count])
+
+
+def _compare(folder: Path, dialogue: Dialogue, ours: Tokenizer, theirs: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer that gives other ids than ours of a whole dialogue, as the processor would ask it."""
+    chat, spelling = dialogue.chat, dialogue.spelling
+    if chat is None or spelling is None:
+        return
+    cuts = [Cut(), Cut(1, 2)] if dialogue.tiling is not None and dialogue.tiling.cuts else [Cut(), Cut()]
+    for messages in chat_rules.dialogues(with_system=chat.system is not None):
+        shown = cuts[: sum(message.pictures for message in messages)]
+        written = write(dialogue, messages, shown, ours)
+        text = spell(render(chat, messages), spelling, shown)
+        special = theirs.bos_token is None or not text.startswith(theirs.bos_token)
+        expected = tuple(theirs(text, add_special_tokens=special)["input_ids"])
+        if written.ids != expected:
+            raise CheckpointError(
+                f"{folder}: expected the ids of transformers on a device too, got others for {text[:80]!r}"
+            )
+
+
+def _most_positions(dialogue: Dialogue, ours: Tokenizer) -> int:
+    """What the largest picture takes."""
+    spelling, tiling = dialogue.spelling, dialogue.tiling
+    if spelling is None:
+        return 0
+    most = Cut()
+    if tiling is not None and tiling.cuts:
+        side = -(-min(tiling.longest_edge, 4096) // tiling.tile)
+        most = Cut(side, side) if side > 1 else Cut()
+    return len(ours.pieces(spell(spelling.token, spelling, [most])))
+
+
+def _generation_config(folder: Path, network: Any) -> Mapping[str, Any]:
+    file = folder / "generation_config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    return () if value is None else (value,) if isinstance(value, int) else tuple(value)
+
+
+def _sampling(settings: Mapping[str, Any]) -> Sampling:
+    if not settings.get("do_sample"):
+        return Sampling()
+    temperature, top_k, top_p = (settings.get(key) for key in ("temperature", "top_k", "top_p"))
+    return Sampling(
+        1.0 if temperature is None else float(temperature),
+        50 if top_k is None else int(top_k),
+        1.0 if top_p is None else float(top_p),
+    )

@@ -1,0 +1,251 @@
+"""BLIP's captioner (Li et al., 2022, arXiv 2201.12086), made ready for export.
+
+A vision transformer, and BERT as a decoder that looks at the picture from every layer. Keys and values of the picture
+do not change while a caption grows, so they are what `encode_image` answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
+from edgevlm.errors import CheckpointError
+from edgevlm.models.encoders.positions import image_positions
+from edgevlm.models.generators.decoder import Places
+from edgevlm.models.generators.parts import Parts, Pieces, normalised
+from edgevlm.models.layers import PixelNormalisation, attend
+
+NETWORK = "BlipForConditionalGeneration"
+"""transformers' class."""
+
+
+class VisionBlock(nn.Module):
+    """A pre-norm block whose query, key and value are one linear layer, [1, T, C] -> [1, T, C].
+
+    Args:
+        layer: transformers' `BlipEncoderLayer`, whose weights are taken.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.heads: int = layer.self_attn.num_heads
+        self.attention_norm: nn.LayerNorm = layer.layer_norm1
+        self.together: nn.Linear = layer.self_attn.qkv
+        self.out: nn.Linear = layer.self_attn.projection
+        self.mlp_norm: nn.LayerNorm = layer.layer_norm2
+        self.mlp: nn.Module = layer.mlp
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.together(self.attention_norm(tokens)).chunk(3, -1)
+        tokens = tokens + self.out(attend(query, key, value, self.heads))
+        return tokens + self.mlp(self.mlp_norm(tokens))  # type: ignore[no-any-return]
+
+
+class EncodeImage(nn.Module):
+    """Pixels float32 [1, 3, H, W] in 0..255 -> keys and values of each layer in turn, float32 [1, heads, P, D].
+
+    Args:
+        network: transformers' `BlipForConditionalGeneration`.
+        image: Size and normalisation of the pixels.
+    """
+
+    class_token: Tensor
+    positions: Tensor
+
+    def __init__(self, network: Any, image: ImagePreprocessing) -> None:
+        super().__init__()
+        vision = network.vision_model
+        positions = image_positions(vision.embeddings, image, extra=1)
+        self.normalise = PixelNormalisation(image.rescale, image.mean, image.std)
+        self.patch_embedding: nn.Conv2d = vision.embeddings.patch_embedding
+        self.register_buffer("class_token", vision.embeddings.class_embedding.detach() + positions[:, :1])
+        self.register_buffer("positions", positions[:, 1:])
+        self.blocks = nn.ModuleList(VisionBlock(layer) for layer in vision.encoder.layers)
+        self.last_norm: nn.LayerNorm = vision.post_layernorm
+        layers = network.text_decoder.bert.encoder.layer
+        self.heads: int = layers[0].crossattention.self.num_attention_heads
+        self.keys = nn.ModuleList(layer.crossattention.self.key for layer in layers)
+        self.values = nn.ModuleList(layer.crossattention.self.value for layer in layers)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        patches = self.patch_embedding(self.normalise(pixels)).flatten(2).transpose(1, 2) + self.positions
+        tokens = torch.cat([self.class_token, patches], 1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.last_norm(tokens)
+        answers = []
+        for key, value in zip(self.keys, self.values, strict=True):
+            answers += [self._split(key(tokens)), self._split(value(tokens))]
+        return tuple(answers)
+
+    def _split(self, rows: Tensor) -> Tensor:
+        """[1, P, heads * D] -> [1, heads, P, D]"""
+        return rows.reshape(1, rows.shape[1], self.heads, -1).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """Attention to the text so far, to the picture, and an MLP; a norm behind each.
+
+    Args:
+        layer: transformers' `BlipTextLayer`, whose weights are taken.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        own, cross = layer.attention, layer.crossattention
+        self.heads: int = own.self.num_attention_heads
+        self.size: int = own.self.attention_head_size
+        self.query, self.key, self.value = own.self.query, own.self.key, own.self.value
+        self.out, self.norm = own.output.dense, own.output.LayerNorm
+        self.cross_query: nn.Linear = cross.self.query
+        self.cross_out, self.cross_norm = cross.output.dense, cross.output.LayerNorm
+        self.wide: nn.Module = layer.intermediate
+        self.narrow, self.mlp_norm = layer.output.dense, layer.output.LayerNorm
+
+    def forward(
+        self, rows: Tensor, places: Places, seen: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        keys = places.write(keys.squeeze(0), self._split(self.key(rows)))
+        values = places.write(values.squeeze(0), self._split(self.value(rows)))
+        mixed = self._attend(self.query(rows), keys, values, places.mask)
+        rows = self.norm(self.out(mixed) + rows)
+        mixed = self._attend(self.cross_query(rows), seen[0].squeeze(0), seen[1].squeeze(0), None)
+        rows = self.cross_norm(self.cross_out(mixed) + rows)
+        return self.mlp_norm(self.narrow(self.wide(rows)) + rows), keys.unsqueeze(0), values.unsqueeze(0)
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        scores = self._split(query * self.size**-0.5) @ keys.transpose(1, 2)
+        mixed = (scores if mask is None else scores + mask).softmax(-1) @ values
+        return mixed.transpose(0, 1).flatten(1).unsqueeze(0)
+
+    def _split(self, rows: Tensor) -> Tensor:
+        """[1, T, heads * D] -> [heads, T, D]"""
+        return rows.reshape(rows.shape[1], self.heads, self.size).transpose(0, 1)
+
+
+class Decoder(nn.Module):
+    """Embeddings float32 [1, T, W], positions int32 [1, T], the picture's keys and values, state -> logits, state.
+
+    Keys and values of the picture are those of `EncodeImage`. The state is keys and values of the text, of each layer
+    in turn, float32 [1, heads, S, D], zeros at first. Logits are float32 [1, V], of the last row.
+
+    Args:
+        decoder: transformers' `BlipTextLMHeadModel`.
+        context_length: S, the positions that the state holds.
+        where: The text config's place, for errors.
+
+    Raises:
+        CheckpointError: fewer positions than asked for, or a decoder that does not look at pictures.
+    """
+
+    slots: Tensor
+    positions: Tensor
+
+    def __init__(self, decoder: Any, context_length: int, *, where: str) -> None:
+        super().__init__()
+        config = decoder.config
+        if context_length > config.max_position_embeddings:
+            raise CheckpointError(
+                f"{where}: expected a context of at most max_position_embeddings, {config.max_position_embeddings:,}, "
+                f"got {context_length:,}"
+            )
+        if not config.is_decoder:
+            raise CheckpointError(f"{where}.is_decoder: expected true, got false: it would not look at pictures")
+        embeddings = decoder.bert.embeddings
+        self.register_buffer("positions", embeddings.position_embeddings.weight.detach()[:context_length])
+        self.register_buffer("slots", torch.arange(context_length, dtype=torch.int32))
+        self.first_norm: nn.LayerNorm = embeddings.LayerNorm
+        self.layers = nn.ModuleList(Layer(layer) for layer in decoder.bert.encoder.layer)
+        self.head: nn.Module = decoder.cls
+
+    @property
+    def state_shape(self) -> tuple[int, int, int, int]:
+        """Of each layer's keys, and of its values: [1, heads, S, D]."""
+        layer: Layer = self.layers[0]  # type: ignore[assignment]
+        return 1, layer.heads, len(self.slots), layer.size
+
+    def forward(self, embeddings: Tensor, positions: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        places = Places(positions, self.slots, groups=1)
+        picture, state = given[: 2 * len(self.layers)], given[2 * len(self.layers) :]
+        rows = embeddings + nn.functional.embedding(places.looked_up, self.positions)
+        rows, written = self.first_norm(rows), []
+        for number, layer in enumerate(self.layers):
+            two = slice(2 * number, 2 * number + 2)
+            rows, keys, values = layer(rows, places, picture[two], *state[two])
+            written += [keys, values]
+        return self.head(places.newest @ rows).squeeze(1), *written
+
+
+def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, where: str) -> Parts:
+    """The network's parts.
+
+    Args:
+        network: transformers' `BlipForConditionalGeneration`.
+        image: Size and normalisation of the pixels.
+        context_length: Positions that the state holds.
+        where: The config's file, for errors.
+
+    Raises:
+        CheckpointError: a decoder that is not carried; see `Decoder`.
+    """
+    encode_image, text, decoder = EncodeImage(network, image), network.config.text_config, network.text_decoder
+    decode = Decoder(decoder, context_length, where=f"{where}: text_config")
+    _, heads, _, size = decode.state_shape
+    rows = encode_image.positions.shape[1] + 1
+    seen = tuple(
+        TensorSpec(
+            f"picture_{kind}_{layer}", "float32", (1, heads, rows, size), f"{kind} of the picture, layer {layer}"
+        )
+        for layer in range(len(decode.layers))
+        for kind in ("keys", "values")
+    )
+    layers = decoder.bert.encoder.layer
+
+    def original(pixels: Tensor) -> tuple[Tensor, ...]:
+        looked = network.vision_model(normalised(pixels, image.rescale, image.mean, image.std)).last_hidden_state
+        answers = []
+        for layer in layers:
+            for project in (layer.crossattention.self.key, layer.crossattention.self.value):
+                answers.append(project(looked).view(1, looked.shape[1], heads, size).transpose(1, 2))
+        return tuple(answers)
+
+    return Parts(
+        encode_image=encode_image,
+        seen=seen,
+        embed_tokens=decoder.bert.embeddings.word_embeddings,
+        decode=decode,
+        original={"encode_image": original, "embed_tokens": decoder.bert.embeddings.word_embeddings},
+        original_decode=_original_decode(decoder),
+        image_token_id=None,
+        pieces=Pieces(),
+        begin_ids=(text.bos_token_id,),
+        end_ids=(text.sep_token_id,),
+        talks=False,
+        describe="",
+    )
+
+
+def _original_decode(decoder: Any) -> Any:
+    """transformers' own run of the decoder, on new rows behind those of a cache, with the picture's keys as given."""
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    def decode(cache: Any, embeddings: Tensor, positions: Tensor, *picture: Tensor) -> Tensor:
+        given = DynamicCache()
+        for layer, (keys, values) in enumerate(zip(picture[::2], picture[1::2], strict=True)):
+            given.update(keys, values, layer)
+        both = EncoderDecoderCache(cache, given)
+        both.is_updated = dict.fromkeys(range(len(picture) // 2), True)
+        found = decoder.bert(
+            inputs_embeds=embeddings.clone(),  # to which the class adds positions in place
+            position_ids=positions,
+            encoder_hidden_states=picture[0].new_zeros(1, 1, decoder.config.encoder_hidden_size),  # asked for, not read
+            cache=both,
+            use_cache=True,
+            is_decoder=True,
+        )
+        return decoder.cls(found.last_hidden_state[:, -1:]).squeeze(1)  # type: ignore[no-any-return]
+
+    return decode

@@ -1,0 +1,235 @@
+"""A causal decoder of Llama's kind, written so that every backend lowers it whole and float16 does not overflow.
+
+It is a pure function of its state: keys and values come in, and go out with the new positions written. So each backend
+keeps them its own way, and one at length 1 and one at length 128 are the same module. What is written anew, against
+transformers' version:
+
+    positions   a row says where it stands; one that stands at -1 is padding, writes nothing and is answered for nobody
+    cache       rows are written by a product with their one-hot positions: no scatter, and exact in any precision
+    rotation    angles are computed once for all positions, in float32: in float16 those of 1,000 are off by 0.3
+    norms       RMSNorm divides by the largest magnitude first: the square of a value beyond 256 overflows float16
+    heads       query heads that share a key are rows of one product, so that keys and values are read once
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgevlm.errors import CheckpointError
+from edgevlm.models.layers import MASKED
+
+DECODERS = ("llama", "mistral", "qwen2")
+"""`model_type` of the decoders that are carried."""
+_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+"""Rotations whose angles depend on the position alone, and not on how long the text has become."""
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich, 2019, arXiv 1910.07467), [..., W] -> [..., W].
+
+    Args:
+        norm: transformers' `LlamaRMSNorm` or one of its kin, whose weight is taken.
+    """
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight: nn.Parameter = norm.weight
+        self.eps: float = norm.variance_epsilon
+
+    def forward(self, rows: Tensor) -> Tensor:
+        largest = rows.abs().amax(-1, keepdim=True).clamp(min=1)
+        rows = rows / largest
+        return rows * ((rows * rows).mean(-1, keepdim=True) + self.eps / (largest * largest)).rsqrt() * self.weight
+
+
+class Places:
+    """Where the rows of one run stand in a state of S slots, in the forms that every layer needs.
+
+    Args:
+        positions: int32 [1, T]; -1 is padding.
+        slots: int32 [S], 0 to S - 1.
+        groups: Query heads that share a key.
+    """
+
+    def __init__(self, positions: Tensor, slots: Tensor, groups: int) -> None:
+        column = positions.unsqueeze(-1)
+        self.looked_up = positions.clamp(min=0)
+        """int32 [1, T], indices into a table of positions; those of padding are of no matter."""
+        self.one_hot = (slots == column).float()
+        """[1, T, S]"""
+        self.kept = 1 - self.one_hot.sum(1).unsqueeze(-1)
+        """[1, S, 1]: 0 for slots that are written."""
+        self.mask = ((slots > column).float() * MASKED).repeat(1, groups, 1)
+        """[1, groups * T, S], added to scores."""
+        self.newest = (positions == positions.amax(-1, keepdim=True)).float().unsqueeze(1)
+        """[1, 1, T]: picks the last row."""
+
+    def write(self, state: Tensor, rows: Tensor) -> Tensor:
+        """A state [H, S, D] with the rows [H, T, D] in their slots."""
+        return state * self.kept + self.one_hot.transpose(1, 2) @ rows
+
+
+class Rotation(nn.Module):
+    """Rotary positions (Su et al., 2021, arXiv 2104.09864) from tables.
+
+    Args:
+        rotary: transformers' `LlamaRotaryEmbedding` or one of its kin.
+        context_length: How many positions there are.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    turn: Tensor
+
+    def __init__(self, rotary: Any, context_length: int) -> None:
+        super().__init__()
+        with torch.no_grad():
+            cos, sin = rotary(torch.zeros(1), torch.arange(context_length)[None])
+        size = cos.shape[-1]
+        half = torch.eye(size // 2)
+        nothing = torch.zeros_like(half)
+        self.register_buffer("cos", cos[0].float())
+        self.register_buffer("sin", sin[0].float())
+        self.register_buffer("turn", torch.cat([torch.cat([nothing, half], 1), torch.cat([-half, nothing], 1)]))
+
+    def forward(self, places: Places) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rows' angles, [1, T, D] each."""
+        look_up = nn.functional.embedding
+        return look_up(places.looked_up, self.cos), look_up(places.looked_up, self.sin)
+
+    def rotate(self, heads: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """Queries or keys [H, T, D], turned by the angles of their positions."""
+        cos, sin = angles
+        return heads * cos + (heads @ self.turn) * sin
+
+
+class Attention(nn.Module):
+    """Causal attention with grouped queries (Ainslie et al., 2023, arXiv 2305.13245) over a state of keys and values.
+
+    Args:
+        attention: transformers' `LlamaAttention`, `MistralAttention` or `Qwen2Attention`, whose projections are taken.
+        rotation: Shared by all layers.
+    """
+
+    def __init__(self, attention: Any, rotation: Rotation) -> None:
+        super().__init__()
+        self.size: int = attention.head_dim
+        self.query: nn.Linear = attention.q_proj
+        self.key: nn.Linear = attention.k_proj
+        self.value: nn.Linear = attention.v_proj
+        self.out: nn.Linear = attention.o_proj
+        self.heads = self.key.out_features // self.size
+        """Of keys and values."""
+        self.rotation = rotation
+
+    def forward(
+        self, rows: Tensor, places: Places, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows [1, T, W], keys and values [1, H, S, D] -> rows, keys, values of the same shapes."""
+        query = self.rotation.rotate(self._split(self.query(rows) * self.size**-0.5), angles)
+        key = self.rotation.rotate(self._split(self.key(rows)), angles)
+        keys = places.write(keys.squeeze(0), key)
+        values = places.write(values.squeeze(0), self._split(self.value(rows)))
+        scores = query.reshape(self.heads, -1, self.size) @ keys.transpose(1, 2)
+        mixed = (scores + places.mask).softmax(-1) @ values
+        mixed = mixed.reshape(len(query), -1, self.size).transpose(0, 1).flatten(1)
+        return self.out(mixed.unsqueeze(0)), keys.unsqueeze(0), values.unsqueeze(0)
+
+    def _split(self, rows: Tensor) -> Tensor:
+        """[1, T, heads * D] -> [heads, T, D]"""
+        return rows.reshape(rows.shape[1], -1, self.size).transpose(0, 1)
+
+
+class Layer(nn.Module):
+    """Attention and an MLP, each behind a norm and beside its own input.
+
+    Args:
+        layer: transformers' `LlamaDecoderLayer` or one of its kin, whose weights are taken.
+        rotation: Shared by all layers.
+    """
+
+    def __init__(self, layer: Any, rotation: Rotation) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(layer.input_layernorm)
+        self.attention = Attention(layer.self_attn, rotation)
+        self.mlp_norm = RMSNorm(layer.post_attention_layernorm)
+        self.mlp: nn.Module = layer.mlp
+
+    def forward(
+        self, rows: Tensor, places: Places, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mixed, keys, values = self.attention(self.attention_norm(rows), places, angles, keys, values)
+        rows = rows + mixed
+        return rows + self.mlp(self.mlp_norm(rows)), keys, values
+
+
+class Decoder(nn.Module):
+    """Embeddings float32 [1, T, W], positions int32 [1, T], state -> logits float32 [1, V] of the last row, state.
+
+    The state is keys and values of each layer in turn, float32 [1, H, S, D], zeros at first.
+
+    Args:
+        model: transformers' `LlamaModel`, `MistralModel` or `Qwen2Model`.
+        head: Gives logits of a row.
+        context_length: S, the positions that the state holds.
+        where: The text config's place, for errors.
+
+    Raises:
+        CheckpointError: another decoder, a rotation that depends on the length of the text, a window that slides, or
+            fewer positions than asked for.
+    """
+
+    slots: Tensor
+
+    def __init__(self, model: Any, head: nn.Linear, context_length: int, *, where: str) -> None:
+        super().__init__()
+        check_decoder(model.config, context_length, where)
+        self.rotation = Rotation(model.rotary_emb, context_length)
+        self.layers = nn.ModuleList(Layer(layer, self.rotation) for layer in model.layers)
+        self.norm = RMSNorm(model.norm)
+        self.head = head
+        self.groups: int = model.layers[0].self_attn.num_key_value_groups
+        self.register_buffer("slots", torch.arange(context_length, dtype=torch.int32))
+
+    @property
+    def state_shape(self) -> tuple[int, int, int, int]:
+        """Of each layer's keys, and of its values: [1, H, S, D]."""
+        attention: Attention = self.layers[0].attention  # type: ignore[assignment]
+        return 1, attention.heads, len(self.slots), attention.size
+
+    def forward(self, embeddings: Tensor, positions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        places = Places(positions, self.slots, self.groups)
+        angles, rows, written = self.rotation(places), embeddings, []
+        for layer, keys, values in zip(self.layers, state[::2], state[1::2], strict=True):
+            rows, keys, values = layer(rows, places, angles, keys, values)
+            written += [keys, values]
+        return self.head(self.norm(places.newest @ rows)).squeeze(1), *written
+
+
+def check_decoder(config: Any, context_length: int, where: str) -> None:
+    """Refuses what `Decoder` cannot carry; see there."""
+    if config.model_type not in DECODERS:
+        raise CheckpointError(
+            f"{where}.model_type: expected a decoder of the kinds {', '.join(DECODERS)}, got {config.model_type!r}"
+        )
+    rope_type = config.rope_parameters.get("rope_type", "default")
+    if rope_type not in _ROPE_TYPES:
+        raise CheckpointError(
+            f"{where}.rope_parameters.rope_type: expected one of {', '.join(_ROPE_TYPES)}, got {rope_type!r}",
+            hint="its angles depend on how long the text has become, which a cache of rotated keys cannot follow",
+        )
+    if context_length > config.max_position_embeddings:
+        raise CheckpointError(
+            f"{where}: expected a context of at most max_position_embeddings, {config.max_position_embeddings:,}, "
+            f"got {context_length:,}"
+        )
+    windows = {kind for kind in getattr(config, "layer_types", None) or () if kind != "full_attention"}
+    window = getattr(config, "sliding_window", None)
+    if (windows or config.model_type == "mistral") and window is not None and window < context_length:
+        raise CheckpointError(
+            f"{where}.sliding_window: expected at least the context, {context_length:,}, got {window:,}",
+            hint=f"--context {window} is the longest in which no position is forgotten",
+        )

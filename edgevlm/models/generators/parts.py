@@ -1,0 +1,82 @@
+"""What each family of models that talk is read into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgevlm.bundle.dialogue import Turn
+from edgevlm.bundle.spec import TensorSpec
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How a family writes a picture into a text, without the token and its number; see `bundle.dialogue.Spelling`."""
+
+    tile: str = ""
+    end_of_row: str = ""
+    end_of_tiles: str = ""
+    whole: Turn = Turn("", "")  # noqa: RUF009 (frozen)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A checkpoint's network, taken apart.
+
+    Attributes:
+        encode_image: Its `forward(pixels)` returns what `seen` says.
+        seen: What it returns.
+        embed_tokens: The table of tokens.
+        decode: Its `forward(embeddings, positions, *beside, *state)` returns logits and the new state.
+        original: transformers' own forward of `encode_image` and `embed_tokens`.
+        original_decode: A cache, embeddings, positions and what is beside them -> logits of the last row.
+        image_token_id: Id that a picture's rows stand at in a text; None where `decode` takes them beside it.
+        pieces: What is written around them.
+        begin_ids: Ids that every text begins with, where that is not the tokenizer's business.
+        end_ids: Ids that end an answer.
+        talks: Whether there is a chat template; without one the model goes on from a text.
+        describe: What is asked where nothing is.
+    """
+
+    encode_image: nn.Module
+    seen: tuple[TensorSpec, ...]
+    embed_tokens: nn.Embedding
+    decode: Any
+    original: Mapping[str, Callable[..., Any]]
+    original_decode: Callable[..., torch.Tensor]
+    image_token_id: int | None
+    pieces: Pieces
+    begin_ids: tuple[int, ...] | None
+    end_ids: tuple[int, ...]
+    talks: bool
+    describe: str
+
+
+def normalised(pixels: torch.Tensor, rescale: float, mean: Any, std: Any) -> torch.Tensor:
+    """What a processor makes of pixels in 0..255, [N, 3, H, W]."""
+    centre, spread = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (mean, std))
+    return (pixels * rescale - centre) / spread
+
+
+def causal_decode(model: nn.Module, head: nn.Module) -> Callable[..., torch.Tensor]:
+    """transformers' own run of a causal decoder, on new rows behind those of a cache.
+
+    Args:
+        model: A `LlamaModel` or one of its kin.
+        head: Gives logits of a row.
+    """
+
+    def decode(cache: Any, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        found = model(inputs_embeds=embeddings, position_ids=positions, cache=cache, use_cache=True)
+        return head(found.last_hidden_state[:, -1])  # type: ignore[no-any-return]
+
+    return decode
+
+
+def features(width: int, rows: int) -> TensorSpec:
+    """What `encode_image` answers where a picture's rows stand among those of words."""
+    return TensorSpec("features", "float32", (1, rows, width), "rows of the picture, like those of words")

@@ -1,0 +1,103 @@
+"""The float original of a model that talks, as a session: transformers' own forward, its own cache as the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgevlm.bundle.spec import Array, ComponentSpec
+from edgevlm.errors import TensorError
+from edgevlm.targets.boundary import find_component, validate_inputs
+from edgevlm.targets.runtime import Closing
+
+if TYPE_CHECKING:
+    import torch
+
+Forward = Callable[..., Any]
+"""Tensors by position, in the order of a component's inputs -> one tensor, or a tuple, in that of its outputs."""
+Decode = Callable[..., Any]
+"""A cache, embeddings [1, T, W], positions [1, T] without padding, and what else `decode` takes -> logits [1, V]."""
+
+
+class SpeakingOriginal(Closing):
+    """A generator's own float32 forward in torch, behind the seam of every target's session.
+
+    Args:
+        network: transformers' own, in eval mode.
+        functions: What each component without a state computes.
+        decode: What `decode` computes.
+        specs: Names, dtypes and shapes of the components.
+    """
+
+    evidence = "reference"
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        functions: Mapping[str, Forward],
+        decode: Decode,
+        specs: Mapping[str, ComponentSpec],
+    ) -> None:
+        self.network = network
+        self.specs = dict(specs)
+        self._functions = dict(functions)
+        self._decode: Decode | None = decode
+
+    def make_state(self, component: str) -> Any:
+        """A dialogue that nothing was said in yet.
+
+        Raises:
+            TensorError: there is no such component, or it keeps no state.
+        """
+        from transformers import DynamicCache
+
+        if not find_component(self.specs, component).state:
+            raise TensorError(f"{component}: keeps no state")
+        return DynamicCache()
+
+    def run(
+        self, component: str, inputs: Mapping[str, Array], state: Any | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Runs one component once.
+
+        Args:
+            component: Its name.
+            inputs: By the names of its spec.
+            state: What `make_state` gave, of a component that keeps one; the run changes it.
+
+        Returns:
+            The outputs of its spec, float32, owned by the caller.
+
+        Raises:
+            TensorError: there is no such component; a name, dtype or shape is not what its spec says; or a component
+                that keeps a state is asked without one.
+        """
+        import torch
+
+        if self._decode is None:
+            raise TensorError("this session is closed", hint="load the model again")
+        spec = find_component(self.specs, component)
+        tensors = [torch.from_numpy(np.array(array)) for array in validate_inputs(spec, inputs).values()]
+        with torch.no_grad():
+            if spec.state:
+                if state is None:
+                    raise TensorError(f"{component}: expected a state, got none", hint="make_state gives one")
+                embeddings, positions, *others = tensors
+                there = positions[0] >= 0
+                found = self._decode(state, embeddings[:, there], positions[:, there].long(), *others)
+            else:
+                found = self._functions[component](*tensors)
+        answers = found if isinstance(found, tuple) else (found,)
+        return {
+            tensor.name: answer.to(torch.float32).numpy().copy()
+            for tensor, answer in zip(spec.outputs, answers, strict=True)
+        }
+
+    def close(self) -> None:
+        """Lets go of the network; a closed session answers no more."""
+        self._functions.clear()
+        self._decode = None
+        vars(self).pop("network", None)

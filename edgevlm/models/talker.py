@@ -1,0 +1,126 @@
+"""What the loader of a model that talks returns: components ready to be lowered, the float original beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import nn
+
+from edgevlm.bundle.dialogue import Dialogue
+from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
+from edgevlm.inputs.texts import Tokenizer, without_rules
+from edgevlm.models.speaking import SpeakingOriginal
+from edgevlm.targets.isolation import IsolatedTokenizer
+
+ENCODE_IMAGE, EMBED_TOKENS, DECODE = "encode_image", "embed_tokens", "decode"
+EMBEDDINGS, POSITIONS, LOGITS = "embeddings", "positions", "logits"
+"""What `embed_tokens` answers and `decode` takes; where each row stands; what `decode` answers."""
+
+
+@dataclass(frozen=True)
+class Talker:
+    """A generator: pictures and words become positions, and these the next word.
+
+    Attributes:
+        source: Where it came from.
+        image: How a picture, or a tile of one, becomes `pixels`.
+        dialogue: How pictures and words become positions.
+        tokenizer_json: What a bundle ships as `dialogue.tokenizer_file`.
+        programs: `encode_image` takes `pixels`, float32 [1, 3, H, W] in 0..255, and answers what `embeddings` has at a
+            picture's places, float32 [1, P, W], or what `decode` takes beside them. `embed_tokens` takes `token_ids`,
+            int32 [1, T]. `decode` takes `embeddings`, float32 [1, T, W], and `positions`, int32 [1, T], -1 for padding,
+            and answers `logits`, float32 [1, V], of the last row; its state is keys and values.
+        original: The original's own float32 forward, as a session.
+        notes: What a user should know about how it was read.
+    """
+
+    source: Source
+    image: ImagePreprocessing
+    dialogue: Dialogue
+    tokenizer_json: bytes
+    programs: Programs
+    original: SpeakingOriginal
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Its own, in another process."""
+        return IsolatedTokenizer.from_bytes(without_rules(self.dialogue.tokenizer_file), self.tokenizer_json)
+
+
+class EmbedTokens(nn.Module):
+    """Token ids int32 [1, T] -> rows float32 [1, T, W]."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
+        return self.table(token_ids)  # type: ignore[no-any-return]
+
+
+def assemble_programs(
+    encode_image: nn.Module,
+    embed_tokens: nn.Embedding,
+    decode: nn.Module,
+    *,
+    image: ImagePreprocessing,
+    seen: Sequence[TensorSpec],
+    beside: bool,
+    state_shape: tuple[int, ...],
+    layers: int,
+    lengths: tuple[int, ...],
+) -> Programs:
+    """The three components, frozen and in eval mode.
+
+    Args:
+        encode_image: Its `forward(pixels)` returns what `seen` says.
+        embed_tokens: The table.
+        decode: Its `forward(embeddings, positions, *seen, *state)` returns logits and the new state.
+        image: Size of what `encode_image` takes.
+        seen: What it returns.
+        beside: Whether `decode` takes that beside its embeddings, rather than among them.
+        state_shape: Of keys, and of values, of a layer.
+        layers: How many there are.
+        lengths: How many rows `embed_tokens` and `decode` take at once, ascending.
+    """
+    width, vocabulary = embed_tokens.embedding_dim, embed_tokens.num_embeddings
+    pixels = TensorSpec(
+        PIXELS, "float32", (1, 3, image.height, image.width), "RGB, 0..255, channels first, resized and cropped"
+    )
+    token_ids = TensorSpec(TOKEN_IDS, "int32", (1, -1), "token ids")
+    embeddings = TensorSpec(EMBEDDINGS, "float32", (1, -1, width), "rows of words and pictures")
+    positions = TensorSpec(POSITIONS, "int32", (1, -1), "place of each row in the dialogue, from 0; -1 is padding")
+    logits = TensorSpec(LOGITS, "float32", (1, vocabulary), "of the token behind the last row")
+    state = tuple(
+        TensorSpec(f"{kind}_{layer}", "float32", state_shape, f"{kind} of layer {layer}, by place")
+        for layer in range(layers)
+        for kind in ("keys", "values")
+    )
+    longest = lengths[-1]
+    ramp = torch.linspace(0, 255, 3 * image.height * image.width).reshape(pixels.shape)
+    given = tuple(seen) if beside else ()
+    modules = {ENCODE_IMAGE: encode_image, EMBED_TOKENS: EmbedTokens(embed_tokens), DECODE: decode}
+    for module in modules.values():
+        module.eval().requires_grad_(False)
+    example = (
+        torch.zeros(1, longest, width),
+        torch.arange(longest, dtype=torch.int32)[None],
+        *(torch.zeros(each.shape) for each in (*given, *state)),
+    )
+    return {
+        ENCODE_IMAGE: Program(ComponentSpec(ENCODE_IMAGE, (pixels,), tuple(seen)), encode_image, (ramp,)),
+        EMBED_TOKENS: Program(
+            ComponentSpec(EMBED_TOKENS, (token_ids,), (embeddings,), lengths),
+            modules[EMBED_TOKENS],
+            (torch.zeros(1, longest, dtype=torch.int32),),
+        ),
+        DECODE: Program(
+            ComponentSpec(DECODE, (embeddings, positions, *given), (logits,), lengths, state), decode, example
+        ),
+    }

@@ -1,0 +1,239 @@
+"""Small real checkpoints of models that talk, in the hub's own file format, made in the test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from checkpoints import CAPTIONS
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, WordPiece
+from tokenizers.trainers import BpeTrainer, WordPieceTrainer
+
+SIDE, PATCH = 32, 8
+QUESTIONS = ("What is it?", "Is there a red sofa in the photo?", "How many triangles are above the square?")
+_TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+_VISION = {
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+}
+_PIXELS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
+_LOUD = ("q_proj", "k_proj", "query", "key", "qkv")
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'].upper() + ': '}}{% endif %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for content in message['content'] | selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' '}}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+SMOLVLM_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def amplify(network: Any, seed: int = 0) -> None:
+    """Weights so large that every answer is another one: a random network of the usual size repeats one word."""
+    import torch
+
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(0, 0.02)
+                parameter *= 8 if any(each in name for each in _LOUD) else 1 if "embed" in name else 5
+            elif "bias" in name:
+                parameter.normal_(0, 0.02)
+
+
+def write_llava(
+    folder: Path, *, tower: str = "clip", decoder: str = "llama", text: dict[str, Any] | None = None, **config: Any
+) -> Path:
+    """A LLaVA 1.5: CLIP's or SigLIP's tower, and a decoder of Llama's, Mistral's or Qwen2's kind."""
+    import transformers
+
+    special = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
+    size = _write_metaspace_tokenizer(folder, special)
+    vision = {"clip": transformers.CLIPVisionConfig, "siglip": transformers.SiglipVisionConfig}[tower](**_VISION)
+    decoders_of = {
+        "llama": transformers.LlamaConfig,
+        "mistral": transformers.MistralConfig,
+        "qwen2": transformers.Qwen2Config,
+    }
+    text_config = decoders_of[decoder](
+        **{**_TEXT, "vocab_size": size, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 4, **(text or {})}
+    )
+    given = {"vision_feature_select_strategy": "default" if tower == "clip" else "full"} | config
+    network = transformers.LlavaForConditionalGeneration(
+        transformers.LlavaConfig(vision_config=vision, text_config=text_config, image_token_index=3, **given)
+    )
+    _save(folder, network, eos_token_id=2, pad_token_id=4)
+    _write(folder / "preprocessor_config.json", {
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": SIDE},
+        "resample": 3, "do_center_crop": True, "crop_size": {"height": SIDE, "width": SIDE}, "do_convert_rgb": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
+    })  # fmt: skip
+    (folder / "chat_template.jinja").write_text(LLAVA_TEMPLATE, encoding="utf-8")
+    _write(folder / "processor_config.json", {
+        "processor_class": "LlavaProcessor", "patch_size": PATCH, "image_token": "<image>",
+        "num_additional_image_tokens": 1 if tower == "clip" else 0,
+        "vision_feature_select_strategy": given["vision_feature_select_strategy"],
+    })  # fmt: skip
+    return folder
+
+
+def write_smolvlm(folder: Path, *, kind: str = "smolvlm", splits: bool = True, **text: Any) -> Path:
+    """A SmolVLM or an Idefics3, whose pictures are cut into tiles of 32 pixels."""
+    import transformers
+
+    special = (
+        *("<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>", "<global-img>"),
+        *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+    )
+    size = _write_byte_tokenizer(folder, special)
+    config_class, network_class = {
+        "smolvlm": (transformers.SmolVLMConfig, transformers.SmolVLMForConditionalGeneration),
+        "idefics3": (transformers.Idefics3Config, transformers.Idefics3ForConditionalGeneration),
+    }[kind]
+    text_config = transformers.LlamaConfig(
+        **{**_TEXT, "vocab_size": size, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1, **text}
+    )
+    network = network_class(
+        config_class(
+            vision_config=_VISION, text_config=text_config, scale_factor=2, image_token_id=3, pad_token_id=1,
+            tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+    _save(folder, network, eos_token_id=1, pad_token_id=1)
+    _write(folder / "preprocessor_config.json", {
+        "image_processor_type": {"smolvlm": "SmolVLMImageProcessor", "idefics3": "Idefics3ImageProcessor"}[kind],
+        "do_resize": True, "size": {"longest_edge": 3 * SIDE}, "max_image_size": {"longest_edge": SIDE}, "resample": 1,
+        "do_image_splitting": splits, "do_pad": True, "do_convert_rgb": True,
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], **_PIXELS,
+    })  # fmt: skip
+    _write(folder / "chat_template.json", {"chat_template": SMOLVLM_TEMPLATE})
+    return folder
+
+
+def write_blip(folder: Path) -> Path:
+    """BLIP's captioner."""
+    import transformers
+
+    size = _write_bert_tokenizer(folder)
+    bos = size - 1
+    network = transformers.BlipForConditionalGeneration(
+        transformers.BlipConfig(
+            text_config={
+                "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "vocab_size": size, "max_position_embeddings": 64, "encoder_hidden_size": 48, "bos_token_id": bos,
+                "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0, "is_decoder": True,
+            },
+            vision_config=_VISION,
+        )
+    )  # fmt: skip
+    _save(folder, network, pad_token_id=0)
+    _write(folder / "preprocessor_config.json", {
+        "image_processor_type": "BlipImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
+        "resample": 3, "do_convert_rgb": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
+    })  # fmt: skip
+    return folder
+
+
+def _save(folder: Path, network: Any, **generation: Any) -> None:
+    amplify(network)
+    network.generation_config.update(**generation)
+    network.eval().save_pretrained(folder)
+
+
+def _write_metaspace_tokenizer(folder: Path, special: Sequence[str]) -> int:
+    """Llama's kind: BPE over words that begin with a mark, a begin-of-text id in front."""
+    tokenizer = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    bytes_of = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = BpeTrainer(vocab_size=520, special_tokens=[*special, *bytes_of], show_progress=False)
+    tokenizer.train_from_iterator([*CAPTIONS, *QUESTIONS, "USER: ASSISTANT: "], trainer)
+    saved = json.loads(tokenizer.to_str())
+    saved["added_tokens"] = [each for each in saved["added_tokens"] if each["content"] in special]
+    tokenizer = Tokenizer.from_str(json.dumps(saved))
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 1)])
+    return _write_tokenizer(
+        folder, tokenizer, "PreTrainedTokenizerFast", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        pad_token="<pad>",
+    )  # fmt: skip
+
+
+def _write_byte_tokenizer(folder: Path, special: Sequence[str]) -> int:
+    """GPT-2's kind: BPE over bytes."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=460, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([*CAPTIONS, *QUESTIONS, "User: Assistant: \n\n"], trainer)
+    return _write_tokenizer(
+        folder, tokenizer, "GPT2TokenizerFast", bos_token="<|im_start|>", eos_token="<end_of_utterance>",
+        pad_token="<end_of_utterance>",
+    )  # fmt: skip
+
+
+def _write_bert_tokenizer(folder: Path) -> int:
+    """BERT's kind: word pieces in lower case."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.train_from_iterator(
+        CAPTIONS, WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    )
+    tokenizer.add_tokens(["[DEC]"])
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return _write_tokenizer(
+        folder, tokenizer, "BertTokenizer", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]", pad_token="[PAD]",
+        mask_token="[MASK]", do_lower_case=True,
+    )  # fmt: skip
+
+
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, name: str, **config: Any) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write(folder / "tokenizer_config.json", {"tokenizer_class": name, "model_max_length": 1024, **config})
+    return tokenizer.get_vocab_size()
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+_ = Regex
+
+
+KINDS: Mapping[str, Callable[[Path], Path]] = {
+    "llava": write_llava,
+    "llava-siglip-qwen2": lambda folder: write_llava(folder, tower="siglip", decoder="qwen2", vision_feature_layer=-1),
+    "llava-mistral-two-layers": lambda folder: write_llava(
+        folder, decoder="mistral", vision_feature_layer=[-2, 1], text={"sliding_window": None, "head_dim": 24}
+    ),
+    "smolvlm": write_smolvlm,
+    "idefics3-whole": lambda folder: write_smolvlm(folder, kind="idefics3", splits=False),
+    "blip": write_blip,
+}

@@ -1,0 +1,293 @@
+"""Bundles of models that talk: that the shipped file says what the original says, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import library
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from pictures import scene
+from PIL import Image
+
+import edgevlm
+from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.bundle.golden import GOLDEN
+from edgevlm.bundle.manifest import TALKERS_VERSION
+from edgevlm.cli import main
+from edgevlm.conversion import pipeline
+from edgevlm.errors import BundleError, CheckpointError, InputError, TensorError, UnsupportedError
+from edgevlm.inference.generator import Generator
+from edgevlm.models import catalogue
+from edgevlm.models.checkpoints import talking
+
+SLOW = (
+    *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
+    *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "int4-weights"), ("llava", "tflite", "int8")),
+)
+BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-weights": 0.6}
+"""A weight's."""
+MATRIX = [("blip", "tflite", "fp32"), *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
+
+
+def made(kind: str = "blip", target: str = "tflite", recipe: str = "fp32") -> Bundle:
+    return library.talker(kind, target, recipe)
+
+
+def question(bundle: Bundle) -> str | None:
+    assert bundle.manifest.dialogue is not None
+    return "What is in this picture?" if bundle.manifest.dialogue.chat else None
+
+
+@pytest.mark.parametrize(("kind", "target", "recipe"), MATRIX)
+def test_a_bundle_answers_as_the_original_does(kind: str, target: str, recipe: str) -> None:
+    bundle = made(kind, target, recipe)
+    report = pipeline.verify(bundle)
+    assert report.passed
+    measured = {check.measure: check.value for check in report.checks}
+    assert measured["picture_matters"] > 0.1
+    assert measured["top1_agreement"] >= {"fp32": 1, "int4-weights": 0.75}.get(recipe, 0.9)
+    dialogue = bundle.manifest.dialogue
+    assert dialogue is not None
+    context = dialogue.context_length
+    model = talking.load(library.talker_checkpoint(kind), name=kind, context_length=context, lengths=(1, 16))
+    original = Generator(model.original, model.original.specs, model.image, model.dialogue, model.tokenizer)
+    assert dialogue == model.dialogue
+    with edgevlm.open(bundle.path) as opened:
+        for picture in (scene(40, 60, seed=1), Image.new("RGB", (20, 20), (9, 200, 30))):
+            expected, answer = (each.generate(picture, question(bundle), max_tokens=8) for each in (original, opened))
+            assert expected.text
+            if recipe == "fp32":
+                assert answer.text == expected.text
+                assert answer.token_ids == expected.token_ids
+            scores = opened.score(picture, question(bundle), ["a cat", "a dog"])
+            wanted = original.score(picture, question(bundle), ["a cat", "a dog"])
+            np.testing.assert_allclose(scores, wanted, atol={"fp32": 1e-3, "fp16": 0.5}.get(recipe, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "target", "recipe"), SLOW)
+def test_weights_are_stored_once_over_all_lengths(kind: str, target: str, recipe: str) -> None:
+    bundle = made(kind, target, recipe)
+    network = catalogue.load_any(library.talker_checkpoint(kind)).original.network
+    stored = BYTES[recipe] * sum(parameter.numel() for parameter in network.parameters())
+    files = bundle.manifest.files.items()
+    weights = [record.size_bytes for name, record in files if name.endswith((".bin", ".tflite", ".pte"))]
+    assert sum(weights) < stored + 230_000  # graphs, and angles of positions; twice the weights would be more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "target", "recipe"), [each for each in SLOW if "int" in each[2]])
+def test_every_length_has_the_integers_that_were_decided(kind: str, target: str, recipe: str) -> None:
+    bundle = made(kind, target, recipe)
+    proofs = {proof.component: proof for proof in pipeline.verify_weights(bundle)}
+    assert proofs.keys() == bundle.functions.keys()
+    assert all(proof.identical == proof.decided for proof in proofs.values())
+    assert proofs["decode"].digests == proofs["prefill_16"].digests
+    assert sum(proofs["decode"].bits.values()) == 15  # seven products a layer, and the head
+    assert proofs["embed_tokens_1"].bits == {"8": 1}
+
+
+def test_a_bundle_of_another_machine_answers_the_same_in_a_process_of_its_own(tmp_path: Path) -> None:
+    shutil.copytree(made().path, tmp_path / "b.edgevlm")
+    write_manifest(tmp_path / "b.edgevlm", replace(made().manifest, name="of-another-machine"))
+    picture = scene(40, 60, seed=2)
+    with edgevlm.open(tmp_path / "b.edgevlm") as there, edgevlm.open(made().path, trusted=True) as here:
+        assert type(there.session).__name__ == "IsolatedSession"
+        for _ in range(3):  # states are forgotten, and others made
+            assert there.generate(picture, max_tokens=6).text == here.generate(picture, max_tokens=6).text
+        state = here.session.make_state("decode")
+        rows = {
+            each.name: np.zeros(each.at(1), np.float32 if each.dtype == "float32" else np.int32)
+            for each in here.bundle.components["decode"].spec.inputs
+        }
+        for wrong in (None, state):
+            with pytest.raises(TensorError, match="decode: expected a state of this session, got"):
+                there.session.run("decode", rows, wrong)
+        with pytest.raises(TensorError, match="encode_image: keeps no state"):
+            there.session.make_state("encode_image")
+
+
+def test_a_kind_of_bundle_names_its_verbs() -> None:
+    with edgevlm.open(made().path) as talker:
+        for verb in (
+            lambda: talker.encode_image([scene(20, 20)]),
+            lambda: talker.encode_text(["a"]),
+            lambda: talker.classify([scene(20, 20)], ["a", "b"]),
+        ):
+            with pytest.raises(InputError, match="talks, and gives no embeddings"):
+                verb()
+        chat = talker.chat(scene(20, 20))
+        assert chat.ask(max_tokens=1).text
+        with pytest.raises(InputError, match="expected one question: this model has no chat template"):
+            chat.ask("and?")
+    encoder = edgevlm.open(library.student("tflite", "int8").path)
+    with encoder, pytest.raises(InputError, match="this model gives embeddings, and does not talk"):
+        encoder.generate(scene(20, 20))
+    with pytest.raises(CheckpointError, match="expected a dual encoder, of the kinds clip, siglip, got blip"):
+        catalogue.load(library.talker_checkpoint("blip"))
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def test_the_command_line_asks_and_describes(tmp_path: Path) -> None:
+    bundle = made()
+    for seed in (1, 2):
+        scene(30, 40, seed=seed).save(tmp_path / f"{seed}.png")
+    with edgevlm.open(bundle.path) as model:
+        expected = [model.generate(tmp_path / f"{seed}.png", "a picture of", max_tokens=5).text for seed in (1, 2)]
+        described = model.generate(tmp_path / "1.png", max_tokens=5).text
+    asked = run("run", bundle.path, tmp_path / "1.png", "--ask", "a picture of", "--max-tokens", 5)
+    assert (asked.exit_code, asked.stdout) == (0, f"{expected[0]}\n")
+    several = run("run", bundle.path, tmp_path, "--ask", "a picture of", "--max-tokens", 5, "--json")
+    told = json.loads(several.stdout)
+    assert [each["text"] for each in told["answers"]] == expected
+    assert {each["finish"] for each in told["answers"]} == {"length"}
+    assert all(each["times"]["first_token_ms"] > 0 for each in told["answers"])
+    assert run("describe", bundle.path, tmp_path / "1.png", "--max-tokens", 5).stdout == f"{described}\n"
+    drawn = [
+        run("describe", bundle.path, tmp_path / "1.png", "--temperature", 2, "--seed", seed, "--max-tokens", 8).stdout
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    some = run("describe", bundle.path, tmp_path, "--max-tokens", 2)
+    assert some.exit_code == 2
+    assert some.stdout.count("\n") == 2
+    assert "3.png: not a picture" in some.stderr
+    for wrong, message in (
+        (("--labels", "a,b"), "talks, and gives no embeddings"),
+        (("--ask", "a", "--labels", "b,c"), "expected --ask, or --labels or --text, got both"),
+        (("--ask", "a cat " * 40), "expected at most 32 more positions, of a context of 32"),
+    ):
+        refused = run("run", bundle.path, tmp_path / "1.png", *wrong)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert message in refused.stderr
+    shown = run("inspect", bundle.path)
+    assert re.search(r"talks +a context of 32 positions", shown.stdout)
+    assert re.search(r"prefill_16 +FULLY_CONNECTED", shown.stdout)
+
+
+def test_ctrl_c_keeps_what_came(tmp_path: Path) -> None:
+    scene(30, 40, seed=1).save(tmp_path / "1.png")
+    program = (
+        "import signal, edgevlm.inference.generator as g\n"
+        "step = g.Answer._step\n"
+        "def stepping(self):\n"
+        "    if len(self.token_ids) == 3: signal.raise_signal(signal.SIGINT)\n"
+        "    return step(self)\n"
+        "g.Answer._step = stepping\n"
+        "from edgevlm.cli import program\n"
+        "program()\n"
+    )
+    command = [sys.executable, "-c", program, "describe", str(made().path), str(tmp_path / "1.png"), "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(edgevlm.__file__).parent.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode == 128 + signal.SIGINT, done.stderr
+    (answer,) = json.loads(done.stdout)["answers"]
+    assert answer["finish"] == "stopped"
+    assert 4 <= answer["tokens"] < 32
+
+
+def _steps(golden: dict[str, Any], change: Callable[[dict[str, Any]], object]) -> None:
+    for dialogue in golden["dialogues"]:
+        for step in dialogue["steps"]:
+            change(step)
+
+
+LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "other ids": (lambda g: g["dialogues"][1]["token_ids"].append(7), "write another text, or other ids"),
+    "another text": (lambda g: g["dialogues"][1].update(text="a dog"), "write another text, or other ids"),
+    "no dialogue": (lambda g: g.update(dialogues=[]), "expected dialogues, got none"),
+    "no steps": (lambda g: g["dialogues"][0].update(steps=[]), "expected a step for each token"),
+    "another version": (lambda g: g.update(schema_version=9), "expected schema_version 3, got 9"),
+}
+
+
+@pytest.mark.parametrize("case", LIES)
+def test_golden_that_contradicts_the_bundle_is_refused(case: str, tmp_path: Path) -> None:
+    change, message = LIES[case]
+    with pytest.raises(BundleError, match=message):
+        pipeline.verify(_changed(tmp_path, change))
+
+
+def test_other_logits_fail(tmp_path: Path) -> None:
+    louder = _changed(tmp_path, lambda g: _steps(g, lambda s: s.update(logits=[each + 0.1 for each in s["logits"]])))
+    assert "max_abs_error" in {check.measure for check in pipeline.verify(louder).checks if not check.passed}
+    swapped = _changed(tmp_path / "2", lambda g: _steps(g, lambda s: s.update(token_ids=s["token_ids"][::-1])))
+    failed = {check.measure for check in pipeline.verify(swapped).checks if not check.passed}
+    assert {"mean_kl", "top1_agreement"} <= failed
+
+
+def _changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Bundle:
+    path = folder / "b.edgevlm"
+    shutil.copytree(made().path, path)
+    golden = json.loads((path / GOLDEN).read_text(encoding="utf-8"))
+    change(golden)
+    (path / GOLDEN).write_text(json.dumps(golden), encoding="utf-8")
+    return seal(path, made().manifest)
+
+
+@pytest.mark.parametrize("case", ["a function too few", "lengths that descend", "a size of 0", "no tokenizer"])
+def test_a_manifest_that_contradicts_itself_is_refused(case: str, tmp_path: Path) -> None:
+    bundle = made()
+    shutil.copytree(bundle.path, tmp_path / "b.edgevlm")
+    manifest, decode = bundle.manifest, bundle.components["decode"]
+    if case == "no tokenizer":
+        assert manifest.dialogue is not None
+        changed = replace(manifest, dialogue=replace(manifest.dialogue, tokenizer_file="gone.json"))
+    else:
+        first, *others = decode.spec.inputs
+        other = {
+            "a function too few": replace(decode, functions={"1": "decode"}),
+            "lengths that descend": replace(decode, spec=replace(decode.spec, lengths=(16, 1))),
+            "a size of 0": replace(
+                decode, spec=replace(decode.spec, inputs=(replace(first, shape=(1, -1, 0)), *others))
+            ),
+        }[case]
+        changed = replace(manifest, components={**manifest.components, "decode": other})
+    write_manifest(tmp_path / "b.edgevlm", changed)
+    with pytest.raises(BundleError, match=r"expected ascending lengths|which is not in the bundle"):
+        Bundle.open(tmp_path / "b.edgevlm")
+
+
+def test_the_format_of_a_talker_is_its_own_and_an_encoders_stays(tmp_path: Path) -> None:
+    manifest = json.loads((made().path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["format_version"] == TALKERS_VERSION
+    assert manifest["embedding_dim"] is None
+    assert manifest["components"]["decode"]["functions"] == {"1": "decode", "16": "prefill_16"}
+    encoder = json.loads((library.student("tflite", "int8").path / "manifest.json").read_text(encoding="utf-8"))
+    assert encoder["format_version"] == "1.4"
+    assert "dialogue" not in encoder
+    assert "functions" not in encoder["components"]["encode_image"]
+    small = edgevlm.export_for_app(made(), tmp_path)
+    with edgevlm.open(small.path) as model:
+        assert model.generate(scene(20, 20), max_tokens=2).text
+    with pytest.raises(BundleError, match=r"expected golden/golden\.json, which the artefact is held against"):
+        pipeline.verify(small)
+
+
+def test_what_is_not_carried_yet_is_said(tmp_path: Path) -> None:
+    folder = library.talker_checkpoint("blip")
+    with pytest.raises(UnsupportedError, match="models that talk have no measured ranges, palettes or pruning as yet"):
+        edgevlm.convert(folder, target="coreml", recipe="palette-4", out=tmp_path)
+    with pytest.raises(InputError, match="labels and image_only are a dual encoder's"):
+        edgevlm.convert(folder, target="tflite", labels=["a", "b"], out=tmp_path)
+    with pytest.raises(InputError, match="a context and lengths are of models that talk"):
+        edgevlm.convert(target="tflite", context_length=64, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    refused = run("convert", folder, "--target", "tflite", "--lengths", "1,x", "--out", tmp_path)
+    assert (refused.exit_code, "--lengths: expected whole numbers" in refused.stderr) == (2, True)

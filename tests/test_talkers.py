@@ -1,0 +1,385 @@
+"""Models that talk: what is read of a checkpoint, and that words come as transformers' own classes give them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import talkers
+import torch
+from library import talker_checkpoint
+from numpy.typing import NDArray
+from pictures import scene
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from edgevlm.bundle.dialogue import Sampling, Tiling
+from edgevlm.bundle.spec import Array
+from edgevlm.errors import CheckpointError, InputError, TensorError
+from edgevlm.graphs.program import Programs
+from edgevlm.inference.decoding import Chooser, log_likelihood
+from edgevlm.inference.generator import Answer, Generator, TalkingSession
+from edgevlm.inputs import tiles
+from edgevlm.inputs.chat import Message, render
+from edgevlm.models.checkpoints import chat_rules, talking
+from edgevlm.models.talker import Talker
+
+QUESTION = "Is there a red sofa in the photo?"
+TOKENS = 16
+
+
+class ProgramSession:
+    """The components that converters lower, run by torch, with the state passed in and out."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def make_state(self, component: str) -> list[torch.Tensor]:
+        return [torch.zeros(each.shape) for each in self._programs[component].spec.state]
+
+    def run(
+        self, component: str, inputs: Mapping[str, Array], state: list[torch.Tensor] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        program = self._programs[component]
+        given = [torch.from_numpy(np.array(inputs[each.name])) for each in program.spec.inputs]
+        with torch.no_grad():
+            found = program.module(*given, *(state or ()))
+        answers = found if isinstance(found, tuple) else (found,)
+        count = len(program.spec.outputs)
+        if state is not None:
+            state[:] = answers[count:]
+        return {each.name: answer.numpy() for each, answer in zip(program.spec.outputs, answers[:count], strict=True)}
+
+    def close(self) -> None: ...
+
+
+@cache
+def load(kind: str) -> Talker:
+    return talking.load(talker_checkpoint(kind), name=kind)
+
+
+def asking(model: Talker, session: TalkingSession | None = None) -> Generator:
+    specs = {name: program.spec for name, program in model.programs.items()}
+    return Generator(session or model.original, specs, model.image, model.dialogue, model.tokenizer)
+
+
+def ids(answer: Answer) -> list[int]:
+    """Of the whole answer."""
+    assert answer.text
+    return answer.token_ids
+
+
+def question(model: Talker) -> str | None:
+    return None if model.dialogue.chat is None else QUESTION
+
+
+def by_transformers(model: Talker, folder: Path, picture: Image.Image, text: str | None) -> list[int]:
+    """Ids of a greedy answer, asked as transformers' users do: by the processor, and by `generate`."""
+    import transformers
+
+    network: Any = model.original.network
+    pictures = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    if text is None:
+        pixels = torch.tensor(np.asarray(pictures(picture)["pixel_values"]))
+        found = network.generate(pixel_values=pixels, max_new_tokens=TOKENS, do_sample=False)[0].tolist()[1:]
+    else:
+        if model.source.family == "llava":
+            strategy = network.config.vision_feature_select_strategy
+            processor = transformers.LlavaProcessor(
+                pictures, tokenizer, patch_size=talkers.PATCH, vision_feature_select_strategy=strategy,
+                num_additional_image_tokens=int(strategy == "default"), chat_template=talkers.LLAVA_TEMPLATE,
+            )  # fmt: skip
+        else:
+            processor = transformers.Idefics3Processor(
+                pictures, tokenizer, image_seq_len=4, chat_template=talkers.SMOLVLM_TEMPLATE
+            )
+        said = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}]
+        inputs = processor.apply_chat_template(
+            said, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+        whole = network.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
+        found = whole[0, inputs["input_ids"].shape[1] :].tolist()
+    return [each for each in found if each not in model.dialogue.end_ids]
+
+
+@pytest.mark.parametrize("kind", talkers.KINDS)
+def test_an_answer_is_what_transformers_generates(kind: str) -> None:
+    model, answers = load(kind), []
+    original, lowered = asking(model), asking(model, ProgramSession(model.programs))
+    for picture in (scene(90, 70, seed=1), Image.new("RGB", (33, 64), (128, 128, 128))):
+        expected = by_transformers(model, talker_checkpoint(kind), picture, question(model))
+        for asked in (original, lowered):
+            answer = asked.generate(picture, question(model), max_tokens=TOKENS)
+            pieces = list(answer)
+            assert answer.token_ids == expected
+            assert answer.text == model.tokenizer.text(expected)
+            assert answer.text == "".join(pieces) or "\ufffd" in answer.text  # bytes that are no characters
+            assert answer.finish in ("length", "end")
+        answers.append(expected)
+    assert answers[0] != answers[1]  # it looks at the picture
+    assert len({*answers[0]}) > 3
+
+
+@pytest.mark.parametrize("lengths", [(1, 8), (1, 3, 64), (1,)])
+def test_a_prompt_is_decoded_in_parts_of_any_length(lengths: tuple[int, ...]) -> None:
+    model = talking.load(talker_checkpoint("llava"), name="l", context_length=128, lengths=lengths)
+    picture = scene(40, 40, seed=2)
+    expected = ids(asking(model).generate(picture, QUESTION, max_tokens=8))
+    assert ids(asking(model, ProgramSession(model.programs)).generate(picture, QUESTION, max_tokens=8)) == expected
+
+
+def test_a_second_question_costs_its_own_words() -> None:
+    model = load("smolvlm")
+    chat = asking(model, ProgramSession(model.programs)).chat(scene(30, 30, seed=3), system="Be brief.")
+    first = ids(chat.ask(QUESTION, max_tokens=5))
+    used = chat._place.used
+    second = ids(chat.ask("And a dog?", max_tokens=5))
+    assert model.dialogue.chat is not None
+    turn = model.dialogue.chat
+    behind = turn.assistant.after + turn.user.before + "And a dog?" + turn.user.after + turn.ask
+    # The last word of the first answer, the words between, and all but the last word of the second.
+    assert chat._place.used == used + 1 + len(model.tokenizer.pieces(behind)) + 4
+    whole = asking(model).chat(scene(30, 30, seed=3), system="Be brief.")
+    assert ids(whole.ask(QUESTION, max_tokens=5)) == first
+    assert ids(whole.ask("And a dog?", max_tokens=5)) == second
+
+
+def test_an_answer_ends_where_the_context_does_and_can_be_stopped() -> None:
+    model = talking.load(talker_checkpoint("blip"), name="b", context_length=8, lengths=(1, 8))
+    answer = asking(model).generate(scene(30, 30, seed=4), max_tokens=100)
+    assert answer.text
+    assert answer.finish == "context"
+    assert len(answer.token_ids) == 8  # one position is the beginning, and the last word needs none
+    answer = asking(model).generate(scene(30, 30, seed=4), max_tokens=100)
+    for _ in answer:
+        answer.stop()
+    assert answer.finish == "stopped"
+    assert 1 <= len(answer.token_ids) < 8
+    with pytest.raises(InputError, match="expected at most 8 more positions, of a context of 8"):
+        _ = asking(model).generate(scene(30, 30), "a photo of a cat sleeping on a red sofa in the park").text
+
+
+def test_scores_are_log_likelihoods() -> None:
+    model, picture = load("llava"), scene(40, 40, seed=5)
+    asked = asking(model)
+    greedy = asked.generate(picture, QUESTION, max_tokens=1)
+    said = greedy.text
+    found = asked.score(picture, QUESTION, [said, "No"])
+    assert found.shape == (2,)
+    assert found[0] > found[1]
+    lowered = asking(model, ProgramSession(model.programs)).score(picture, QUESTION, [said, "No"])
+    np.testing.assert_allclose(found, lowered, atol=1e-4)
+    with pytest.raises(InputError, match="at least one token, got ''"):
+        asked.score(picture, QUESTION, [""])
+
+
+def test_tokens_are_drawn_by_a_seed() -> None:
+    logits = np.random.default_rng(0).normal(0, 3, 50).astype(np.float32)
+    drawn = [[Chooser(Sampling(1.0, top_k=5), seed).next(logits) for _ in range(1)] for seed in range(200)]
+    allowed = {*np.argsort(-logits)[:5].tolist()}
+    assert {each for (each,) in drawn} <= allowed
+    assert len({each for (each,) in drawn}) > 2
+    assert Chooser(Sampling(0.7, 10, 0.9), 3).next(logits) == Chooser(Sampling(0.7, 10, 0.9), 3).next(logits)
+    assert Chooser(Sampling(1e-6), 1).next(logits) == Chooser(Sampling()).next(logits) == int(logits.argmax())
+    assert Chooser(Sampling(1.0, top_p=1e-9), 1).next(logits) == int(logits.argmax())
+    expected = torch.from_numpy(logits).double().log_softmax(0)[7].item()
+    assert log_likelihood(logits, 7) == pytest.approx(expected)
+    with pytest.raises(TensorError, match="logits: expected finite values, got 1 of 50"):
+        Chooser(Sampling()).next(np.where(np.arange(50) == 3, np.nan, logits).astype(np.float32))
+
+
+@pytest.mark.parametrize("splits", [True, False], ids=["cut", "whole"])
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (33, 70), (1, 50), (50, 1), (32, 32), (10, 10), (97, 95)])
+def test_tiles_are_those_of_transformers(size: tuple[int, int], splits: bool) -> None:
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    theirs = Idefics3ImageProcessorPil(
+        size={"longest_edge": 96}, max_image_size={"longest_edge": 32}, do_normalize=False, do_rescale=False,
+        do_image_splitting=splits,
+    )  # fmt: skip
+    picture = scene(*size, seed=6)
+    expected, found = theirs(picture, return_row_col_info=True), tiles.cut(picture, Tiling(96, 32, "lanczos", splits))
+    assert [[found.rows]] == expected["rows"]
+    assert [[found.columns]] == expected["cols"]
+    np.testing.assert_array_equal(np.asarray(expected["pixel_values"][0]), found.pixels)
+
+
+TEMPLATES = {
+    "trims": ("[{{ m['role'] }}]{{ c['text'] | trim }}", "can be said in literal texts, got one that writes"),
+    "counts": ("{{ messages.index(m) }}{{ c['text'] }}", "can be said in literal texts, got one that writes"),
+    "says it twice": ("{{ m['role'] }}{{ c['text'] }}{{ c['text'] }}", "is missing, or is there twice"),
+    "is code": ("{{ m['role'].__class__.__mro__ }}", "the chat template fails: SecurityError"),
+    "fails": ("{{ nothing.at.all }}", "the chat template fails: UndefinedError"),
+    "leaves words out": ("{{ m['role'] }}", "is missing, or is there twice"),
+}
+
+
+@pytest.mark.parametrize("case", TEMPLATES)
+def test_a_template_that_is_no_literal_text_is_refused(case: str) -> None:
+    body, message = TEMPLATES[case]
+    template = (
+        "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}"
+        + body
+        + "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        chat_rules.read_chat(template, "<image>", {}, "here")
+
+
+def test_a_template_without_pictures_or_without_a_system_text() -> None:
+    plain = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else m['role'] + c['text'] }}{% endfor %}\n"
+        "{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
+    )
+    chat = chat_rules.read_chat(plain, "<image>", {}, "here")
+    assert chat.system is None
+    with pytest.raises(InputError, match="has no place for one"):
+        render(chat, [Message("system", "x"), Message("user", "y")])
+    with pytest.raises(CheckpointError, match="expected a chat template that writes <picture> for a picture"):
+        chat_rules.read_chat(plain, "<picture>", {}, "here")
+
+
+WRONG: Mapping[str, Sequence[Message]] = {
+    "expected a message of assistant, got one of user": [Message("user", "a"), Message("user", "b")],
+    "expected a message of system or user, got one of assistant": [Message("assistant", "a")],
+    "expected at most one picture": [Message("user", "a", 2)],
+    "ends with a question": [Message("user", "a"), Message("assistant", "b")],
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_dialogue_out_of_order_is_refused(message: str) -> None:
+    chat = chat_rules.read_chat(talkers.LLAVA_TEMPLATE, "<image>", {}, "here")
+    with pytest.raises(InputError, match=message):
+        render(chat, WRONG[message])
+
+
+def test_a_question_that_spells_a_picture_is_refused() -> None:
+    with pytest.raises(InputError, match="expected texts without <image>, which stands for a picture"):
+        _ = asking(load("llava")).generate(scene(20, 20), "what is <image>?").text
+    with pytest.raises(InputError, match="expected a picture, which this model describes, got none"):
+        _ = asking(load("blip")).generate(None, "a photo").text
+    with pytest.raises(InputError, match="max_tokens: expected at least 1"):
+        asking(load("llava")).generate(None, "a", max_tokens=0)
+
+
+def _config(folder: Path, change: Callable[[dict[str, Any]], object], file: str = "config.json") -> None:
+    content = json.loads((folder / file).read_text(encoding="utf-8"))
+    change(content)
+    (folder / file).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def _dynamic_rope(config: dict[str, Any]) -> None:
+    config["text_config"]["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+
+
+BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
+    "a rope that depends on the length": (lambda f: _config(f, _dynamic_rope), r"rope_type: expected one of default"),
+    "another decoder": (
+        lambda f: _config(f, lambda c: c["text_config"].update(model_type="gemma")),
+        "model_type: expected a decoder of the kinds|contradict each other|no network can be built",
+    ),
+    "a picture's token that there is none of": (
+        lambda f: _config(f, lambda c: c.update(image_token_index=5000)),
+        "expected a token that stands for a picture",
+    ),
+    "no template": (lambda f: (f / "chat_template.jinja").unlink(), "expected a chat template, got none"),
+    "weights that are missing": (
+        lambda f: _weights(f, lambda t: t.pop("model.multi_modal_projector.linear_1.bias", None) or t.popitem()),
+        "config.json and the weights contradict each other",
+    ),
+    "weights that are no numbers": (
+        lambda f: _weights(f, lambda t: next(iter(t.values())).fill_(float("nan"))),
+        "expected finite weights",
+    ),
+    "a tokenizer of another model": (
+        lambda f: _config(f, lambda c: c["model"]["vocab"].update({"zzz": 5000}), "tokenizer.json"),
+        "ids below the|whose ids are the same|damaged",
+    ),
+    "a processor that pads": (
+        lambda f: _config(f, lambda c: c.update(do_pad=True), "preprocessor_config.json"),
+        "do_pad: expected false",
+    ),
+    "nothing that ends": (
+        lambda f: (
+            _config(f, lambda c: c.pop("eos_token_id", None), "generation_config.json"),
+            _config(f, lambda c: c["text_config"].update(eos_token_id=None)),
+        ),
+        "expected an id that ends an answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_a_bundle_cannot_carry_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    folder = talkers.write_llava(tmp_path / "llava")
+    change, message = BAD[case]
+    change(folder)
+    with pytest.raises(CheckpointError, match=message):
+        talking.load(folder, name="l")
+
+
+def test_contexts_and_lengths_are_checked() -> None:
+    with pytest.raises(CheckpointError, match=r"expected a context that holds a picture, which takes up to 16 pos"):
+        talking.load(talker_checkpoint("llava"), name="l", context_length=16)
+    with pytest.raises(CheckpointError, match="of at most max_position_embeddings, 1,024, got 9,999"):
+        talking.load(talker_checkpoint("llava"), name="l", context_length=9999)
+    for lengths in ((2, 8), (1, 1), (1, 9, 3), (1, 4096)):
+        with pytest.raises(InputError, match="lengths: expected whole numbers that ascend from 1"):
+            talking.load(talker_checkpoint("llava"), name="l", context_length=256, lengths=lengths)
+
+
+def test_inputs_are_checked_and_a_closed_original_answers_no_more() -> None:
+    model = talking.load(talker_checkpoint("blip"), name="b")
+    original = model.original
+    with pytest.raises(TensorError, match="expected 1 or 64 rows at once, the same of each input, got 7"):
+        original.run("embed_tokens", {"token_ids": np.zeros((1, 7), np.int32)})
+    with pytest.raises(TensorError, match="encode_image: keeps no state"):
+        original.make_state("encode_image")
+    rows = {
+        each.name: np.zeros(each.at(1), np.float32 if each.dtype == "float32" else np.int32)
+        for each in original.specs["decode"].inputs
+    }
+    with pytest.raises(TensorError, match="decode: expected a state, got none"):
+        original.run("decode", rows)
+    original.close()
+    with pytest.raises(TensorError, match="this session is closed"):
+        original.run("embed_tokens", {"token_ids": np.zeros((1, 1), np.int32)})
+
+
+def test_a_checkpoint_in_float16_and_in_shards_is_the_same_model(tmp_path: Path) -> None:
+
+    folder = talker_checkpoint("smolvlm")
+    shutil.copytree(folder, tmp_path / "half")
+    _weights(tmp_path / "half", lambda t: t.update({name: tensor.half() for name, tensor in t.items()}))
+    shutil.copytree(tmp_path / "half", tmp_path / "shards")
+    tensors = load_file(tmp_path / "half" / "model.safetensors")
+    names = sorted(tensors)
+    (tmp_path / "shards" / "model.safetensors").unlink()
+    weight_map = {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        save_file({name: tensors[name].contiguous() for name in part}, tmp_path / "shards" / file, {"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    picture = scene(40, 30, seed=8)
+    first, second = (
+        ids(asking(talking.load(tmp_path / each, name="s")).generate(picture, QUESTION, max_tokens=6))
+        for each in ("half", "shards")
+    )
+    assert first == second
