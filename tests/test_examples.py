@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import runpy
 import subprocess
@@ -71,6 +72,30 @@ def test_classify_pictures_names_what_it_cannot_read_and_answers_the_rest(pictur
         assert done.stdout.startswith(out)
         assert error in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_model_that_talks_answers_and_captions(pictures: Path) -> None:
+    bundle = library.talker("blip", "tflite", "fp32").path
+    with edgevlm.open(bundle) as model:
+        expected = [model.generate(picture, max_tokens=6).text for picture in sorted(pictures.iterdir())]
+    answer = _run("stream_answer.py", bundle, min(pictures.iterdir()), "--max-tokens", "6")
+    assert answer == f"{expected[0]}\n"
+    (pictures / "broken.png").write_bytes(b"no picture")
+    rows = list(csv.reader(io.StringIO(_run("caption_folder.py", bundle, pictures, "--max-tokens", "6"))))
+    names = sorted(path.name for path in pictures.iterdir() if path.name != "broken.png")
+    assert rows == [["picture", "caption"], *([name, text.strip()] for name, text in zip(names, expected, strict=True))]
+
+
+@pytest.mark.slow
+def test_a_model_that_talks_remembers_what_was_said(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, picture = library.talker("smolvlm", "tflite", "fp32").path, pictures / "yellow-star.png"
+    with edgevlm.open(bundle) as model:
+        chat = model.chat(picture)
+        expected = [chat.ask(question, max_tokens=5).text for question in ("What is it?", "And its colour?")]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What is it?\nAnd its colour?\n\nnot asked\n"))
+    assert _run("chat_about_picture.py", bundle, picture, "--max-tokens", "5") == "".join(
+        f"{each}\n" for each in expected
+    )
 
 
 @pytest.mark.slow
