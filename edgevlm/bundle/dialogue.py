@@ -8,6 +8,8 @@ from typing import Annotated
 from edgevlm.bundle.spec import Pixels, Resample, TokenId
 from edgevlm.schema import Quantity
 
+ENCODE_IMAGE, EMBED_TOKENS, DECODE = "encode_image", "embed_tokens", "decode"
+"""The components of a model that talks."""
 Count = Annotated[int, Quantity(least=1)]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from edgevlm.bundle.dialogue import DECODE
 from edgevlm.bundle.spec import ComponentSpec
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def function_name(component: str, length: int, lengths: tuple[int, ...]) -> str:
     """
     if not lengths:
         return component
-    if component == "decode":
+    if component == DECODE:
         return component if length == 1 else f"prefill_{length}"
     return f"{component}_{length}"
 

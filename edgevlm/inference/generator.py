@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle.dialogue import Dialogue, Sampling
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue, Sampling
 from edgevlm.bundle.spec import F32, Array, ComponentSpec, ImagePreprocessing
 from edgevlm.errors import InputError
 from edgevlm.inference.decoding import Chooser, log_likelihood
 from edgevlm.inputs import tiles
 from edgevlm.inputs.chat import Cut, Message, Written, write
 from edgevlm.inputs.pictures import Picture, preprocess
+from edgevlm.inputs.rows import EMBEDDINGS, PIXELS, POSITIONS, TOKEN_IDS
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets.isolation import words_of
 from edgevlm.targets.runtime import Session
 
 Finish = Literal["end", "length", "context", "stopped"]
-ENCODE_IMAGE, EMBED_TOKENS, DECODE = "encode_image", "embed_tokens", "decode"
 
 
 class TalkingSession(Protocol):
@@ -205,7 +205,7 @@ class Place:
                     embeddings[0, offset] = rows[at[start + offset]]
             positions = np.full((1, length), -1, np.int32)
             positions[0, :count] = np.arange(self.used, self.used + count)
-            given: dict[str, Array] = {"embeddings": embeddings, "positions": positions, **self._beside}
+            given: dict[str, Array] = {EMBEDDINGS: embeddings, POSITIONS: positions, **self._beside}
             logits = self._session.run(DECODE, given, self._state)["logits"][0]
             self.used += count
             start += count
@@ -214,7 +214,7 @@ class Place:
     def _embed(self, ids: Sequence[int], length: int) -> F32:
         token_ids = np.zeros((1, length), np.int32)
         token_ids[0, : len(ids)] = ids
-        return self._session.run(EMBED_TOKENS, {"token_ids": token_ids})["embeddings"]
+        return self._session.run(EMBED_TOKENS, {TOKEN_IDS: token_ids})[EMBEDDINGS]
 
 
 class Generator:
@@ -318,7 +318,7 @@ class Generator:
         else:
             found = tiles.cut(picture, self.dialogue.tiling)
             pixels, cut = found.pixels, Cut(found.rows, found.columns)
-        answers = [self.session.run(ENCODE_IMAGE, {"pixels": tile[None]}) for tile in pixels]
+        answers = [self.session.run(ENCODE_IMAGE, {PIXELS: tile[None]}) for tile in pixels]
         return Seen(tuple(answers), cut, 1e3 * (time.perf_counter() - began))
 
     def write(self, messages: Sequence[Message], seen: Seen | None) -> Written:

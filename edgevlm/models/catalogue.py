@@ -22,10 +22,7 @@ FAMILIES = {
     "clip": "CLIP: openai/clip-vit-base-patch32 and its kin, any sizes, any activation, either pooling rule",
     "siglip": "SigLIP and SigLIP 2 at a fixed resolution: google/siglip-base-patch16-224 and its kin",
     "student": "students trained by edgevlm distill: the folder that it wrote",
-    "llava": "LLaVA 1.5: CLIP's or SigLIP's tower, and a decoder of Llama's, Mistral's or Qwen2's kind; it talks",
-    "smolvlm": "SmolVLM: pictures in tiles, and a decoder of Llama's kind; it talks",
-    "idefics3": "Idefics3, likewise",
-    "blip": "BLIP's captioner",
+    **{name: family.about for name, family in families.TALKERS.items()},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -11,8 +12,37 @@ from edgevlm.errors import CheckpointError
 
 Family: TypeAlias = Literal["clip", "siglip"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-TALKERS = ("llava", "smolvlm", "idefics3", "blip")
-"""`model_type` of the models that talk."""
+
+
+@dataclass(frozen=True)
+class TalkingFamily:
+    """A family of models that talk.
+
+    Attributes:
+        module: Whose `take_apart` makes components of a network.
+        network: transformers' class of the network.
+        about: What `edgevlm models` says of it.
+    """
+
+    module: str
+    network: str
+    about: str
+
+
+_SMOLVLM = "edgevlm.models.generators.smolvlm"
+TALKERS: Mapping[str, TalkingFamily] = {
+    "llava": TalkingFamily(
+        "edgevlm.models.generators.llava",
+        "LlavaForConditionalGeneration",
+        "LLaVA 1.5: CLIP's or SigLIP's tower, and a decoder of Llama's, Mistral's or Qwen2's kind; it talks",
+    ),
+    "smolvlm": TalkingFamily(
+        _SMOLVLM, "SmolVLMForConditionalGeneration", "SmolVLM: pictures in tiles, a decoder of Llama's kind; it talks"
+    ),
+    "idefics3": TalkingFamily(_SMOLVLM, "Idefics3ForConditionalGeneration", "Idefics3, likewise"),
+    "blip": TalkingFamily("edgevlm.models.generators.blip", "BlipForConditionalGeneration", "BLIP's captioner"),
+}
+"""By `model_type`."""
 _ONE_TOWER = ("clip_text_model", "clip_vision_model", "siglip_text_model", "siglip_vision_model")
 
 

@@ -9,17 +9,13 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from edgevlm.bundle.dialogue import Dialogue
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
 from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
 from edgevlm.graphs.program import Program, Programs
-from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
+from edgevlm.inputs.rows import EMBEDDINGS, PIXELS, POSITIONS, TOKEN_IDS
 from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.models.speaking import SpeakingOriginal
 from edgevlm.targets.isolation import IsolatedTokenizer
-
-ENCODE_IMAGE, EMBED_TOKENS, DECODE = "encode_image", "embed_tokens", "decode"
-EMBEDDINGS, POSITIONS, LOGITS = "embeddings", "positions", "logits"
-"""What `embed_tokens` answers and `decode` takes; where each row stands; what `decode` answers."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def assemble_programs(
     token_ids = TensorSpec(TOKEN_IDS, "int32", (1, -1), "token ids")
     embeddings = TensorSpec(EMBEDDINGS, "float32", (1, -1, width), "rows of words and pictures")
     positions = TensorSpec(POSITIONS, "int32", (1, -1), "place of each row in the dialogue, from 0; -1 is padding")
-    logits = TensorSpec(LOGITS, "float32", (1, vocabulary), "of the token behind the last row")
+    logits = TensorSpec("logits", "float32", (1, vocabulary), "of the token behind the last row")
     state = tuple(
         TensorSpec(f"{kind}_{layer}", "float32", state_shape, f"{kind} of layer {layer}, by place")
         for layer in range(layers)

@@ -17,6 +17,7 @@ from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer, read_file, without_r
 from edgevlm.models.checkpoints import chat_rules, picture_rules, weights
 from edgevlm.models.checkpoints.files import read_json, read_licence
 from edgevlm.models.checkpoints.text_rules import AWKWARD_TEXTS
+from edgevlm.models.families import TALKERS
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.isolation import IsolatedTokenizer, rehearse
 
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
     from edgevlm.models.generators.parts import Parts
     from edgevlm.models.talker import Talker
 
-_FAMILIES: Mapping[str, tuple[str, str]] = {
-    "llava": ("edgevlm.models.generators.llava", "LlavaForConditionalGeneration"),
-    "smolvlm": ("edgevlm.models.generators.smolvlm", "SmolVLMForConditionalGeneration"),
-    "idefics3": ("edgevlm.models.generators.smolvlm", "Idefics3ForConditionalGeneration"),
-    "blip": ("edgevlm.models.generators.blip", "BlipForConditionalGeneration"),
-}
-"""By `model_type`: the module that takes the network apart, and transformers' class of it."""
 _PROMPT_LENGTH = 64
 _LEAST_CONTEXT, _BESIDE_A_PICTURE = 512, 256
 
@@ -65,7 +59,7 @@ def load(
     """
     config_file = folder / "config.json"
     config = read_json(config_file)
-    module_name, class_name = _FAMILIES[str(config["model_type"])]
+    family = TALKERS[str(config["model_type"])]
     files = weights.find_files(folder)
     weights.check_headers(files)
     for package in ("torch", "transformers"):
@@ -74,10 +68,10 @@ def load(
     from edgevlm.models.speaking import SpeakingOriginal
     from edgevlm.models.talker import Talker, assemble_programs
 
-    network = _load_network(folder, class_name)
+    network = _load_network(folder, family.network)
     image, tiling = _picture_rules(folder, network)
     ours, theirs, tokenizer_json = _read_tokenizer(folder, network)
-    module = importlib.import_module(module_name)
+    module = importlib.import_module(family.module)
     longest = int(network.config.text_config.max_position_embeddings)
     parts: Parts = module.take_apart(network, image, 1, where=str(config_file))
     dialogue = _read_dialogue(folder, network, parts, tiling, ours, theirs)

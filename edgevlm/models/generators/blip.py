@@ -18,9 +18,6 @@ from edgevlm.models.generators.decoder import Places
 from edgevlm.models.generators.parts import Parts, Pieces, normalised
 from edgevlm.models.layers import PixelNormalisation, attend
 
-NETWORK = "BlipForConditionalGeneration"
-"""transformers' class."""
-
 
 class VisionBlock(nn.Module):
     """A pre-norm block whose query, key and value are one linear layer, [1, T, C] -> [1, T, C].

@@ -13,9 +13,6 @@ from edgevlm.models.generators.decoder import Decoder
 from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, normalised
 from edgevlm.models.generators.towers import Tower
 
-NETWORK = "LlavaForConditionalGeneration"
-"""transformers' class."""
-
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 
