@@ -289,5 +289,13 @@ def test_what_is_not_carried_yet_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a context and lengths are of models that talk"):
         edgevlm.convert(target="tflite", context_length=64, out=tmp_path)
     assert list(tmp_path.iterdir()) == []
+    for command in (
+        ("bench", made().path, "--out", tmp_path / "bench"),
+        ("index", Path("examples", "pictures").absolute(), "--bundle", made().path, "--out", tmp_path / "x.index"),
+        ("evaluate", made().path, "--data", "objects:train:5:1"),
+        ("convert", folder, "--target", "tflite", "--dry-run"),
+    ):
+        refused = run(*command)
+        assert (refused.exit_code, "talks" in refused.stderr) == (2, True), refused.output
     refused = run("convert", folder, "--target", "tflite", "--lengths", "1,x", "--out", tmp_path)
     assert (refused.exit_code, "--lengths: expected whole numbers" in refused.stderr) == (2, True)

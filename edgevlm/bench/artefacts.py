@@ -113,6 +113,12 @@ def open_all(paths: Sequence[Path]) -> tuple[Bundle, ...]:
         InputError: two have the same name, so that a report could not tell them apart.
     """
     bundles = [Bundle.open(path) for path in {path.resolve(): path for path in paths}.values()]
+    for bundle in bundles:
+        if bundle.manifest.dialogue is not None:
+            raise InputError(
+                f"{bundle.path}: expected a dual encoder's bundle, got one that talks, which is not timed here yet",
+                hint="edgevlm run --ask --json says what an answer took",
+            )
     names = [bundle.path.name for bundle in bundles]
     for name in names:
         if names.count(name) > 1:
