@@ -23,8 +23,9 @@ from PIL import Image
 
 import edgevlm
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.bundle.dialogue import Spelling, Tiling, Turn
 from edgevlm.bundle.golden import GOLDEN
-from edgevlm.bundle.manifest import TALKERS_VERSION
+from edgevlm.bundle.manifest import TALKERS_VERSION, Manifest
 from edgevlm.cli import main
 from edgevlm.conversion import pipeline
 from edgevlm.errors import BundleError, CheckpointError, InputError, TensorError, UnsupportedError
@@ -211,6 +212,12 @@ def _steps(golden: dict[str, Any], change: Callable[[dict[str, Any]], object]) -
 LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "other ids": (lambda g: g["dialogues"][1]["token_ids"].append(7), "write another text, or other ids"),
     "another text": (lambda g: g["dialogues"][1].update(text="a dog"), "write another text, or other ids"),
+    "ids that there are none of": (
+        lambda g: _steps(g, lambda s: s["token_ids"].__setitem__(0, 99999)),
+        "golden: expected ids below",
+    ),
+    "no id": (lambda g: g["dialogues"][0]["answer_ids"].__setitem__(0, 1 << 40), "expected a step for each token"),
+    "empty steps": (lambda g: _steps(g, lambda s: s.update(token_ids=[], logits=[])), "expected a step for each token"),
     "no dialogue": (lambda g: g.update(dialogues=[]), "expected dialogues, got none"),
     "no steps": (lambda g: g["dialogues"][0].update(steps=[]), "expected a step for each token"),
     "another version": (lambda g: g.update(schema_version=9), "expected schema_version 3, got 9"),
@@ -241,26 +248,67 @@ def _changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Bundle
     return seal(path, made().manifest)
 
 
-@pytest.mark.parametrize("case", ["a function too few", "lengths that descend", "a size of 0", "no tokenizer"])
+def _decode(manifest: Manifest, **changes: Any) -> Manifest:
+    decode = manifest.components["decode"]
+    functions = changes.pop("functions", decode.functions)
+    other = replace(decode, spec=replace(decode.spec, **changes), functions=functions)
+    return replace(manifest, components={**manifest.components, "decode": other})
+
+
+def _dialogue(manifest: Manifest, **changes: Any) -> Manifest:
+    assert manifest.dialogue is not None
+    return replace(manifest, dialogue=replace(manifest.dialogue, **changes))
+
+
+SPELLING = Spelling("<image>", 3, 16, "", "", "", Turn("", ""))
+CONTRADICTIONS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
+    "a function too few": (lambda m: _decode(m, functions={"1": "decode"}), "expected ascending lengths, a function"),
+    "lengths that descend": (lambda m: _decode(m, lengths=(16, 1)), "expected ascending lengths, a function"),
+    "a size of 0": (
+        lambda m: _decode(m, outputs=(replace(m.components["decode"].spec.outputs[0], shape=(1, 0)),)),
+        "and sizes of at least 1",
+    ),
+    "no tokenizer": (lambda m: _dialogue(m, tokenizer_file="gone.json"), "which is not in the bundle"),
+    "another context": (lambda m: _dialogue(m, context_length=1 << 40), "expected the places of decode's state"),
+    "ids beyond 31 bits": (lambda m: _dialogue(m, begin_ids=(1 << 40,)), "expected ids of 31 bits"),
+    "nothing that ends": (lambda m: _dialogue(m, end_ids=()), "one of which ends an answer"),
+    "a picture in the text": (lambda m: _dialogue(m, spelling=SPELLING), "decode: expected embeddings, positions"),
+    "embeddings as well": (
+        lambda m: replace(m, embedding_dim=3, logit_scale=1.0, embedding_space_id="x"),
+        "or dialogue of a model that talks, got both",
+    ),
+    "neither": (lambda m: replace(m, dialogue=None), "got neither"),
+    "no logits": (lambda m: _decode(m, outputs=()), "and logits from them"),
+    "a component too few": (
+        lambda m: replace(m, components={"decode": m.components["decode"]}),
+        "components: expected encode_image, embed_tokens and decode",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
 def test_a_manifest_that_contradicts_itself_is_refused(case: str, tmp_path: Path) -> None:
-    bundle = made()
+    change, message = CONTRADICTIONS[case]
+    shutil.copytree(made().path, tmp_path / "b.edgevlm")
+    write_manifest(tmp_path / "b.edgevlm", change(made().manifest))
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(tmp_path / "b.edgevlm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spelling": SPELLING}, "dialogue.spelling.positions: expected the rows of encode_image's features"),
+        ({"tiling": Tiling(8192, 1, "lanczos")}, "expected a context that holds a picture of 4096 x 4096 tiles"),
+    ],
+    ids=["rows", "tiles"],
+)
+def test_pictures_that_do_not_fit_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    bundle = made("smolvlm")
     shutil.copytree(bundle.path, tmp_path / "b.edgevlm")
-    manifest, decode = bundle.manifest, bundle.components["decode"]
-    if case == "no tokenizer":
-        assert manifest.dialogue is not None
-        changed = replace(manifest, dialogue=replace(manifest.dialogue, tokenizer_file="gone.json"))
-    else:
-        first, *others = decode.spec.inputs
-        other = {
-            "a function too few": replace(decode, functions={"1": "decode"}),
-            "lengths that descend": replace(decode, spec=replace(decode.spec, lengths=(16, 1))),
-            "a size of 0": replace(
-                decode, spec=replace(decode.spec, inputs=(replace(first, shape=(1, -1, 0)), *others))
-            ),
-        }[case]
-        changed = replace(manifest, components={**manifest.components, "decode": other})
-    write_manifest(tmp_path / "b.edgevlm", changed)
-    with pytest.raises(BundleError, match=r"expected ascending lengths|which is not in the bundle"):
+    write_manifest(tmp_path / "b.edgevlm", _dialogue(bundle.manifest, **changes))
+    with pytest.raises(BundleError, match=message):
         Bundle.open(tmp_path / "b.edgevlm")
 
 

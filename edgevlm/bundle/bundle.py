@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 
 from edgevlm import schema
 from edgevlm.bundle import versions
+from edgevlm.bundle.claims import check_claims
 from edgevlm.bundle.manifest import MANIFEST, BundledComponent, FileRecord, Manifest
 from edgevlm.errors import BundleError
 
@@ -110,7 +111,7 @@ class Bundle:
             try:
                 with _readable(folder):
                     manifest, notes = _read_manifest(folder)
-                    _check_claims(folder / MANIFEST, manifest)
+                    check_claims(folder / MANIFEST, manifest)
                     _check_files(folder, manifest)
             except BundleError:
                 if _identity(folder) == before:
@@ -181,41 +182,6 @@ def _read_manifest(folder: Path) -> tuple[Manifest, tuple[str, ...]]:
     ignored: list[str] = []
     manifest = schema.read(Manifest, data, where=str(path), error=BundleError, ignored=ignored)
     return manifest, (_note(folder, manifest.format_version, ignored),)
-
-
-def _check_claims(where: Path, manifest: Manifest) -> None:
-    """Refuses labels and an embedding_dim that the components' outputs contradict, and two sizes for one edge."""
-    image = manifest.image
-    if image.resize == "shortest_edge" and image.resize_width != image.resize_height:
-        raise BundleError(
-            f"{where}: image: expected one length for shortest_edge, got resize_height {image.resize_height} and "
-            f"resize_width {image.resize_width}"
-        )
-    for name, component in manifest.components.items():
-        spec = component.spec
-        known = {*component.functions} == {*map(str, spec.lengths)} and [*spec.lengths] == sorted({*spec.lengths})
-        shapes = [tensor.shape for tensor in (*spec.inputs, *spec.outputs, *spec.state)]
-        if not known or any(size == 0 or (size == -1 and not spec.lengths) for shape in shapes for size in shape):
-            raise BundleError(
-                f"{where}: {name}: expected ascending lengths, a function for each, and sizes of at least 1"
-            )
-    for name in manifest.components.keys() & {"encode_image", "encode_text"}:
-        for output in manifest.components[name].spec.outputs:
-            if output.name == "embedding" and output.shape[-1] != manifest.embedding_dim:
-                raise BundleError(
-                    f"{where}: embedding_dim: expected {output.shape[-1]}, the length of {name}'s embedding, got "
-                    f"{manifest.embedding_dim}"
-                )
-    if manifest.labels is None:
-        return
-    names = manifest.labels.names
-    classify = manifest.components.get("classify")
-    answered = {output.shape[-1] for output in classify.spec.outputs} if classify else set()
-    if answered != {len(names)} or len(set(names)) < len(names) or not all(map(str.strip, names)):
-        raise BundleError(
-            f"{where}: labels: expected a name of its own for each of classify's answers, {max(answered, default=0)}, "
-            f"got {len(names)} names, {len(set(names))} of them different"
-        )
 
 
 def _raise(error: OSError) -> None:

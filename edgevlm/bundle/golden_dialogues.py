@@ -97,7 +97,8 @@ def read(folder: Path) -> GoldenDialogues:
         raise BundleError(f"{path}: expected schema_version {SCHEMA_VERSION}, got {found.schema_version}", hint=hint)
     for number, dialogue in enumerate(found.dialogues):
         steps = dialogue.steps
-        if not steps or len(steps) != len(dialogue.answer_ids) or any(len(s.logits) != len(s.token_ids) for s in steps):
+        whole = all(len(step.logits) == len(step.token_ids) > 0 for step in steps)
+        if not steps or len(steps) != len(dialogue.answer_ids) or not whole or max(dialogue.answer_ids) >= 1 << 31:
             raise BundleError(f"{path}: dialogues[{number}]: expected a step for each token of the answer", hint=hint)
     if not found.dialogues:
         raise BundleError(f"{path}: expected dialogues, got none", hint=hint)

@@ -8,6 +8,9 @@ from edgevlm.bundle.dialogue import Sampling
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import TensorError
 
+_COLDEST = 1e-4
+"""Temperatures below it take the largest logit, as 0 does."""
+
 
 class Chooser:
     """Chooses token after token.
@@ -43,7 +46,7 @@ class Chooser:
                 "NaN or infinite",
                 hint="float16 has overflowed: convert the model again with another recipe",
             )
-        if self._sampling.temperature == 0:
+        if self._sampling.temperature < _COLDEST:
             return int(logits.argmax())
         scaled = np.asarray(logits, np.float64) / self._sampling.temperature
         order = np.argsort(-scaled, kind="stable")

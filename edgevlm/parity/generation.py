@@ -141,6 +141,10 @@ def measure(
                 "than golden.json has"
             )
         logits = follow(model, written, seen, dialogue.answer_ids)
+        if max(max(step.token_ids) for step in dialogue.steps) >= logits.shape[1]:
+            raise BundleError(
+                f"{folder}: golden: expected ids below {logits.shape[1]:,}, as there are logits, got others"
+            )
         finite.append(float(np.isfinite(logits).mean()))
         if finite[-1] < 1:
             continue

@@ -99,9 +99,9 @@ class IsolatedSession(SerialSession[str]):
         return None if self._text is None else IsolatedTokenizer(self._text, self._opened().ask)
 
     def make_state(self, component: str) -> State:
-        state = super().make_state(component)
-        state.arrays.clear()  # they are kept over there, for as long as this is
-        state.number = int(self._opened().ask("make_state", component=component))
+        self._stateful(component)
+        number = int(self._opened().ask("make_state", component=component))
+        state = State(component, {}, id(self), number)  # its arrays are kept over there, for as long as this is
         weakref.finalize(state, self._forgotten.append, state.number)
         return state
 

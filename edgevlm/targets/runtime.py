@@ -145,10 +145,14 @@ class SerialSession(Closing, Generic[P]):
         Raises:
             TensorError: there is no such component, or it keeps nothing.
         """
+        spec = self._stateful(component)
+        return State(component, {each.name: np.zeros(each.shape, np.float32) for each in spec.state}, id(self))
+
+    def _stateful(self, component: str) -> ComponentSpec:
         spec = find_component(self._components, component).spec
         if not spec.state:
             raise TensorError(f"{component}: keeps no state from one run to the next", hint="run it without one")
-        return State(component, {each.name: np.zeros(each.shape, np.float32) for each in spec.state}, id(self))
+        return spec
 
     def run(
         self, component: str, inputs: Mapping[str, Array], state: State | None = None

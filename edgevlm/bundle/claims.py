@@ -1,0 +1,112 @@
+"""What a manifest says of itself: what one part says and another contradicts is refused before a file is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
+from edgevlm.bundle.manifest import BundledComponent, Manifest
+from edgevlm.errors import BundleError
+
+_HIGHEST_ID = (1 << 31) - 1
+_LARGEST_TILED = 4096
+
+
+def check_claims(where: Path, manifest: Manifest) -> None:
+    """Refuses a manifest whose parts contradict each other.
+
+    Args:
+        where: The manifest's path, for errors.
+        manifest: What it says.
+
+    Raises:
+        BundleError: two sizes for one edge; lengths without functions; labels or an embedding_dim that the components'
+            outputs contradict; neither embeddings nor dialogues; or dialogues that do not fit the components.
+    """
+    image = manifest.image
+    if image.resize == "shortest_edge" and image.resize_width != image.resize_height:
+        raise BundleError(
+            f"{where}: image: expected one length for shortest_edge, got resize_height {image.resize_height} and "
+            f"resize_width {image.resize_width}"
+        )
+    for name, component in manifest.components.items():
+        _check_lengths(where, name, component)
+    of_embeddings = (manifest.embedding_dim, manifest.logit_scale, manifest.embedding_space_id)
+    if (manifest.dialogue is None) == (None in of_embeddings):
+        raise BundleError(
+            f"{where}: expected embedding_dim, logit_scale and embedding_space_id of a dual encoder, or dialogue of a "
+            f"model that talks, got {'neither' if manifest.dialogue is None else 'both'}"
+        )
+    if manifest.dialogue is None:
+        _check_embeddings(where, manifest)
+    else:
+        _check_dialogue(where, manifest, manifest.dialogue)
+
+
+def _check_lengths(where: Path, name: str, component: BundledComponent) -> None:
+    spec = component.spec
+    known = {*component.functions} == {*map(str, spec.lengths)} and [*spec.lengths] == sorted({*spec.lengths})
+    shapes = [tensor.shape for tensor in (*spec.inputs, *spec.outputs, *spec.state)]
+    if not known or any(size == 0 or (size == -1 and not spec.lengths) for shape in shapes for size in shape):
+        raise BundleError(f"{where}: {name}: expected ascending lengths, a function for each, and sizes of at least 1")
+
+
+def _check_embeddings(where: Path, manifest: Manifest) -> None:
+    for name in manifest.components.keys() & {"encode_image", "encode_text"}:
+        for output in manifest.components[name].spec.outputs:
+            if output.name == "embedding" and output.shape[-1] != manifest.embedding_dim:
+                raise BundleError(
+                    f"{where}: embedding_dim: expected {output.shape[-1]}, the length of {name}'s embedding, got "
+                    f"{manifest.embedding_dim}"
+                )
+    if manifest.labels is None:
+        return
+    names = manifest.labels.names
+    classify = manifest.components.get("classify")
+    answered = {output.shape[-1] for output in classify.spec.outputs} if classify else set()
+    if answered != {len(names)} or len(set(names)) < len(names) or not all(map(str.strip, names)):
+        raise BundleError(
+            f"{where}: labels: expected a name of its own for each of classify's answers, {max(answered, default=0)}, "
+            f"got {len(names)} names, {len(set(names))} of them different"
+        )
+
+
+def _check_dialogue(where: Path, manifest: Manifest, dialogue: Dialogue) -> None:
+    specs = {name: component.spec for name, component in manifest.components.items()}
+    if specs.keys() != {ENCODE_IMAGE, EMBED_TOKENS, DECODE}:
+        raise BundleError(
+            f"{where}: components: expected {ENCODE_IMAGE}, {EMBED_TOKENS} and {DECODE} of a model that talks, got "
+            f"{', '.join(specs) or 'none'}"
+        )
+    seen, spelling, decode = specs[ENCODE_IMAGE].outputs, dialogue.spelling, specs[DECODE]
+    taken = [tensor.name for tensor in decode.inputs]
+    beside = [tensor.name for tensor in seen] if spelling is None else []
+    answered = [tensor.name for tensor in (*specs[EMBED_TOKENS].outputs, *decode.outputs)]
+    if taken != ["embeddings", "positions", *beside] or answered != ["embeddings", "logits"]:
+        raise BundleError(
+            f"{where}: {DECODE}: expected embeddings, positions{', and what encode_image answers' if beside else ''}, "
+            f"and logits from them, got {', '.join(taken)}, and {', '.join(answered)}"
+        )
+    if decode.lengths != specs[EMBED_TOKENS].lengths or decode.lengths[:1] != (1,):
+        raise BundleError(f"{where}: {DECODE}: expected lengths from 1 on, the same of {EMBED_TOKENS} and {DECODE}")
+    if any(len(each.shape) != 4 or each.shape[2] != dialogue.context_length for each in decode.state):
+        raise BundleError(
+            f"{where}: dialogue.context_length: expected the places of {DECODE}'s state, got "
+            f"{dialogue.context_length:,}"
+        )
+    rows = [tensor.shape[1] for tensor in seen if tensor.name == "features" and len(tensor.shape) == 3]
+    if spelling is not None and rows != [spelling.positions]:
+        raise BundleError(
+            f"{where}: dialogue.spelling.positions: expected the rows of {ENCODE_IMAGE}'s features, {rows}, got "
+            f"{spelling.positions:,}"
+        )
+    tiling = dialogue.tiling
+    side = -(-min(tiling.longest_edge, _LARGEST_TILED) // tiling.tile) if tiling is not None and tiling.cuts else 1
+    if spelling is not None and side**2 * spelling.positions >= dialogue.context_length:
+        raise BundleError(
+            f"{where}: dialogue: expected a context that holds a picture of {side} x {side} tiles, got one of "
+            f"{dialogue.context_length:,} positions"
+        )
+    ids = (*dialogue.begin_ids, *dialogue.end_ids, *([] if spelling is None else [spelling.token_id]))
+    if not dialogue.end_ids or max(ids) > _HIGHEST_ID:
+        raise BundleError(f"{where}: dialogue: expected ids of 31 bits, one of which ends an answer, got {ids[:8]}")
