@@ -53,6 +53,7 @@ def least_cosines(bundle: Bundle, inputs: Inputs, *, whole: bool) -> dict[str, f
     return least
 
 
+@pytest.mark.slow
 def test_the_students_towers_answer_on_a_gpu_as_on_the_cpu() -> None:
     """Of fp16, whose embedding table the GPU leaves to the CPU; all that follows it is computed there."""
     bundle = library.student("tflite", "fp16")

@@ -324,7 +324,7 @@ LARGE = {  # those of 2,048 values and more, but the kept
     [
         ("palette-4", "constexpr_lut_to_dense", 4),
         pytest.param("palette-6", "constexpr_lut_to_dense", 6, marks=pytest.mark.slow),
-        ("prune-50", "constexpr_sparse_to_dense", None),
+        pytest.param("prune-50", "constexpr_sparse_to_dense", None, marks=pytest.mark.slow),
     ],
 )
 def test_core_ml_stores_palettes_and_sparse_weights(recipe: str, kind: str, bits: int | None, tmp_path: Path) -> None:

@@ -449,7 +449,10 @@ def test_a_folder_belongs_to_one_run(teacher: Path, pictures: Path, cache: Path,
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
-@pytest.mark.parametrize("where", ["teacher's embeddings", "checkpoint", "student"])
+@pytest.mark.parametrize(
+    "where",
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in ("teacher's embeddings", "checkpoint")), "student"],
+)
 def test_a_full_disk_is_said_plainly(
     where: str, teacher: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

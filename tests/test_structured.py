@@ -228,7 +228,7 @@ def test_stages_that_come_to_be_equally_wide_stay_what_they_were(tmp_path: Path)
         torch.testing.assert_close(read(pixels()), parts.image_tower(pixels()), rtol=0, atol=3e-6)
 
 
-@pytest.mark.parametrize("away", [(), (1,)])
+@pytest.mark.parametrize("away", [(), pytest.param((1,), marks=pytest.mark.slow)])
 def test_importance_is_by_how_much_the_distance_grows(away: tuple[int, ...]) -> None:
     config = TINY["vit"]
     tower = student(config, fixed_labels(), halved=False).image_tower.requires_grad_(False)
