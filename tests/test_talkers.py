@@ -28,6 +28,7 @@ from edgevlm.inference.generator import Answer, Generator, TalkingSession
 from edgevlm.inputs import tiles
 from edgevlm.inputs.chat import Message, render
 from edgevlm.models.checkpoints import chat_rules, talking
+from edgevlm.models.generators.decoder import Places, RMSNorm, Rotation
 from edgevlm.models.talker import Talker
 
 QUESTION = "Is there a red sofa in the photo?"
@@ -383,3 +384,28 @@ def test_a_checkpoint_in_float16_and_in_shards_is_the_same_model(tmp_path: Path)
         for each in ("half", "shards")
     )
     assert first == second
+
+
+@pytest.mark.parametrize("largest", [3.0, 300.0, 30_000.0])
+def test_a_norm_survives_float16(largest: float) -> None:
+    """The square of a value beyond 256 is infinite in float16, and transformers' own row would be zeros."""
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    theirs = LlamaRMSNorm(64, eps=1e-5)
+    rows = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    rows[1, 5] = largest
+    expected, ours = theirs(rows), RMSNorm(theirs)
+    torch.testing.assert_close(ours(rows), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.half()(rows.half()).float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_angles_of_far_positions_survive_float16() -> None:
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = LlamaConfig(hidden_size=64, num_attention_heads=1, max_position_embeddings=8192)
+    rotary = LlamaRotaryEmbedding(config)
+    positions = torch.tensor([[0, 100, 1000, 8000]], dtype=torch.int32)
+    cos, sin = Rotation(rotary, 8192).half()(Places(positions, torch.arange(8192, dtype=torch.int32), 1))
+    for found, expected in zip((cos, sin), rotary(torch.zeros(1), positions), strict=True):
+        torch.testing.assert_close(found.float(), expected, rtol=0, atol=5e-4)
