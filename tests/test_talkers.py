@@ -409,3 +409,19 @@ def test_angles_of_far_positions_survive_float16() -> None:
     cos, sin = Rotation(rotary, 8192).half()(Places(positions, torch.arange(8192, dtype=torch.int32), 1))
     for found, expected in zip((cos, sin), rotary(torch.zeros(1), positions), strict=True):
         torch.testing.assert_close(found.float(), expected, rtol=0, atol=5e-4)
+
+
+def test_an_original_gives_the_same_bits_on_any_number_of_threads() -> None:
+    model, picture, threads = load("smolvlm"), scene(60, 40, seed=9), torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            asked = asking(model)
+            seen = asked.see(picture)
+            written = asked.write([Message("user", QUESTION, 1)], seen)
+            found.append(asked.begin(asked.place(), written, seen))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(*found)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class SpeakingOriginal(Closing):
             raise TensorError("this session is closed", hint="load the model again")
         spec = find_component(self.specs, component)
         tensors = [torch.from_numpy(np.array(array)) for array in validate_inputs(spec, inputs).values()]
-        with torch.no_grad():
+        with torch.no_grad(), _alone():
             if spec.state:
                 if state is None:
                     raise TensorError(f"{component}: expected a state, got none", hint="make_state gives one")
@@ -101,3 +102,16 @@ class SpeakingOriginal(Closing):
         self._functions.clear()
         self._decode = None
         vars(self).pop("network", None)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One thread computes: a sum that several divide among them depends, in its last bits, on how many there are."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
