@@ -450,16 +450,16 @@ def fill(path: Path) -> None:
 def test_no_space_is_said_before_sending(tmp_path: Path, bundle: Bundle) -> None:
     sshd = Sshd(tmp_path)
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(sshd.there)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(sshd.there)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"needs to mount a tmpfs: {mounted.stderr.decode()}")
     try:
         sshd.start()
         big, told = tmp_path / "big", []
-        big.write_bytes(bytes(6_000_000))
+        big.write_bytes(bytes(8_000_000))
         with reach(sshd) as machine:
-            with pytest.raises(DeviceError, match=r"no space left on .* MB free, 6\.0 MB needed") as caught:
+            with pytest.raises(DeviceError, match=r"no space left on .* MB free, 8\.0 MB needed") as caught:
                 machine.put(big, lambda stage, share: told.append(share))
             assert "TMPDIR" in str(caught.value.hint)
             assert told == [0]

@@ -60,7 +60,7 @@ def read_family(config: Mapping[str, Any], where: str) -> Family:
     for known in FAMILIES:
         if family == known:
             return known
-    if family in TALKERS:
+    if isinstance(family, str) and family in TALKERS:
         raise CheckpointError(
             f"{where}: expected a dual encoder, of the kinds {', '.join(FAMILIES)}, got {family}, which talks",
             hint="edgevlm convert, without --dry-run, converts it; edgevlm run --ask asks the bundle",
@@ -79,4 +79,4 @@ def talks(folder: Path) -> bool:
     if not file.is_file():
         return False
     config = schema.read_json(file, error=CheckpointError, hint="download it again")
-    return isinstance(config, Mapping) and config.get("model_type") in TALKERS
+    return isinstance(config, Mapping) and str(config.get("model_type")) in TALKERS
