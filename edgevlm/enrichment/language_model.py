@@ -121,7 +121,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     loaded: dict[str, Any]
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, loaded = AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,

@@ -153,7 +153,7 @@ def _open(folder: Path, config: Mapping[str, Any], where: str) -> BaseImageProce
         )
     try:
         with quiet():
-            return AutoImageProcessor.from_pretrained(  # type: ignore[no-any-return, no-untyped-call]
+            return AutoImageProcessor.from_pretrained(
                 folder, backend="pil", local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # of many kinds, all about the configuration
