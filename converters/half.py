@@ -14,6 +14,9 @@ import torch
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
+from edgevlm.graphs.capture import recapture
+from edgevlm.graphs.program import Program
+
 _aten = torch.ops.aten
 FP16_MAX = 65504.0
 
@@ -32,19 +35,17 @@ _FLOAT = {
 _CASTS = {_aten.to.dtype, _aten._to_copy.default, _aten.to.dtype_layout}
 
 
-def to_half(
-    exported: ExportedProgram, kwargs: dict[str, torch.Tensor], keeps: Callable[[Node], bool]
-) -> ExportedProgram:
+def to_half(exported: ExportedProgram, program: Program, keeps: Callable[[Node], bool]) -> ExportedProgram:
     """The same program with float16 weights and arithmetic between float32 inputs and outputs.
 
     Args:
-        exported: Float32, its attention already decomposed.
-        kwargs: Example inputs by name, to capture the result.
+        exported: A captured program, its attention already decomposed.
+        program: Which.
         keeps: Whether an op must stay in float32.
     """
     module: Any = exported.module(check_guards=False)
     _HalfGraph(module, half_ops(module, keeps)).rewrite()
-    return torch.export.export(module, (), kwargs, strict=False)
+    return recapture(module, program)
 
 
 def half_ops(module: GraphModule, keeps: Callable[[Node], bool]) -> set[Node]:

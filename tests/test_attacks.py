@@ -35,6 +35,14 @@ def test_what_a_kill_leaves_is_old_or_new(name: str, tmp_path: Path) -> None:
     assert [each for each in found if each.result != "whole"] == []
 
 
+@pytest.mark.slow
+def test_so_is_what_the_kill_of_a_first_conversion_leaves(tmp_path: Path) -> None:
+    writing = writings()["first conversion"]
+    count = kills.steps(writing, tmp_path)
+    found = [kills.attack("first conversion", writing, number, tmp_path) for number in (count // 3, count - 3)]
+    assert [each for each in found if each.result != "whole"] == []
+
+
 def test_a_file_that_is_half_written_is_lost(tmp_path: Path) -> None:
     def write(folder: Path) -> None:
         (folder / "a").write_text("new")
@@ -69,11 +77,22 @@ def nothing_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgevlm.benchmarks.attacks.bundles.pipeline.verify", passes)
 
 
+MADE: dict[str, Callable[[], Bundle]] = {
+    "tflite": lambda: library.student("tflite", "int8"),
+    "executorch": lambda: library.student("executorch", "int8"),
+    "coreml": lambda: library.student("coreml", "fp16"),
+    "labels": lambda: library.labelled_student(("a red circle", "a blue star", "two green squares")),
+    "talks": lambda: library.talker("smolvlm", "tflite", "fp32"),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["tflite", "executorch"])
+@pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize("kind", bundles.CHANGES)
-def test_a_mutant_is_refused_or_answers_as_before(kind: str, target: str, tmp_path: Path) -> None:
-    specimen = Specimen.of(library.student(target, "int8"))
+def test_a_mutant_is_refused_or_answers_as_before(kind: str, made: str, tmp_path: Path) -> None:
+    if kind == bundles.FLATBUFFERS and made in ("coreml", "labels"):
+        pytest.skip("Core ML's files are none")
+    specimen = Specimen.of(MADE[made]())
     found = [bundles.attack(kind, specimen, number, 1, tmp_path) for number in range(6)]
     assert [each for each in found if each.is_finding] == []
 

@@ -33,6 +33,7 @@ def refuse(one, other):
     raise Unsupported(95, "not here")
 """
 STOPPED = """
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has every child ignore
 with interrupts.clean_exit():
     with replacing(path) if path.suffix else staged_folder(path, replace=True) as new:
         file = new if path.suffix else new.folder / "a"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,8 +26,14 @@ from edgevlm.benchmarks.attacks.readers import READERS, Reader
 from edgevlm.benchmarks.measuring import keep, make_parser
 from edgevlm.bundle.bundle import Bundle
 
-TARGETS = ("tflite", "executorch")
-"""Whose files native code reads; Core ML's are the study's of `benchmarks/fuzzing`."""
+LABELS = Path(__file__).parents[2] / "examples" / "labels.txt"
+SPECIMENS: dict[str, tuple[str, ...]] = {
+    "edgevlm-student-tflite-int8": ("--target", "tflite"),
+    "edgevlm-student-executorch-int8": ("--target", "executorch"),
+    "edgevlm-student-coreml-int8": ("--target", "coreml"),
+    "edgevlm-student-labels-tflite-int8": ("--target", "tflite", "--labels", str(LABELS)),
+}
+"""Bundles of the built-in student, and what makes them."""
 KINDS = ("readers", *bundles.CHANGES, "kills", "threads")
 _OF_A_DOCUMENT = 5
 """Mutants for one of a bundle."""
@@ -42,6 +49,7 @@ def main() -> None:
         "--count", type=int, default=200, metavar="N", help="mutants of a bundle of each kind, default 200"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bundle", type=Path, action="append", default=[], help="one of your own, attacked as well")
     parser.add_argument("--kind", choices=KINDS, action="append", help="this kind alone; may be given several times")
     parser.add_argument("--only", type=int, metavar="NUMBER", help="this attack of each specimen alone")
     options = parser.parse_args()
@@ -51,7 +59,9 @@ def main() -> None:
     began = time.perf_counter()
     os.environ["EDGEVLM_CACHE_DIR"] = str((options.work / "cache").resolve())
     with tempfile.TemporaryDirectory(prefix="attacks-") as scratch:
-        for outcome in _attacks(kinds, numbers, options.seed, options.work, Path(scratch)):
+        made = [(name, partial(_converted, name, asked, options.work)) for name, asked in SPECIMENS.items()]
+        made += [(path.stem, partial(Bundle.open, path)) for path in options.bundle]
+        for outcome in _attacks(kinds, numbers, options.seed, made, Path(scratch)):
             outcomes.append(outcome)
             if outcome.is_finding or options.only is not None:
                 where = f"{outcome.kind} {outcome.number} ({outcome.what})"
@@ -68,17 +78,27 @@ def main() -> None:
     sys.exit(bool(found["findings"]))
 
 
-def _attacks(kinds: Sequence[str], numbers: Sequence[int], seed: int, work: Path, scratch: Path) -> Iterator[Outcome]:
-    for target in TARGETS if {*kinds} - {"readers"} else ():
-        bundle = _converted(target, work)
+def _attacks(
+    kinds: Sequence[str],
+    numbers: Sequence[int],
+    seed: int,
+    made: Sequence[tuple[str, Callable[[], Bundle]]],
+    scratch: Path,
+) -> Iterator[Outcome]:
+    for name, bundle_of in made if {*kinds} & {*bundles.CHANGES, "threads"} else ():
+        bundle = bundle_of()
         for kind in (each for each in bundles.CHANGES if each in kinds):
-            one = partial(_attack_bundle, kind, bundle, seed, scratch)
-            yield from workers.run(kind, target, numbers, one, seconds=_SECONDS)
-        if "threads" in kinds:
-            yield from workers.run("threads", target, range(4), partial(threads.attack, bundle), seconds=_SECONDS)
+            if kind != bundles.FLATBUFFERS or bundle.manifest.target != "coreml":
+                one = partial(_attack_bundle, kind, bundle, seed, scratch)
+                yield from workers.run(kind, name, numbers, one, seconds=_SECONDS)
+        if "threads" in kinds and bundle.manifest.dialogue is None:
+            yield from workers.run("threads", name, range(4), partial(threads.attack, bundle), seconds=_SECONDS)
     if "kills" in kinds:
+        bundle = made[0][1]()
         for name, writing in kills.writings(bundle).items():
-            steps = range(kills.steps(writing, scratch) + 1)
+            steps: Sequence[int] = range(kills.steps(writing, scratch) + 1)
+            if writing.is_long:
+                steps = sorted(random.Random(seed).sample(steps, min(len(steps), max(1, len(numbers)))))
             one = partial(_kill, name, writing, scratch)
             yield from workers.run("kills", name, steps, one, seconds=_SECONDS)
     if "readers" in kinds:  # last, since some need a framework to make their documents with
@@ -106,12 +126,12 @@ def _read(reader: Reader, numbers: Sequence[int], seed: int, folder: Path) -> It
     yield from workers.run("readers", reader.name, numbers, work, seconds=_SECONDS)
 
 
-def _converted(target: str, folder: Path) -> Bundle:
+def _converted(name: str, asked: Sequence[str], folder: Path) -> Bundle:
     """The built-in student in int8, made in a process of its own: one that has run a framework is none to fork."""
-    made = folder / "dist" / f"edgevlm-student-{target}-int8.edgevlm"
+    made = folder / "dist" / f"{name}.edgevlm"
     if not made.exists():
-        command = [sys.executable, "-m", "edgevlm", "convert", "--target", target, "--recipe", "int8"]
-        subprocess.run([*command, "--out", str(made.parent)], check=True, capture_output=True)
+        command = [sys.executable, "-m", "edgevlm", "convert", *asked, "--recipe", "int8", "--out", str(made.parent)]
+        subprocess.run(command, check=True, capture_output=True)
     return Bundle.open(made)
 
 

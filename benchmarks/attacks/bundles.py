@@ -23,6 +23,7 @@ from edgevlm.bundle.bundle import Bundle, hash_file
 from edgevlm.conversion import pipeline
 from edgevlm.errors import EdgeVLMError
 from edgevlm.inference.embedder import BundleModel
+from edgevlm.inference.embeddings import cosines
 
 Change = Callable[[Path, random.Random], str]
 """Changes a copy of a bundle, and says what it changed."""
@@ -30,6 +31,7 @@ Change = Callable[[Path, random.Random], str]
 _TEXTS = ("a large red circle", "two small blue stars to the left of a green heart", "Ünï, a 2nd  one")
 _LARGEST_STEP = 0.05
 """By which a score may differ where the embeddings are as close as the recipe demands."""
+_TOKENS = 4
 _FORMS: dict[str, Form] = {".json": "json", ".safetensors": "tensors"}
 _WORDS = (0, 1, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0x3FFFFFFF, 0x00010000, 4, 8)
 
@@ -46,6 +48,13 @@ class Specimen:
     bundle: Bundle
     answers: Mapping[str, NDArray[np.float32]]
 
+    @property
+    def name(self) -> str:
+        """Its target, and what is special about it."""
+        manifest = self.bundle.manifest
+        special = "labels" if manifest.labels else "talks" if manifest.dialogue else ""
+        return ", ".join(filter(None, (manifest.target, special)))
+
     @classmethod
     def of(cls, bundle: Bundle) -> Specimen:
         """Asks a sound bundle, in a process of its own: one that has run a backend is none to fork."""
@@ -55,7 +64,7 @@ class Specimen:
 
 def attack(kind: str, specimen: Specimen, number: int, seed: int, scratch: Path) -> Outcome:
     """Makes a numbered mutant, opens it, has it verified, asks it, and judges what it did."""
-    what = specimen.bundle.manifest.target
+    what = specimen.name
     rng = random.Random(f"{seed}/{kind}/{what}/{number}")
     folder = scratch / "mutant.edgevlm"
     shutil.rmtree(folder, ignore_errors=True)
@@ -79,14 +88,22 @@ def _judged(folder: Path, specimen: Specimen) -> tuple[str, str]:
 
 
 def _answers(model: BundleModel) -> dict[str, NDArray[np.float32]]:
-    """What an app gets: embeddings of pictures and texts, and scores."""
+    """What an app gets: embeddings of pictures and texts, and scores; or ids of words, and how probable some are."""
     noise = np.random.default_rng(0).integers(0, 256, (2, 90, 70, 3), np.uint8)
     pictures = [np.full((40, 60, 3), (200, 30, 40), np.uint8), *noise]
-    return {
+    if model.bundle.manifest.dialogue is not None:
+        said = [model.generate(picture, _TEXTS[0], max_tokens=_TOKENS) for picture in pictures]
+        likely = [model.score(picture, _TEXTS[0], _TEXTS[1:]) for picture in pictures]
+        return {
+            "words": np.array([[*each.token_ids, *[-1] * _TOKENS][:_TOKENS] for each in said], np.float32),
+            "shares": np.exp(np.array(likely, np.float32)),
+        }
+    answers = {
         "encode_image": model.encode_image(pictures),
         "encode_text": model.encode_text(_TEXTS),
         "scores": model.classify(pictures, _TEXTS),
     }
+    return {**answers, "baked scores": model.classify(pictures)} if model.labels else answers
 
 
 def _compared(found: Mapping[str, NDArray[np.float32]], specimen: Specimen) -> tuple[str, str]:
@@ -95,10 +112,10 @@ def _compared(found: Mapping[str, NDArray[np.float32]], specimen: Specimen) -> t
         rows = found[name]
         if rows.shape != expected.shape or not np.isfinite(rows).all():
             return "wrong", f"{name}: shape {rows.shape}, or not finite"
-        if name == "scores":
+        if name in ("scores", "baked scores", "shares", "words"):
             if np.abs(rows - expected).max() > _LARGEST_STEP:
                 return "wrong", f"{name}: off by {np.abs(rows - expected).max():.3g}"
-        elif (cosine := float((rows * expected).sum(-1).min())) < least:
+        elif (cosine := float(cosines(expected, rows).min())) < least:
             return "wrong", f"{name}: cosine {cosine:.6f}, the recipe demands {least}"
     return "same answers", ""
 
@@ -198,9 +215,10 @@ def _repair(folder: Path, name: str) -> None:
     path.write_text(json.dumps(data, indent=2, ensure_ascii=False))
 
 
+FLATBUFFERS = "flatbuffer tables"
 CHANGES: dict[str, Change] = {
     "manifest": _change_manifest,
     "manifest, plausible": _swap_value,
     "bytes of files": _damage_file,
-    "flatbuffer tables": _damage_tables,
+    FLATBUFFERS: _damage_tables,  # which Core ML has none of
 }

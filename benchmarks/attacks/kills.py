@@ -29,6 +29,7 @@ from edgevlm.testing import FakeModel
 
 _STEPS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "shutil.copyfile"}
 """What Python tells its audit hooks of, and changes files: `open` where it is to write."""
+_FIRST = "edgevlm-student-coreml-fp32.edgevlm"
 _WRITES = os.O_WRONLY | os.O_RDWR
 
 
@@ -40,11 +41,13 @@ class Writing:
         prepare: Makes what is to lie in the folder before: the old.
         write: Writes the new into it.
         read: What is there, in plain values; raises where that is neither the old nor the new.
+        is_long: Whether it takes so many seconds that only some of its steps are tried.
     """
 
     prepare: Callable[[Path], object]
     write: Callable[[Path], object]
     read: Callable[[Path], object]
+    is_long: bool = False
 
 
 def attack(name: str, writing: Writing, number: int, scratch: Path) -> Outcome:
@@ -140,7 +143,9 @@ def writings(bundle: Bundle) -> Mapping[str, Writing]:
     """
     read = partial(_read_bundle, bundle.path.name)
     old = partial(_write_old, bundle.path.name)
+    first = Writing(partial(_write_old, _FIRST), _convert_first, partial(_read_bundle, _FIRST), is_long=True)
     return {
+        "first conversion": first,
         "conversion": Writing(old, partial(_convert, bundle.manifest.target), read),
         "export for an app": Writing(old, partial(export_for_app, bundle, force=True), read),
         "index": Writing(partial(_index, count=1), partial(_index, count=3), _read_index),
@@ -158,6 +163,12 @@ def _write_old(name: str, folder: Path) -> None:
 
 def _convert(target: str, folder: Path) -> None:
     edgevlm.convert(target=target, recipe="int8", out=folder, force=True)
+
+
+def _convert_first(folder: Path) -> None:
+    """With a cache that is empty at first."""
+    os.environ["EDGEVLM_CACHE_DIR"] = str(folder / "cache")
+    edgevlm.convert(target="coreml", recipe="fp32", image_only=True, out=folder, force=True)
 
 
 def _read_bundle(name: str, folder: Path) -> object:

@@ -6,15 +6,17 @@ Format: https://docs.pytorch.org/executorch/stable/pte-file-format.html
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.converters.executorch import patches
 from edgevlm.converters.executorch.footprint import footprint
 from edgevlm.converters.requirements import require
-from edgevlm.graphs.capture import capture, examples, place
+from edgevlm.graphs.capture import capture, place
 from edgevlm.graphs.program import Program, Programs, components
 from edgevlm.process.progress import Progress
 from edgevlm.process.quiet import quiet
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from edgevlm.targets.converter import Footprint
 
 FILE = "model.pte"
+RUNNER = {ENCODE_IMAGE: "vision_encoder", EMBED_TOKENS: "token_embedding", DECODE: "text_decoder"}
+"""What ExecuTorch's own MultimodalRunner, which is in its Swift and Kotlin packages too, calls the components."""
+_ROWS = 512
+"""That a method of a model that talks takes at once, as far as the context has so many."""
 _GROUP = 32
 
 
@@ -58,6 +64,21 @@ class ExecuTorchConverter:
             )
         return ()
 
+    def arrange(self, programs: Programs, dialogue: Dialogue) -> Programs:
+        """A model that talks as ExecuTorch's runner wants it: each component once, for any number of rows."""
+        longest = max(program.lengths[-1] for program in programs.values())
+        picture = max((output.shape[1] for output in programs[ENCODE_IMAGE].spec.outputs), default=1)
+        most = min(dialogue.context_length, max(_ROWS, longest, picture))
+        constants = {
+            "get_max_seq_len": most,
+            "get_max_context_len": dialogue.context_length,
+            "get_eos_ids": list(dialogue.end_ids),
+            "use_kv_cache": True,
+            "enable_dynamic_shape": True,
+        }
+        arranged = {RUNNER[name]: program.ranged(most) for name, program in programs.items()}
+        return arranged | {RUNNER[DECODE]: replace(arranged[RUNNER[DECODE]], constants=constants)}
+
     def audit(
         self, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
     ) -> tuple[OpRange, ...]:
@@ -83,7 +104,9 @@ class ExecuTorchConverter:
         """
         require("executorch", extra=self.target)
         with quiet(), patches.applied():
-            lowered = _lower({name: _prepare(program, recipe) for name, program in programs.items()})
+            exported = {name: _as_called(program, _prepare(program, recipe)) for name, program in programs.items()}
+            constants = {name: value for program in programs.values() for name, value in program.constants.items()}
+            lowered = _lower(exported, constants)
         with (out_dir / FILE).open("wb") as file:
             lowered.write_to_file(file)  # in pieces: `lowered.buffer` would be a second copy of the weights
         return (BundleFile(FILE, components(programs), requires=_requires(recipe)),)
@@ -128,22 +151,44 @@ def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
         from edgevlm.converters.half import to_half
 
         name = program.spec.name
-        exported = to_half(exported, examples(program), lambda node: recipe.keeps_float32(place(name, node)))
+        exported = to_half(exported, program, lambda node: recipe.keeps_float32(place(name, node)))
     return exported
 
 
-def _lower(programs: dict[str, ExportedProgram]) -> Any:
+def _as_called(program: Program, exported: ExportedProgram) -> ExportedProgram:
+    """A function as ExecuTorch's runner calls it: ids and positions are int64, and it keeps its state itself."""
+    if not program.most:
+        return exported
+    import torch
+
+    from edgevlm.converters.executorch.called import Called
+
+    called = Called(program.spec, exported.module(check_guards=False))
+    rows = torch.export.Dim("rows", min=1, max=program.most)
+    shapes = (tuple(dict.fromkeys(axes, rows) for axes in called.axes()),)
+    again = torch.export.export(called, called.inputs(program.example), dynamic_shapes=shapes, strict=False)
+    result: ExportedProgram = again.run_decompositions(decompositions())
+    return result
+
+
+def _lower(programs: dict[str, ExportedProgram], constants: dict[str, Any]) -> Any:
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # type: ignore[import-untyped]
     from executorch.backends.xnnpack.utils import configs  # type: ignore[import-untyped]
-    from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-untyped]
+    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower  # type: ignore[import-untyped]
+    from executorch.exir.passes import MemoryPlanningPass  # type: ignore[import-untyped]
 
     edge = to_edge_transform_and_lower(
         programs,
         partitioner={name: [XnnpackPartitioner()] for name in programs},
         transform_passes=configs.get_transform_passes(),
         compile_config=configs.get_xnnpack_edge_compile_config(),
+        constant_methods=constants or None,
     )
-    return edge.to_executorch()
+    if not constants:
+        return edge.to_executorch()
+    # In one arena with what other methods compute, a state would be overwritten where one runtime serves all methods.
+    apart = MemoryPlanningPass(share_mutable_buffers=True)
+    return edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=apart))
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:

@@ -66,7 +66,7 @@ class Bundle:
         """
         return {
             each.function(length): replace(each, spec=each.spec.explicit(length, each.function(length)))
-            if each.spec.lengths or each.spec.state
+            if each.functions or each.spec.state
             else each
             for each in self.components.values()
             for length in each.spec.lengths or (1,)

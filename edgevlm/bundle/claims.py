@@ -45,7 +45,9 @@ def check_claims(where: Path, manifest: Manifest) -> None:
 
 def _check_lengths(where: Path, name: str, component: BundledComponent) -> None:
     spec = component.spec
-    known = {*component.functions} == {*map(str, spec.lengths)} and [*spec.lengths] == sorted({*spec.lengths})
+    of_one = not spec.lengths and {*component.functions} <= {"1"}
+    known = of_one or {*component.functions} == {*map(str, spec.lengths)}
+    known = known and [*spec.lengths] == sorted({*spec.lengths})
     shapes = [tensor.shape for tensor in (*spec.inputs, *spec.outputs, *spec.state)]
     if not known or any(size == 0 or (size == -1 and not spec.lengths) for shape in shapes for size in shape):
         raise BundleError(f"{where}: {name}: expected ascending lengths, a function for each, and sizes of at least 1")

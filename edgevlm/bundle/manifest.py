@@ -54,7 +54,8 @@ class BundledComponent:
         spec: What it takes and returns.
         file: Path of the file, or of the package's folder. Several components may share a file.
         pictures: Inputs that the file takes as pictures rather than as the arrays of `spec`, by name.
-        functions: Of a component with `lengths`, what the file calls it at each of them: the number in decimal -> name.
+        functions: What the file calls it, where that is not its name, at each of its `lengths`: the number in decimal
+            -> name; "1" of a component without lengths. Where lengths share a function, it takes any number of rows.
     """
 
     spec: ComponentSpec

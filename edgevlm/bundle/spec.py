@@ -77,7 +77,7 @@ class ComponentSpec:
         """The same for so many rows at once, its state among its inputs, and among its outputs as it is afterwards.
 
         Args:
-            length: What -1 is.
+            length: What -1 is; -1 where it stays what it is.
             name: What a file calls the component at this length.
         """
         inputs, outputs, state = (

@@ -29,7 +29,7 @@ from edgevlm.compression.groups import decide_int4, store_groups
 from edgevlm.compression.layers import Layer, becomes_integers, find_layers, weight_of
 from edgevlm.compression.merging import merge_equal_layers
 from edgevlm.errors import RecipeError
-from edgevlm.graphs.capture import plain_attention, unlifted
+from edgevlm.graphs.capture import plain_attention, shapes_of, unlifted
 from edgevlm.graphs.program import Program
 from edgevlm.process.quiet import quiet
 
@@ -46,10 +46,11 @@ def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tup
         RecipeError: no layer is left to quantise.
     """
     with quiet(), torch.no_grad(), plain_attention(), patches.applied():
-        graph = unlifted(program.module, program.example)
+        shapes = list(shapes_of(program).values()) if program.most else None
+        graph = unlifted(program.module, program.example, shapes)
         fold_layer_norms(graph)
         fold_output_scales(graph)
-        graph = unlifted(graph, program.example)  # anew, for what folding added has no recorded shape
+        graph = unlifted(graph, program.example, shapes)  # anew, for what folding added has no recorded shape
         chosen = _choose(graph, program.spec.name, recipe)
         if not chosen:
             raise RecipeError(

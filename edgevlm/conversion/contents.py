@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,6 @@ from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.conversion.prepared_talker import PreparedTalker
 from edgevlm.conversion.proof import DialogueProof, EncoderProof, Proof
-from edgevlm.graphs.program import functions
 from edgevlm.inference.embeddings import score
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.parity import golden, samples
@@ -81,7 +80,13 @@ def begin_proof(source: Prepared | PreparedTalker, folder: Path, progress: Progr
 
 
 def make_manifest(
-    source: Prepared | PreparedTalker, recipe: Recipe, *, name: str, target: str, files: Sequence[BundleFile]
+    source: Prepared | PreparedTalker,
+    recipe: Recipe,
+    *,
+    name: str,
+    target: str,
+    files: Sequence[BundleFile],
+    called: Mapping[str, Mapping[int, str]],
 ) -> Manifest:
     """The manifest, its file list, its proofs and the compressed size still empty.
 
@@ -91,11 +96,11 @@ def make_manifest(
         name: What the bundle is called.
         target: For which it was lowered.
         files: What the converter wrote.
+        called: What the files call the components that have another name there, by length.
     """
     model, calibration = source.model, _calibration(source, recipe)
     expected = forecast.footprint(registry.converter(target), source.outlines, recipe)
     answered_by = {component: file for file in files for component in file.components}
-    named = functions(source.programs)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=name,
@@ -109,7 +114,7 @@ def make_manifest(
                     for taken in program.spec.inputs
                     if taken.name in answered_by[component].pictures
                 },
-                {str(length): each for length, each in named.get(component, {}).items()},
+                {str(length): each for length, each in called.get(component, {}).items()},
             )
             for component, program in source.programs.items()
         },

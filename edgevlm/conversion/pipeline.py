@@ -31,7 +31,7 @@ from edgevlm.errors import (
     UnsupportedError,
     named_failures,
 )
-from edgevlm.graphs.program import Programs
+from edgevlm.graphs.program import Programs, functions
 from edgevlm.models import catalogue
 from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import discard
@@ -260,14 +260,15 @@ def _convert_one(source: Prepared | PreparedTalker, request: Request, target: st
             "its answers",
             hint="leave auto out, or name the ops",
         )
-    compressed = source.compress(recipe, progress)
+    compressed = source.compress(recipe, converter, progress)
     with staged(request.destination(target), force=request.force, ignored=True) as stage:
         progress(f"{target}: lowering", None)
         files = _lower(converter, compressed.programs, recipe, stage.folder)
         began = time.monotonic()
         progress(f"{target}: asking the float reference", None)
         proof = begin_proof(source, stage.folder, progress)
-        manifest = make_manifest(source, recipe, name=request.called, target=target, files=files)
+        called = functions(compressed.programs)
+        manifest = make_manifest(source, recipe, name=request.called, target=target, files=files, called=called)
         if isinstance(converter, Describer):
             converter.describe(manifest, stage.folder)
         manifest = replace(manifest, compressed_size_bytes=compressed_bytes(stage.folder, files))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData
     from edgevlm.compression.compression import Compressed
     from edgevlm.models.model import Model
+    from edgevlm.targets.converter import Converter
 
 
 class Prepared:
@@ -67,8 +68,8 @@ class Prepared:
         """What ranges in float16 are audited on, by the name of the input: calibration data, else parity's samples."""
         return {**self.samples, **self._read_calibration(progress)}
 
-    def compress(self, recipe: Recipe, progress: Progress) -> Compressed:
-        """The programs as the recipe wants them, made once for all targets."""
+    def compress(self, recipe: Recipe, converter: Converter, progress: Progress) -> Compressed:
+        """The programs as the recipe wants them, made once for all targets: in each file they stand as they are."""
         if self._compressed is None:
             from edgevlm.compression.calibration import calibration_inputs
             from edgevlm.compression.compression import compress

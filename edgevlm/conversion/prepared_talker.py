@@ -15,6 +15,7 @@ from edgevlm.graphs.program import unrolled
 from edgevlm.inference.generator import Generator
 from edgevlm.inputs.chat import Message
 from edgevlm.process.progress import Progress
+from edgevlm.targets.converter import Arranger, Converter
 
 if TYPE_CHECKING:
     from edgevlm.compression.compression import Compressed
@@ -42,23 +43,29 @@ class PreparedTalker:
         specs = {name: program.spec for name, program in self.programs.items()}
         return Generator(model.original, specs, model.image, model.dialogue, model.tokenizer)
 
-    def compress(self, recipe: Recipe, progress: Progress) -> Compressed:
-        """The components at each of their lengths, as the recipe wants them, made once for all targets.
+    def compress(self, recipe: Recipe, converter: Converter, progress: Progress) -> Compressed:
+        """The functions of a target's file, as the recipe wants them.
+
+        Those of all targets that have a function for each length are the same, and are made once.
 
         Raises:
             UnsupportedError: ranges that are measured, or palettes, which decide on a graph and not on its weights.
         """
-        if self._compressed is None:
-            from edgevlm.compression.compression import compress
+        from edgevlm.compression.compression import compress
 
-            if recipe.needs_calibration or recipe.weights.dtype.startswith("palette") or recipe.weights.sparsity:
-                raise UnsupportedError(
-                    f"recipe {recipe.name}: models that talk have no measured ranges, palettes or pruning as yet",
-                    hint="--recipe int8, int8-weights or int4-weights",
-                )
-            with named_failures(f"recipe {recipe.name}: compression"):
-                self._compressed = compress(unrolled(self.programs), recipe, {}, progress)
-        return self._compressed
+        if recipe.needs_calibration or recipe.weights.dtype.startswith("palette") or recipe.weights.sparsity:
+            raise UnsupportedError(
+                f"recipe {recipe.name}: models that talk have no measured ranges, palettes or pruning as yet",
+                hint="--recipe int8, int8-weights or int4-weights",
+            )
+        own = converter.arrange(self.programs, self.model.dialogue) if isinstance(converter, Arranger) else None
+        if own is None and self._compressed is not None:
+            return self._compressed
+        with named_failures(f"recipe {recipe.name}: compression"):
+            made = compress(own or unrolled(self.programs), recipe, {}, progress)
+        if own is None:
+            self._compressed = made
+        return made
 
     def check_original(self) -> None:
         """Asks the original for one step, which takes seconds at most: before the long work.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.program import Program
@@ -52,14 +53,14 @@ def examples(program: Program) -> dict[str, torch.Tensor]:
 def capture(program: Program) -> ExportedProgram:
     """The program as a graph of ATen ops, with the names of its spec at both ends.
 
+    One that takes any number of rows has its inputs and outputs by position: torch.export finds no ranges for names.
+
     Raises:
         UnsupportedError: torch.export cannot follow the module, mostly for control flow that depends on data.
     """
-    import torch
-
     try:
         with plain_attention():
-            return torch.export.export(named(program), (), examples(program), strict=False)
+            return recapture(program.module if program.most else named(program), program)
     except Exception as error:
         first_line = str(error).strip().partition("\n")[0]
         raise UnsupportedError(
@@ -68,12 +69,47 @@ def capture(program: Program) -> ExportedProgram:
         ) from error
 
 
-def unlifted(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.fx.GraphModule:
-    """The module as a graph of ATen ops over its own parameters, to be rewritten."""
+def recapture(module: torch.nn.Module, program: Program) -> ExportedProgram:
+    """A module that is called as `capture` has a program called, such as a captured one rewritten, as a graph."""
     import torch
 
-    graph: torch.fx.GraphModule = torch.export.export(module, example, strict=False).module(check_guards=False)
+    if program.most:
+        return _export(module, program.example, list(shapes_of(program).values()))
+    return torch.export.export(module, (), examples(program), strict=False)
+
+
+def unlifted(
+    module: torch.nn.Module, example: tuple[torch.Tensor, ...], shapes: Sequence[Any] | None = None
+) -> torch.fx.GraphModule:
+    """The module as a graph of ATen ops over its own parameters, to be rewritten.
+
+    Args:
+        module: Whose `forward` takes tensors by position.
+        example: Inputs that it accepts.
+        shapes: torch.export's `dynamic_shapes`, an input each; None where all sizes stay what they are.
+    """
+    graph: torch.fx.GraphModule = _export(module, example, shapes).module(check_guards=False)
     return graph
+
+
+def _export(
+    module: torch.nn.Module, example: tuple[torch.Tensor, ...], shapes: Sequence[Any] | None
+) -> ExportedProgram:
+    import torch
+
+    given = None if shapes is None else dict(inspect.signature(module.forward).bind(*shapes).arguments)
+    return torch.export.export(module, example, dynamic_shapes=given, strict=False)
+
+
+def shapes_of(program: Program) -> dict[str, dict[int, Any]]:
+    """Which axes of the inputs are as long as there are rows, by the inputs' names: torch.export's `dynamic_shapes`."""
+    import torch
+
+    rows = torch.export.Dim("rows", min=1, max=program.most)
+    return {
+        tensor.name: {axis: rows for axis, size in enumerate(tensor.shape) if size == -1}
+        for tensor in program.spec.inputs
+    }
 
 
 def place(component: str, node: Node) -> str:

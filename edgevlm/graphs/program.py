@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgevlm.bundle.dialogue import DECODE
@@ -24,11 +24,17 @@ class Program:
         module: In eval mode, without gradients; its `forward` takes the inputs of `spec`, then its state, by position,
             and returns the outputs, then the new state (one tensor, or a tuple of them).
         example: Inputs that `module` accepts, of the shapes in `spec`, and a state; of its longest length.
+        answers: Of a file's function, the lengths of its component that it is run with; 1 where that has no choice.
+        most: Of a function that takes as many rows as there are, -1 in its shapes, how many those are at most.
+        constants: What the file says to whoever runs it, where a file has a place for that, by name.
     """
 
     spec: ComponentSpec
     module: torch.nn.Module
     example: tuple[torch.Tensor, ...]
+    answers: tuple[int, ...] = ()
+    most: int = 0
+    constants: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -39,7 +45,14 @@ class Program:
         """The same for so many rows at once, its state among its inputs and its outputs."""
         spec = self.spec.explicit(length)
         cut = (tuple(slice(0, size) for size in tensor.shape) for tensor in spec.inputs)
-        return Program(spec, self.module, tuple(each[part] for each, part in zip(self.example, cut, strict=True)))
+        example = tuple(each[part] for each, part in zip(self.example, cut, strict=True))
+        return Program(spec, self.module, example, (length,))
+
+    def ranged(self, most: int) -> Program:
+        """The same for any number of rows up to `most`, its state among its inputs and its outputs."""
+        if not self.spec.lengths:
+            return replace(self, answers=(1,))
+        return Program(self.spec.explicit(-1), self.module, self.example, self.spec.lengths, most)
 
 
 def function_name(component: str, length: int, lengths: tuple[int, ...]) -> str:
@@ -64,13 +77,17 @@ def unrolled(programs: Programs) -> dict[str, Program]:
     }
 
 
-def functions(programs: Programs) -> dict[str, dict[int, str]]:
-    """Of each component that is run with several lengths, what a file calls it, by length."""
-    return {
-        name: {length: function_name(name, length, program.spec.lengths) for length in program.lengths}
-        for name, program in programs.items()
-        if program.spec.lengths
-    }
+def functions(arranged: Programs) -> dict[str, dict[int, str]]:
+    """What a file calls each component that it does not call by its own name, by length.
+
+    Args:
+        arranged: By the names in the file.
+    """
+    found: dict[str, dict[int, str]] = {}
+    for name, program in arranged.items():
+        if program.answers:
+            found.setdefault(program.spec.name, {}).update(dict.fromkeys(program.answers, name))
+    return found
 
 
 def components(programs: Programs) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.texts import Tokenizer
 
 PIXELS, TOKEN_IDS = "pixels", "token_ids"
-EMBEDDINGS, POSITIONS = "embeddings", "positions"
-"""What a decoder takes: rows of words and pictures, and where each stands."""
+EMBEDDINGS, POSITIONS, LOGITS = "embeddings", "positions", "logits"
+"""What a decoder takes, rows of words and pictures, and where each stands; and what it answers."""
 
 Rows: TypeAlias = Mapping[str, Array]
 

@@ -15,6 +15,7 @@ from edgevlm.graphs.program import Programs
 from edgevlm.process.progress import Progress
 
 if TYPE_CHECKING:
+    from edgevlm.bundle.dialogue import Dialogue
     from edgevlm.bundle.manifest import Manifest
     from edgevlm.graphs.outline import Outline
 
@@ -113,6 +114,22 @@ class Converter(Protocol):
                 component that is run with several lengths there is one for each, and weights are stored once.
             recipe: Which made them.
             out_dir: An empty folder.
+        """
+
+
+@runtime_checkable
+class Arranger(Protocol):
+    """A converter in whose file the components of a model that talks stand its own way.
+
+    Of any other target there is a function for each length of each component; see `graphs.program.unrolled`.
+    """
+
+    def arrange(self, programs: Programs, dialogue: Dialogue) -> Programs:
+        """The functions of the file, by the names that it has for them; asked before anything is compressed.
+
+        Args:
+            programs: By component.
+            dialogue: Whose.
         """
 
 

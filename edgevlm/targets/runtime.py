@@ -185,7 +185,10 @@ class SerialSession(Closing, Generic[P]):
                 raise TensorError("this session is closed", hint="open the bundle again")
             asked = find_component(self._components, component)
             arrays = validate_inputs(asked.spec, inputs)
-            spec, program = self._functions[asked.function(length_of(asked.spec, arrays))]
+            length = length_of(asked.spec, arrays)
+            spec, program = self._functions[asked.function(length)]
+            if asked.spec.lengths:
+                spec = asked.spec.explicit(length, spec.name)
             if not asked.spec.state:
                 return self._compute(spec, program, arrays)
             return self._compute_on(self._own(component, state), spec, program, arrays)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +19,21 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.manifest import BundledComponent
-from edgevlm.bundle.spec import Array, ComponentSpec
+from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
+from edgevlm.inputs.rows import EMBEDDINGS, LOGITS, POSITIONS
 from edgevlm.runtimes.executorch.file import Method, count_ops, read_methods, stored_weights
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import OpCount
-from edgevlm.targets.runtime import SerialSession, TracedOp
+from edgevlm.targets.runtime import SerialSession, State, TracedOp
 
 if TYPE_CHECKING:
     from edgevlm.bundle.bundle import Bundle
 
 # executorch/runtime/core/portable_type/scalar_type.h
-_SCALAR_TYPES = {"int32": 3, "float32": 6}
+_SCALAR_TYPES = {"int32": 3, "int64": 4, "float32": 6}
+_INT64 = ("token_embedding", "text_decoder")
+"""Methods that take ids and positions as ExecuTorch's runner gives them; see `edgevlm.converters.executorch.called`."""
 
 # Sessions that hold a loaded method. Their delegates keep a pointer to the process's one thread pool, so a pool of
 # another size may only be made while there are none: the process would abort.
@@ -56,14 +61,15 @@ class ExecuTorchRuntime:
         if threads is not None:
             _set_threads(bindings, threads)
         programs: dict[str, Any] = {}
-        for component in bundle.functions.values():
+        for component in bundle.components.values():
             path = bundle.path / component.file
             if component.file not in programs:
                 programs[component.file] = _load(bindings, path)
-            _check_boundary(programs[component.file], component.spec, path)
+            _check_boundary(programs[component.file], component, path)
         return ExecuTorchSession(
             {name: (component.spec, programs[component.file]) for name, component in bundle.functions.items()},
             bundle.components,
+            lambda component: _load(bindings, bundle.path / bundle.components[component].file),
         )
 
     def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
@@ -114,46 +120,102 @@ class ExecuTorchRuntime:
         )
 
 
+@dataclass(eq=False)
+class KeptState(State):
+    """A state that a method of its own keeps.
+
+    Attributes:
+        method: Which, of a program of its own.
+        filled: How many positions there are; what lies behind them is of an earlier dialogue.
+    """
+
+    method: Any = None
+    filled: int = 0
+
+
 class ExecuTorchSession(SerialSession[Any]):
-    """An open ExecuTorch bundle, with the program of each component's file."""
+    """An open ExecuTorch bundle, with the program of each component's file.
+
+    Args:
+        functions: Its spec and its program, of each method.
+        components: What is asked.
+        load: Reads the program of a component once more, for a state of its own.
+    """
 
     evidence = "host-runtime"
 
     def __init__(
-        self, functions: Mapping[str, tuple[ComponentSpec, Any]], components: Mapping[str, BundledComponent]
+        self,
+        functions: Mapping[str, tuple[ComponentSpec, Any]],
+        components: Mapping[str, BundledComponent],
+        load: Callable[[str], Any],
     ) -> None:
         super().__init__(functions, components)
         self._methods: dict[str, Any] = {}
+        self._load = load
+        self._free: list[Any] = []
+        """Methods whose state nobody holds any more."""
+
+    def make_state(self, component: str) -> State:
+        """See `SerialSession.make_state`. A second one at a time takes the memory of the component's weights again."""
+        name = self._components[component].function(1) if self._stateful(component) else ""
+        method = self._free.pop() if self._free else self._load_method(name, self._load(component))
+        state = KeptState(component, {}, id(self), method=method)
+        weakref.finalize(state, self._free.append, method)
+        return state
 
     def _compute(
         self, spec: ComponentSpec, program: Any, arrays: Mapping[str, Array]
     ) -> dict[str, NDArray[np.float32]]:
-        import torch
+        if spec.name not in self._methods:
+            self._methods[spec.name] = self._load_method(spec.name, program)
+        return _run(self._methods[spec.name], spec, arrays)
 
-        method = self._methods.get(spec.name) or self._load_method(spec.name, program)
-        tensors = [torch.from_numpy(array if array.flags.writeable else array.copy()) for array in arrays.values()]
-        try:
-            answers = method(tensors)  # copies of the runtime's own memory
-        except RuntimeError as error:
+    def _compute_on(
+        self, state: State, spec: ComponentSpec, program: Any, arrays: Mapping[str, Array]
+    ) -> dict[str, NDArray[np.float32]]:
+        assert isinstance(state, KeptState)
+        places = arrays[POSITIONS][0]
+        first, count = int(places[0]), int((places >= 0).sum())
+        if not 0 <= first <= state.filled or not np.array_equal(places[:count], np.arange(first, first + count)):
             raise TensorError(
-                f"{spec.name}: the runtime refused to run: {error}", hint="token ids must be in the vocabulary"
-            ) from error
-        return {tensor.name: answer.numpy() for tensor, answer in zip(spec.outputs, answers, strict=True)}
+                f"{spec.name}: expected positions that go on from one of 0 to {state.filled}, and -1 behind them, got "
+                f"{places[:8].tolist()}"
+            )
+        given = {**arrays, EMBEDDINGS: arrays[EMBEDDINGS][:, :count], POSITIONS: places[:count]}
+        kept = {tensor.name for tensor in spec.inputs} - arrays.keys()
+        outputs = tuple(each for each in spec.outputs if each.name not in {f"{name}_written" for name in kept})
+        answers = _run(state.method, replace(spec, outputs=outputs), given)
+        state.filled = first + count
+        return {name: rows[:, 0] if name == LOGITS else rows for name, rows in answers.items()}
 
     def close(self) -> None:
         super().close()
         self._methods.clear()
+        self._free.clear()
         _running.discard(self)
 
-    def _load_method(self, component: str, program: Any) -> Any:
+    def _load_method(self, name: str, program: Any) -> Any:
         _running.add(self)
         try:
-            self._methods[component] = program.load_method(component)
+            return program.load_method(name)
         except RuntimeError as error:
-            raise BundleError(
-                f"{component}: ExecuTorch cannot load it: {error}", hint="convert the model again"
-            ) from error
-        return self._methods[component]
+            raise BundleError(f"{name}: ExecuTorch cannot load it: {error}", hint="convert the model again") from error
+
+
+def _run(method: Any, spec: ComponentSpec, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+    import torch
+
+    tensors = [torch.from_numpy(array if array.flags.writeable else array.copy()) for array in arrays.values()]
+    if spec.name in _INT64:
+        tensors = [tensor.long() if tensor.dtype == torch.int32 else tensor.contiguous() for tensor in tensors]
+    try:
+        answers = method(tensors)  # copies of the runtime's own memory
+    except RuntimeError as error:
+        raise TensorError(
+            f"{spec.name}: the runtime refused to run: {error}", hint="token ids must be in the vocabulary"
+        ) from error
+    return {tensor.name: answer.numpy() for tensor, answer in zip(spec.outputs, answers, strict=True)}
 
 
 def _read_methods(bundle: Bundle) -> dict[str, Method]:
@@ -211,17 +273,37 @@ def _load(bindings: Any, path: Path) -> Any:
         ) from error
 
 
-def _check_boundary(program: Any, spec: ComponentSpec, path: Path) -> None:
+def _check_boundary(program: Any, component: BundledComponent, path: Path) -> None:
+    """Refuses a program without the component's method, or whose method takes or gives something else."""
+    spec, name = component.spec, component.function(component.spec.lengths[-1] if component.spec.lengths else 1)
     names = [program.get_method_name(index) for index in range(program.num_methods())]
-    if spec.name not in names:
-        raise BundleError(f"{path}: expected a method {spec.name!r}, got {', '.join(names) or 'none'}")
-    meta = program.method_meta(spec.name)
+    if name not in names:
+        raise BundleError(f"{path}: expected a method {name!r}, got {', '.join(names) or 'none'}")
+    meta = program.method_meta(name)
     for kind, tensors, count, tensor_meta in (
         ("input", spec.inputs, meta.num_inputs(), meta.input_tensor_meta),
         ("output", spec.outputs, meta.num_outputs(), meta.output_tensor_meta),
     ):
         found = [(tensor_meta(index).dtype(), tuple(tensor_meta(index).sizes())) for index in range(count)]
-        if found != [(_SCALAR_TYPES[tensor.dtype], tensor.shape) for tensor in tensors]:
-            expected = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
+        expected = [_called(tensor, name) for tensor in tensors]
+        longest = spec.lengths[-1] if spec.lengths else 1
+        if len(found) != len(expected) or not all(map(partial(_agrees, longest), expected, found)):
+            named = ", ".join(f"scalar type {dtype} {list(shape)}" for dtype, shape in expected)
             got = ", ".join(f"scalar type {dtype} {list(shape)}" for dtype, shape in found)
-            raise BundleError(f"{path}: {spec.name}: expected the {kind}s {expected}, got {got}")
+            raise BundleError(f"{path}: {name}: expected the {kind}s {named}, got {got}")
+
+
+def _called(tensor: TensorSpec, method: str) -> tuple[int, tuple[int, ...]]:
+    """The scalar type and the sizes that a method has for a tensor; -1 is at least the longest of the lengths."""
+    dtype = _SCALAR_TYPES["int64" if method in _INT64 and tensor.dtype == "int32" else tensor.dtype]
+    if method in _INT64 and tensor.name == POSITIONS:
+        return dtype, tensor.shape[1:]
+    if method in _INT64 and tensor.name == LOGITS:
+        return dtype, (1, *tensor.shape)
+    return dtype, tensor.shape
+
+
+def _agrees(longest: int, expected: tuple[int, tuple[int, ...]], found: tuple[int, tuple[int, ...]]) -> bool:
+    sizes = zip(expected[1], found[1], strict=False)
+    same = all(size == got or (size == -1 and got >= longest) for size, got in sizes)
+    return expected[0] == found[0] and len(expected[1]) == len(found[1]) and same

@@ -135,7 +135,7 @@ class Attention(nn.Module):
         values = places.write(values.squeeze(0), self._split(self.value(rows)))
         scores = query.reshape(self.heads, -1, self.size) @ keys.transpose(1, 2)
         mixed = (scores + places.mask).softmax(-1) @ values
-        mixed = mixed.reshape(len(query), -1, self.size).transpose(0, 1).flatten(1)
+        mixed = mixed.reshape(len(mixed), -1, query.shape[1], self.size).flatten(0, 1).transpose(0, 1).flatten(1)
         return self.out(mixed.unsqueeze(0)), keys.unsqueeze(0), values.unsqueeze(0)
 
     def _split(self, rows: Tensor) -> Tensor:
