@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,21 @@ import edgevlm
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
 from edgevlm.bundle.dialogue import Spelling, Tiling, Turn
 from edgevlm.bundle.golden import GOLDEN
-from edgevlm.bundle.manifest import TALKERS_VERSION, Manifest
+from edgevlm.bundle.manifest import TALKERS_VERSION, Manifest, ParityCheck
 from edgevlm.cli import main
 from edgevlm.conversion import pipeline
 from edgevlm.errors import BundleError, CheckpointError, InputError, TensorError, UnsupportedError
-from edgevlm.inference.generator import Generator
+from edgevlm.inference.generator import Generator, Seen
+from edgevlm.inputs.chat import Cut, Written
 from edgevlm.models import catalogue
 from edgevlm.models.checkpoints import talking
+from edgevlm.parity import witness
+from edgevlm.targets.app_runner import Part
+from edgevlm.targets.isolation import IsolatedRunner
 
 SLOW = (
     *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
+    ("smolvlm", "executorch", "int8"),
     *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "int4-weights"), ("llava", "tflite", "int8")),
 )
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-weights": 0.6}
@@ -95,9 +100,58 @@ def test_every_length_has_the_integers_that_were_decided(kind: str, target: str,
     proofs = {proof.component: proof for proof in pipeline.verify_weights(bundle)}
     assert proofs.keys() == bundle.functions.keys()
     assert all(proof.identical == proof.decided for proof in proofs.values())
-    assert proofs["decode"].digests == proofs["prefill_16"].digests
-    assert sum(proofs["decode"].bits.values()) == 15  # seven products a layer, and the head
-    assert proofs["embed_tokens_1"].bits == {"8": 1}
+    named = {each: component for component, found in bundle.components.items() for each in found.functions.values()}
+    decoders = [proof for each, proof in proofs.items() if named.get(each) == "decode"]
+    assert len(decoders) == (1 if target == "executorch" else 2)
+    assert all(proof.digests == decoders[0].digests for proof in decoders)
+    assert sum(decoders[0].bits.values()) == 15  # seven products a layer, and the head
+    assert {str(proof.bits) for each, proof in proofs.items() if named.get(each) == "embed_tokens"} == {"{'8': 1}"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "recipe"), [("llava", "fp32"), ("smolvlm", "int8")])
+def test_the_runner_that_apps_have_says_the_same(kind: str, recipe: str) -> None:
+    bundle = made(kind, "executorch", recipe)
+    assert bundle.manifest.parity is not None
+    assert bundle.manifest.parity.checks[-1] == ParityCheck("MultimodalRunner", "same_answers", 1.0, 1.0, passed=True)
+    done = run("verify", bundle.path, "--runner", "--json")
+    assert json.loads(done.stdout)["parity"]["checks"][-1]["component"] == "MultimodalRunner"
+
+    class Blind:
+        """A runner that drops pictures without a word."""
+
+        def __init__(self) -> None:
+            self.runner = IsolatedRunner(bundle)
+
+        def ids(self, parts: Sequence[Part], most: int) -> list[int]:
+            return self.runner.ids([part * 0 if isinstance(part, np.ndarray) else part for part in parts], most)
+
+    with edgevlm.open(bundle.path) as opened:
+        assert witness.measure(opened.talker, Blind(), "Blind", bundle).value < 1
+
+
+@pytest.mark.slow
+def test_a_runner_that_is_given_nonsense_is_an_error() -> None:
+    runner = IsolatedRunner(made("llava", "executorch", "fp32"))
+    with pytest.raises(BundleError):
+        runner.ids([np.zeros((3, 8, 8), np.float32)], 2)
+    with pytest.raises(BundleError):
+        runner.ids([[1] * 300], 2)
+
+
+def test_a_dialogue_is_cut_for_a_runner_where_pictures_stand() -> None:
+    pixels = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
+    rows = tuple({"features": np.zeros((1, 2, 4), np.float32)} for _ in range(3))
+    seen = Seen(pixels, rows, Cut(1, 2), 0.0)
+    written = Written("", (1, 9, 9, 9, 9, 2, 3, 9, 9, 4), (1, 2, 3, 4, 7, 8))
+    found = [part if isinstance(part, list) else float(part.item()) for part in witness.parts(written, seen)]
+    assert found == [[1], 0.0, 1.0, [2, 3], 2.0, [4]]
+    assert witness.parts(Written("", (1, 2)), None) == [[1, 2]]
+
+
+def test_no_runner_holds_what_none_was_written_for() -> None:
+    refused = run("verify", made().path, "--runner")
+    assert (refused.exit_code, "no runner of tflite's own holds this bundle" in refused.stderr) == (2, True)
 
 
 def test_a_bundle_of_another_machine_answers_the_same_in_a_process_of_its_own(tmp_path: Path) -> None:

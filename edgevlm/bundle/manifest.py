@@ -86,7 +86,8 @@ class ParityCheck:
     """One comparison of the shipped file with the float reference.
 
     Attributes:
-        component: Which component, or `zero-shot` for answers that need both towers. With ` (golden)` behind it, what
+        component: Which component, or `zero-shot` for answers that need both towers, or the runner of an app, such as
+            `MultimodalRunner`, that was asked the same as the file. With ` (golden)` behind it, what
             failed by far on the samples of `golden.json`.
         measure: `max_abs_error`, `min_cosine`, `centred_cosine` (the mean cosine, once the float reference's mean
             embedding is taken from both), `top1_agreement` or `finite`.

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=PATH)
 @click.option("--digest", metavar="SHA256", help="What BUNDLE's digest must be: that of the one that was published.")
 @click.option("--blame", is_flag=True, help="Find the first op that does not compute what the float model computed.")
+@click.option("--runner", is_flag=True, help="Ask the runner that apps have as well, of a model that talks.")
 @click.option("--model", help="Where the float model is; left out, what the manifest calls it.")
 @click.option("--out", type=PATH, help="The page that --blame draws; beside BUNDLE, .blame.html, if left out.")
 @as_json
-def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out: Path | None, as_json: bool) -> None:
+def verify(
+    bundle: Path, digest: str | None, blame: bool, runner: bool, model: str | None, out: Path | None, as_json: bool
+) -> None:
     """Check BUNDLE's files against its manifest, its answers against the float reference, its integers against NNCF's.
 
     All of that is held against what BUNDLE says itself. Its digest, which is printed, covers every byte of every file:
@@ -41,10 +44,14 @@ def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out
     it answers worst: Core ML's as the ML Program evaluator computes them, TFLite's as the interpreter's own kernels do,
     ExecuTorch's as XNNPACK and the portable kernels give them out.
 
+    With --runner, what apps open such a bundle with, ExecuTorch's MultimodalRunner, is asked the same as the file: each
+    of its tokens must be what the file's own logits make the most probable.
+
     \b
     Examples:
       edgevlm verify dist/edgevlm-student-coreml-fp16.edgevlm
       edgevlm verify dist/edgevlm-student-coreml-fp16.edgevlm --digest sha256:2c26b46b...
+      edgevlm verify dist/my-llava-executorch-int8.edgevlm --runner
       edgevlm verify dist/my-clip-tflite-int8.failed-parity.edgevlm --blame --model ./my-clip
     """
     from edgevlm import schema
@@ -71,7 +78,7 @@ def verify(bundle: Path, digest: str | None, blame: bool, model: str | None, out
             hint="this is not the bundle that was published, or not all of it",
         )
     with terminal.progress_bar() as progress:
-        parity = pipeline.verify(opened, progress)
+        parity = pipeline.verify(opened, progress, runner=runner)
         progress("reading the weights back", None)
         weights = pipeline.verify_weights(opened)
         blames = _blame(opened, model, page, progress) if blame else None

@@ -20,7 +20,7 @@ from edgevlm.conversion import audit, cache
 from edgevlm.conversion.contents import begin_proof, compressed_bytes, make_manifest
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.conversion.prepared_talker import PreparedTalker
-from edgevlm.conversion.proof import verify_dialogues, verify_embeddings
+from edgevlm.conversion.proof import runner_of, verify_dialogues, verify_embeddings, with_runner
 from edgevlm.errors import (
     BundleError,
     CheckFailed,
@@ -181,7 +181,7 @@ def verify_weights(bundle: Bundle) -> tuple[WeightProof, ...]:
     return tuple(prove_again(proof, found[proof.component]) for proof in proofs)
 
 
-def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
+def verify(bundle: Bundle, progress: Progress = silent, *, runner: bool = False) -> ParityReport:
     """Runs the shipped file again, and compares with the reference that the bundle carries.
 
     It is asked about all samples; and golden's stages are made again of what is shipped: pixels of pictures, ids of
@@ -192,13 +192,27 @@ def verify(bundle: Bundle, progress: Progress = silent) -> ParityReport:
     >>> report.passed, report.evidence
     (True, 'program-semantics')
 
+    Args:
+        bundle: Which.
+        progress: Told how far it is.
+        runner: Whether the runner that apps have is asked as well, of a model that talks.
+
     Raises:
+        InputError: `runner`, and none that runs here holds the bundle.
         BundleError: the golden fixtures are not readable, or contradict the manifest or the artefact.
         MissingDependency: the target's runtime is not installed.
     """
+    called = runner_of(bundle) if runner else None
+    if runner and called is None:
+        raise InputError(
+            f"{bundle.path}: no runner of {bundle.manifest.target}'s own holds this bundle and runs here",
+            hint="one does for ExecuTorch's bundles of models that talk whose pictures are positions, as LLaVA's are; "
+            "without --runner the file is asked by our loop",
+        )
     with registry.runtime_of(bundle).open(bundle, threads=1) as session:
         holding = verify_embeddings if bundle.manifest.dialogue is None else verify_dialogues
-        return holding(session, bundle, progress)
+        report = holding(session, bundle, progress)
+        return report if called is None else with_runner(report, called, session, bundle, progress)
 
 
 def _open_calibration(request: Request) -> CalibrationData | None:

@@ -18,10 +18,12 @@ from edgevlm.inference.generator import Generator, generator_of
 from edgevlm.inputs import labels
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, Rows, make_rows
 from edgevlm.inputs.texts import Tokenizer
-from edgevlm.parity import comparison, generation, golden
+from edgevlm.parity import comparison, generation, golden, witness
 from edgevlm.parity.comparison import Answers
 from edgevlm.process.progress import Progress
-from edgevlm.targets.isolation import tokenizer_of
+from edgevlm.targets import registry
+from edgevlm.targets.app_runner import RunnerTarget
+from edgevlm.targets.isolation import IsolatedRunner, tokenizer_of
 from edgevlm.targets.runtime import Session
 
 
@@ -77,7 +79,9 @@ class DialogueProof:
 
     def measure(self, session: Session, bundle: Bundle, progress: Progress) -> ParityReport:
         """See `Proof`."""
-        return verify_dialogues(session, bundle, progress)
+        report = verify_dialogues(session, bundle, progress)
+        called = runner_of(bundle)
+        return with_runner(report, called, session, bundle, progress) if called and report.passed else report
 
 
 def verify_embeddings(session: Session, bundle: Bundle, progress: Progress) -> ParityReport:
@@ -96,6 +100,20 @@ def verify_dialogues(session: Session, bundle: Bundle, progress: Progress) -> Pa
     stored = golden_dialogues.read(bundle.path)
     model = generator_of(bundle, session)
     return generation.measure(model, stored, bundle.path, bundle.manifest.recipe, session.evidence, progress)
+
+
+def runner_of(bundle: Bundle) -> str | None:
+    """What the runner is called that apps have for such a bundle, where it runs here too."""
+    target = registry.runtime(bundle.manifest.target)
+    return target.runner_name(bundle) if isinstance(target, RunnerTarget) else None
+
+
+def with_runner(
+    report: ParityReport, called: str, session: Session, bundle: Bundle, progress: Progress
+) -> ParityReport:
+    """The report, and whether that runner says what our loop says from the same file."""
+    check = witness.measure(generator_of(bundle, session), IsolatedRunner(bundle), called, bundle, progress)
+    return replace(report, checks=(*report.checks, check))
 
 
 def _check_labels(session: Session, bundle: Bundle, expected: Answers, tokenizer: Tokenizer | None) -> None:

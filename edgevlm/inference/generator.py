@@ -319,7 +319,7 @@ class Generator:
             found = tiles.cut(picture, self.dialogue.tiling)
             pixels, cut = found.pixels, Cut(found.rows, found.columns)
         answers = [self.session.run(ENCODE_IMAGE, {PIXELS: tile[None]}) for tile in pixels]
-        return Seen(tuple(answers), cut, 1e3 * (time.perf_counter() - began))
+        return Seen(pixels, tuple(answers), cut, 1e3 * (time.perf_counter() - began))
 
     def write(self, messages: Sequence[Message], seen: Seen | None) -> Written:
         """A dialogue's ids."""
@@ -380,11 +380,13 @@ class Seen:
     """A picture, encoded.
 
     Attributes:
+        pixels: Of its tiles, float32 [tiles, 3, H, W].
         answers: Of `encode_image`, a tile each.
         cut: How many tiles there are.
         milliseconds: What it took.
     """
 
+    pixels: F32
     answers: tuple[Mapping[str, F32], ...]
     cut: Cut
     milliseconds: float

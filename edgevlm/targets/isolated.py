@@ -25,6 +25,7 @@ from edgevlm.errors import BundleError, EdgeVLMError
 from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.process import frames
 from edgevlm.targets import registry
+from edgevlm.targets.app_runner import Runner, RunnerTarget
 from edgevlm.targets.inspection import Adviser
 from edgevlm.targets.isolation import LONGEST_SECONDS
 from edgevlm.targets.runtime import Session, State
@@ -51,6 +52,7 @@ class _AskedBundle:
         self._session: Session | None = None
         self._tokenizer: Tokenizer | None = None
         self._states: list[State | None] = []
+        self._runner: Runner | None = None
 
     def answer(self, ask: str, **asked: Any) -> Any:
         """What a method of the target's runtime, of the session or of the tokenizer gives."""
@@ -66,6 +68,9 @@ class _AskedBundle:
             for number in asked["forgotten"]:
                 self._states[number] = None
             return self._session.run(asked["component"], asked["inputs"], self._states[asked["state"]])
+        if ask == "runner_ids" and isinstance(self._runtime, RunnerTarget):
+            self._runner = self._runner or self._runtime.open_runner(self._bundle)
+            return self._runner.ids(**asked)
         if ask == "highest_id":
             return self._read_tokenizer().highest_id
         if ask in _OF_TOKENIZER:

@@ -28,6 +28,7 @@ from edgevlm.bundle.spec import Array, ComponentSpec, TextPreprocessing
 from edgevlm.errors import BundleError, CheckpointError, EdgeVLMError, TensorError, debugging
 from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.process import children, frames
+from edgevlm.targets.app_runner import Part
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import Advice, OpCount
 from edgevlm.targets.runtime import SerialSession, Session, State, TracedOp
@@ -138,6 +139,21 @@ class IsolatedSession(SerialSession[str]):
         if self._isolated is None:
             raise TensorError("this session is closed", hint="open the bundle again")
         return self._isolated
+
+
+class IsolatedRunner:
+    """An app's own runner of a bundle, in a process of its own: it prints what it says, and some errors end it."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._process = _BundleProcess(bundle)
+
+    def ids(self, parts: Sequence[Part], most: int) -> list[int]:
+        """See `edgevlm.targets.app_runner.Runner`.
+
+        Raises:
+            BundleError: the runner refused, or ended the process.
+        """
+        return [int(each) for each in self._process.ask("runner_ids", parts=list(parts), most=most)]
 
 
 class IsolatedTokenizer(Tokenizer):

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bundle.dialogue import DECODE
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
 from edgevlm.inputs.rows import EMBEDDINGS, LOGITS, POSITIONS
+from edgevlm.runtimes.executorch import runner
 from edgevlm.runtimes.executorch.file import Method, count_ops, read_methods, stored_weights
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import OpCount
@@ -89,6 +91,23 @@ class ExecuTorchRuntime:
             MissingDependency: executorch or torch is not installed.
         """
         return {name: tuple(stored_weights(method)) for name, method in _read_methods(bundle).items()}
+
+    def runner_name(self, bundle: Bundle) -> str | None:
+        """MultimodalRunner; None where `decode` takes more than rows and positions, or there is none."""
+        decoder = bundle.components.get(DECODE)
+        taken = () if decoder is None else tuple(tensor.name for tensor in decoder.spec.inputs)
+        return runner.NAME if taken == (EMBEDDINGS, POSITIONS) else None
+
+    def open_runner(self, bundle: Bundle) -> runner.MultimodalRunner:
+        """See `edgevlm.targets.app_runner.RunnerTarget`.
+
+        Raises:
+            MissingDependency: executorch or torch is not installed.
+        """
+        _bindings()
+        decoder = bundle.components[DECODE]
+        vocabulary = next(tensor.shape[-1] for tensor in decoder.spec.outputs if tensor.name == LOGITS)
+        return runner.MultimodalRunner(bundle.path / decoder.file, vocabulary, decoder.spec.lengths[-1])
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once, rewritten so that it returns what it computes on the way.

@@ -1,0 +1,78 @@
+"""The second witness of a model that talks: does an app's own runner say what the file says when we ask it.
+
+The runner brings its own loop, state, order of calls and reading of pictures. What it says is held against the logits
+that our loop gets from the same file along the same answer.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import numpy as np
+
+from edgevlm.bundle import golden_dialogues
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.manifest import ParityCheck
+from edgevlm.bundle.recipe import Recipe
+from edgevlm.errors import BundleError
+from edgevlm.inference.generator import Generator, Seen
+from edgevlm.inputs.chat import Message, Written
+from edgevlm.parity.generation import follow
+from edgevlm.process.progress import Progress, silent
+from edgevlm.targets.app_runner import Part, Runner
+
+
+def measure(model: Generator, runner: Runner, called: str, bundle: Bundle, progress: Progress = silent) -> ParityCheck:
+    """Asks a runner the golden dialogues.
+
+    Args:
+        model: The same file, asked by our loop.
+        runner: Whom to ask.
+        called: Its name.
+        bundle: Of both.
+        progress: Told how far it is.
+
+    Returns:
+        The share of the dialogues in which each token that the runner gave is the most probable one by our loop's
+        logits, or as probable but for rounding; all must be.
+
+    Raises:
+        BundleError: the runner says nothing at all.
+    """
+    dialogues, tie = golden_dialogues.read(bundle.path).dialogues, _tie(bundle.manifest.recipe)
+    same = []
+    for number, dialogue in enumerate(dialogues):
+        progress(f"asking {called}", number / len(dialogues))
+        seen = None if dialogue.picture is None else model.see(bundle.path / dialogue.picture)
+        written = model.write([Message("user", dialogue.question, 0 if seen is None else 1)], seen)
+        said = runner.ids(parts(written, seen), len(dialogue.answer_ids))
+        if not said:
+            raise BundleError(f"{bundle.path}: {called} answers {dialogue.question[:60]!r} with nothing")
+        logits = follow(model, written, seen, said)
+        behind = logits.max(1) - logits[np.arange(len(said)), said]
+        ended = next((place for place, each in enumerate(said) if each in model.dialogue.end_ids), len(said))
+        same.append(bool((behind[: ended + 1] <= tie).all()))
+    value = float(np.mean(same))
+    return ParityCheck(called, "same_answers", value, 1.0, value >= 1.0)
+
+
+def parts(written: Written, seen: Seen | None) -> list[Part]:
+    """A dialogue as a runner is asked it: words and tiles, in the order of their positions."""
+    found: list[Part] = []
+    tiles = iter(()) if seen is None else zip(seen.pixels, seen.answers, strict=True)
+    for shown, group in groupby(range(len(written.ids)), key=frozenset(written.places).__contains__):
+        run = list(group)
+        if not shown:
+            found.append([written.ids[place] for place in run])
+            continue
+        while run:
+            pixels, answer = next(tiles)
+            found.append(pixels)
+            run = run[answer["features"].shape[1] :]
+    return found
+
+
+def _tie(recipe: Recipe) -> float:
+    """What two logits may differ by that rounding may exchange: rows are summed in other groups where a runner cuts a
+    prompt elsewhere, and rounded to other integers then."""
+    return 1e-3 if recipe.precision == "fp32" and not recipe.quantises else 0.02
