@@ -22,6 +22,7 @@ from pictures import scene
 from PIL import Image
 
 import edgevlm
+from edgevlm.bundle import golden_dialogues
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
 from edgevlm.bundle.dialogue import Spelling, Tiling, Turn
 from edgevlm.bundle.golden import GOLDEN
@@ -33,7 +34,7 @@ from edgevlm.inference.generator import Generator, Seen
 from edgevlm.inputs.chat import Cut, Written
 from edgevlm.models import catalogue
 from edgevlm.models.checkpoints import talking
-from edgevlm.parity import witness
+from edgevlm.parity import generation, witness
 from edgevlm.targets.app_runner import Part
 from edgevlm.targets.isolation import IsolatedRunner
 
@@ -126,8 +127,10 @@ def test_the_runner_that_apps_have_says_the_same(kind: str, recipe: str) -> None
         def ids(self, parts: Sequence[Part], most: int) -> list[int]:
             return self.runner.ids([part * 0 if isinstance(part, np.ndarray) else part for part in parts], most)
 
+    stored = golden_dialogues.read(bundle.path)
     with edgevlm.open(bundle.path) as opened:
-        assert witness.measure(opened.talker, Blind(), "Blind", bundle).value < 1
+        model = generation.Asked(opened.talker, lambda name: bundle.path / name)
+        assert witness.measure(model, Blind(), "Blind", stored, bundle.manifest.recipe).value < 1
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgevlm.bundle.dialogue import LOGITS, POSITIONS
 from edgevlm.bundle.spec import ComponentSpec
-from edgevlm.inputs.rows import LOGITS, POSITIONS
 
 
 class Called(nn.Module):

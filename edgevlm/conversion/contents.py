@@ -76,7 +76,7 @@ def begin_proof(source: Prepared | PreparedTalker, folder: Path, progress: Progr
     if isinstance(source, Prepared):
         return EncoderProof(write_fixtures(source, folder), source.samples, source.reference)
     (folder / source.model.dialogue.tokenizer_file).write_bytes(source.model.tokenizer_json)
-    return DialogueProof(source.original, folder, progress)
+    return DialogueProof(source.golden(progress), folder)
 
 
 def make_manifest(

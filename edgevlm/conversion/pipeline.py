@@ -20,7 +20,7 @@ from edgevlm.conversion import audit, cache
 from edgevlm.conversion.contents import begin_proof, compressed_bytes, make_manifest
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.conversion.prepared_talker import PreparedTalker
-from edgevlm.conversion.proof import runner_of, verify_dialogues, verify_embeddings, with_runner
+from edgevlm.conversion.proof import runner_of, verify_dialogues, verify_embeddings
 from edgevlm.errors import (
     BundleError,
     CheckFailed,
@@ -210,9 +210,9 @@ def verify(bundle: Bundle, progress: Progress = silent, *, runner: bool = False)
             "without --runner the file is asked by our loop",
         )
     with registry.runtime_of(bundle).open(bundle, threads=1) as session:
-        holding = verify_embeddings if bundle.manifest.dialogue is None else verify_dialogues
-        report = holding(session, bundle, progress)
-        return report if called is None else with_runner(report, called, session, bundle, progress)
+        if bundle.manifest.dialogue is None:
+            return verify_embeddings(session, bundle, progress)
+        return verify_dialogues(session, bundle, called, progress)
 
 
 def _open_calibration(request: Request) -> CalibrationData | None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import CheckpointError, UnsupportedError, named_failures
 from edgevlm.graphs.outline import Outline, outline
 from edgevlm.graphs.program import unrolled
 from edgevlm.inference.generator import Generator
 from edgevlm.inputs.chat import Message
+from edgevlm.parity import generation
 from edgevlm.process.progress import Progress
 from edgevlm.targets.converter import Arranger, Converter
 
@@ -35,6 +37,7 @@ class PreparedTalker:
         self.model = model
         self.programs = model.programs
         self._compressed: Compressed | None = None
+        self._golden: GoldenDialogues | None = None
 
     @cached_property
     def original(self) -> Generator:
@@ -67,6 +70,12 @@ class PreparedTalker:
             self._compressed = made
         return made
 
+    def golden(self, progress: Progress) -> GoldenDialogues:
+        """What the original says, asked once for all targets."""
+        if self._golden is None:
+            self._golden = generation.make(self.original, progress)
+        return self._golden
+
     def check_original(self) -> None:
         """Asks the original for one step, which takes seconds at most: before the long work.
 
@@ -74,7 +83,7 @@ class PreparedTalker:
             CheckpointError: it answers NaN or infinity.
         """
         original = self.original
-        seen = original.see(Image.new("RGB", (64, 64), (128, 128, 128)))
+        seen = original.see(Image.new("RGB", (96, 8), (128, 128, 128)))  # few tiles, where it is cut
         written = original.write([Message("user", self.model.dialogue.describe, 1)], seen)
         if not np.isfinite(original.begin(original.place(), written, seen)).all():
             raise CheckpointError(

@@ -11,10 +11,11 @@ import numpy as np
 from edgevlm.bundle import golden_dialogues
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.golden import REFERENCE, Golden, arithmetic
+from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.manifest import MANIFEST, ParityReport
 from edgevlm.errors import BundleError
 from edgevlm.inference.embeddings import average
-from edgevlm.inference.generator import Generator, generator_of
+from edgevlm.inference.generator import generator_of
 from edgevlm.inputs import labels
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, Rows, make_rows
 from edgevlm.inputs.texts import Tokenizer
@@ -65,23 +66,20 @@ class EncoderProof:
 
 
 class DialogueProof:
-    """Of a model that talks: dialogues, step by step.
+    """Of a model that talks: dialogues, step by step; and whether the runner that apps have says the same.
 
     Args:
-        original: The float model.
+        answered: What the float model said.
         folder: The bundle's.
-        progress: Told how far the original is with its answers.
     """
 
-    def __init__(self, original: Generator, folder: Path, progress: Progress) -> None:
-        self._golden = generation.make(original, folder, progress)
-        golden_dialogues.write(folder, self._golden)
+    def __init__(self, answered: GoldenDialogues, folder: Path) -> None:
+        generation.write_pictures(folder)
+        golden_dialogues.write(folder, answered)
 
     def measure(self, session: Session, bundle: Bundle, progress: Progress) -> ParityReport:
         """See `Proof`."""
-        report = verify_dialogues(session, bundle, progress)
-        called = runner_of(bundle)
-        return with_runner(report, called, session, bundle, progress) if called and report.passed else report
+        return verify_dialogues(session, bundle, runner_of(bundle), progress)
 
 
 def verify_embeddings(session: Session, bundle: Bundle, progress: Progress) -> ParityReport:
@@ -95,25 +93,28 @@ def verify_embeddings(session: Session, bundle: Bundle, progress: Progress) -> P
     return report
 
 
-def verify_dialogues(session: Session, bundle: Bundle, progress: Progress) -> ParityReport:
-    """Holds the file of a model that talks against what the bundle carries."""
-    stored = golden_dialogues.read(bundle.path)
-    model = generator_of(bundle, session)
-    return generation.measure(model, stored, bundle.path, bundle.manifest.recipe, session.evidence, progress)
+def verify_dialogues(session: Session, bundle: Bundle, runner: str | None, progress: Progress) -> ParityReport:
+    """Holds the file of a model that talks against what the bundle carries, and a runner of apps against the file.
+
+    Args:
+        session: The file's.
+        bundle: Which.
+        runner: What the runner is called; None asks none.
+        progress: Told how far it is.
+    """
+    stored, recipe = golden_dialogues.read(bundle.path), bundle.manifest.recipe
+    model = generation.Asked(generator_of(bundle, session), lambda name: bundle.path / name)
+    report = generation.measure(model, stored, bundle.path, recipe, session.evidence, progress)
+    if runner is None or not report.passed:
+        return report
+    check = witness.measure(model, IsolatedRunner(bundle), runner, stored, recipe, progress)
+    return replace(report, checks=(*report.checks, check))
 
 
 def runner_of(bundle: Bundle) -> str | None:
     """What the runner is called that apps have for such a bundle, where it runs here too."""
     target = registry.runtime(bundle.manifest.target)
     return target.runner_name(bundle) if isinstance(target, RunnerTarget) else None
-
-
-def with_runner(
-    report: ParityReport, called: str, session: Session, bundle: Bundle, progress: Progress
-) -> ParityReport:
-    """The report, and whether that runner says what our loop says from the same file."""
-    check = witness.measure(generator_of(bundle, session), IsolatedRunner(bundle), called, bundle, progress)
-    return replace(report, checks=(*report.checks, check))
 
 
 def _check_labels(session: Session, bundle: Bundle, expected: Answers, tokenizer: Tokenizer | None) -> None:

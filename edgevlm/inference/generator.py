@@ -11,14 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue, Sampling
+from edgevlm.bundle.dialogue import (
+    DECODE,
+    EMBED_TOKENS,
+    EMBEDDINGS,
+    ENCODE_IMAGE,
+    POSITIONS,
+    Dialogue,
+    Sampling,
+)
 from edgevlm.bundle.spec import F32, Array, ComponentSpec, ImagePreprocessing
 from edgevlm.errors import InputError
 from edgevlm.inference.decoding import Chooser, log_likelihood
 from edgevlm.inputs import tiles
 from edgevlm.inputs.chat import Cut, Message, Written, write
 from edgevlm.inputs.pictures import Picture, preprocess
-from edgevlm.inputs.rows import EMBEDDINGS, PIXELS, POSITIONS, TOKEN_IDS
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets.isolation import words_of
 from edgevlm.targets.runtime import Session

@@ -16,8 +16,6 @@ from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.texts import Tokenizer
 
 PIXELS, TOKEN_IDS = "pixels", "token_ids"
-EMBEDDINGS, POSITIONS, LOGITS = "embeddings", "positions", "logits"
-"""What a decoder takes, rows of words and pictures, and where each stands; and what it answers."""
 
 Rows: TypeAlias = Mapping[str, Array]
 

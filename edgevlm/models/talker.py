@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, EMBEDDINGS, ENCODE_IMAGE, POSITIONS, Dialogue
 from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
 from edgevlm.graphs.program import Program, Programs
-from edgevlm.inputs.rows import EMBEDDINGS, PIXELS, POSITIONS, TOKEN_IDS
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.models.speaking import SpeakingOriginal
 from edgevlm.targets.isolation import IsolatedTokenizer

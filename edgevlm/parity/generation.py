@@ -7,7 +7,7 @@ what a user will read.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from edgevlm.data.scenes import Scenes
 from edgevlm.errors import BundleError
 from edgevlm.inference.generator import Generator, Seen
 from edgevlm.inputs.chat import Message, Written
+from edgevlm.inputs.pictures import Picture
 from edgevlm.process.progress import Progress, silent
 
 _SEED = 20_260_102
@@ -75,53 +76,81 @@ def golden_pictures() -> dict[str, Image.Image]:
         "wide.png": wide.crop((0, 30, 160, 127)),
         "tall.png": tall.crop((40, 0, 120, 160)),
         "square.png": square,
-        "grey.png": Image.new("RGB", (160, 160), (128, 128, 128)),
+        "grey.png": Image.new("RGB", (160, 97), (128, 128, 128)),
     }
 
 
-def make(original: Generator, folder: Path, progress: Progress = silent) -> GoldenDialogues:
-    """Asks the original, and writes the pictures.
+class Asked:
+    """A model that is asked about golden pictures, each of which it sees once.
+
+    Args:
+        model: The original, or an artefact.
+        find: The picture that golden.json has a name for.
+    """
+
+    def __init__(self, model: Generator, find: Callable[[str], Picture]) -> None:
+        self.model = model
+        self._find = find
+        self._seen: dict[str, Seen] = {}
+
+    def write(self, picture: str | None, question: str) -> tuple[Written, Seen | None]:
+        """The ids of a question, and the picture that it is about."""
+        if picture is not None and picture not in self._seen:
+            self._seen[picture] = self.model.see(self._find(picture))
+        seen = None if picture is None else self._seen[picture]
+        return self.model.write([Message("user", question, 0 if seen is None else 1)], seen), seen
+
+    def follow(self, written: Written, seen: Seen | None, answer_ids: Sequence[int]) -> F32:
+        """Logits before each token of a given answer, float32 [T, V]."""
+        place = self.model.place()
+        found = [self.model.begin(place, written, seen)]
+        for token_id in answer_ids[:-1]:
+            found.append(place.put([token_id]))
+        return np.stack(found)
+
+
+def write_pictures(folder: Path) -> None:
+    """Writes what is asked about into a bundle's `golden/`."""
+    (folder / FOLDER).mkdir(exist_ok=True)
+    for name, picture in golden_pictures().items():
+        picture.save(folder / FOLDER / name)
+
+
+def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
+    """Asks the original.
 
     The last dialogue reaches the far end of the context: what is computed wrongly from large positions, short ones do
     not show.
 
     Args:
         original: The float model.
-        folder: The bundle, whose `golden/` the pictures go into.
         progress: Told how far it is.
     """
-    pictures = golden_pictures()
-    (folder / FOLDER).mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        picture.save(folder / FOLDER / name)
+    pictures = {f"{FOLDER}/{name}": picture for name, picture in golden_pictures().items()}
+    model = Asked(original, pictures.__getitem__)
     questions = _QUESTIONS if original.dialogue.chat is not None else _BEGINNINGS
     asked: list[tuple[str | None, str]] = [
         (name, questions[number % len(questions)]) for number, name in enumerate(pictures)
     ]
-    asked.append(("square.png", questions[-2]))
+    asked.append((f"{FOLDER}/square.png", questions[-2]))
     if original.dialogue.chat is not None:
         asked += [(None, "What colours does a rainbow have?"), (None, _long_question(original))]
     found = []
     for number, (shown, question) in enumerate(asked):
         progress("asking the original", number / len(asked))
-        found.append(_answer(original, folder, shown, question))
+        found.append(_answer(model, shown, question))
     return GoldenDialogues(SCHEMA_VERSION, tuple(found))
 
 
 def measure(
-    model: Generator,
-    golden: GoldenDialogues,
-    folder: Path,
-    recipe: Recipe,
-    evidence: str,
-    progress: Progress = silent,
+    model: Asked, golden: GoldenDialogues, where: Path, recipe: Recipe, evidence: str, progress: Progress = silent
 ) -> ParityReport:
     """Asks an artefact the same.
 
     Args:
         model: The artefact.
         golden: What the original answered.
-        folder: The bundle.
+        where: The bundle, for errors.
         recipe: Whose limits hold.
         evidence: What asking it proves.
         progress: Told how far it is.
@@ -134,16 +163,16 @@ def measure(
     first: dict[tuple[str | None, str], F32] = {}
     for number, dialogue in enumerate(golden.dialogues):
         progress("asking the artefact", number / len(golden.dialogues))
-        written, seen = _write(model, folder, dialogue.picture, dialogue.question)
+        written, seen = model.write(dialogue.picture, dialogue.question)
         if (written.text, written.ids) != (dialogue.text, dialogue.token_ids):
             raise BundleError(
-                f"{folder}: golden: {dialogue.question[:60]!r}: the manifest's rules write another text, or other ids, "
+                f"{where}: golden: {dialogue.question[:60]!r}: the manifest's rules write another text, or other ids, "
                 "than golden.json has"
             )
-        logits = follow(model, written, seen, dialogue.answer_ids)
+        logits = model.follow(written, seen, dialogue.answer_ids)
         if max(max(step.token_ids) for step in dialogue.steps) >= logits.shape[1]:
             raise BundleError(
-                f"{folder}: golden: expected ids below {logits.shape[1]:,}, as there are logits, got others"
+                f"{where}: golden: expected ids below {logits.shape[1]:,}, as there are logits, got others"
             )
         finite.append(float(np.isfinite(logits).mean()))
         if finite[-1] < 1:
@@ -155,7 +184,7 @@ def measure(
             divergences.append(divergence)
             if step.logits[0] - max(step.logits[1:], default=-math.inf) >= allowed.margin:
                 agreements.append(agrees)
-        same.append(_is_same(model, written, seen, dialogue))
+        same.append(_is_same(model.model, written, seen, dialogue))
     checks = [_check("finite", min(finite, default=0.0), 1.0, least=True)]
     if errors:
         agreement = float(np.mean(agreements)) if agreements else 1.0
@@ -169,18 +198,9 @@ def measure(
     return ParityReport(evidence, len(golden.dialogues), tuple(checks))
 
 
-def follow(model: Generator, written: Written, seen: Seen | None, answer_ids: Sequence[int]) -> F32:
-    """Logits before each token of a given answer, float32 [T, V]."""
-    place = model.place()
-    found = [model.begin(place, written, seen)]
-    for token_id in answer_ids[:-1]:
-        found.append(place.put([token_id]))
-    return np.stack(found)
-
-
-def _answer(original: Generator, folder: Path, name: str | None, question: str) -> GoldenDialogue:
-    picture = None if name is None else f"{FOLDER}/{name}"
-    written, seen = _write(original, folder, picture, question)
+def _answer(asked: Asked, picture: str | None, question: str) -> GoldenDialogue:
+    original = asked.model
+    written, seen = asked.write(picture, question)
     place = original.place()
     logits = original.begin(place, written, seen)
     ids: list[int] = []
@@ -198,11 +218,6 @@ def _answer(original: Generator, folder: Path, name: str | None, question: str) 
     return GoldenDialogue(
         picture, question, written.text, written.ids, tuple(ids), original.tokenizer.text(said), tuple(steps)
     )
-
-
-def _write(model: Generator, folder: Path, picture: str | None, question: str) -> tuple[Written, Seen | None]:
-    seen = None if picture is None else model.see(folder / picture)
-    return model.write([Message("user", question, 0 if seen is None else 1)], seen), seen
 
 
 def _long_question(original: Generator) -> str:

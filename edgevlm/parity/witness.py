@@ -10,26 +10,28 @@ from itertools import groupby
 
 import numpy as np
 
-from edgevlm.bundle import golden_dialogues
-from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.manifest import ParityCheck
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import BundleError
-from edgevlm.inference.generator import Generator, Seen
-from edgevlm.inputs.chat import Message, Written
-from edgevlm.parity.generation import follow
+from edgevlm.inference.generator import Seen
+from edgevlm.inputs.chat import Written
+from edgevlm.parity.generation import Asked
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets.app_runner import Part, Runner
 
 
-def measure(model: Generator, runner: Runner, called: str, bundle: Bundle, progress: Progress = silent) -> ParityCheck:
+def measure(
+    model: Asked, runner: Runner, called: str, golden: GoldenDialogues, recipe: Recipe, progress: Progress = silent
+) -> ParityCheck:
     """Asks a runner the golden dialogues.
 
     Args:
         model: The same file, asked by our loop.
         runner: Whom to ask.
         called: Its name.
-        bundle: Of both.
+        golden: What to ask.
+        recipe: Of the file.
         progress: Told how far it is.
 
     Returns:
@@ -39,18 +41,16 @@ def measure(model: Generator, runner: Runner, called: str, bundle: Bundle, progr
     Raises:
         BundleError: the runner says nothing at all.
     """
-    dialogues, tie = golden_dialogues.read(bundle.path).dialogues, _tie(bundle.manifest.recipe)
-    same = []
-    for number, dialogue in enumerate(dialogues):
-        progress(f"asking {called}", number / len(dialogues))
-        seen = None if dialogue.picture is None else model.see(bundle.path / dialogue.picture)
-        written = model.write([Message("user", dialogue.question, 0 if seen is None else 1)], seen)
+    same, tie = [], _tie(recipe)
+    for number, dialogue in enumerate(golden.dialogues):
+        progress(f"asking {called}", number / len(golden.dialogues))
+        written, seen = model.write(dialogue.picture, dialogue.question)
         said = runner.ids(parts(written, seen), len(dialogue.answer_ids))
         if not said:
-            raise BundleError(f"{bundle.path}: {called} answers {dialogue.question[:60]!r} with nothing")
-        logits = follow(model, written, seen, said)
+            raise BundleError(f"{called} answers {dialogue.question[:60]!r} with nothing")
+        logits = model.follow(written, seen, said)
         behind = logits.max(1) - logits[np.arange(len(said)), said]
-        ended = next((place for place, each in enumerate(said) if each in model.dialogue.end_ids), len(said))
+        ended = next((place for place, each in enumerate(said) if each in model.model.dialogue.end_ids), len(said))
         same.append(bool((behind[: ended + 1] <= tie).all()))
     value = float(np.mean(same))
     return ParityCheck(called, "same_answers", value, 1.0, value >= 1.0)

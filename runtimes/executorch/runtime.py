@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle.dialogue import DECODE
+from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, LOGITS, POSITIONS
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
-from edgevlm.inputs.rows import EMBEDDINGS, LOGITS, POSITIONS
 from edgevlm.runtimes.executorch import runner
 from edgevlm.runtimes.executorch.file import Method, count_ops, read_methods, stored_weights
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
