@@ -87,7 +87,7 @@ def model(constants: Sequence[NDArray[np.float32]], chain: Sequence[tuple[int, i
 def read_back(data: bytes, folder: Path) -> tuple[StoredWeight, ...]:
     path = folder / "model.tflite"
     path.write_bytes(data)
-    return stored_weights(path)["tower"]
+    return stored_weights(path.read_bytes())["tower"]
 
 
 def answer(data: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:

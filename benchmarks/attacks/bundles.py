@@ -193,7 +193,7 @@ def _damage_file(folder: Path, rng: random.Random) -> str:
 
 def _damage_tables(folder: Path, rng: random.Random) -> str:
     """Words of a flatbuffer that look like an offset, a length or a small number, where its tables are."""
-    (path,) = [each for each in folder.iterdir() if each.suffix in (".tflite", ".pte")]
+    (path,) = [each for each in folder.iterdir() if each.suffix in (".tflite", ".litertlm", ".pte")]
     content = bytearray(path.read_bytes())
     words = np.frombuffer(content, "<u4", len(content) // 4)
     likely = np.flatnonzero((words > 0) & (words < len(content)) | (words > 0xFFFF0000))

@@ -1,31 +1,42 @@
 """TFLite: one `model.tflite` whose named signatures are the components, for LiteRT and XNNPACK.
 
+A model that chats becomes a `model.litertlm`, which holds three such files and what LiteRT-LM asks them with.
+
 Format: https://ai.google.dev/edge/litert/models/model_analyzer and the schema in its repository (schema.fbs).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.converters.requirements import require
 from edgevlm.converters.tflite.footprint import footprint
+from edgevlm.converters.tflite.template import template
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.capture import examples, named, plain_attention
-from edgevlm.graphs.program import Programs, components
+from edgevlm.graphs.program import Program, Programs, components, unrolled
 from edgevlm.process.progress import Progress
 from edgevlm.process.quiet import quiet
+from edgevlm.targets import litert_lm
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
+from edgevlm.targets.litert_lm import DECODER, EMBEDDER, VISION_ENCODER
 
 if TYPE_CHECKING:
+    from edgevlm.bundle.manifest import Manifest
     from edgevlm.graphs.outline import Outline
     from edgevlm.targets.converter import Footprint
 
 FILE = "model.tflite"
+CONTAINER = f"model{litert_lm.SUFFIX}"
+_MODELS = (VISION_ENCODER, EMBEDDER, DECODER)
+"""Of a container, in their order in the file."""
 _GROUPS = (32, 64, 128, 256)
 
 
@@ -48,6 +59,17 @@ class TFLiteConverter:
             )
         return ()
 
+    def arrange(self, programs: Programs, dialogue: Dialogue) -> Programs:
+        """A model that chats, as LiteRT-LM wants it; any other, a function for each length."""
+        if dialogue.spelling is None or dialogue.chat is None:
+            return unrolled(programs)
+        words = programs[EMBED_TOKENS]
+        return {
+            VISION_ENCODER: replace(programs[ENCODE_IMAGE], answers=(1,)),
+            EMBEDDER: replace(words.explicit(1), answers=words.lengths),
+            **unrolled({DECODE: programs[DECODE]}),
+        }
+
     def audit(
         self, programs: Programs, recipe: Recipe, samples: Mapping[str, Array], progress: Progress
     ) -> tuple[OpRange, ...]:
@@ -55,7 +77,7 @@ class TFLiteConverter:
         return ()
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
-        """Writes `model.tflite`.
+        """Writes `model.tflite`, or `model.litertlm`.
 
         In fp16, the weights of matrix products, convolutions and embeddings are float16; XNNPACK widens them once,
         as it packs them, so that the arithmetic is float32 and runs on every CPU.
@@ -67,31 +89,79 @@ class TFLiteConverter:
         """
         require("litert_torch", extra=self.target)
         os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # read once, when litert-torch is imported
+        if EMBEDDER in programs:
+            return (_lower_container(programs, recipe, out_dir),)
         with quiet():
             data = _lower(programs, recipe)
         (out_dir / FILE).write_bytes(data)
         return (BundleFile(FILE, components(programs), requires=_required_runtimes(data)),)
+
+    def describe(self, manifest: Manifest, folder: Path) -> None:
+        """Puts the tokenizer, the template and what else LiteRT-LM asks for into a container."""
+        path, dialogue = folder / CONTAINER, manifest.dialogue
+        if dialogue is None or not path.exists():
+            return
+        content = path.read_bytes()
+        parts = {name: content[start:stop] for name, (start, stop) in zip(_MODELS, litert_lm.models(path), strict=True)}
+        spelling, chat, image = dialogue.spelling, dialogue.chat, manifest.image
+        assert spelling is not None
+        assert chat is not None
+        metadata = litert_lm.about(
+            template(chat),
+            begin_ids=dialogue.begin_ids,
+            end_ids=dialogue.end_ids,
+            context_length=dialogue.context_length,
+            placeholder=spelling.token,
+            around=(spelling.whole.before, spelling.whole.after),
+            size=(image.height, image.width),
+        )
+        litert_lm.pack(parts, path, metadata=metadata, tokenizer=folder / dialogue.tokenizer_file)
 
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What the file is expected to take, and the least runtime."""
         return footprint(outlines, recipe)
 
 
-def _lower(programs: Programs, recipe: Recipe) -> bytes:
+def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path) -> BundleFile:
+    """The three models of a model that chats; `describe` adds what it is asked with."""
+    from edgevlm.converters.tflite.called import as_called
+
+    models: dict[str, bytes] = {}
+    requires: list[dict[str, str]] = []
+    for name in _MODELS:
+        own = {each: program for each, program in programs.items() if name == (each if each in _MODELS else DECODER)}
+        with quiet():
+            models[name] = _lower(own, recipe, as_called)
+        requires.append(_required_runtimes(models[name]))
+    litert_lm.pack(models, out_dir / CONTAINER)
+    newest = max(requires, key=lambda each: [int(part) for part in each.get("tflite", "0").split(".")])
+    return BundleFile(CONTAINER, components(programs), requires={**newest, "litert-lm": litert_lm.LEAST_RUNTIME})
+
+
+def _lower(
+    programs: Programs, recipe: Recipe, finish: Callable[[str, Program], Program] = lambda _, same: same
+) -> bytes:
+    """A TFLite model.
+
+    Args:
+        programs: By signature.
+        recipe: What to make of the weights.
+        finish: What stands around a program that is otherwise ready.
+    """
     if recipe.quantises:
-        return _lower_quantised(programs, recipe)
-    data = _convert(programs)
+        return _lower_quantised(programs, recipe, finish)
+    data = _convert({name: finish(name, program) for name, program in programs.items()})
     return _halve_weights(data) if recipe.precision == "fp16" else data
 
 
-def _lower_quantised(programs: Programs, recipe: Recipe) -> bytes:
+def _lower_quantised(programs: Programs, recipe: Recipe, finish: Callable[[str, Program], Program]) -> bytes:
     from edgevlm.converters.integers import baked, requantising
     from edgevlm.converters.tflite.weights import store_integers
 
     static = recipe.activations.ranges == "static"
     rewrite = requantising if static else baked
     rewritten = {name: rewrite(program) for name, program in programs.items()}
-    data = _convert({name: program for name, (program, _) in rewritten.items()}, static=static)
+    data = _convert({name: finish(name, program) for name, (program, _) in rewritten.items()}, static=static)
     weights = [weight for _, weights in rewritten.values() for weight in weights]
     return store_integers(data, weights, dynamic=recipe.activations.ranges == "dynamic")
 

@@ -44,8 +44,8 @@ def verify(
     it answers worst: Core ML's as the ML Program evaluator computes them, TFLite's as the interpreter's own kernels do,
     ExecuTorch's as XNNPACK and the portable kernels give them out.
 
-    With --runner, what apps open such a bundle with, ExecuTorch's MultimodalRunner, is asked the same as the file: each
-    of its tokens must be what the file's own logits make the most probable.
+    With --runner, what apps open such a bundle with, ExecuTorch's MultimodalRunner or LiteRT-LM, is asked the same as
+    the file: each of its tokens must be what the file's own logits make the most probable.
 
     \b
     Examples:

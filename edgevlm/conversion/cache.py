@@ -35,6 +35,7 @@ TOOLS = (
     "litert-converter",
     "ai-edge-litert",
     "ai-edge-quantizer",
+    "litert-lm-builder",
     "numpy",
     "pillow",
     "tokenizers",

@@ -32,17 +32,22 @@ def named(program: Program) -> torch.nn.Module:
             self.module = module
 
         def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-            arguments = [tensors[name] for name in inputs]
-            if isinstance(self.module, torch.fx.GraphModule):
-                # Called as a module, it would be traced as one: its nodes would forget which layers they come from.
-                with torch.fx.traceback.preserve_node_meta():
-                    answer = torch.fx.Interpreter(self.module).run(*arguments)
-            else:
-                answer = self.module(*arguments)
-            answers = answer if isinstance(answer, tuple) else (answer,)
-            return dict(zip(outputs, answers, strict=True))
+            return dict(zip(outputs, answers_of(self.module, *(tensors[name] for name in inputs)), strict=True))
 
     return Named(program.module).eval()
+
+
+def answers_of(module: torch.nn.Module, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What a program's module answers, in a module around it that is captured."""
+    import torch
+
+    if isinstance(module, torch.fx.GraphModule):
+        # Called as a module, it would be traced as one: its nodes would forget which layers they come from.
+        with torch.fx.traceback.preserve_node_meta():
+            answer = torch.fx.Interpreter(module).run(*inputs)
+    else:
+        answer = module(*inputs)
+    return answer if isinstance(answer, tuple) else (answer,)
 
 
 def examples(program: Program) -> dict[str, torch.Tensor]:

@@ -15,23 +15,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, LOGITS, POSITIONS
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.spec import Array, ComponentSpec
-from edgevlm.errors import BundleError, MissingDependency, TensorError
+from edgevlm.errors import TensorError
+from edgevlm.runtimes.tflite import runner
+from edgevlm.runtimes.tflite.file import (
+    alone,
+    contents,
+    interpreter_class,
+    is_container,
+    load,
+    require_schema,
+    signature,
+)
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import OpCount
+from edgevlm.targets.litert_lm import EMBEDDER, IMAGES, INPUT_POS, VISION_ENCODER, cache_name
 from edgevlm.targets.runtime import SerialSession, TracedOp
 
 if TYPE_CHECKING:
     from edgevlm.bundle.bundle import Bundle
 
-_SUBGRAPHS_SLOT = 8  # Model's third field in the schema, after version and operator_codes: 4 + 2 * 2
 _WEIGHTED = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "EMBEDDING_LOOKUP"}
 _DTYPES = {"float32": "fp32", "float16": "fp16", "bool_": "bool"}
 
 
 class TFLiteRuntime:
-    """Opens bundles of one .tflite whose signatures are the components."""
+    """Opens bundles of one .tflite whose signatures are the components, or of LiteRT-LM's container."""
 
     target = "tflite"
 
@@ -46,14 +57,14 @@ class TFLiteRuntime:
             MissingDependency: neither ai-edge-litert nor tflite-runtime is installed.
         """
         validate_threads(threads)
-        interpreters: dict[str, Any] = {}
-        runners: dict[str, tuple[ComponentSpec, Any]] = {}
-        for name, component in bundle.functions.items():
-            if component.file not in interpreters:
-                interpreters[component.file] = _load(bundle.path / component.file, threads)
-            runner = _signature(interpreters[component.file], component.spec, bundle.path / component.file)
-            runners[name] = (component.spec, runner)
-        return TFLiteSession(runners, bundle.components)
+        files = {file: bundle.path / file for file in {each.file for each in bundle.components.values()}}
+        interpreters = {file: load(path, threads) for file, path in files.items()}
+        runners = {
+            name: (each.spec, signature(interpreters[each.file], each.spec, files[each.file]))
+            for name, each in bundle.functions.items()
+        }
+        kind = ContainerSession if any(map(is_container, files.values())) else TFLiteSession
+        return kind(runners, bundle.components)
 
     def inspect(self, bundle: Bundle) -> dict[str, tuple[OpCount, ...]]:
         """The ops of each component, and which of them XNNPACK takes on this machine.
@@ -76,12 +87,28 @@ class TFLiteRuntime:
         """
         found: dict[str, dict[str, tuple[StoredWeight, ...]]] = {}
         for file in {component.file for component in bundle.components.values()}:
-            _load(bundle.path / file, None)
-            _require_schema()
+            load(bundle.path / file, None)
+            require_schema()
             from edgevlm.runtimes.tflite.weights import stored_weights
 
-            found[file] = stored_weights(bundle.path / file)
+            found[file] = {
+                name: weights
+                for content in contents(bundle.path / file)
+                for name, weights in stored_weights(content).items()
+            }
         return {name: found[component.file][name] for name, component in bundle.functions.items()}
+
+    def runner_name(self, bundle: Bundle) -> str | None:
+        """LiteRT-LM; None where it is not installed, or the bundle is no container of its."""
+        held = any(is_container(bundle.path / component.file) for component in bundle.components.values())
+        return runner.NAME if held and runner.is_installed() else None
+
+    def open_runner(self, bundle: Bundle) -> runner.LiteRTLM:
+        """See `edgevlm.targets.app_runner.RunnerTarget`."""
+        decoder, dialogue, image = bundle.components[DECODE], bundle.manifest.dialogue, bundle.manifest.image
+        assert dialogue is not None
+        vocabulary = next(tensor.shape[-1] for tensor in decoder.spec.outputs if tensor.name == LOGITS)
+        return runner.LiteRTLM(bundle.path / decoder.file, dialogue, vocabulary, (image.height, image.width))
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once on the interpreter's own kernels: XNNPACK keeps to itself what it computes.
@@ -93,8 +120,8 @@ class TFLiteRuntime:
         """
         found = find_component(dict(bundle.components), component)
         arrays = validate_inputs(found.spec, inputs)
-        content, _ = _only(bundle.path / found.file, found.spec)
-        module = importlib.import_module(_interpreter_class().__module__)
+        content, *_ = alone(bundle.path / found.file, found.spec)
+        module = importlib.import_module(interpreter_class().__module__)
         interpreter = module.Interpreter(
             model_content=content,
             num_threads=1,
@@ -123,49 +150,42 @@ class TFLiteSession(SerialSession[Any]):
         return answers
 
 
-def _load(path: Path, threads: int | None) -> Any:
-    interpreter = _interpreter_class()
-    try:
-        with path.open("rb") as file:
-            header = file.read(8)
-        if header[4:8] != b"TFL3":
-            raise BundleError(f"{path}: expected a TFLite file (TFL3), got {header[4:8]!r}", hint="convert it again")
-        return interpreter(model_path=str(path), num_threads=threads)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BundleError(f"{path}: not a loadable TFLite file: {error}", hint="convert the model again") from error
+class ContainerSession(TFLiteSession):
+    """An open container of LiteRT-LM's, whose functions are called as `edgevlm.targets.litert_lm.called` says."""
 
+    def _compute(self, spec: ComponentSpec, runner: Any, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        if spec.name == VISION_ENCODER:
+            [pixels] = arrays.values()
+            images = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1), np.float32) / np.float32(255)
+            return super()._compute(spec, runner, {IMAGES: images})
+        if spec.name == EMBEDDER:
+            [(name, ids)] = arrays.items()
+            rows = [
+                super(ContainerSession, self)._compute(spec, runner, {name: ids[:, place : place + 1]})[EMBEDDINGS]
+                for place in range(ids.shape[1])
+            ]
+            return {EMBEDDINGS: np.concatenate(rows, axis=1)}
+        return self._decode(spec, runner, arrays)
 
-def _interpreter_class() -> Any:
-    for package in ("ai_edge_litert", "tflite_runtime"):
-        try:
-            return importlib.import_module(f"{package}.interpreter").Interpreter
-        except ImportError:
-            continue
-    raise MissingDependency("ai-edge-litert", extra="tflite-device")
-
-
-def _signature(interpreter: Any, spec: ComponentSpec, path: Path) -> Any:
-    """The runner of a component, once its tensors are known to be those of the spec."""
-    signatures = interpreter.get_signature_list()
-    if spec.name not in signatures:
-        raise BundleError(f"{path}: expected a signature {spec.name!r}, got {', '.join(signatures) or 'none'}")
-    runner = interpreter.get_signature_runner(spec.name)
-    for kind, tensors, details in (
-        ("input", spec.inputs, runner.get_input_details()),
-        ("output", spec.outputs, runner.get_output_details()),
-    ):
-        found = {name: (np.dtype(each["dtype"]).name, tuple(each["shape"].tolist())) for name, each in details.items()}
-        expected = {tensor.name: (tensor.dtype, tensor.shape) for tensor in tensors}
-        if found != expected:
-            raise BundleError(f"{path}: {spec.name}: expected the {kind}s {expected}, got {found}")
-    return runner
-
-
-def _require_schema() -> Any:
-    try:
-        return importlib.import_module("ai_edge_litert.schema_py_generated")
-    except ImportError:
-        raise MissingDependency("ai-edge-litert", extra="tflite-device") from None
+    def _decode(self, spec: ComponentSpec, runner: Any, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """Where there is padding the last row is run once more, alone: a container answers for the last of all rows."""
+        rows, places, *_ = (arrays[name] for name in (EMBEDDINGS, POSITIONS))
+        count, first = int((places >= 0).sum()), int(places[0, 0])
+        if first < 0 or not np.array_equal(places[0, :count], np.arange(first, first + count)):
+            raise TensorError(
+                f"{spec.name}: expected positions that stand behind each other, and -1 behind them, got "
+                f"{places[0, :8].tolist()}"
+            )
+        kept = {name: cache_name(name) for name in arrays if name not in (EMBEDDINGS, POSITIONS)}
+        state = {there: arrays[name] for name, there in kept.items()}
+        given = {EMBEDDINGS: rows, INPUT_POS: first + np.arange(rows.shape[1], dtype=np.int32)}
+        answers = super()._compute(spec, runner, {**given, **state})
+        if count < rows.shape[1]:
+            state = {there: answers[there] for there in kept.values()}
+            last = {EMBEDDINGS: rows[:, count - 1 : count], INPUT_POS: np.array([first + count - 1], np.int32)}
+            answers = super()._compute(spec, self._functions[DECODE][1], {**last, **state})
+        written = {f"{name}_written": answers[there] for name, there in kept.items()}
+        return {LOGITS: answers[LOGITS][:, 0], **written}
 
 
 def _traced(interpreter: Any) -> Iterator[TracedOp]:
@@ -186,33 +206,14 @@ def _traced(interpreter: Any) -> Iterator[TracedOp]:
             computed.add(index)
 
 
-def _only(path: Path, spec: ComponentSpec) -> tuple[bytes, int]:
-    """A file's bytes with a component as the first subgraph, and the subgraph's true index.
-
-    Python's interpreter tells of a file's first subgraph only, so the file's first entry in its table of subgraphs is
-    pointed, in memory, at the component's.
-    """
-    _signature(_load(path, None), spec, path)
-    schema = _require_schema()
-    data = bytearray(path.read_bytes())
-    model = schema.Model.GetRootAs(data)
-    signatures = (model.SignatureDefs(index) for index in range(model.SignatureDefsLength()))
-    subgraph = next(each.SubgraphIndex() for each in signatures if each.SignatureKey() == spec.name.encode())
-    table = model._tab
-    first = table.Vector(table.Offset(_SUBGRAPHS_SLOT))
-    wanted = table.Indirect(first + 4 * subgraph)
-    data[first : first + 4] = (wanted - first).to_bytes(4, "little")  # offsets count from where they stand
-    return bytes(data), subgraph
-
-
 def _operators(path: Path, spec: ComponentSpec) -> list[dict[str, Any]]:
     """The interpreter's own account of a component's ops after delegation, and what the file stores weights as."""
-    content, subgraph = _only(path, spec)
-    interpreter = _interpreter_class()(model_content=content, num_threads=1)
+    content, whole, subgraph = alone(path, spec)
+    interpreter = interpreter_class()(model_content=content, num_threads=1)
     interpreter.allocate_tensors()
     operators: list[dict[str, Any]] = interpreter._get_ops_details()
-    schema = _require_schema()
-    graph = schema.Model.GetRootAs(path.read_bytes()).Subgraphs(subgraph)
+    schema = require_schema()
+    graph = schema.Model.GetRootAs(whole).Subgraphs(subgraph)
     integers = {schema.TensorType.INT8: "int8", schema.TensorType.INT4: "int4"}
     for op in operators:
         weighted = op["op_name"] in _WEIGHTED and len(op["inputs"]) > 1

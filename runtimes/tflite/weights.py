@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,12 @@ from edgevlm.bundle.integer_weights import StoredWeight
 _BITS = {schema.TensorType.INT8: 8, schema.TensorType.INT4: 4}
 
 
-def stored_weights(path: Path) -> dict[str, tuple[StoredWeight, ...]]:
+def stored_weights(data: bytes) -> dict[str, tuple[StoredWeight, ...]]:
     """Every constant of integers with scales, by the signature that reads it: each once for every op that does.
 
     Args:
-        path: A file that the interpreter has loaded: a damaged one is not checked for here.
+        data: A model that the interpreter has loaded: a damaged one is not checked for here.
     """
-    data = path.read_bytes()
     model = schema.Model.GetRootAs(data)
     signatures = (model.SignatureDefs(index) for index in range(model.SignatureDefsLength()))
     return {

@@ -1,0 +1,36 @@
+"""A chat's literal texts as the Jinja template that LiteRT-LM writes dialogues out with."""
+
+from __future__ import annotations
+
+import json
+
+from edgevlm.bundle.dialogue import Chat, Turn
+
+
+def template(chat: Chat) -> str:
+    """A chat's literal texts as a Jinja template; a message's content is a text, or pictures and texts in a list."""
+    system = chat.system or Turn("", "")
+    return "".join(
+        (
+            "{%- if messages[0].role != 'system' -%}" + _literal(chat.begin) + "{%- endif -%}",
+            "{%- for message in messages -%}{%- set said = namespace(text='', picture=false) -%}",
+            "{%- if message.content is string -%}{%- set said.text = message.content -%}{%- else -%}",
+            "{%- for part in message.content -%}",
+            "{%- if part.type == 'text' -%}{%- set said.text = said.text ~ part.text -%}{%- endif -%}",
+            "{%- if part.type == 'image' -%}{%- set said.picture = true -%}{%- endif -%}",
+            "{%- endfor -%}{%- endif -%}",
+            "{%- if message.role == 'system' -%}" + _turn(system),
+            "{%- elif message.role != 'user' -%}" + _turn(chat.assistant),
+            "{%- elif said.picture -%}" + _turn(chat.user_with_picture),
+            "{%- else -%}" + _turn(chat.user) + "{%- endif -%}",
+            "{%- endfor -%}{%- if add_generation_prompt -%}" + _literal(chat.ask) + "{%- endif -%}",
+        )
+    )
+
+
+def _turn(turn: Turn) -> str:
+    return _literal(turn.before) + "{{- said.text -}}" + _literal(turn.after)
+
+
+def _literal(text: str) -> str:
+    return "{{- " + json.dumps(text, ensure_ascii=False) + " -}}" if text else ""

@@ -1,0 +1,211 @@
+"""LiteRT-LM's container, a `.litertlm`: what the functions of its models take and give, writing one and reading it.
+
+Source: https://github.com/google-ai-edge/LiteRT-LM, schema, runtime/proto and runtime/executor.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgevlm.bundle.dialogue import EMBEDDINGS, LOGITS, POSITIONS
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
+from edgevlm.errors import BundleError, MissingDependency
+
+SUFFIX = ".litertlm"
+VISION_ENCODER, EMBEDDER, DECODER = "vision_encoder", "embedder", "decoder"
+"""The models of a container. The first two have one function each, of the same name; the third's are `prefill_N` and
+`decode`."""
+LEAST_RUNTIME = "0.18"
+"""The LiteRT-LM that these containers were run with."""
+IMAGES, INPUT_POS = "images", "input_pos"
+_MAGIC, _HEADER_BEGIN, _HEADER_END = b"LITERTLM", 32, 24
+_HEADER_MOST, _SECTIONS_MOST = 1 << 20, 64
+_SECTIONS, _OBJECTS, _BEGIN, _END, _KIND = 6, 4, 6, 8, 10
+"""Fields of the header's tables, by their places in a vtable."""
+_MODEL = 3
+"""The kind of a section that is a TFLite model."""
+_STAMP = {"uuid": "00000000-0000-0000-0000-000000000000", "creation_timestamp": "1970-01-01T00:00:00+00:00"}
+
+
+def called(function: str, spec: ComponentSpec) -> ComponentSpec:
+    """A function as LiteRT-LM calls it.
+
+    Pictures come as float32 [1, H, W, 3] in 0..1, ids one at a time, and positions as int32 [T], of which the first is
+    where the rows begin: what is behind the last row is padding, whose slots of the state are written again before
+    anything reads them. The state goes in and out under one name; logits are those of the last row, padding or not.
+
+    Args:
+        function: What the file calls it.
+        spec: With its state among its inputs and outputs; `edgevlm.bundle.spec.ComponentSpec.explicit` gives it.
+    """
+    if function == VISION_ENCODER:
+        pixels = spec.inputs[0]
+        batch, channels, height, width = pixels.shape
+        return replace(spec, inputs=(replace(pixels, name=IMAGES, shape=(batch, height, width, channels)),))
+    if function == EMBEDDER:
+        ids, rows = spec.inputs[0], spec.outputs[0]
+        return replace(
+            spec,
+            inputs=(replace(ids, shape=(1, 1)),),
+            outputs=(replace(rows, shape=(1, 1, rows.shape[-1])),),
+        )
+    return replace(spec, inputs=tuple(map(_given, spec.inputs)), outputs=tuple(map(_answered, spec.outputs)))
+
+
+def cache_name(part: str) -> str:
+    """What LiteRT-LM calls a part of a state: `keys_3`, or what it is after a run, `keys_3_written`."""
+    kind, layer = re.fullmatch(r"(keys|values)_(\d+)(?:_written)?", part).groups()  # type: ignore[union-attr]
+    return f"kv_cache_{kind[0]}_{layer}"
+
+
+def about(
+    template: str,
+    *,
+    begin_ids: Sequence[int],
+    end_ids: Sequence[int],
+    context_length: int,
+    placeholder: str,
+    around: tuple[str, str] = ("", ""),
+    size: tuple[int, int],
+) -> Any:
+    """What the runtime is told of a model, an `LlmMetadata`.
+
+    Args:
+        template: Jinja's, which writes a dialogue out.
+        begin_ids: Ids before those of the text.
+        end_ids: Ids that end an answer.
+        context_length: Positions of the state.
+        placeholder: What stands for a picture in a dialogue that is written out.
+        around: Texts that take its place, before and behind the picture.
+        size: Height and width of what the encoder takes.
+    """
+    from litert_lm_builder.runtime.proto import llm_metadata_pb2  # type: ignore[import-untyped]
+
+    found = llm_metadata_pb2.LlmMetadata()
+    if begin_ids:
+        found.start_token.token_ids.ids.extend(begin_ids)
+    for end in end_ids:
+        found.stop_tokens.add().token_ids.ids.append(end)
+    found.max_num_tokens = context_length
+    found.jinja_prompt_template = template
+    generic = found.llm_model_type.generic_model
+    generic.image_enabled = True
+    generic.image_token_regex = re.escape(placeholder)
+    generic.delimiter_regex = f"({generic.image_token_regex})"  # without the group pictures are not found
+    generic.image_prefix, generic.image_suffix = around
+    generic.image_tensor_height, generic.image_tensor_width = size
+    return found
+
+
+def pack(models: Mapping[str, bytes], out: Path, *, metadata: Any = None, tokenizer: Path | None = None) -> None:
+    """Writes a container.
+
+    Args:
+        models: A TFLite model each for `VISION_ENCODER`, `EMBEDDER` and `DECODER`.
+        out: The file.
+        metadata: What `about` gives.
+        tokenizer: A tokenizer.json.
+    """
+    import litert_lm_builder as builder  # type: ignore[import-untyped]
+
+    kinds = {
+        VISION_ENCODER: builder.TfLiteModelType.VISION_ENCODER,
+        EMBEDDER: builder.TfLiteModelType.EMBEDDER,
+        DECODER: builder.TfLiteModelType.PREFILL_DECODE,
+    }
+    container = builder.LitertLmFileBuilder()
+    container.add_system_metadata(builder.Metadata(key="Authors", value="EdgeVLM", dtype=builder.DType.STRING))
+    with tempfile.TemporaryDirectory(prefix="edgevlm-", dir=out.parent) as folder, _without_time():
+        if metadata is not None:
+            Path(folder, "metadata").write_bytes(metadata.SerializeToString(deterministic=True))
+            container.add_llm_metadata(str(Path(folder, "metadata")))
+        if tokenizer is not None:
+            container.add_hf_tokenizer(str(tokenizer))
+        for name, content in models.items():
+            path = Path(folder, name)
+            path.write_bytes(content)
+            container.add_tflite_model(str(path), kinds[name])
+        with out.open("wb") as file:
+            container.build(file)
+
+
+def models(path: Path) -> tuple[tuple[int, int], ...]:
+    """Where the TFLite models of a container lie: the first byte of each, and the first behind it.
+
+    Raises:
+        BundleError: it is no container, or a damaged one.
+        MissingDependency: flatbuffers is not installed.
+    """
+    try:
+        with path.open("rb") as file:
+            begin = file.read(_HEADER_BEGIN)
+            size = int.from_bytes(begin[_HEADER_END:], "little")
+            if begin[: len(_MAGIC)] != _MAGIC or not _HEADER_BEGIN < size <= _HEADER_MOST:
+                raise BundleError(
+                    f"{path}: expected a LiteRT-LM container, got {begin[: len(_MAGIC)]!r}", hint="convert it again"
+                )
+            header = begin + file.read(size - _HEADER_BEGIN)
+        found = tuple(_sections(header))
+    except (OSError, struct.error, ValueError, TypeError, IndexError) as error:
+        raise BundleError(f"{path}: not a readable LiteRT-LM container: {error}", hint="convert it again") from error
+    most = path.stat().st_size
+    if not found or any(not len(header) <= start < stop <= most for start, stop in found):
+        raise BundleError(f"{path}: expected models inside the file, got {found}", hint="convert the model again")
+    return found
+
+
+def _sections(header: bytes) -> Iterator[tuple[int, int]]:
+    try:
+        from flatbuffers import number_types  # type: ignore[import-untyped]
+        from flatbuffers.table import Table  # type: ignore[import-untyped]
+    except ImportError:
+        raise MissingDependency("flatbuffers", extra="tflite-device") from None
+    root = Table(header, _HEADER_BEGIN + int.from_bytes(header[_HEADER_BEGIN : _HEADER_BEGIN + 4], "little"))
+    listed = Table(header, root.Indirect(root.Pos + root.Offset(_SECTIONS)))
+    vector = listed.Offset(_OBJECTS)
+    first = listed.Vector(vector)
+    for index in range(min(listed.VectorLen(vector), _SECTIONS_MOST)):
+        section = Table(header, listed.Indirect(first + 4 * index))
+        if section.GetSlot(_KIND, 0, number_types.Uint8Flags) == _MODEL:
+            start, stop = (section.GetSlot(field, 0, number_types.Uint64Flags) for field in (_BEGIN, _END))
+            yield start, stop
+
+
+def _given(tensor: TensorSpec) -> TensorSpec:
+    if tensor.name == EMBEDDINGS:
+        return tensor
+    if tensor.name == POSITIONS:
+        return replace(tensor, name=INPUT_POS, shape=tensor.shape[1:])
+    return replace(tensor, name=cache_name(tensor.name))
+
+
+def _answered(tensor: TensorSpec) -> TensorSpec:
+    if tensor.name == LOGITS:
+        return replace(tensor, shape=(1, *tensor.shape))
+    return replace(tensor, name=cache_name(tensor.name))
+
+
+@contextmanager
+def _without_time() -> Iterator[None]:
+    """The builder stamps each file with a new identifier and the time, and has no way to be told them."""
+    from litert_lm_builder import litertlm_builder
+
+    stamped = litertlm_builder.populate_system_metadata
+
+    def stamp(given: list[Any]) -> list[Any]:
+        kept = [each for each in given if each.key not in _STAMP]
+        made = litertlm_builder.Metadata
+        return kept + [made(key=key, value=value, dtype=litertlm_builder.DType.STRING) for key, value in _STAMP.items()]
+
+    litertlm_builder.populate_system_metadata = stamp
+    try:
+        yield
+    finally:
+        litertlm_builder.populate_system_metadata = stamped

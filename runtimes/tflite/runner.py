@@ -1,0 +1,94 @@
+"""LiteRT-LM, which runs `.litertlm` files in apps on Android, iOS and desktops.
+
+Source: https://github.com/google-ai-edge/LiteRT-LM. As it is (0.18), an app should know that
+
+- it scales a picture to the encoder's size in a way of its own: an app scales by the manifest's rule, and gives a PNG;
+- in the second turn of a conversation the last token of the answer before is taken for a row of zeros: an app begins a
+  new conversation for each turn, with what was said as its `messages`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from edgevlm.bundle.dialogue import Dialogue
+from edgevlm.runtimes.tflite.file import contents
+from edgevlm.targets import litert_lm
+from edgevlm.targets.app_runner import Part
+
+NAME = "LiteRT-LM"
+_PICTURE = "<picture>"
+_AS_THEY_COME = (
+    "{%- for message in messages -%}{%- for part in message.content -%}"
+    f"{{%- if part.type == 'image' -%}}{_PICTURE}{{%- else -%}}{{{{ part.text }}}}{{%- endif -%}}"
+    "{%- endfor -%}{%- endfor -%}"
+)
+
+
+def is_installed() -> bool:
+    """Whether it runs here."""
+    return all(find_spec(name) is not None for name in ("litert_lm", "litert_lm_builder"))
+
+
+class LiteRTLM:
+    """The runtime on a bundle's models, with a tokenizer under which a text tells its ids.
+
+    Args:
+        path: Of the container.
+        dialogue: The model's.
+        vocabulary: Number of logits.
+        size: Height and width of what the encoder takes.
+    """
+
+    def __init__(self, path: Path, dialogue: Dialogue, vocabulary: int, size: tuple[int, int]) -> None:
+        self._module: Any = importlib.import_module("litert_lm")
+        self._folder = tempfile.TemporaryDirectory(prefix="edgevlm-")
+        tokenizer, witness = (Path(self._folder.name, name) for name in ("tokenizer.json", "witness.litertlm"))
+        tokenizer.write_text(_spelling_ids(vocabulary))
+        names = (litert_lm.VISION_ENCODER, litert_lm.EMBEDDER, litert_lm.DECODER)
+        metadata = litert_lm.about(
+            _AS_THEY_COME,
+            begin_ids=(),
+            end_ids=dialogue.end_ids,
+            context_length=dialogue.context_length,
+            placeholder=_PICTURE,
+            size=size,
+        )
+        models = dict(zip(names, contents(path), strict=True))
+        litert_lm.pack(models, witness, metadata=metadata, tokenizer=tokenizer)
+        cpu = self._module.Backend.CPU(thread_count=1)
+        self._engine = self._module.Engine(str(witness), backend=cpu, vision_backend=cpu, cache_dir=":nocache")
+
+    def ids(self, parts: Sequence[Part], most: int) -> list[int]:
+        """See `edgevlm.targets.app_runner.Runner`."""
+        content = []
+        for number, part in enumerate(parts):
+            if isinstance(part, np.ndarray):
+                path = Path(self._folder.name, f"{number}.png")
+                Image.fromarray(part.transpose(1, 2, 0).round().astype(np.uint8)).save(path)
+                content.append({"type": "image", "path": str(path)})
+            else:
+                content.append({"type": "text", "text": "".join(f"<{each}>" for each in part)})
+        greedy = self._module.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0)
+        with self._engine.create_conversation(sampler_config=greedy, max_output_tokens=most) as conversation:
+            answer = str(conversation.send_message({"role": "user", "content": content}))
+        return [int(each) for each in re.findall(r"<(\d+)>", answer)]
+
+
+def _spelling_ids(vocabulary: int) -> str:
+    """A tokenizer.json in which token 7 is the text `<7>`."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({f"<{number}>": number for number in range(vocabulary)}, unk_token="<0>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"<\d+>"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return str(tokenizer.to_str())
