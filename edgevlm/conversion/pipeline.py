@@ -206,7 +206,7 @@ def verify(bundle: Bundle, progress: Progress = silent, *, runner: bool = False)
     if runner and called is None:
         raise InputError(
             f"{bundle.path}: no runner of {bundle.manifest.target}'s own holds this bundle and runs here",
-            hint="ExecuTorch's MultimodalRunner and LiteRT-LM hold models whose pictures are positions, such as LLaVA; the "
+            hint="MultimodalRunner and LiteRT-LM hold models whose pictures are positions, such as LLaVA; the "
             "latter needs litert-lm-api, for Linux on x86-64; without --runner our own loop asks the file",
         )
     with registry.runtime_of(bundle).open(bundle, threads=1) as session:
