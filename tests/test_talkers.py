@@ -334,6 +334,14 @@ def test_what_a_bundle_cannot_carry_is_refused_by_name(case: str, tmp_path: Path
         talking.load(folder, name="l")
 
 
+def test_settings_that_are_not_carried_are_said(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(talker_checkpoint("blip"), tmp_path / "blip"))
+    assert not any("not carried" in note for note in talking.load(folder, name="b").notes)
+    _config(folder, lambda c: c.update(repetition_penalty=1.3, num_beams=1, min_p=None), "generation_config.json")
+    (note,) = [each for each in talking.load(folder, name="b").notes if "not carried" in each]
+    assert note.endswith("generation_config.json: repetition_penalty 1.3: not carried; answers are chosen without it")
+
+
 def test_contexts_and_lengths_are_checked() -> None:
     with pytest.raises(CheckpointError, match=r"expected a context that holds a picture, which takes up to 16 pos"):
         talking.load(talker_checkpoint("llava"), name="l", context_length=16)

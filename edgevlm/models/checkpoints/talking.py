@@ -27,6 +27,21 @@ if TYPE_CHECKING:
     from edgevlm.models.generators.parts import Parts
     from edgevlm.models.talker import Talker
 
+_NOT_CARRIED: Mapping[str, Any] = {
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "min_new_tokens": 0,
+    "bad_words_ids": [],
+    "suppress_tokens": [],
+    "begin_suppress_tokens": [],
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "sequence_bias": {},
+}
+"""Settings of `generate` that change an answer, and their values that change none."""
 _PROMPT_LENGTH = 64
 _LEAST_CONTEXT, _BESIDE_A_PICTURE = 512, 256
 
@@ -114,7 +129,7 @@ def load(
             parts.original_decode,
             {name: program.spec for name, program in programs.items()},
         ),
-        notes=(*picture_rules.notes(folder), *weights.notes(folder)),
+        notes=(*picture_rules.notes(folder), *weights.notes(folder), *_notes(folder)),
     )
 
 
@@ -250,7 +265,7 @@ def _read_dialogue(
             begin_ids = ()
     if begin_ids is None:
         begin_ids = _begin_ids(folder, theirs)
-    settings = _generation_config(folder, network)
+    settings = _generation_config(folder)
     ends = parts.end_ids or _ids(settings.get("eos_token_id") or network.config.text_config.eos_token_id)
     if not ends:
         raise CheckpointError(
@@ -335,9 +350,18 @@ def _most_positions(dialogue: Dialogue, ours: Tokenizer) -> int:
     return len(ours.pieces(spell(spelling.token, spelling, [most])))
 
 
-def _generation_config(folder: Path, network: Any) -> Mapping[str, Any]:
+def _generation_config(folder: Path) -> Mapping[str, Any]:
     file = folder / "generation_config.json"
     return read_json(file) if file.is_file() else {}
+
+
+def _notes(folder: Path) -> tuple[str, ...]:
+    """What `generate` would make of logits, and a bundle's sampling does not."""
+    settings = _generation_config(folder)
+    left = [f"{key} {settings[key]}" for key, off in _NOT_CARRIED.items() if settings.get(key) not in (None, off)]
+    if not left:
+        return ()
+    return (f"{folder / 'generation_config.json'}: {', '.join(left)}: not carried; answers are chosen without it",)
 
 
 def _ids(value: Any) -> tuple[int, ...]:
