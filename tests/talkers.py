@@ -1,8 +1,9 @@
-"""Small real checkpoints of models that talk, in the hub's own file format, made in the test."""
+"""Small checkpoints of models that talk, in the hub's own file format. `python tests/talkers.py FOLDER` writes all."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,7 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
     "idefics3-whole": lambda folder: write_smolvlm(folder, kind="idefics3", splits=False),
     "blip": write_blip,
 }
+
+if __name__ == "__main__":
+    for name, write in KINDS.items():
+        write(Path(sys.argv[1]) / name)

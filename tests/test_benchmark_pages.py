@@ -14,6 +14,7 @@ from edgevlm.benchmarks.blame import page as blame
 from edgevlm.benchmarks.calibration import page as calibration
 from edgevlm.benchmarks.coremltools_tests import page as coremltools_tests
 from edgevlm.benchmarks.measuring import RESULTS
+from edgevlm.benchmarks.talkers import page as talkers
 
 BENCHMARKS = RESULTS.parent
 
@@ -24,6 +25,7 @@ BENCHMARKS = RESULTS.parent
         ("attacks", "attacks", attacks.page),
         ("blame", "blame", blame.page),
         ("calibration", "calibration", calibration.page),
+        ("talkers", "talkers", talkers.page),
         ("coremltools-tests", "coremltools_tests", coremltools_tests.page),
     ],
 )
@@ -42,6 +44,15 @@ def test_apples_tests_pass_on_the_evaluator() -> None:
 def test_every_planted_fault_is_blamed() -> None:
     results = json.loads((RESULTS / "blame.json").read_text(encoding="utf-8"))
     assert results["right"] == results["of"] == len(results["rows"])
+
+
+def test_every_talker_passes_on_every_target() -> None:
+    rows = json.loads((RESULTS / "talkers.json").read_text(encoding="utf-8"))["rows"]
+    assert [row for row in rows if row["status"] != "passed"] == []
+    assert {row["target"] for row in rows} == {"coreml", "executorch", "tflite"}
+    asked = [share for row in rows for share in row["runners"].values()]
+    assert asked
+    assert min(asked) == 1
 
 
 def test_no_attack_is_a_finding() -> None:

@@ -1,0 +1,85 @@
+"""Converts models that talk to every target in every recipe, and keeps what each witness says.
+
+    python tests/talkers.py WORK/checkpoints
+    python -m edgevlm.benchmarks.talkers WORK/checkpoints/{llava,smolvlm,blip} --work WORK [--keep]
+
+Resumable: what stands in WORK/rows.jsonl is not converted again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgevlm.benchmarks.measuring import keep, make_parser, plain_errors
+from edgevlm.benchmarks.talkers.page import page
+
+RECIPES = ("fp32", "fp16", "int8", "int8-weights", "int4-weights")
+PAGE = Path(__file__).with_name("README.md")
+
+
+def main() -> None:
+    """Converts and prints."""
+    parser = make_parser(__doc__)
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="folders in Hugging Face format")
+    parser.add_argument("--work", type=Path, required=True, help="folder for bundles, cache and rows so far")
+    parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    rows = _convert_all(options.checkpoints, options.recipes, options.work)
+    figures = {"rows": rows}
+    if options.keep or options.json:
+        command = "python -m edgevlm.benchmarks.talkers WORK/checkpoints/{llava,smolvlm,blip} --work WORK --keep"
+        kept = keep("talkers", figures, command, options.json)
+        if options.json is None:
+            PAGE.write_text(page(json.loads(kept.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+def _convert_all(checkpoints: Sequence[Path], recipes: Sequence[str], work: Path) -> list[dict[str, Any]]:
+    done = work / "rows.jsonl"
+    rows = [json.loads(line) for line in done.read_text().splitlines()] if done.exists() else []
+    for checkpoint in checkpoints:
+        for recipe in recipes:
+            if any((row["checkpoint"], row["recipe"]) == (checkpoint.name, recipe) for row in rows):
+                continue
+            found = [_row(checkpoint.name, recipe, outcome) for outcome in _convert(checkpoint, recipe, work)]
+            for row in found:
+                print(json.dumps(row))
+            rows += found
+            with done.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in found)
+    return rows
+
+
+def _convert(checkpoint: Path, recipe: str, work: Path) -> list[dict[str, Any]]:
+    """What `edgevlm convert` says of each target."""
+    command = [sys.executable, "-m", "edgevlm", "convert", str(checkpoint), "--target", "all", "--recipe", recipe]
+    command += ["--lengths", "1,16", "--out", str(work / "dist"), "--force", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    outcomes: list[dict[str, Any]] = json.loads(done.stdout)["outcomes"]
+    return outcomes
+
+
+def _row(checkpoint: str, recipe: str, outcome: dict[str, Any]) -> dict[str, Any]:
+    checks = (outcome.get("parity") or {}).get("checks", [])
+    own = {each["measure"]: each["value"] for each in checks if each["component"] == "decode"}
+    runners = {each["component"]: each["value"] for each in checks if each["component"] != "decode"}
+    return {
+        "checkpoint": checkpoint,
+        "recipe": recipe,
+        "target": outcome["target"],
+        "status": outcome["status"],
+        "error": outcome["error"] and outcome["error"]["message"],
+        "bytes": outcome["artefact_bytes"],
+        "checks": own,
+        "runners": runners,
+    }
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()
