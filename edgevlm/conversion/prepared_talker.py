@@ -36,7 +36,7 @@ class PreparedTalker:
     def __init__(self, model: Talker) -> None:
         self.model = model
         self.programs = model.programs
-        self._compressed: Compressed | None = None
+        self._compressed: dict[tuple[tuple[str, int], ...], Compressed] = {}
         self._golden: GoldenDialogues | None = None
 
     @cached_property
@@ -47,9 +47,7 @@ class PreparedTalker:
         return Generator(model.original, specs, model.image, model.dialogue, model.tokenizer)
 
     def compress(self, recipe: Recipe, converter: Converter, progress: Progress) -> Compressed:
-        """The functions of a target's file, as the recipe wants them.
-
-        Those of all targets that have a function for each length are the same, and are made once.
+        """The functions of a target's file, as the recipe wants them; made once for targets that have the same.
 
         Raises:
             UnsupportedError: ranges that are measured, or palettes, which decide on a graph and not on its weights.
@@ -61,14 +59,14 @@ class PreparedTalker:
                 f"recipe {recipe.name}: models that talk have no measured ranges, palettes or pruning as yet",
                 hint="--recipe int8, int8-weights or int4-weights",
             )
-        own = converter.arrange(self.programs, self.model.dialogue) if isinstance(converter, Arranger) else None
-        if own is None and self._compressed is not None:
-            return self._compressed
-        with named_failures(f"recipe {recipe.name}: compression"):
-            made = compress(own or unrolled(self.programs), recipe, {}, progress)
-        if own is None:
-            self._compressed = made
-        return made
+        arranged = unrolled(self.programs)
+        if isinstance(converter, Arranger):
+            arranged = {**converter.arrange(self.programs, self.model.dialogue)}
+        key = tuple((name, program.most) for name, program in arranged.items())
+        if key not in self._compressed:
+            with named_failures(f"recipe {recipe.name}: compression"):
+                self._compressed[key] = compress(arranged, recipe, {}, progress)
+        return self._compressed[key]
 
     def golden(self, progress: Progress) -> GoldenDialogues:
         """What the original says, asked once for all targets."""

@@ -60,9 +60,15 @@ def called(function: str, spec: ComponentSpec) -> ComponentSpec:
 
 
 def cache_name(part: str) -> str:
-    """What LiteRT-LM calls a part of a state: `keys_3`, or what it is after a run, `keys_3_written`."""
-    kind, layer = re.fullmatch(r"(keys|values)_(\d+)(?:_written)?", part).groups()  # type: ignore[union-attr]
-    return f"kv_cache_{kind[0]}_{layer}"
+    """What LiteRT-LM calls a part of a state: `keys_3`, or what it is after a run, `keys_3_written`.
+
+    Raises:
+        BundleError: no part of a state is called so.
+    """
+    found = re.fullmatch(r"([kv])(?:eys|alues)_(\d+)(?:_written)?", part)
+    if found is None:
+        raise BundleError(f"decode: expected a state of keys_0, values_0, ..., got {part!r}")
+    return f"kv_cache_{found[1]}_{found[2]}"
 
 
 def about(
@@ -155,9 +161,11 @@ def models(path: Path) -> tuple[tuple[int, int], ...]:
         found = tuple(_sections(header))
     except (OSError, struct.error, ValueError, TypeError, IndexError) as error:
         raise BundleError(f"{path}: not a readable LiteRT-LM container: {error}", hint="convert it again") from error
-    most = path.stat().st_size
-    if not found or any(not len(header) <= start < stop <= most for start, stop in found):
-        raise BundleError(f"{path}: expected models inside the file, got {found}", hint="convert the model again")
+    edges = [len(header), *(edge for each in found for edge in each), path.stat().st_size]
+    if not found or edges != sorted(edges):
+        raise BundleError(
+            f"{path}: expected models inside the file, one behind the other, got {found}", hint="convert it again"
+        )
     return found
 
 
