@@ -24,7 +24,7 @@ from PIL import Image
 import edgevlm
 from edgevlm.bundle import golden_dialogues
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
-from edgevlm.bundle.dialogue import Spelling, Tiling, Turn
+from edgevlm.bundle.dialogue import Sampling, Spelling, Tiling, Turn
 from edgevlm.bundle.golden import GOLDEN
 from edgevlm.bundle.manifest import TALKERS_VERSION, Manifest, ParityCheck
 from edgevlm.cli import main
@@ -316,7 +316,25 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "no id": (lambda g: g["dialogues"][0]["answer_ids"].__setitem__(0, 1 << 40), "expected a step for each token"),
     "empty steps": (lambda g: _steps(g, lambda s: s.update(token_ids=[], logits=[])), "expected a step for each token"),
-    "no dialogue": (lambda g: g.update(dialogues=[]), "expected dialogues, got none"),
+    "no dialogue": (lambda g: g.update(dialogues=[]), "expected 5 dialogues or more"),
+    "one picture a question": (
+        lambda g: [each.update(question=f"{number}") for number, each in enumerate(g["dialogues"])],
+        "two pictures of one question",
+    ),
+    "another answer": (lambda g: g["dialogues"][0].update(answer="lies"), "make another text of its ids"),
+    "another picture": (
+        lambda g: g["pixels"].update(dict.fromkeys(g["pixels"], "00")),
+        "make other pixels of it than golden",
+    ),
+    "a picture without pixels": (lambda g: g["pixels"].popitem(), "expected those of each picture"),
+    "a picture outside": (
+        lambda g: (
+            g["dialogues"][0].update(picture="../../etc/passwd"),
+            g["pixels"].update({"../../etc/passwd": "00", g["dialogues"][3]["picture"]: "00"}),
+        ),
+        "expected pictures among the bundle's files|expected those of each picture",
+    ),
+    "a sum of nothing": (lambda g: _steps(g, lambda s: s.update(logsumexp=1e300)), "expected a step for each token"),
     "no steps": (lambda g: g["dialogues"][0].update(steps=[]), "expected a step for each token"),
     "another version": (lambda g: g.update(schema_version=9), "expected schema_version 3, got 9"),
 }
@@ -370,6 +388,18 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
     "another context": (lambda m: _dialogue(m, context_length=1 << 40), "expected the places of decode's state"),
     "ids beyond 31 bits": (lambda m: _dialogue(m, begin_ids=(1 << 40,)), "expected ids of 31 bits"),
     "nothing that ends": (lambda m: _dialogue(m, end_ids=()), "one of which ends an answer"),
+    "tiles of another size": (
+        lambda m: _dialogue(m, tiling=Tiling(64, 64, "bicubic")),
+        "expected the size of encode_image's pixels",
+    ),
+    "a question that spells a picture": (
+        lambda m: _dialogue(m, spelling=SPELLING, describe="<image>"),
+        "is not in describe|spelling",
+    ),
+    "a share above all": (
+        lambda m: _dialogue(m, sampling=Sampling(1.0, 0, 1.5)),
+        "a top_p of at most 1",
+    ),
     "a picture in the text": (lambda m: _dialogue(m, spelling=SPELLING), "decode: expected embeddings, positions"),
     "embeddings as well": (
         lambda m: replace(m, embedding_dim=3, logit_scale=1.0, embedding_space_id="x"),

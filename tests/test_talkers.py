@@ -26,7 +26,7 @@ from edgevlm.graphs.program import Programs
 from edgevlm.inference.decoding import Chooser, log_likelihood
 from edgevlm.inference.generator import Answer, Generator, TalkingSession
 from edgevlm.inputs import tiles
-from edgevlm.inputs.chat import Message, render
+from edgevlm.inputs.chat import Message, go_on, render, write
 from edgevlm.models.checkpoints import chat_rules, talking
 from edgevlm.models.generators.decoder import Places, RMSNorm, Rotation
 from edgevlm.models.talker import Talker
@@ -152,6 +152,54 @@ def test_a_second_question_costs_its_own_words() -> None:
     assert ids(whole.ask("And a dog?", max_tokens=5)) == second
 
 
+@pytest.mark.parametrize("kind", ["llava", "smolvlm"])
+def test_a_question_that_came_to_nothing_leaves_the_conversation_as_it_was(kind: str) -> None:
+    model = load(kind)
+    plain, troubled = (asking(model).chat(scene(30, 30, seed=3)) for _ in range(2))
+    for chat in (plain, troubled):
+        assert len(ids(chat.ask(QUESTION, max_tokens=4))) == 4
+    troubled.ask("this one is never read, and stopped").stop()
+    long = troubled.ask("too long " * 400)
+    for _ in range(2):  # and says so again
+        with pytest.raises(InputError, match="more positions"):
+            _ = long.text
+    for wrong in ("and <image>?", "\ud800", b"bytes"):
+        with pytest.raises(InputError, match=r"expected texts without|lone surrogate|expected a text, got bytes"):
+            troubled.ask(wrong)  # type: ignore[arg-type]
+    assert ids(troubled.ask("And a dog?", max_tokens=4)) == ids(plain.ask("And a dog?", max_tokens=4))
+
+
+@pytest.mark.parametrize("kind", ["llava", "smolvlm"])
+def test_a_further_question_has_the_ids_that_it_has_in_the_whole_dialogue(kind: str) -> None:
+    model = load(kind)
+    said = [Message("user", "What is it?"), Message("assistant", "a red circle."), Message("user", "And where?")]
+    whole = write(model.dialogue, said, [], model.tokenizer).ids
+    behind = go_on(model.dialogue, "And where?", model.tokenizer)
+    assert list(whole[-len(behind) :]) == behind
+    assert model.tokenizer.text(whole[: -len(behind)]).rstrip().endswith("a red circle.")
+
+
+def test_many_questions_may_wait() -> None:
+    chat = asking(load("llava")).chat()
+    many = [chat.ask(str(number), max_tokens=1) for number in range(1500)]
+    with pytest.raises(InputError, match="more positions"):  # the context is full long before
+        _ = many[-1].text
+    assert many[0].finish == "length"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"sampling": Sampling(temperature)} for temperature in (-1.0, float("nan"), float("inf"))),
+        *({"sampling": Sampling(1.0, top_k=-1)}, {"sampling": Sampling(1.0, top_p=0.0)}, {"sampling": {}}),
+        *({"sampling": Sampling(1.0, top_p=float("nan"))}, {"seed": -1}, {"max_tokens": 1.5}, {"max_tokens": True}),
+    ],
+)
+def test_numbers_out_of_their_ranges_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        asking(load("llava")).generate(None, "a", **wrong)
+
+
 def test_an_answer_ends_where_the_context_does_and_can_be_stopped() -> None:
     model = talking.load(talker_checkpoint("blip"), name="b", context_length=8, lengths=(1, 8))
     answer = asking(model).generate(scene(30, 30, seed=4), max_tokens=100)
@@ -177,8 +225,15 @@ def test_scores_are_log_likelihoods() -> None:
     assert found[0] > found[1]
     lowered = asking(model, ProgramSession(model.programs)).score(picture, QUESTION, [said, "No"])
     np.testing.assert_allclose(found, lowered, atol=1e-4)
-    with pytest.raises(InputError, match="at least one token, got ''"):
-        asked.score(picture, QUESTION, [""])
+    for answers, message in (
+        ([""], "expected answers of 1 to"),
+        (["a " * 999], "expected answers of 1 to"),
+        ("Yes", "expected a sequence of answers, got one text: 'Yes'"),
+        (["<image>"], "expected texts without <image>"),
+        ([3], "expected a text, got int"),
+    ):
+        with pytest.raises(InputError, match=message):
+            asked.score(picture, QUESTION, answers)  # type: ignore[arg-type]
 
 
 def test_tokens_are_drawn_by_a_seed() -> None:
@@ -268,7 +323,7 @@ def test_a_question_that_spells_a_picture_is_refused() -> None:
         _ = asking(load("llava")).generate(scene(20, 20), "what is <image>?").text
     with pytest.raises(InputError, match="expected a picture, which this model describes, got none"):
         _ = asking(load("blip")).generate(None, "a photo").text
-    with pytest.raises(InputError, match="max_tokens: expected at least 1"):
+    with pytest.raises(InputError, match="max_tokens: expected a whole number of at least 1"):
         asking(load("llava")).generate(None, "a", max_tokens=0)
 
 
@@ -314,6 +369,30 @@ BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
     "a processor that pads": (
         lambda f: _config(f, lambda c: c.update(do_pad=True), "preprocessor_config.json"),
         "do_pad: expected false",
+    ),
+    "an end that is a text": (
+        lambda f: _config(f, lambda c: c.update(eos_token_id="</s>"), "generation_config.json"),
+        "expected ids below .* got '</s>'",
+    ),
+    "an end that is no whole number": (
+        lambda f: _config(f, lambda c: c.update(eos_token_id=2.0), "generation_config.json"),
+        "expected ids below",
+    ),
+    "an end below all": (
+        lambda f: _config(f, lambda c: c.update(eos_token_id=[2, -1]), "generation_config.json"),
+        r"end_ids\[1\]: expected",
+    ),
+    "a picture's token below all": (
+        lambda f: _config(f, lambda c: c.update(image_token_index=-1)),
+        "expected a token that stands for a picture",
+    ),
+    "a temperature in words": (
+        lambda f: _config(f, lambda c: c.update(do_sample=True, temperature="hot"), "generation_config.json"),
+        "temperature: expected a number, got 'hot'",
+    ),
+    "a share above all": (
+        lambda f: _config(f, lambda c: c.update(do_sample=True, top_k=-5), "generation_config.json"),
+        "top_k: expected",
     ),
     "nothing that ends": (
         lambda f: (

@@ -109,6 +109,30 @@ def _check_dialogue(where: Path, manifest: Manifest, dialogue: Dialogue) -> None
             f"{where}: dialogue: expected a context that holds a picture of {side} x {side} tiles, got one of "
             f"{dialogue.context_length:,} positions"
         )
+    size = (manifest.image.height, manifest.image.width)
+    pixels = [tensor.shape[2:] for tensor in specs[ENCODE_IMAGE].inputs]
+    if pixels != [size] or (tiling is not None and (tiling.tile, tiling.tile) != size):
+        raise BundleError(
+            f"{where}: dialogue.tiling.tile: expected the size of {ENCODE_IMAGE}'s pixels, {pixels}, and of image, "
+            f"{list(size)}, got {'no tiles' if tiling is None else tiling.tile}"
+        )
+    _check_words(where, dialogue)
     ids = (*dialogue.begin_ids, *dialogue.end_ids, *([] if spelling is None else [spelling.token_id]))
     if not dialogue.end_ids or max(ids) > _HIGHEST_ID:
         raise BundleError(f"{where}: dialogue: expected ids of 31 bits, one of which ends an answer, got {ids[:8]}")
+
+
+def _check_words(where: Path, dialogue: Dialogue) -> None:
+    spelling, chat = dialogue.spelling, dialogue.chat
+    token = "" if spelling is None else spelling.token
+    if spelling is not None and (not token or token in dialogue.describe):
+        raise BundleError(
+            f"{where}: dialogue: expected a token that stands for a picture, and is not in describe, got {token!r}"
+        )
+    if chat is not None and (not token or chat.user_with_picture.before.count(token) != 1):
+        raise BundleError(
+            f"{where}: dialogue.chat.user_with_picture: expected {token or 'a token'} once in the text before, got "
+            f"{chat.user_with_picture.before[:80]!r}"
+        )
+    if len(dialogue.begin_ids) >= dialogue.context_length or dialogue.sampling.top_p > 1:
+        raise BundleError(f"{where}: dialogue: expected begin_ids that the context holds, and a top_p of at most 1")

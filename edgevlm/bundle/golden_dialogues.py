@@ -7,6 +7,8 @@ stage that differs.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from edgevlm.errors import BundleError
 SCHEMA_VERSION = 3
 KEPT = 64
 """Logits of a step: the largest."""
+_LEAST = 5
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,13 @@ class GoldenDialogues:
     Attributes:
         schema_version: 3.
         dialogues: What was asked.
+        pixels: Of each picture, by its path, the sha256 of what `encode_image` takes of it, its tiles one behind the
+            other, as uint8 [N, 3, H, W], in hexadecimal.
     """
 
     schema_version: int
     dialogues: tuple[GoldenDialogue, ...]
+    pixels: Mapping[str, str]
 
 
 def write(folder: Path, golden: GoldenDialogues) -> None:
@@ -97,9 +103,26 @@ def read(folder: Path) -> GoldenDialogues:
         raise BundleError(f"{path}: expected schema_version {SCHEMA_VERSION}, got {found.schema_version}", hint=hint)
     for number, dialogue in enumerate(found.dialogues):
         steps = dialogue.steps
-        whole = all(len(step.logits) == len(step.token_ids) > 0 for step in steps)
+        whole = all(map(_is_whole, steps))
         if not steps or len(steps) != len(dialogue.answer_ids) or not whole or max(dialogue.answer_ids) >= 1 << 31:
             raise BundleError(f"{path}: dialogues[{number}]: expected a step for each token of the answer", hint=hint)
-    if not found.dialogues:
-        raise BundleError(f"{path}: expected dialogues, got none", hint=hint)
+    shown = {(each.picture, each.question) for each in found.dialogues if each.picture is not None}
+    if len(found.dialogues) < _LEAST or len({question for _, question in shown}) == len(shown):
+        raise BundleError(
+            f"{path}: expected {_LEAST} dialogues or more, two pictures of one question among them, got "
+            f"{len(found.dialogues)}",
+            hint=hint,
+        )
+    if {picture for picture, _ in shown} != found.pixels.keys():
+        raise BundleError(f"{path}: pixels: expected those of each picture that is asked about", hint=hint)
     return found
+
+
+def _is_whole(step: GoldenStep) -> bool:
+    """Whether it can be: logits in their order, and a sum over at least these and at most 2^31."""
+    logits = step.logits
+    return (
+        len(logits) == len(step.token_ids) > 0
+        and list(logits) == sorted(logits, reverse=True)
+        and logits[0] - 1e-3 <= step.logsumexp <= logits[0] + math.log(1 << 31)
+    )

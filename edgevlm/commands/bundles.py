@@ -90,7 +90,8 @@ def verify(
         terminal.print_json({"bundle": str(bundle), "digest": opened.digest, "passed": passed} | found)
     else:
         terminal.say(f"{len(opened.manifest.files)} files are what the manifest says; digest {opened.digest}")
-        title = f"{parity.samples} pictures, evidence: {parity.evidence}"
+        asked = "pictures" if opened.manifest.dialogue is None else "dialogues"
+        title = f"{parity.samples} {asked}, evidence: {parity.evidence}"
         terminal.table(title, ("component", "measure", ">value", ">limit", "result"), showing.parity_rows(parity))
         if any(check.measure == "centred_cosine" for check in parity.checks):
             terminal.say(CENTRED_COSINE)

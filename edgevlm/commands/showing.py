@@ -278,9 +278,8 @@ def describe(bundle: Bundle) -> list[tuple[str, str]]:
         facts.append(("labels", f"{len(manifest.labels.names)}: {', '.join(manifest.labels.names[:6])}"))
     if manifest.parity:
         verdict = "passed" if manifest.parity.passed else "FAILED"
-        facts.append(
-            ("parity", f"{verdict} on {manifest.parity.samples} pictures, evidence {manifest.parity.evidence}")
-        )
+        asked = "pictures" if manifest.dialogue is None else "dialogues"
+        facts.append(("parity", f"{verdict} on {manifest.parity.samples} {asked}, evidence {manifest.parity.evidence}"))
     return facts
 
 

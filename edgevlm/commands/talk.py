@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevlm.commands.options import PATH, as_json
+from edgevlm.commands.options import PATH, Number, as_json
 
 if TYPE_CHECKING:
     from edgevlm.bundle.dialogue import Sampling
@@ -24,7 +24,7 @@ def answer_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--system", help="How to answer, for models that were trained with such a text."),
         click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Of an answer."),
         click.option(
-            "--temperature", type=click.FloatRange(min=0), help="0 takes the likeliest word; left out, the model's own."
+            "--temperature", type=Number(min=0), help="0 takes the likeliest word; left out, the model's own."
         ),
         click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is drawn."),
     )):  # fmt: skip
@@ -110,7 +110,7 @@ def answer(
         answers: list[dict[str, Any]] = []
         unreadable: dict[str, ImageError] = {}
         for path in given.paths:
-            if stopped:
+            if stopped or asked():
                 break
             one = pictures.ask_each([path], ask, lambda stage, share: None)
             answers += [told for _, told in one.found]

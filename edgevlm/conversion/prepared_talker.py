@@ -80,6 +80,10 @@ class PreparedTalker:
         Raises:
             CheckpointError: it answers NaN or infinity.
         """
+        with named_failures(f"{self.model.source.name}: asking the original"):
+            self._check_original()
+
+    def _check_original(self) -> None:
         original = self.original
         seen = original.see(Image.new("RGB", (96, 8), (128, 128, 128)))  # few tiles, where it is cut
         written = original.write([Message("user", self.model.dialogue.describe, 1)], seen)

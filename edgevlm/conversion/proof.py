@@ -103,6 +103,11 @@ def verify_dialogues(session: Session, bundle: Bundle, runner: str | None, progr
         progress: Told how far it is.
     """
     stored, recipe = golden_dialogues.read(bundle.path), bundle.manifest.recipe
+    for dialogue in stored.dialogues:
+        if dialogue.picture is not None and dialogue.picture not in bundle.manifest.files:
+            raise BundleError(
+                f"{bundle.path}: golden: expected pictures among the bundle's files, got {dialogue.picture[:80]!r}"
+            )
     model = generation.Asked(generator_of(bundle, session), lambda name: bundle.path / name)
     report = generation.measure(model, stored, bundle.path, recipe, session.evidence, progress)
     if runner is None or not report.passed:

@@ -6,7 +6,7 @@ import numpy as np
 
 from edgevlm.bundle.dialogue import Sampling
 from edgevlm.bundle.spec import F32
-from edgevlm.errors import TensorError
+from edgevlm.errors import InputError, TensorError
 
 _COLDEST = 1e-4
 """Temperatures below it take the largest logit, as 0 does."""
@@ -22,12 +22,16 @@ class Chooser:
         sampling: How.
         seed: Of the numbers that are drawn; looked at where the temperature is above 0.
 
+    Raises:
+        InputError: numbers out of their ranges.
+
     Example:
         >>> Chooser(Sampling()).next(np.array([0.1, 2.0, -1.0], np.float32))
         1
     """
 
     def __init__(self, sampling: Sampling, seed: int = 0) -> None:
+        _check(sampling, seed)
         self._sampling = sampling
         self._draws = np.random.Generator(np.random.PCG64(seed))
 
@@ -40,12 +44,7 @@ class Chooser:
         Raises:
             TensorError: one of them is no number.
         """
-        if not np.isfinite(logits).all():
-            raise TensorError(
-                f"logits: expected finite values, got {int((~np.isfinite(logits)).sum())} of {logits.size} that are "
-                "NaN or infinite",
-                hint="float16 has overflowed: convert the model again with another recipe",
-            )
+        _refuse_no_numbers(logits)
         if self._sampling.temperature < _COLDEST:
             return int(logits.argmax())
         scaled = np.asarray(logits, np.float64) / self._sampling.temperature
@@ -66,7 +65,32 @@ def log_likelihood(logits: F32, token_id: int) -> float:
 
     >>> round(log_likelihood(np.zeros(4, np.float32), 2), 4)
     -1.3863
+
+    Raises:
+        TensorError: a logit is no number.
     """
+    _refuse_no_numbers(logits)
     wide = np.asarray(logits, np.float64)
     largest = wide.max()
     return float(wide[token_id] - largest - np.log(np.exp(wide - largest).sum()))
+
+
+def _refuse_no_numbers(logits: F32) -> None:
+    if not np.isfinite(logits).all():
+        raise TensorError(
+            f"logits: expected finite values, got {int((~np.isfinite(logits)).sum())} of {logits.size} that are "
+            "NaN or infinite",
+            hint="float16 has overflowed: convert the model again with another recipe",
+        )
+
+
+def _check(sampling: Sampling, seed: int) -> None:
+    """Refuses what would choose in silence otherwise than asked."""
+    if not isinstance(sampling, Sampling):
+        raise InputError(f"sampling: expected a Sampling or None, got {type(sampling).__name__}")
+    whole = [isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in (sampling.top_k, seed)]
+    if not (0 <= sampling.temperature < np.inf and 0 < sampling.top_p <= 1 and all(whole)):
+        raise InputError(
+            f"expected a temperature of 0 or more, a top_k and a seed of 0, 1, ..., and a top_p above 0 and at most 1, "
+            f"got {sampling} and the seed {seed!r}"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -21,12 +22,13 @@ from edgevlm.bundle.dialogue import (
     Sampling,
 )
 from edgevlm.bundle.spec import F32, Array, ComponentSpec, ImagePreprocessing
-from edgevlm.errors import InputError
+from edgevlm.errors import EdgeVLMError, InputError
 from edgevlm.inference.decoding import Chooser, log_likelihood
 from edgevlm.inputs import tiles
-from edgevlm.inputs.chat import Cut, Message, Written, write
+from edgevlm.inputs.chat import Cut, Message, Written, checked, go_on, write
 from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
+from edgevlm.inputs.sequences import listed_texts
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets.isolation import words_of
 from edgevlm.targets.runtime import Session
@@ -86,6 +88,7 @@ class Answer:
         self.finish: Finish | None = None
         self._steps, self._tokenizer, self._ends, self._most = steps(self), tokenizer, frozenset(ends), max_tokens
         self._said = ""
+        self._error: Exception | None = None
         self._times: list[float] = []
         self._picture_ms = 0.0
 
@@ -98,6 +101,17 @@ class Answer:
     def stop(self) -> None:
         """Ends the answer; what came is kept."""
         self.finish = self.finish or "stopped"
+
+    def settle(self) -> None:
+        """Waits for what has not come yet; what goes wrong is told to whoever reads the answer."""
+        with suppress(EdgeVLMError):
+            for _ in self:
+                pass
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong, which is raised again whenever the answer is read."""
+        return self._error is not None
 
     @property
     def text(self) -> str:
@@ -130,7 +144,16 @@ class Answer:
         if len(self.token_ids) >= self._most:
             self.finish = "length"
             return self._rest()
-        token_id = next(self._steps, None)
+        if self._error is not None:
+            raise self._error
+        try:
+            token_id = next(self._steps, None)
+        except Exception as error:
+            self._error = error
+            raise
+        except BaseException:
+            self.finish = "stopped"
+            raise
         if token_id is None:
             self.finish = "context"
             return self._rest()
@@ -300,15 +323,24 @@ class Generator:
             float32 [A].
 
         Raises:
-            InputError: an answer without a token; see `generate` for the others.
+            InputError: one text in place of several; an answer without a token, or longer than the context leaves
+                room for; see `generate` for the others.
+            TensorError: logits are no numbers.
         """
+        spelling = self.dialogue.spelling
+        pieces = {each: self.tokenizer.pieces(checked(each, spelling)) for each in listed_texts(answers, "answers")}
         seen = None if picture is None else self.see(picture)
         written = self.write([Message("user", self._text(text), 0 if seen is None else 1)], seen)
+        room = self.dialogue.context_length - len(written.ids) + 1
+        for each, ids in pieces.items():
+            if not 0 < len(ids) <= room:
+                raise InputError(
+                    f"expected answers of 1 to {room:,} tokens, which the context of {self.dialogue.context_length:,} "
+                    f"leaves, got one of {len(ids):,}: {each[:60]!r}"
+                )
         found = []
         for answer in answers:
-            ids = self.tokenizer.pieces(answer)
-            if not ids:
-                raise InputError(f"expected an answer of at least one token, got {answer!r}")
+            ids = pieces[answer]
             place = self.place()
             logits, total = self.begin(place, written, seen), 0.0
             for number, token_id in enumerate(ids):
@@ -417,7 +449,10 @@ class Conversation:
     def __init__(self, model: Generator, picture: Picture | None, system: str | None) -> None:
         self._model, self._picture, self._system = model, picture, system
         self._place = model.place()
-        self._last: Answer | None = None
+        self._answers: list[Answer] = []
+        """Those that were asked for and not waited for, in their order; the last one of all stays."""
+        self._said: list[int] = []
+        """Ids of an answer that are not in the state yet."""
 
     def ask(
         self,
@@ -429,36 +464,41 @@ class Conversation:
     ) -> Answer:
         """The answer to the next question; what is left of the one before is waited for when it is asked.
 
+        An answer that fails, such as for a question that is too long, leaves the conversation as it was.
+
         Raises:
             ImageError, InputError: see `Generator.generate`; and a second question to a model that has no chat
                 template, or a `max_tokens` below 1.
         """
-        if max_tokens < 1:
-            raise InputError(f"max_tokens: expected at least 1, got {max_tokens}")
-        model, before = self._model, self._last
-        if before is not None and model.dialogue.chat is None:
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+            raise InputError(f"max_tokens: expected a whole number of at least 1, got {max_tokens!r}")
+        model = self._model
+        if model.dialogue.chat is None and any(not each.failed for each in self._answers):
             raise InputError("expected one question: this model has no chat template, and describes a picture")
-        chooser = Chooser(sampling or model.dialogue.sampling, seed)
-        question = model.dialogue.describe if text is None else text
+        chooser = Chooser(model.dialogue.sampling if sampling is None else sampling, seed)
+        question = checked(model.dialogue.describe if text is None else text, model.dialogue.spelling)
         answer = Answer(
-            lambda own: self._tokens(question, before, chooser, own),
+            lambda own: self._tokens(question, chooser, own),
             model.tokenizer,
             model.dialogue.end_ids,
             max_tokens,
         )
-        self._last = answer
+        self._answers.append(answer)
         return answer
 
-    def _tokens(self, question: str, before: Answer | None, chooser: Chooser, answer: Answer) -> Iterator[int]:
+    def _tokens(self, question: str, chooser: Chooser, answer: Answer) -> Iterator[int]:
         """Token after token, until the context is full."""
-        if before is not None:
-            _ = before.text  # which puts all of that answer but its last token
-        if before is None or not self._place.used:
-            logits = self._first(question, answer)
+        while self._answers[0] is not answer:
+            self._answers[0].settle()
+            del self._answers[0]
+        if self._place.used:
+            logits = self._place.put([*self._said, *go_on(self._model.dialogue, question, self._model.tokenizer)])
         else:
-            logits = self._next(question, before)
+            logits = self._first(question, answer)
         while True:
             token_id = chooser.next(logits)
+            # An end is not put: the template's text behind an answer has it.
+            self._said = [] if token_id in self._model.dialogue.end_ids else [token_id]
             yield token_id
             if self._place.left < 1:
                 return
@@ -473,10 +513,3 @@ class Conversation:
         if seen is not None:
             answer.looked(seen.milliseconds)
         return model.begin(self._place, written, seen)
-
-    def _next(self, question: str, before: Answer) -> F32:
-        chat = self._model.dialogue.chat
-        assert chat is not None
-        ids = list(before.token_ids[-1:]) if before.finish in ("length", "stopped") else []
-        behind = chat.assistant.after + chat.user.before + question + chat.user.after + chat.ask
-        return self._place.put([*ids, *self._model.tokenizer.pieces(behind)])

@@ -10,6 +10,8 @@ from edgevlm.bundle.dialogue import Chat, Dialogue, Spelling
 from edgevlm.errors import InputError
 
 Role = Literal["system", "user", "assistant"]
+_BEFORE = (".", "a", "0", "\n")
+"""What a further question is tokenized behind: the first whose ids stay the same."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,11 @@ def write(dialogue: Dialogue, messages: Sequence[Message], cuts: Sequence[Cut], 
         tokenizer: The model's.
 
     Raises:
-        InputError: messages in another order, more than one picture in one of them, a text with a picture's token, or
+        InputError: messages in another order, more than one picture in one of them, a text that `checked` refuses, or
             more of a dialogue than the model was made for.
     """
-    if dialogue.spelling is not None:
-        for message in messages:
-            if dialogue.spelling.token in message.text:
-                raise InputError(
-                    f"expected texts without {dialogue.spelling.token}, which stands for a picture, got one in "
-                    f"{message.text[:60]!r}",
-                    hint="give the picture itself",
-                )
+    for message in messages:
+        checked(message.text, dialogue.spelling)
     if dialogue.chat is None:
         (message,) = _only(messages)
         text = message.text
@@ -87,6 +83,43 @@ def write(dialogue: Dialogue, messages: Sequence[Message], cuts: Sequence[Cut], 
     ids = (*dialogue.begin_ids, *tokenizer.pieces(text))
     token_id = None if dialogue.spelling is None else dialogue.spelling.token_id
     return Written(text, ids, tuple(place for place, each in enumerate(ids) if each == token_id))
+
+
+def go_on(dialogue: Dialogue, question: str, tokenizer: Ids) -> list[int]:
+    """The ids that follow an answer, where a dialogue goes on with another question.
+
+    Some tokenizers put a mark before every text. So the new part is tokenized behind a letter, whose ids are left out.
+
+    Raises:
+        InputError: see `checked`; or the model has no chat template.
+    """
+    chat = dialogue.chat
+    if chat is None:
+        raise InputError("expected one question: this model has no chat template, and describes a picture")
+    text = chat.assistant.after + chat.user.before + checked(question, dialogue.spelling) + chat.user.after + chat.ask
+    for before in _BEFORE:
+        alone, whole = tokenizer.pieces(before), tokenizer.pieces(before + text)
+        if whole[: len(alone)] == alone:
+            return whole[len(alone) :]
+    return tokenizer.pieces(text)
+
+
+def checked(text: object, spelling: Spelling | None) -> str:
+    """What somebody says, or a model might.
+
+    Raises:
+        InputError: no text, no valid Unicode, or the token that stands for a picture in it.
+    """
+    if not isinstance(text, str):
+        raise InputError(f"expected a text, got {type(text).__name__}")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InputError(f"expected valid Unicode, got a lone surrogate in {text[:60]!r}")
+    if spelling is not None and spelling.token in text:
+        raise InputError(
+            f"expected texts without {spelling.token}, which stands for a picture, got one in {text[:60]!r}",
+            hint="give the picture itself",
+        )
+    return text
 
 
 def render(chat: Chat, messages: Sequence[Message], *, ask: bool = True) -> str:

@@ -6,6 +6,7 @@ what a user will read.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Limits:
 
 def limits(recipe: Recipe) -> Limits:
     """What a recipe allows."""
-    if recipe.weights.dtype in ("int4", "palette4", "palette6"):
+    if recipe.weights.dtype == "int4":
         return Limits(None, 0.5, 0.75, 0.0)
     if recipe.weights.dtype != "float" or recipe.weights.sparsity:
         return Limits(None, 0.1, 0.85, 0.0)
@@ -99,6 +100,14 @@ class Asked:
             self._seen[picture] = self.model.see(self._find(picture))
         seen = None if picture is None else self._seen[picture]
         return self.model.write([Message("user", question, 0 if seen is None else 1)], seen), seen
+
+    @property
+    def pixels(self) -> dict[str, str]:
+        """Of each picture that was seen, the sha256 of its pixels; see `GoldenDialogues`."""
+        return {
+            name: hashlib.sha256(seen.pixels.round().astype(np.uint8).tobytes()).hexdigest()
+            for name, seen in self._seen.items()
+        }
 
     def follow(self, written: Written, seen: Seen | None, answer_ids: Sequence[int]) -> F32:
         """Logits before each token of a given answer, float32 [T, V]."""
@@ -139,7 +148,7 @@ def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
     for number, (shown, question) in enumerate(asked):
         progress("asking the original", number / len(asked))
         found.append(_answer(model, shown, question))
-    return GoldenDialogues(SCHEMA_VERSION, tuple(found))
+    return GoldenDialogues(SCHEMA_VERSION, tuple(found), model.pixels)
 
 
 def measure(
@@ -156,7 +165,7 @@ def measure(
         progress: Told how far it is.
 
     Raises:
-        BundleError: a dialogue is written out otherwise than `golden.json` says.
+        BundleError: golden.json has other pixels, texts, ids or ends than the manifest's rules make.
     """
     allowed = limits(recipe)
     errors, divergences, agreements, same, finite = [], [], [], [], []
@@ -169,6 +178,7 @@ def measure(
                 f"{where}: golden: {dialogue.question[:60]!r}: the manifest's rules write another text, or other ids, "
                 "than golden.json has"
             )
+        _check_words(model.model, dialogue, where)
         logits = model.follow(written, seen, dialogue.answer_ids)
         if max(max(step.token_ids) for step in dialogue.steps) >= logits.shape[1]:
             raise BundleError(
@@ -185,6 +195,11 @@ def measure(
             if step.logits[0] - max(step.logits[1:], default=-math.inf) >= allowed.margin:
                 agreements.append(agrees)
         same.append(_is_same(model.model, written, seen, dialogue))
+    others = [name for name, pixels in model.pixels.items() if golden.pixels[name] != pixels]
+    if others:
+        raise BundleError(
+            f"{where}: golden: {others[0]}: the manifest's rules make other pixels of it than golden.json has"
+        )
     checks = [_check("finite", min(finite, default=0.0), 1.0, least=True)]
     if errors:
         agreement = float(np.mean(agreements)) if agreements else 1.0
@@ -227,6 +242,17 @@ def _long_question(original: Generator) -> str:
     while len(original.write([Message("user", question + words)], None).ids) <= room:
         question += words
     return question
+
+
+def _check_words(model: Generator, dialogue: GoldenDialogue, where: Path) -> None:
+    """Refuses an answer whose text, or whose end, is not what the manifest's rules make of its ids."""
+    ids, ends = dialogue.answer_ids, frozenset(model.dialogue.end_ids)
+    said = ids[:-1] if ids[-1] in ends else ids
+    if ends & {*said} or model.tokenizer.text(said) != dialogue.answer:
+        raise BundleError(
+            f"{where}: golden: {dialogue.question[:60]!r}: the manifest's rules end the answer elsewhere, or make "
+            "another text of its ids, than golden.json has"
+        )
 
 
 def _compare(step: GoldenStep, got: F32) -> tuple[float, float, bool]:

@@ -232,7 +232,10 @@ def _height_and_width(size: Any, key: str, where: str, *, also: str) -> tuple[in
 
 def _given(size: Any) -> dict[str, Any]:
     """The keys of a `SizeDict` that are set."""
-    return {} if size is None else {key: value for key, value in dict(size).items() if value is not None}
+    try:
+        return {} if size is None else {key: value for key, value in dict(size).items() if value is not None}
+    except (TypeError, ValueError):
+        raise CheckpointError(f"expected a size such as {{'height': 224, 'width': 224}}, got {size!r}") from None
 
 
 def _is_length(value: Any) -> TypeGuard[int]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevlm import schema
 from edgevlm.bundle.dialogue import Chat, Dialogue, Sampling, Spelling, Tiling
 from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError, InputError, MissingDependency
@@ -266,7 +268,8 @@ def _read_dialogue(
     if begin_ids is None:
         begin_ids = _begin_ids(folder, theirs)
     settings = _generation_config(folder)
-    ends = parts.end_ids or _ids(settings.get("eos_token_id") or network.config.text_config.eos_token_id)
+    named = settings.get("eos_token_id")
+    ends = parts.end_ids or _ids(network.config.text_config.eos_token_id if named is None else named)
     if not ends:
         raise CheckpointError(
             f"{folder}: expected an id that ends an answer, got none",
@@ -280,9 +283,17 @@ def _read_dialogue(
         tiling=tiling,
         end_ids=ends,
         describe=parts.describe,
-        sampling=_sampling(settings),
+        sampling=_sampling(folder, settings),
         tokenizer_file=TOKENIZER_FILE,
     )
+    size = parts.embed_tokens.num_embeddings
+    wrong = [each for each in (*begin_ids, *ends) if type(each) is not int or each >= size]
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: expected ids below {size:,} that begin a dialogue and end an answer, got {wrong[0]!r}",
+            hint="bos_token_id and eos_token_id in config.json and generation_config.json name them",
+        )
+    dialogue = schema.read(Dialogue, schema.write(dialogue), where=str(folder), error=CheckpointError)
     if chat is not None:
         _compare(folder, dialogue, ours, theirs)
     return dialogue
@@ -291,7 +302,8 @@ def _read_dialogue(
 def _spelling(folder: Path, parts: Parts, ours: Tokenizer, theirs: PreTrainedTokenizerBase) -> Spelling | None:
     if parts.image_token_id is None:
         return None
-    token = theirs.convert_ids_to_tokens(parts.image_token_id)
+    known = 0 <= parts.image_token_id < parts.embed_tokens.num_embeddings
+    token = theirs.convert_ids_to_tokens(parts.image_token_id) if known else None
     if not isinstance(token, str) or ours.pieces(token) != [parts.image_token_id]:
         raise CheckpointError(
             f"{folder}: expected a token that stands for a picture, of the id {parts.image_token_id}, got {token!r}",
@@ -364,16 +376,17 @@ def _notes(folder: Path) -> tuple[str, ...]:
     return (f"{folder / 'generation_config.json'}: {', '.join(left)}: not carried; answers are chosen without it",)
 
 
-def _ids(value: Any) -> tuple[int, ...]:
-    return () if value is None else (value,) if isinstance(value, int) else tuple(value)
+def _ids(value: Any) -> tuple[Any, ...]:
+    return () if value is None else tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _sampling(settings: Mapping[str, Any]) -> Sampling:
+def _sampling(folder: Path, settings: Mapping[str, Any]) -> Sampling:
     if not settings.get("do_sample"):
         return Sampling()
-    temperature, top_k, top_p = (settings.get(key) for key in ("temperature", "top_k", "top_p"))
-    return Sampling(
-        1.0 if temperature is None else float(temperature),
-        50 if top_k is None else int(top_k),
-        1.0 if top_p is None else float(top_p),
-    )
+    found = {}
+    for key, usual in (("temperature", 1.0), ("top_k", 50), ("top_p", 1.0)):
+        value = usual if settings.get(key) is None else settings[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise CheckpointError(f"{folder / 'generation_config.json'}: {key}: expected a number, got {value!r}")
+        found[key] = value
+    return Sampling(float(found["temperature"]), int(found["top_k"]), float(found["top_p"]))
