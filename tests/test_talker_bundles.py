@@ -22,9 +22,9 @@ from pictures import scene
 from PIL import Image
 
 import edgevlm
-from edgevlm.bundle import golden_dialogues
+from edgevlm.bundle import claims, golden_dialogues
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
-from edgevlm.bundle.dialogue import Sampling, Spelling, Tiling, Turn
+from edgevlm.bundle.dialogue import Chat, Dialogue, Sampling, Spelling, Tiling, Turn
 from edgevlm.bundle.golden import GOLDEN
 from edgevlm.bundle.manifest import TALKERS_VERSION, Manifest, ParityCheck
 from edgevlm.cli import main
@@ -392,10 +392,6 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
         lambda m: _dialogue(m, tiling=Tiling(64, 64, "bicubic")),
         "expected the size of encode_image's pixels",
     ),
-    "a question that spells a picture": (
-        lambda m: _dialogue(m, spelling=SPELLING, describe="<image>"),
-        "is not in describe|spelling",
-    ),
     "a share above all": (
         lambda m: _dialogue(m, sampling=Sampling(1.0, 0, 1.5)),
         "a top_p of at most 1",
@@ -438,6 +434,21 @@ def test_pictures_that_do_not_fit_are_refused(changes: dict[str, Any], message: 
     write_manifest(tmp_path / "b.edgevlm", _dialogue(bundle.manifest, **changes))
     with pytest.raises(BundleError, match=message):
         Bundle.open(tmp_path / "b.edgevlm")
+
+
+def test_words_that_contradict_each_other_are_refused() -> None:
+    chat = Chat("", None, Turn("U: ", ""), Turn("U: <image>", ""), Turn("A: ", ""), "A:")
+    sound = Dialogue(64, (), chat, SPELLING, None, (2,), "What is it?", Sampling(), "tokenizer.json")
+    claims._check_words(Path("m"), sound)
+    for wrong, message in (
+        (replace(sound, describe="<image>?"), "is not in describe"),
+        (replace(sound, spelling=replace(SPELLING, token="")), "expected a token that stands for a picture"),
+        (replace(sound, chat=replace(chat, user_with_picture=Turn("U: ", "<image>"))), "expected <image> once"),
+        (replace(sound, spelling=None), "expected a token once"),
+        (replace(sound, begin_ids=(1,) * 64), "expected begin_ids that the context holds"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            claims._check_words(Path("m"), wrong)
 
 
 def test_the_format_of_a_talker_is_its_own_and_an_encoders_stays(tmp_path: Path) -> None:

@@ -358,6 +358,14 @@ BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
         lambda f: _weights(f, lambda t: t.pop("model.multi_modal_projector.linear_1.bias", None) or t.popitem()),
         "config.json and the weights contradict each other",
     ),
+    "weights of another shape": (
+        lambda f: _weights(f, lambda t: t.update({name: t[name][:-1].clone() for name in list(t)[-1:]})),
+        "of another shape",
+    ),
+    "a network that is much larger": (
+        lambda f: _config(f, lambda c: c.update(text_config=None)),
+        r"it describes 6,\d+,\d+,\d+ numbers, the files hold",
+    ),
     "weights that are no numbers": (
         lambda f: _weights(f, lambda t: next(iter(t.values())).fill_(float("nan"))),
         "expected finite weights",

@@ -244,7 +244,7 @@ def _prepare(request: Request, calibration: CalibrationData | None, progress: Pr
         if request.labels is not None or request.image_only:
             raise InputError(
                 f"{model.source.name} talks: labels and image_only are a dual encoder's",
-                hint="edgevlm run --labels asks a bundle of it about labels",
+                hint="leave them out: edgevlm run --ask asks its bundle",
             )
         source = PreparedTalker(model)
     else:

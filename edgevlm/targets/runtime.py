@@ -149,6 +149,8 @@ class SerialSession(Closing, Generic[P]):
         return State(component, {each.name: np.zeros(each.shape, np.float32) for each in spec.state}, id(self))
 
     def _stateful(self, component: str) -> ComponentSpec:
+        if self._closed:
+            raise TensorError("this session is closed", hint="open the bundle again")
         spec = find_component(self._components, component).spec
         if not spec.state:
             raise TensorError(f"{component}: keeps no state from one run to the next", hint="run it without one")

@@ -44,6 +44,8 @@ _NOT_CARRIED: Mapping[str, Any] = {
     "sequence_bias": {},
 }
 """Settings of `generate` that change an answer, and their values that change none."""
+_BESIDE_WEIGHTS = 10_000_000
+"""Numbers that a network may have beside those that are stored, such as a head that is tied."""
 _PROMPT_LENGTH = 64
 _LEAST_CONTEXT, _BESIDE_A_PICTURE = 512, 256
 
@@ -85,7 +87,7 @@ def load(
     from edgevlm.models.speaking import SpeakingOriginal
     from edgevlm.models.talker import Talker, assemble_programs
 
-    network = _load_network(folder, family.network)
+    network = _load_network(folder, family.network, weights.count_elements(files))
     image, tiling = _picture_rules(folder, network)
     ours, theirs, tokenizer_json = _read_tokenizer(folder, network)
     module = importlib.import_module(family.module)
@@ -135,21 +137,40 @@ def load(
     )
 
 
-def _load_network(folder: Path, class_name: str) -> Any:
-    """transformers' own network, with all of the checkpoint's weights and no others, in float32."""
+def _load_network(folder: Path, class_name: str, stored: int) -> Any:
+    """transformers' own network, with all of the checkpoint's weights and no others, in float32.
+
+    Args:
+        folder: The checkpoint.
+        class_name: Of the network, in transformers.
+        stored: Numbers in the files: a configuration of many more is refused before memory is taken for them.
+    """
     import torch
     import transformers
 
+    family = getattr(transformers, class_name)
     try:
         with quiet():
-            network, found = getattr(transformers, class_name).from_pretrained(
+            with torch.device("meta"):
+                skeleton = family(family.config_class.from_pretrained(folder))
+            described = sum(each.numel() for each in skeleton.parameters())
+            if described > 2 * stored + _BESIDE_WEIGHTS:
+                raise CheckpointError(
+                    f"{folder}: config.json and the weights contradict each other: it describes {described:,} numbers, "
+                    f"the files hold {stored:,}",
+                    hint="take config.json and the weights from the same checkpoint",
+                )
+            network, found = family.from_pretrained(
                 folder,
                 dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 attn_implementation="eager",
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
             )
+    except CheckpointError:
+        raise
     except Exception as error:  # of many kinds, all about the files
         raise CheckpointError(
             f"{folder}: no network can be built from it: {' '.join(str(error).split())[:300]}"

@@ -6,6 +6,7 @@ The format: https://huggingface.co/docs/safetensors; sharding follows transforme
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,6 +91,11 @@ def check_headers(files: Sequence[Path]) -> None:
         for name, (dtype, _) in _read_header(path).items():
             if dtype not in _FLOATS and not name.endswith(_HARMLESS):
                 raise _no_floats(path, name, dtype)
+
+
+def count_elements(files: Sequence[Path]) -> int:
+    """Numbers in all tensors of the files."""
+    return sum(math.prod(shape) for path in files for _, shape in _read_header(path).values())
 
 
 def fill_network(network: Network, files: Sequence[Path]) -> None:
