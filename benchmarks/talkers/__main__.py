@@ -33,8 +33,9 @@ def main() -> None:
     rows = _convert_all(options.checkpoints, options.recipes, options.work)
     figures = {"rows": rows}
     if options.keep or options.json:
-        command = "python -m edgevlm.benchmarks.talkers WORK/checkpoints/{llava,smolvlm,blip} --work WORK --keep"
-        kept = keep("talkers", figures, command, options.json)
+        names, recipes = ",".join(each.name for each in options.checkpoints), " ".join(options.recipes)
+        command = f"python -m edgevlm.benchmarks.talkers WORK/checkpoints/{{{names}}} --work WORK --recipes {recipes}"
+        kept = keep("talkers", figures, f"{command} --keep", options.json)
         if options.json is None:
             PAGE.write_text(page(json.loads(kept.read_text(encoding="utf-8"))), encoding="utf-8")
 

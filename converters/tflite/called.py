@@ -31,14 +31,19 @@ def as_called(function: str, program: Program) -> Program:
 
 
 class _Vision(nn.Module):
-    """Pictures float32 [1, H, W, 3] in 0..1."""
+    """Pictures float32 [1, H, W, 3] in 0..1.
+
+    Channels are put first by way of a matrix: litert-torch would move a plain permutation behind the normalisation of
+    pixels, whose factor would then become one with the weights of the first convolution, which NNCF has decided on.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return answers_of(self.module, images.permute(0, 3, 1, 2) * 255)
+        channels = images.flatten(1, 2).transpose(1, 2).unflatten(2, images.shape[1:3])
+        return answers_of(self.module, channels * 255)
 
 
 class _Decode(nn.Module):
