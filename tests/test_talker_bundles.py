@@ -41,7 +41,7 @@ from edgevlm.targets.isolation import IsolatedRunner
 
 SLOW = (
     *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
-    ("smolvlm", "executorch", "int8"),
+    *(("smolvlm", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
     *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "int4-weights"), ("llava", "tflite", "int8")),
 )
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-weights": 0.6}

@@ -42,7 +42,8 @@ class _Vision(nn.Module):
         self.module = module
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        channels = images.flatten(1, 2).transpose(1, 2).unflatten(2, images.shape[1:3])
+        batch, height, width, colours = images.shape
+        channels = images.reshape(batch, height * width, colours).transpose(1, 2).reshape(batch, colours, height, width)
         return answers_of(self.module, channels * 255)
 
 
