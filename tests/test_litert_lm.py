@@ -51,8 +51,15 @@ def test_models_are_where_they_were_put_and_bytes_are_the_same_each_time(tmp_pat
     content = packed(tmp_path / "a.litertlm")
     found = [content[start:stop] for start, stop in litert_lm.models(tmp_path / "a.litertlm")]
     assert found == list(MODELS.values())
+    assert litert_lm.unpack(tmp_path / "a.litertlm") == MODELS
     time.sleep(0.01)
     assert packed(tmp_path / "a.litertlm") == content
+
+
+def test_a_container_of_other_models_is_refused(tmp_path: Path) -> None:
+    litert_lm.pack({litert_lm.EMBEDDER: b"two"}, tmp_path / "a.litertlm")
+    with pytest.raises(BundleError, match="expected 3 models, got 1"):
+        litert_lm.unpack(tmp_path / "a.litertlm")
 
 
 def test_stamping_without_the_time_is_still_needed(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from edgevlm.process.progress import Progress
 from edgevlm.process.quiet import quiet
 from edgevlm.targets import litert_lm
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
-from edgevlm.targets.litert_lm import DECODER, EMBEDDER, VISION_ENCODER
+from edgevlm.targets.litert_lm import DECODER, EMBEDDER, MODELS, VISION_ENCODER
 
 if TYPE_CHECKING:
     from edgevlm.bundle.manifest import Manifest
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 FILE = "model.tflite"
 CONTAINER = f"model{litert_lm.SUFFIX}"
-_MODELS = (VISION_ENCODER, EMBEDDER, DECODER)
-"""Of a container, in their order in the file."""
 _GROUPS = (32, 64, 128, 256)
 
 
@@ -101,8 +99,6 @@ class TFLiteConverter:
         path, dialogue = folder / CONTAINER, manifest.dialogue
         if dialogue is None or not path.exists():
             return
-        content = path.read_bytes()
-        parts = {name: content[start:stop] for name, (start, stop) in zip(_MODELS, litert_lm.models(path), strict=True)}
         spelling, chat, image = dialogue.spelling, dialogue.chat, manifest.image
         assert spelling is not None
         assert chat is not None
@@ -115,7 +111,7 @@ class TFLiteConverter:
             around=(spelling.whole.before, spelling.whole.after),
             size=(image.height, image.width),
         )
-        litert_lm.pack(parts, path, metadata=metadata, tokenizer=folder / dialogue.tokenizer_file)
+        litert_lm.pack(litert_lm.unpack(path), path, metadata=metadata, tokenizer=folder / dialogue.tokenizer_file)
 
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What the file is expected to take, and the least runtime."""
@@ -128,8 +124,8 @@ def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path) -> Bundl
 
     models: dict[str, bytes] = {}
     requires: list[dict[str, str]] = []
-    for name in _MODELS:
-        own = {each: program for each, program in programs.items() if name == (each if each in _MODELS else DECODER)}
+    for name in MODELS:
+        own = {each: program for each, program in programs.items() if name == (each if each in MODELS else DECODER)}
         with quiet():
             models[name] = _lower(own, recipe, as_called)
         requires.append(_required_runtimes(models[name]))

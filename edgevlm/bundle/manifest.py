@@ -87,10 +87,11 @@ class ParityCheck:
 
     Attributes:
         component: Which component, or `zero-shot` for answers that need both towers, or the runner of an app, such as
-            `MultimodalRunner`, that was asked the same as the file. With ` (golden)` behind it, what
-            failed by far on the samples of `golden.json`.
+            `MultimodalRunner`, that was asked the same as the file. With ` (golden)` behind it, what failed by far on
+            the samples of `golden.json`.
         measure: `max_abs_error`, `min_cosine`, `centred_cosine` (the mean cosine, once the float reference's mean
-            embedding is taken from both), `top1_agreement` or `finite`.
+            embedding is taken from both), `top1_agreement` or `finite`; of a model that talks also `mean_kl`,
+            `same_answers` and `picture_matters`.
         value: What was measured.
         limit: What the recipe allows; None where the recipe sets no limit.
         passed: Whether the value is within the limit.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from edgevlm.bundle.spec import F32
@@ -36,3 +37,22 @@ class RunnerTarget(Protocol):
 
     def open_runner(self, bundle: Bundle) -> Runner:
         """Loads the bundle's file, into a process of its own alone: see `edgevlm.targets.isolation.IsolatedRunner`."""
+
+
+def spell(ids: Iterable[int]) -> str:
+    """Ids as a text, for runners that take or give nothing else.
+
+    >>> spell([7, 12])
+    '<7><12>'
+    """
+    return "".join(f"<{each}>" for each in ids)
+
+
+def spelled(text: str) -> list[int]:
+    """The ids that a text of `spell` stands for."""
+    return [int(each) for each in re.findall(r"<(\d+)>", text)]
+
+
+def spelling_vocabulary(size: int) -> dict[str, int]:
+    """Of a tokenizer under which a text tells its ids."""
+    return {spell([number]): number for number in range(size)}

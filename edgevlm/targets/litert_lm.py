@@ -22,6 +22,8 @@ SUFFIX = ".litertlm"
 VISION_ENCODER, EMBEDDER, DECODER = "vision_encoder", "embedder", "decoder"
 """The models of a container. The first two have one function each, of the same name; the third's are `prefill_N` and
 `decode`."""
+MODELS = (VISION_ENCODER, EMBEDDER, DECODER)
+"""In their order in the file."""
 LEAST_RUNTIME = "0.18"
 """The LiteRT-LM that these containers were run with."""
 IMAGES, INPUT_POS = "images", "input_pos"
@@ -140,6 +142,23 @@ def pack(models: Mapping[str, bytes], out: Path, *, metadata: Any = None, tokeni
             container.add_tflite_model(str(path), kinds[name])
         with out.open("wb") as file:
             container.build(file)
+
+
+def unpack(path: Path) -> dict[str, bytes]:
+    """The models of a container, by their names.
+
+    Raises:
+        BundleError: see `models`; or there are more or fewer.
+    """
+    places = models(path)
+    if len(places) != len(MODELS):
+        raise BundleError(f"{path}: expected {len(MODELS)} models, got {len(places)}", hint="convert the model again")
+    found = {}
+    with path.open("rb") as file:
+        for name, (start, stop) in zip(MODELS, places, strict=True):
+            file.seek(start)
+            found[name] = file.read(stop - start)
+    return found
 
 
 def models(path: Path) -> tuple[tuple[int, int], ...]:

@@ -9,7 +9,6 @@ Source: extension/llm/runner/multimodal_runner.h in ExecuTorch's repository. As 
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevlm.targets.app_runner import Part
+from edgevlm.targets.app_runner import Part, spelled, spelling_vocabulary
 
 NAME = "MultimodalRunner"
 
@@ -56,14 +55,14 @@ class MultimodalRunner:
         self._runner.reset()
         greedy = self._module.GenerationConfig(max_new_tokens=most, temperature=0.0, echo=False)
         self._runner.generate(given, greedy, said.append)
-        return [int(each) for each in re.findall(r"<(\d+)>", "".join(said))]
+        return spelled("".join(said))
 
 
 def _spelling_ids(vocabulary: int) -> str:
-    """A tokenizer.json in which token 7 is the text `<7>`."""
+    """A tokenizer.json in which token 7 is the text `<7>`, of the one kind that the runner reads; it only decodes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.BPE(vocab={f"<{number}>": number for number in range(vocabulary)}, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab=spelling_vocabulary(vocabulary), merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return str(tokenizer.to_str())

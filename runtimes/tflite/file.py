@@ -50,12 +50,7 @@ def contents(path: Path) -> tuple[bytes, ...]:
     """The models in the file."""
     if not is_container(path):
         return (path.read_bytes(),)
-    with path.open("rb") as file:
-        found = []
-        for start, stop in litert_lm.models(path):
-            file.seek(start)
-            found.append(file.read(stop - start))
-    return tuple(found)
+    return tuple(litert_lm.unpack(path).values())
 
 
 def load(path: Path, threads: int | None) -> tuple[Any, ...]:

@@ -10,7 +10,6 @@ Source: https://github.com/google-ai-edge/LiteRT-LM. As it is (0.18), an app sho
 from __future__ import annotations
 
 import importlib
-import re
 import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -21,9 +20,8 @@ import numpy as np
 from PIL import Image
 
 from edgevlm.bundle.dialogue import Dialogue
-from edgevlm.runtimes.tflite.file import contents
 from edgevlm.targets import litert_lm
-from edgevlm.targets.app_runner import Part
+from edgevlm.targets.app_runner import Part, spell, spelled, spelling_vocabulary
 
 NAME = "LiteRT-LM"
 _PICTURE = "<picture>"
@@ -54,7 +52,6 @@ class LiteRTLM:
         self._folder = tempfile.TemporaryDirectory(prefix="edgevlm-")
         tokenizer, witness = (Path(self._folder.name, name) for name in ("tokenizer.json", "witness.litertlm"))
         tokenizer.write_text(_spelling_ids(vocabulary))
-        names = (litert_lm.VISION_ENCODER, litert_lm.EMBEDDER, litert_lm.DECODER)
         metadata = litert_lm.about(
             _AS_THEY_COME,
             begin_ids=(),
@@ -63,8 +60,7 @@ class LiteRTLM:
             placeholder=_PICTURE,
             size=size,
         )
-        models = dict(zip(names, contents(path), strict=True))
-        litert_lm.pack(models, witness, metadata=metadata, tokenizer=tokenizer)
+        litert_lm.pack(litert_lm.unpack(path), witness, metadata=metadata, tokenizer=tokenizer)
         cpu = self._module.Backend.CPU(thread_count=1)
         self._engine = self._module.Engine(str(witness), backend=cpu, vision_backend=cpu, cache_dir=":nocache")
 
@@ -77,18 +73,18 @@ class LiteRTLM:
                 Image.fromarray(part.transpose(1, 2, 0).round().astype(np.uint8)).save(path)
                 content.append({"type": "image", "path": str(path)})
             else:
-                content.append({"type": "text", "text": "".join(f"<{each}>" for each in part)})
+                content.append({"type": "text", "text": spell(part)})
         greedy = self._module.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0)
         with self._engine.create_conversation(sampler_config=greedy, max_output_tokens=most) as conversation:
             answer = str(conversation.send_message({"role": "user", "content": content}))
-        return [int(each) for each in re.findall(r"<(\d+)>", answer)]
+        return spelled(answer)
 
 
 def _spelling_ids(vocabulary: int) -> str:
     """A tokenizer.json in which token 7 is the text `<7>`."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    tokenizer = Tokenizer(models.WordLevel({f"<{number}>": number for number in range(vocabulary)}, unk_token="<0>"))
+    tokenizer = Tokenizer(models.WordLevel(spelling_vocabulary(vocabulary), unk_token="<0>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"<\d+>"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return str(tokenizer.to_str())
