@@ -5,12 +5,14 @@ When a "still needed" test fails, upstream has mended the fault: remove the patc
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import coremltools as ct
+import library
 import numpy as np
 import pytest
 import torch
@@ -19,9 +21,11 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx.traceback import NodeSource
 
+from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.converters.coreml import patches as coreml_patches
 from edgevlm.converters.executorch import patches as executorch_patches
 from edgevlm.converters.executorch.converter import decompositions
+from edgevlm.targets import registry
 
 
 class TanhGelu(nn.Module):
@@ -220,6 +224,59 @@ def test_a_history_is_shared_while_executorch_lowers() -> None:
     with executorch_patches.applied():
         assert NodeSource(node).from_node[0] is node.meta["from_node"][0]
     assert NodeSource(node).from_node[0] is not node.meta["from_node"][0]  # else the patch is no longer needed
+
+
+# ExecuTorch: every pass replays the graph, also one that changes nothing
+
+
+def replays() -> tuple[bool, bool, bool]:
+    """Whether a graph is another one after a pass that finds nothing, edits it, or computes each op in its own way."""
+    from executorch.exir.pass_base import ExportPass
+    from torch.fx import GraphModule
+
+    class FindsNothing(ExportPass):  # type: ignore[misc]
+        def call(self, graph_module: GraphModule) -> Any:
+            return super().call(graph_module)
+
+    class Edits(ExportPass):  # type: ignore[misc]
+        def call(self, graph_module: GraphModule) -> Any:
+            (product,) = (node for node in graph_module.graph.nodes if node.target is torch.ops.aten.mul.Tensor)
+            product.args = (product.args[0], 3)
+            return super().call(graph_module)
+
+    class Computes(ExportPass):  # type: ignore[misc]
+        def call_operator(self, op: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+            return super().call_operator(op, args, kwargs, meta)
+
+    def another(kind: Any) -> bool:
+        graph_module = export(Alias()).graph_module
+        result = kind()(graph_module)
+        assert result.modified == (result.graph_module is not graph_module)
+        return bool(result.modified)
+
+    return another(FindsNothing), another(Edits), another(Computes)
+
+
+def test_a_pass_that_changes_nothing_leaves_the_graph() -> None:
+    with executorch_patches.applied():
+        assert replays() == (False, True, True)
+
+
+def test_leaving_the_graph_is_still_needed() -> None:
+    assert replays() == (True, True, True)
+
+
+@pytest.mark.slow
+def test_the_same_bytes_are_written_with_every_replay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def lowered(folder: Path) -> bytes:
+        registry.converter("executorch").lower(library.towers(), BUILTIN["fp16"], folder)
+        return (folder / "model.pte").read_bytes()
+
+    (tmp_path / "patched").mkdir()
+    (tmp_path / "plain").mkdir()
+    patched = lowered(tmp_path / "patched")
+    monkeypatch.setattr(executorch_patches, "_no_needless_replays", contextlib.nullcontext)
+    assert lowered(tmp_path / "plain") == patched
 
 
 # torch: the gradient of a strided 1x1 convolution of few channels, channels last, reads beyond its memory

@@ -7,6 +7,7 @@ A test fails once upstream has mended one.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ def applied() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if version("executorch") == PATCHED_VERSION:
             stack.enter_context(_sound_layouts())
+            stack.enter_context(_no_needless_replays())
         if version("torch").startswith(PATCHED_TORCH):
             stack.enter_context(_shared_histories())
         yield
@@ -43,6 +45,58 @@ def _shared_histories() -> Iterator[None]:
         yield
     finally:
         del NodeSource.__deepcopy__  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _no_needless_replays() -> Iterator[None]:
+    """A pass that has changed nothing leaves the graph as it is.
+
+    1.5.1 replays the graph after every pass, node by node on fake tensors into a new one, whether the pass found
+    anything or not: some fifteen times for each partition that goes to XNNPACK, a quarter of a conversion.
+    """
+    from executorch.exir.pass_base import ExportPass  # type: ignore[import-untyped]
+    from torch.fx.passes.infra.pass_base import PassResult
+
+    (owner,) = ExportPass.__bases__
+    run, replay = owner.__call__, owner.call
+    found: list[list[object]] = []  # by the passes that run, one within another
+
+    def call(self: Any, graph_module: GraphModule) -> PassResult:
+        if found and found[-1] == _nodes(graph_module):
+            return PassResult(graph_module, False)
+        result: PassResult = replay(self, graph_module)
+        return result
+
+    def run_and_see(self: Any, graph_module: GraphModule) -> PassResult:
+        alike = _replays_alike(type(self), ExportPass) and _has_values(graph_module)
+        found.append(_nodes(graph_module) if alike else [])
+        try:
+            result: PassResult = run(self, graph_module)
+        finally:
+            before = found.pop()
+        same = result.graph_module is graph_module and before == _nodes(graph_module)
+        return PassResult(graph_module, False) if same else result
+
+    owner.__call__, owner.call = run_and_see, call
+    try:
+        yield
+    finally:
+        owner.__call__, owner.call = run, replay
+
+
+def _nodes(graph_module: GraphModule) -> list[object]:
+    return [(node, node.target, node.args, node.kwargs) for node in graph_module.graph.nodes]
+
+
+def _has_values(graph_module: GraphModule) -> bool:
+    """Whether every node knows its own: a replay would find them."""
+    return all("val" in node.meta for node in graph_module.graph.nodes if node.op != "output")
+
+
+def _replays_alike(kind: type, plain: type) -> bool:
+    """Whether a pass does its work on the graph itself: its replay is any other's."""
+    hooks = [name for name, member in inspect.getmembers(plain, inspect.isroutine) if not name.startswith("__")]
+    return all(getattr(kind, name) is getattr(plain, name) for name in (*hooks, "ExportInterpreter") if name != "call")
 
 
 @contextlib.contextmanager
