@@ -20,7 +20,7 @@ NAMES_NOTHING = ("bundle's name", "shards' names", "device's answer")
 """Whose document is sound, and names what is not there, or says what went wrong."""
 ROUNDS = [
     *(pytest.param(name, 40 if name in SLOW else 200, id=name) for name in READERS),
-    *(pytest.param(name, 1000, id=f"{name}-long", marks=pytest.mark.slow) for name in READERS if name not in SLOW),
+    *(pytest.param(name, 500, id=f"{name}-long", marks=pytest.mark.slow) for name in READERS if name not in SLOW),
     *(pytest.param(name, 100, id=f"{name}-long", marks=pytest.mark.slow) for name in SLOW),
 ]
 
