@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,14 +15,16 @@ from edgevlm.devices.machine import Machine
 from edgevlm.emulation import runner
 from edgevlm.emulation.runner import PROGRAM
 from edgevlm.errors import DeviceError, InputError
+from edgevlm.onboard.answers import parts
 from edgevlm.process.progress import Progress
 
 _RUNNERS_ARCHITECTURE = "aarch64"
+_PATIENCE = 10.0  # times as long as for an embedding
 _ANY_PYTHON = "3.11"  # the runner is made from a wheel, and holds nothing of its Python
 
 
 class Subject(Protocol):
-    """One component of one artefact."""
+    """One component of one artefact; of one that talks, a part of an answer."""
 
     @property
     def artefact(self) -> Artefact: ...
@@ -43,7 +45,7 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class BundledSubject:
-    """A component of one of our bundles; see `Subject`."""
+    """A component, or a part of an answer, of one of our bundles; see `Subject`."""
 
     bundle: Bundle
     artefact: Artefact
@@ -51,10 +53,22 @@ class BundledSubject:
     on_cpu: bool = True
     options: tuple[str, ...] = ()
 
+    @property
+    def talks(self) -> bool:
+        """Whether it is of a model that talks."""
+        return self.bundle.manifest.dialogue is not None
+
     def job(self, machine: Machine, progress: Progress) -> Mapping[str, Any]:
         """Sends the bundle, and a runner where it needs torch and the machine has none."""
-        job = {"bundle": machine.put(self.bundle.path, progress), "component": self.component}
+        job: dict[str, Any] = {"bundle": machine.put(self.bundle.path, progress), "component": self.component}
+        if self.talks:
+            job["patience"] = _PATIENCE
         if self.artefact.target == "executorch" and "torch" not in machine.packages:
+            if self.talks:
+                raise DeviceError(
+                    "an ExecuTorch bundle that talks needs torch and executorch over there",
+                    hint="pip install executorch, over there",
+                )
             job["native"] = f"{machine.put(_runner(machine, progress), progress)}/{PROGRAM}"
         return job
 
@@ -82,7 +96,7 @@ def subjects(
         InputError: no bundle has a component of that name.
     """
     found = tuple(_subjects(bundles, components, options))
-    known = {name for bundle in bundles for name in bundle.components}
+    known = {name for bundle in bundles for name in _names(bundle)}
     for name in components:
         if name not in known:
             raise InputError(f"no bundle has a component {name!r}: expected one of {', '.join(sorted(known))}")
@@ -113,12 +127,6 @@ def open_all(paths: Sequence[Path]) -> tuple[Bundle, ...]:
         InputError: two have the same name, so that a report could not tell them apart.
     """
     bundles = [Bundle.open(path) for path in {path.resolve(): path for path in paths}.values()]
-    for bundle in bundles:
-        if bundle.manifest.dialogue is not None:
-            raise InputError(
-                f"{bundle.path}: expected a dual encoder's bundle, got one that talks, which is not timed here yet",
-                hint="edgevlm run --ask --json says what an answer took",
-            )
     names = [bundle.path.name for bundle in bundles]
     for name in names:
         if names.count(name) > 1:
@@ -141,11 +149,16 @@ def _runner(machine: Machine, progress: Progress) -> Path:
     return runner.build(_ANY_PYTHON, progress).path
 
 
+def _names(bundle: Bundle) -> Collection[str]:
+    dialogue = bundle.manifest.dialogue
+    return bundle.components if dialogue is None else parts(dialogue)
+
+
 def _subjects(
     bundles: Sequence[Bundle], components: Sequence[str], options: tuple[str, ...]
 ) -> Iterator[BundledSubject]:
     for bundle in bundles:
         artefact = describe(bundle)
-        for name in bundle.components:
+        for name in _names(bundle):
             if not components or name in components:
                 yield BundledSubject(bundle, artefact, name, options=options)

@@ -217,7 +217,7 @@ def _memory(machine: Machine, job: Mapping[str, Any], runs: int, progress: Progr
 
 def _ask(machine: Machine, job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """The result of one job. Where the connection is lost, the job is asked again."""
-    seconds = _START_SECONDS + 20 * float(job.get("seconds", 1.0))
+    seconds = (_START_SECONDS + 20 * float(job.get("seconds", 1.0))) * float(job.get("patience", 1.0))
 
     def ask() -> Mapping[str, Any]:
         for line in machine.ask(job, timeout_seconds=seconds * (_EMULATION if machine.emulator else 1)):

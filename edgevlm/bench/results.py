@@ -1,6 +1,6 @@
 """What a benchmark finds out: one result a line of `results.jsonl`, each with its evidence.
 
-    {"schema_version": 3, "evidence": "measured", "device": "host", "artefact": {...}, "component": "encode_image", ...}
+    {"schema_version": 4, "evidence": "measured", "device": "host", "artefact": {...}, "component": "encode_image", ...}
 
 `evidence` says how the figures came about:
 
@@ -9,8 +9,9 @@
     estimated   computed from counts and a device's published figures, with a band of error
     none        nothing: the device failed, and why
 
-Versions 1 and 2 are read as well. Version 1 was of one process a figure, and had no `processes` and no `yardstick_ms`;
-neither had `decode_ms`.
+Of a model that talks, `component` is a part of an answer; see `edgevlm.onboard.answers.parts`. Versions 1 to 3 are read
+as well. Version 1 was of one process a figure, and had no `processes` and no `yardstick_ms`; 2 had no `decode_ms`, 3 no
+`positions`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from edgevlm.onboard.figures import Counts, Memory, Sustained, System, Times
 from edgevlm.process.writing import write_atomically
 from edgevlm.schema import Quantity
 
-SCHEMA_VERSION = 3
-_READABLE = (1, 2, 3)
+SCHEMA_VERSION = 4
+_READABLE = (1, 2, 3, 4)
 Evidence = Literal["measured", "emulated", "estimated", "none"]
 
 

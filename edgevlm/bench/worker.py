@@ -28,6 +28,7 @@ from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress
 
 _ARM = "aarch64"
+_WITH_PYTHON = ("local", "ssh")
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,10 @@ def _measure_peers(
         yield Failed(device, None, message, "pip install 'edgevlm[peers]'")
         return
     for bundle in {each.manifest.source.revision: each for each in bundles}.values():
+        if bundle.manifest.dialogue is not None:
+            message = f"{bundle.path.name} talks, and peers are made of dual encoders so far"
+            yield Failed(device, None, message, "leave --peers out")
+            continue
         try:  # of all its towers, so that a peer's size is of what the bundle's is
             made = list(make_peers(device, bundle, offered, progress))
         except EdgeVLMError as error:
@@ -130,6 +135,13 @@ def _measure_peers(
 def _refusal(device: Device, subject: BundledSubject) -> Failed | None:
     targets = device.profile.targets
     if subject.artefact.target in targets:
+        if subject.talks and device.profile.reach not in _WITH_PYTHON:
+            return Failed(
+                device.name,
+                subject.artefact,
+                "models that talk are timed on this computer and on what is reached by ssh so far",
+                "--device host, or ssh://USER@HOST",
+            )
         return None
     return Failed(
         device.name,

@@ -27,7 +27,7 @@ _SECONDS, _PROCESSES = 1.0, 3
     "--devices", "profiles", type=PATH, help="YAML file of devices of your own; without --device, all of them."
 )
 @click.option("--out", type=PATH, default="bench", show_default=True, help="Folder for the report.")
-@click.option("--component", "components", multiple=True, help="Only this one, e.g. encode_image; may repeat.")
+@click.option("--component", "components", multiple=True, help="Only this one: encode_image, prompt ...; may repeat.")
 @click.option(
     "--threads", type=click.IntRange(1, 256), multiple=True, help="CPU threads; may repeat; 1, 2, 4 ... if left out."
 )

@@ -353,13 +353,19 @@ class Generator:
     def see(self, picture: Picture) -> Seen:
         """A picture, encoded."""
         began = time.perf_counter()
+        pixels, cut = self.cut(picture)
+        return Seen(pixels, self.encode(pixels), cut, 1e3 * (time.perf_counter() - began))
+
+    def cut(self, picture: Picture) -> tuple[F32, Cut]:
+        """A picture as the model takes it: its tiles' pixels, float32 [tiles, 3, H, W], and how many those are."""
         if self.dialogue.tiling is None:
-            pixels, cut = preprocess(picture, self.image), Cut()
-        else:
-            found = tiles.cut(picture, self.dialogue.tiling)
-            pixels, cut = found.pixels, Cut(found.rows, found.columns)
-        answers = [self.session.run(ENCODE_IMAGE, {PIXELS: tile[None]}) for tile in pixels]
-        return Seen(pixels, tuple(answers), cut, 1e3 * (time.perf_counter() - began))
+            return preprocess(picture, self.image), Cut()
+        found = tiles.cut(picture, self.dialogue.tiling)
+        return found.pixels, Cut(found.rows, found.columns)
+
+    def encode(self, pixels: F32) -> tuple[Mapping[str, F32], ...]:
+        """What `encode_image` answers to each tile."""
+        return tuple(self.session.run(ENCODE_IMAGE, {PIXELS: tile[None]}) for tile in pixels)
 
     def write(self, messages: Sequence[Message], seen: Seen | None) -> Written:
         """A dialogue's ids."""

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +18,13 @@ from PIL import Image
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.spec import F32, Array, TensorSpec
 from edgevlm.errors import DeviceError, MissingDependency
-from edgevlm.inputs.pictures import preprocess
+from edgevlm.inference.embeddings import label_scores
+from edgevlm.inference.generator import generator_of
+from edgevlm.inputs.pictures import decode, preprocess
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import tensorrt
+from edgevlm.onboard.answers import Part
 from edgevlm.process.progress import Progress
 from edgevlm.targets import registry
 from edgevlm.targets.boundary import find_component
@@ -29,6 +32,8 @@ from edgevlm.targets.runtime import Session
 
 PICTURE_SHAPE = (960, 1280, 3)
 """Of the sample picture, [H, W, C]: what a camera's preview has."""
+LABELS = 100
+"""Labels that a picture's embedding is compared with after the engine."""
 TEXT = "a photo of two green triangles to the left of a red bicycle"
 
 _LIBRARIES = {
@@ -42,16 +47,26 @@ class Engine(Protocol):
 
     files: tuple[Path, ...]
     """What loading reads."""
+    positions: int | None
+    """Of a context that one inference takes; None where there is none. Known once it is prepared."""
 
     def load(self) -> None:
         """Opens the artefact; its libraries are imported before."""
 
+    def prepare(self) -> None:
+        """What has to happen once before the first inference, and is no part of one."""
+
     def run(self) -> F32:
         """One inference."""
 
+    def stages(self) -> Mapping[str, Callable[[], object]]:
+        """What comes before and after an inference: by the names of `edgevlm.onboard.figures.Times`, without `_ms`."""
+
 
 def make(job: Mapping[str, Any]) -> Engine:
-    """The engine that a job names: a `bundle` and a `component`, or a peer's `onnx` or `openvino` file; `threads`.
+    """The engine that a job names, with so many `threads`.
+
+    It names a `bundle` and a `component`, of one that talks a part of an answer; or a peer's `onnx` or `openvino` file.
 
     Raises:
         DeviceError: its times would say nothing, or the device lacks the provider.
@@ -59,7 +74,9 @@ def make(job: Mapping[str, Any]) -> Engine:
         MissingDependency: a package is not installed.
     """
     if "bundle" in job:
-        return BundleEngine(Bundle.open(job["bundle"]), job["component"], job["threads"])
+        bundle = Bundle.open(job["bundle"])
+        kind = BundleEngine if bundle.manifest.dialogue is None else AnswerEngine
+        return kind(bundle, job["component"], job["threads"])
     tensor = TensorSpec(**job["input"])
     if "onnx" in job:
         return OnnxEngine(Path(job["onnx"]), job["provider"], job["threads"], tensor)
@@ -83,16 +100,15 @@ def sample_jpeg() -> bytes:
     return file.getvalue()
 
 
-class BundleEngine:
-    """One of ours; see `Engine`."""
+class _OfBundle:
+    """One of ours, and what it reads; see `Engine`."""
 
-    def __init__(self, bundle: Bundle, component: str, threads: int) -> None:
-        self.bundle, self.component, self._threads = bundle, component, threads
-        found = find_component(dict(bundle.components), component)
-        self.files = tuple(
-            sorted(bundle.path / name for name in bundle.manifest.files if name.split("/")[0] == found.file)
-        )
-        self.inputs = sample_inputs(bundle, component)
+    positions: int | None = None
+
+    def __init__(self, bundle: Bundle, components: Collection[str], threads: int) -> None:
+        self.bundle, self._threads = bundle, threads
+        read = {find_component(dict(bundle.components), each).file for each in components}
+        self.files = tuple(sorted(bundle.path / name for name in bundle.manifest.files if name.split("/")[0] in read))
         for library in _LIBRARIES.get(bundle.manifest.target, ()):
             with contextlib.suppress(ImportError):  # the runtime says what is missing, and what to do
                 importlib.import_module(library)
@@ -112,11 +128,58 @@ class BundleEngine:
                 hint="run this on a Mac, or ask for an estimate with --device iphone-12-pro-max",
             )
 
-    def run(self) -> F32:
-        """One inference: its first output, float32 [1, D]."""
+    @property
+    def _opened(self) -> Session:
         if self._session is None:
             raise ValueError("not loaded")
-        return next(iter(self._session.run(self.component, self.inputs).values()))
+        return self._session
+
+
+class BundleEngine(_OfBundle):
+    """A component of a dual encoder's bundle; see `Engine`."""
+
+    def __init__(self, bundle: Bundle, component: str, threads: int) -> None:
+        super().__init__(bundle, [component], threads)
+        self.component, self.inputs = component, sample_inputs(bundle, component)
+
+    def prepare(self) -> None:
+        """Nothing."""
+
+    def run(self) -> F32:
+        """One inference: its first output, float32 [1, D]."""
+        return next(iter(self._opened.run(self.component, self.inputs).values()))
+
+    def stages(self) -> Mapping[str, Callable[[], object]]:
+        """See `stages`."""
+        return stages(self.bundle, self.component)
+
+
+class AnswerEngine(_OfBundle):
+    """A part of an answer of a bundle that talks, which takes all of its files; see `Engine`."""
+
+    def __init__(self, bundle: Bundle, part: str, threads: int) -> None:
+        super().__init__(bundle, bundle.components, threads)
+        self._name = part
+        self._part: Part | None = None
+
+    def prepare(self) -> None:
+        """Comes to where the part begins: a picture is encoded before a prompt, a context filled before a token."""
+        self._part = Part(generator_of(self.bundle, self._opened), self._name, sample_jpeg())
+        self.positions = self._part.positions
+
+    def run(self) -> F32:
+        """The part, once."""
+        return self._prepared.run()
+
+    def stages(self) -> Mapping[str, Callable[[], object]]:
+        """What comes before the part."""
+        return self._prepared.stages
+
+    @property
+    def _prepared(self) -> Part:
+        if self._part is None:
+            raise ValueError("not prepared")
+        return self._part
 
 
 def sample_inputs(bundle: Bundle, component: str) -> dict[str, Array]:
@@ -133,17 +196,46 @@ def sample_inputs(bundle: Bundle, component: str) -> dict[str, Array]:
     return inputs
 
 
+def stages(bundle: Bundle, component: str) -> dict[str, Callable[[], object]]:
+    """What comes before and after an inference of a component: see `Engine`."""
+    manifest, tokenizer = bundle.manifest, Tokenizer.of_bundle(bundle)
+    spec = find_component(dict(bundle.components), component).spec
+    found: dict[str, Callable[[], object]] = {}
+    if takes(spec, TOKEN_IDS) and tokenizer is not None:
+        found["tokenise"] = lambda: tokenizer.encode([TEXT])
+    if takes(spec, PIXELS):
+        file = sample_jpeg()
+        picture = decode(file)
+        found["decode"] = lambda: decode(file)
+        found["preprocess"] = lambda: preprocess(picture, manifest.image)
+        if any(tensor.name == "embedding" for tensor in spec.outputs):
+            labels = np.full((LABELS, manifest.embedding.dim), manifest.embedding.dim**-0.5, np.float32)
+            found["postprocess"] = lambda: label_scores(
+                labels[:1], labels, manifest.embedding.logit_scale, manifest.embedding.logit_bias
+            )
+    return found
+
+
 class _PeerEngine:
     """Another toolchain's, once its `load` has set `_answer`; see `Engine`."""
+
+    positions: int | None = None
 
     def __init__(self, files: tuple[Path, ...], tensor: TensorSpec) -> None:
         self.files = files
         self._sample = _arbitrary(tensor)
         self._answer: Callable[[Array], F32] | None = None
 
+    def prepare(self) -> None:
+        """Nothing."""
+
     def run(self) -> F32:
         """One inference."""
         return self.answer(self._sample)
+
+    def stages(self) -> Mapping[str, Callable[[], object]]:
+        """Nothing."""
+        return {}
 
     def answer(self, inputs: Array) -> F32:
         """One inference on other inputs of the same shape."""

@@ -45,6 +45,8 @@ class Times:
         postprocess_ms: From the component's output to the answer that an app shows; None where there is nothing to do.
         yardstick_ms: What the same small computation took the machine meanwhile, whatever the artefact: how fast it
             was, and how busy. None where nobody looked.
+        positions: Of a model's context that one inference takes: a prompt's, and one for a token. None of a picture,
+            and of models that do not talk.
     """
 
     cold_load_ms: float
@@ -56,6 +58,7 @@ class Times:
     postprocess_ms: Spread | None = None
     yardstick_ms: Annotated[float, Quantity("milliseconds", above=0)] | None = None
     decode_ms: Spread | None = None
+    positions: Annotated[int, Quantity("positions", least=1)] | None = None
 
     @property
     def stages(self) -> dict[str, Spread]:
@@ -95,6 +98,7 @@ def pooled(several: Sequence[Times]) -> Times:
         tokenise_ms=next((each.tokenise_ms for each in several if each.tokenise_ms), None),
         postprocess_ms=next((each.postprocess_ms for each in several if each.postprocess_ms), None),
         yardstick_ms=float(np.median(yardsticks)) if yardsticks else None,
+        positions=several[0].positions,
     )
 
 

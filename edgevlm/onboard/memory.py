@@ -67,6 +67,7 @@ def run(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     before = status(Path("/proc/self/status"))["VmRSS:"]
     progress(_READY, None)
     engine.load()
+    engine.prepare()
     for _ in range(job["runs"]):
         answer = engine.run()
     after = status(Path("/proc/self/status"))

@@ -26,6 +26,7 @@ def sustain(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """A `Sustained` in plain values."""
     engine = make(job)
     engine.load()
+    engine.prepare()
     engine.run()
     seconds = float(job["seconds"])
     windows = []

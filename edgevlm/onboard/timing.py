@@ -11,46 +11,38 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.inference.embeddings import label_scores
-from edgevlm.inputs.pictures import decode, preprocess
-from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
-from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import native
-from edgevlm.onboard.engines import TEXT, BundleEngine, Engine, make, sample_jpeg
+from edgevlm.onboard.engines import Engine, make, stages
 from edgevlm.onboard.figures import Spread, Times, spread
 from edgevlm.onboard.pages import drop, resident_share
 from edgevlm.process.progress import Progress
-from edgevlm.targets.boundary import find_component
 
 LEAST_RUNS = 5
-LABELS = 100
-"""Labels that a picture's embedding is compared with after the engine."""
 _WARM_UP_SECONDS = 0.1
 _YARDSTICK_SECONDS = 0.05
+_STAGE_SECONDS = 0.2
 
 
 def clock(job: Mapping[str, Any], progress: Progress) -> Mapping[str, Any]:
     """Times one component in this process, which has not run it before; a `Times` in plain values."""
-    bundle = None
+    around: Mapping[str, Callable[[], object]]
     before_ms = yardstick_ms()
     if "native" in job:
         bundle = Bundle.open(job["bundle"])
-        times = native.clock(job, bundle)
+        times, around = native.clock(job, bundle), stages(bundle, job["component"])
     else:
         engine = make(job)
-        times = _clock(engine, float(job["seconds"]))
-        if isinstance(engine, BundleEngine):
-            bundle = engine.bundle
+        times, around = _clock(engine, float(job["seconds"])), engine.stages()
     times = replace(times, yardstick_ms=(before_ms + yardstick_ms()) / 2)
-    if bundle is not None and job.get("stages"):
-        times = replace(times, **_stages(bundle, job["component"]))
+    if job.get("stages"):
+        beside: dict[str, Any] = {f"{name}_ms": repeat(run, _STAGE_SECONDS) for name, run in around.items()}
+        times = replace(times, **beside)
     plain: Mapping[str, Any] = schema.write(times)
     return plain
 
@@ -59,8 +51,9 @@ def _clock(engine: Engine, seconds: float) -> Times:
     drop(engine.files)
     share = resident_share(engine.files)
     cold_load_ms = _once(engine.load)
+    engine.prepare()
     first_ms = _once(engine.run)
-    return Times(cold_load_ms, share, first_ms, repeat(engine.run, seconds))
+    return Times(cold_load_ms, share, first_ms, repeat(engine.run, seconds), positions=engine.positions)
 
 
 def yardstick_ms() -> float:
@@ -106,24 +99,3 @@ def _once(run: Callable[[], object]) -> float:
     began = time.perf_counter_ns()
     run()
     return (time.perf_counter_ns() - began) / 1e6
-
-
-def _stages(bundle: Bundle, component: str) -> dict[str, Any]:
-    """What comes before the engine, and what comes after it: a `Spread` for each name of `Times`."""
-    manifest, tokenizer = bundle.manifest, Tokenizer.of_bundle(bundle)
-    spec = find_component(dict(bundle.components), component).spec
-    quick = partial(repeat, seconds=0.2)
-    found: dict[str, Spread] = {}
-    if takes(spec, TOKEN_IDS) and tokenizer is not None:
-        found["tokenise_ms"] = quick(lambda: tokenizer.encode([TEXT]))
-    if takes(spec, PIXELS):
-        file = sample_jpeg()
-        picture = decode(file)
-        found["decode_ms"] = quick(lambda: decode(file))
-        found["preprocess_ms"] = quick(lambda: preprocess(picture, manifest.image))
-        if any(tensor.name == "embedding" for tensor in spec.outputs):
-            labels = np.full((LABELS, manifest.embedding.dim), manifest.embedding.dim**-0.5, np.float32)
-            found["postprocess_ms"] = quick(
-                lambda: label_scores(labels[:1], labels, manifest.embedding.logit_scale, manifest.embedding.logit_bias)
-            )
-    return found

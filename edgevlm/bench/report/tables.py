@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edgevlm.bench.report.answers import answers
 from edgevlm.bench.report.wording import UNKNOWN, Names, clean, cosine, count, megabytes, number, one_line, share
 from edgevlm.bench.results import (
     Artefact,
@@ -94,6 +95,7 @@ def device_tables(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
     emulated = [each for each in results if isinstance(each, Emulated)]
     estimated = [each for each in results if isinstance(each, Estimated)]
     tables = (
+        _answers(measured, names),
         _latency(measured, names),
         _estimates(estimated, names),
         _points(estimated, names),
@@ -149,16 +151,35 @@ def _milliseconds(*headings: str) -> tuple[Column, ...]:
     return tuple(Column(each, "ms") for each in headings)
 
 
+def _answers(results: Sequence[Measured], names: Names) -> Table:
+    """Of models that talk: what their parts come to."""
+    columns: tuple[Column, ...] = (_THREADS, *_milliseconds("picture", "prompt", "first token"), Column("prompt"))
+    columns += tuple(Column(f"tokens a second, {fill}") for fill in ("a quarter full", "half full", "full"))
+    rows = []
+    for each in answers(results):
+        picture = None if each.picture is None else each.picture.engine_ms.median
+        times = (number(ms) for ms in (picture, each.prompt.engine_ms.median, each.first_token_ms))
+        rates = [*(number(times.per_second) for times in each.tokens.values()), *[UNKNOWN] * 3][:3]
+        cells = (str(each.threads or UNKNOWN), *times, f"{count(each.prompt.positions)} positions", *rates)
+        rows.append(row("measured", each.artefact, names, *cells))
+    note = (
+        "A question about a picture of 1280 x 960 pixels: all its tiles are encoded, then prompt and picture are put "
+        "into the context, at which the first token is known. Whether each further one takes longer as the context "
+        "fills depends on how the artefact looks back. The prompt's memory, below, has the picture's and the state's."
+    )
+    return Table("Answers", note, columns, tuple(rows))
+
+
 def _latency(results: Sequence[Measured], names: Names) -> Table:
     columns: tuple[Column, ...] = (_COMPONENT, _THREADS)
     columns += _milliseconds("cold load", "first", "median", "p90", "p95", "min", "max")
-    columns += (Column("a second"), Column("runs"), Column("in page cache", "%"))
+    columns += (Column("a second"), Column("positions"), Column("runs"), Column("in page cache", "%"))
     rows = []
     for each in results:
         times, engine = each.times, each.times.engine_ms
         figures = (times.cold_load_ms, times.first_ms, engine.median, engine.p90, engine.p95, engine.min, engine.max)
         cells = [one_line(each.component), str(each.threads or UNKNOWN), *map(number, figures)]
-        cells += [number(times.per_second) if engine.median else UNKNOWN, count(engine.runs)]
+        cells += [number(times.per_second) if engine.median else UNKNOWN, count(times.positions), count(engine.runs)]
         rows.append(row("measured", each.artefact, names, *cells, share(times.page_cache_share)))
     note = (
         "Cold load opens the artefact in a fresh process; the first inference packs weights; the rest is of the "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from edgevlm.bench.compare import Comparison
-from edgevlm.bench.report.wording import own_memory
+from edgevlm.bench.report.answers import answers
+from edgevlm.bench.report.wording import count, listed, number, own_memory, threads
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
 from edgevlm.inference.embeddings import CENTRED_COSINE
+from edgevlm.onboard.figures import Times
 from edgevlm.process import terminal
 
 _BUSY_SHARE = 0.75
@@ -22,6 +24,8 @@ def print_table(found: Sequence[Result]) -> None:
     if rows:
         heads = ("device", "artefact", "component", ">threads", "evidence", "latency", "memory", "")
         terminal.table(None, heads, rows)
+    for said in answers_in_words([each for each in sorted_by_device if isinstance(each, Measured)]):
+        terminal.say(said)
     for device, said in busy(found).items():
         terminal.say(f"{device}: {said}", err=True)
     for each in found:
@@ -35,6 +39,22 @@ def print_table(found: Sequence[Result]) -> None:
         elif isinstance(each, Emulated):
             for warning in each.warnings:
                 terminal.say(f"{each.device}: {each.artefact.name}: {each.component}: FAILED: {warning}", err=True)
+
+
+def answers_in_words(found: Sequence[Measured]) -> Iterator[str]:
+    """Of each model that talks, when its first token comes, and how many a second after it."""
+    for each in answers(found):
+        said = [f"a prompt of {positions(each.prompt)} takes {number(each.prompt.engine_ms.median)} ms"]
+        if each.first_token_ms is not None:
+            said.insert(0, f"the first token comes after {number(each.first_token_ms)} ms")
+        rates = [f"{number(times.per_second)} at {fill:,}" for fill, times in each.tokens.items()]
+        said += [f"tokens a second by how many there are: {listed(rates)}"] if rates else []
+        yield f"{each.device}: {each.artefact.name}, {threads(each.threads)}: {'; '.join(said)}"
+
+
+def positions(times: Times) -> str:
+    """How many one inference puts into a context."""
+    return f"{count(times.positions)} {'position' if times.positions == 1 else 'positions'}"
 
 
 def busy(found: Sequence[Result]) -> dict[str, str]:
@@ -97,6 +117,8 @@ def _figures(result: Measured | Emulated | Estimated) -> tuple[str, str, str]:
         said = f"cold load {times.cold_load_ms:.3g} ms, first {times.first_ms:.3g} ms"
         if result.sustained:
             said += f", {result.sustained.slowdown:.2f}x at the end of the sustained run"
+        if times.positions:
+            said += f", {positions(times)}, {number(times.positions * times.per_second)} a second"
         around = [f"{name} {each.median:.3g}" for name, each in times.stages.items() if name != "model"]
         said += f"; around it {', '.join(around)} ms" if around else ""
         return latency, "" if memory is None else own_memory(memory), said

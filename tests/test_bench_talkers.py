@@ -1,0 +1,121 @@
+"""What `edgevlm bench` says of models that talk: the parts of an answer, each by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import library
+import numpy as np
+import pytest
+from bench_results import artefact, measured
+from click.testing import CliRunner
+
+from edgevlm.bench.report.answers import answers
+from edgevlm.bench.report.terminal import answers_in_words
+from edgevlm.cli import main
+from edgevlm.errors import DeviceError
+from edgevlm.inference.generator import Generator, generator_of
+from edgevlm.onboard.answers import QUESTION, Part, parts
+from edgevlm.onboard.engines import sample_jpeg
+from edgevlm.targets import registry
+
+PARTS = ("encode_image", "prompt", "token_at_8", "token_at_16", "token_at_32")
+"""Of a context of 32 positions."""
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Iterator[Generator]:
+    bundle = library.talker("blip", "tflite", "fp32")
+    with generator_of(bundle, registry.runtime("tflite").open(bundle, threads=1)) as model:
+        yield model
+
+
+def test_an_answer_has_parts_at_fills_of_its_context(captioner: Generator) -> None:
+    assert parts(captioner.dialogue) == PARTS
+    assert parts(replace(captioner.dialogue, context_length=3)) == (
+        "encode_image",
+        "prompt",
+        "token_at_2",
+        "token_at_3",
+    )
+    with pytest.raises(DeviceError, match="expected one of encode_image, prompt, token_at_8"):
+        Part(captioner, "decode", sample_jpeg())
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_gives_the_same_each_time(name: str, captioner: Generator) -> None:
+    part = Part(captioner, name, sample_jpeg())
+    first = part.run()
+    np.testing.assert_array_equal(part.run(), first)
+    assert part.positions == {"encode_image": None, "prompt": 1}.get(name, 1)
+    assert [*part.stages] == {"encode_image": ["decode", "preprocess"], "prompt": ["tokenise"]}.get(name, [])
+    for stage in part.stages.values():
+        stage()
+
+
+def test_parts_are_what_an_answer_computes(captioner: Generator) -> None:
+    seen = captioner.see(sample_jpeg())
+    features = next(iter(seen.answers[-1].values()))
+    np.testing.assert_array_equal(Part(captioner, "encode_image", sample_jpeg()).run(), features)
+    place, ids = captioner.place(), captioner.tokenizer.pieces(QUESTION)
+    place.see(seen.answers[0])
+    wanted = [place.put([ids[number % len(ids)] if number != 7 else ids[0]]) for number in range(8)][-1]
+    np.testing.assert_allclose(Part(captioner, "token_at_8", sample_jpeg()).run(), wanted, atol=1e-4)
+
+
+def test_times_add_up_to_a_first_token() -> None:
+    what = artefact("int8", "tflite")
+    times = {"encode_image": 40.0, "prompt": 60.0, "token_at_512": 25.0, "token_at_128": 20.0}
+    found = [measured("host", what, name, 2, median) for name, median in times.items()]
+    found = [
+        replace(each, times=replace(each.times, positions=90 if each.component == "prompt" else 1)) for each in found
+    ]
+    (answer,) = answers([*found, measured("host", artefact("fp32", "tflite"), "encode_text", 2, 1.0)])
+    assert answer.first_token_ms == 100
+    assert [*answer.tokens] == [128, 512]
+    (said,) = answers_in_words(found)
+    assert said.endswith(
+        "CPU, 2 threads: the first token comes after 100 ms; a prompt of 90 positions takes 60.0 ms; "
+        "tokens a second by how many there are: 50.0 at 128 and 40.0 at 512"
+    )
+
+
+def test_devices_that_cannot_say_are_told_of_at_once(tmp_path: Path) -> None:
+    bundle = library.talker("blip", "tflite", "fp32").path
+    asked = ["bench", bundle, "--device", "raspberry-pi-5", "--device", "galaxy-s23", "--out", tmp_path, "--json"]
+    result = CliRunner().invoke(main, [*map(str, asked)])
+    assert result.exit_code == 2
+    found = json.loads(result.stdout)["results"]
+    assert {each["device"] for each in found} == {"raspberry-pi-5", "galaxy-s23"}
+    assert len(found) == 2
+    assert {each["message"] for each in found} == {
+        "models that talk are timed on this computer and on what is reached by ssh so far"
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "target", "recipe"), [("blip", "tflite", "fp32"), ("smolvlm", "executorch", "int8")])
+def test_an_answer_is_timed_part_by_part(kind: str, target: str, recipe: str, tmp_path: Path) -> None:
+    bundle = library.talker(kind, target, recipe)
+    asked = ["bench", bundle.path, "--threads", "1", "--seconds", "0.1", "--processes", "1", "--out", tmp_path]
+    result = CliRunner().invoke(main, [*map(str, asked)])
+    assert result.exit_code == 0, result.output
+    assert "the first token comes after" in " ".join(result.stdout.split())
+    found = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert bundle.manifest.dialogue is not None
+    assert {each["component"] for each in found} == set(parts(bundle.manifest.dialogue))
+    assert all(each["memory"]["anonymous_bytes"] > 0 for each in found)
+    page = (tmp_path / "report.md").read_text()
+    assert "tokens a second, half full" in page
+
+
+@pytest.mark.slow
+def test_core_mls_times_are_not_the_evaluators(tmp_path: Path) -> None:
+    bundle = library.talker("blip", "coreml", "fp32")
+    asked = ["bench", bundle.path, "--component", "prompt", "--threads", "1", "--out", tmp_path]
+    result = CliRunner().invoke(main, [*map(str, asked)])
+    assert result.exit_code == 2
+    assert "says nothing about a device's time" in " ".join(result.stderr.split())
