@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,9 +126,9 @@ def lower(target: str, recipe: Recipe, programs: Mapping[str, Program], folder: 
     return bundle_for_tests(folder, found, target=target, recipe=recipe, requires=requires)
 
 
-def lower_towers(folder: Path) -> None:
-    """Converts for every target, with the precision in which most can differ between two processes."""
-    for target in registry.CONVERTERS:
+def lower_towers(folder: Path, targets: Sequence[str]) -> None:
+    """Converts for these targets, with the precision in which most can differ between two processes."""
+    for target in targets:
         lower(target, BUILTIN["fp16"], towers(), folder / target)
 
 

@@ -22,7 +22,7 @@ from edgevlm.cli import main
 from edgevlm.targets import registry
 from edgevlm.targets.runtime import TracedOp
 
-# ExecuTorch and TFLite convert slowly: one fault of each precision. The benchmark `blame` plants all.
+# ExecuTorch and TFLite convert slowly: no faults of fp32, but for one on TFLite. The benchmark `blame` plants all.
 FAULTS = [
     pytest.param(
         target,
@@ -32,7 +32,7 @@ FAULTS = [
     )
     for target in registry.CONVERTERS
     for plant in PLANTS
-    if target == "coreml" or plant.recipe != "fp32" or plant == PLANTS[0]
+    if target == "coreml" or plant.recipe != "fp32" or (target == "tflite" and plant == PLANTS[0])
 ]
 
 
