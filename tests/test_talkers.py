@@ -289,6 +289,22 @@ def test_a_template_that_is_no_literal_text_is_refused(case: str) -> None:
         chat_rules.read_chat(template, "<image>", {}, "here")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}{% endfor %}", "took too long"),
+        ("{% set all.text = all.text ~ all.text %}", "took too long|fails: MemoryError"),
+    ],
+    ids=["loops", "grows"],
+)
+def test_a_template_that_does_not_end_is_ended(body: str, message: str) -> None:
+    template = "{% set all = namespace(text='a') %}{% for a in range(99) %}" + body + "{% endfor %}"
+    with pytest.raises(CheckpointError, match=message):
+        chat_rules.read_chat(template, "<image>", {}, "here")
+    chat_rules.read_chat(talkers.LLAVA_TEMPLATE, "<image>", {}, "here")
+
+
 def test_a_template_without_pictures_or_without_a_system_text() -> None:
     plain = (
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"

@@ -1,4 +1,5 @@
-"""The process that `edgevlm.targets.isolation` starts: it is asked about a bundle or tokenizer, within limits.
+"""The process that `edgevlm.targets.isolation` starts: it is asked about a bundle, tokenizer or chat template, within
+limits.
 
 It reads frames (`edgevlm.process.frames`) from stdin and writes as many to stdout, `{"error": ..., "result": ...}`, one
 of them null. When stdin ends, so does it.
@@ -21,13 +22,13 @@ from numpy.typing import NDArray
 from edgevlm import errors, schema
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import Manifest
-from edgevlm.errors import BundleError, EdgeVLMError
+from edgevlm.errors import BundleError, CheckpointError, EdgeVLMError
 from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.process import frames
 from edgevlm.targets import registry
 from edgevlm.targets.app_runner import Runner, RunnerTarget
 from edgevlm.targets.inspection import Adviser
-from edgevlm.targets.isolation import LONGEST_SECONDS
+from edgevlm.targets.isolation import LONGEST_SECONDS, TEMPLATE_SECONDS
 from edgevlm.targets.runtime import Session, State
 
 _MEMORY_BYTES = 2_000_000_000
@@ -95,6 +96,43 @@ class _AskedBundle:
         return self._tokenizer
 
 
+class _AskedTemplate:
+    """The chat template of a checkpoint: Jinja may loop for as long as it likes, and multiply what it is given.
+
+    Args:
+        content: The template, uint8 [bytes].
+        where: Its place.
+    """
+
+    def __init__(self, content: NDArray[np.uint8], where: str) -> None:
+        _limit_memory(_MEMORY_BYTES)
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        self._render, self._template, self._where = render_jinja_template, content.tobytes().decode(), where
+
+    def answer(self, ask: str, *, conversation: Any, to_answer: bool, words: Mapping[str, Any]) -> str:
+        """What the template makes of a conversation, as transformers renders it."""
+        if ask != "render":
+            raise ValueError(f"expected a question, got {ask!r}")
+        signal.setitimer(signal.ITIMER_PROF, TEMPLATE_SECONDS)
+        try:
+            rendered: Any = self._render(
+                conversations=[conversation],
+                chat_template=self._template,
+                add_generation_prompt=to_answer,
+                **words,
+            )
+        except Exception as error:  # Jinja's own, and whatever the template's expressions raise
+            said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            raise CheckpointError(
+                f"{self._where}: the chat template fails: {said}",
+                hint="take the template of the checkpoint that this one was tuned from",
+            ) from error
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        return str(rendered[0][0])
+
+
 class _AskedTokenizer:
     """The tokenizer of a checkpoint, of which a process may be told several, one after the other.
 
@@ -116,11 +154,18 @@ class _AskedTokenizer:
         raise ValueError(f"expected a question, got {ask!r}")
 
 
-def _subject(question: dict[str, Any], before: _AskedBundle | _AskedTokenizer | None) -> _AskedBundle | _AskedTokenizer:
+_Asked = _AskedBundle | _AskedTokenizer | _AskedTemplate
+
+
+def _subject(question: dict[str, Any], before: _Asked | None) -> _Asked:
     """What is asked about from this question on, which it is taken out of; where it is not in there, that of before."""
-    bundle, tokenizer, where = (question.pop(key, None) for key in ("bundle", "tokenizer", "where"))
+    bundle, tokenizer, template, where = (
+        question.pop(key, None) for key in ("bundle", "tokenizer", "template", "where")
+    )
     if tokenizer is not None:
         return _AskedTokenizer(tokenizer, where)
+    if template is not None:
+        return _AskedTemplate(template, where)
     if bundle is not None:
         return _AskedBundle(**bundle)
     if before is None:
@@ -133,7 +178,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no image of the memory of what is going to crash
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what backends print goes to stderr
-    asked: _AskedBundle | _AskedTokenizer | None = None
+    asked: _Asked | None = None
     with suppress(EOFError):
         while True:
             question = frames.receive(source)

@@ -1,5 +1,5 @@
-"""A bundle, or a checkpoint's tokenizer, in a process of its own, with limits: what a damaged file does there to native
-code is an error here.
+"""A bundle, or a checkpoint's tokenizer or chat template, in a process of its own, with limits: what a damaged file
+does there to native code is an error here.
 
 Runtimes check their files, and not all of them: a few bytes in a `.tflite` or `.pte` end the process that loads it, a
 file that is cut while it is mapped ends it later, and a small `tokenizer.json` asks for more memory than there is. The
@@ -36,6 +36,8 @@ from edgevlm.targets.runtime import SerialSession, Session, State, TracedOp
 PROGRAM = "edgevlm.targets.isolated"
 LONGEST_SECONDS = 300
 """That one answer may take."""
+TEMPLATE_SECONDS = 5
+"""Of a processor, that a chat template may take for one conversation."""
 _HINT = "it is damaged, or was made to do harm: take it again from whoever published it, and compare its digest"
 
 T = TypeVar("T")
@@ -210,6 +212,25 @@ def rehearse(tokenizer_json: bytes, where: str, texts: Sequence[str]) -> None:
     _CHECKPOINTS.ask(tokenizer_json, where, "ids", texts=list(texts))
 
 
+def render_template(
+    template: str, where: str, conversation: Sequence[Mapping[str, Any]], words: Mapping[str, Any], *, to_answer: bool
+) -> str:
+    """What a checkpoint's chat template makes of a conversation, where it can do no harm.
+
+    Args:
+        template: In Jinja.
+        where: Its place, for errors.
+        conversation: As transformers' processors take it.
+        words: Of the tokenizer, which templates may name.
+        to_answer: Whether what opens an answer is written behind it.
+
+    Raises:
+        CheckpointError: the template fails, or ended the process.
+    """
+    asked = {"conversation": list(conversation), "words": dict(words), "to_answer": to_answer}
+    return str(_CHECKPOINTS.ask(template.encode(), where, "render", kind="template", **asked))
+
+
 def tokenizer_of(bundle: Bundle, session: Session) -> Tokenizer | None:
     """The tokenizer that a bundle ships, in the process that its session runs in; None where no component takes texts.
 
@@ -280,8 +301,8 @@ class _Process:
         died = children.signal_of(self._process.returncode)
         if self._was_stopped:
             return _Ended("was stopped")
-        if died == signal.SIGALRM:
-            return _Ended(f"took longer than {LONGEST_SECONDS} s")
+        if died in (signal.SIGALRM, signal.SIGPROF):
+            return _Ended("took too long")
         if died == signal.SIGKILL:
             return _Ended("was killed: it needed more memory than there is")
         return _Ended(f"ended with {died.name if died else f'exit code {self._process.returncode}'}")
@@ -310,35 +331,37 @@ class _BundleProcess:
 
 
 class _CheckpointsProcess:
-    """The process of all checkpoints' tokenizers: it is started when it is needed, and anew where one has ended it."""
+    """The process of all checkpoints' tokenizers and templates: started at need, and anew where one has ended it."""
 
     def __init__(self) -> None:
         self._process: _Process | None = None
-        self._holds = b""
+        self._holds: tuple[str, bytes] | None = None
         self._turn = threading.Lock()
 
-    def ask(self, tokenizer_json: bytes, where: str, what: str, **asked: Any) -> Any:
+    def ask(self, content: bytes, where: str, what: str, *, kind: str = "tokenizer", **asked: Any) -> Any:
         """See `_Process`.
 
         Args:
-            tokenizer_json: Content of the file of the tokenizer that is asked.
+            content: Of the file of what is asked.
             where: The file's name, for errors.
+            what: The question.
+            kind: What is asked: a `tokenizer`, or a chat `template`.
 
         Raises:
             CheckpointError: the process has ended.
         """
         with self._turn:
             if self._process is None:
-                self._process, self._holds = _Process(), b""
-            known = {} if self._holds == tokenizer_json else {"tokenizer": np.frombuffer(tokenizer_json, np.uint8)}
-            self._holds = b""
+                self._process, self._holds = _Process(), None
+            known = {} if self._holds == (kind, content) else {kind: np.frombuffer(content, np.uint8), "where": where}
+            self._holds = None
             try:
-                answer = self._process.ask({"ask": what, "where": where, **known, **asked}, CheckpointError)
+                answer = self._process.ask({"ask": what, **known, **asked}, CheckpointError)
             except _Ended as ended:
                 self._process = None
-                said = f"{where}: the process that this tokenizer was read in {ended}"
+                said = f"{where}: the process that this {kind} was read in {ended}"
                 raise CheckpointError(said, hint="take the file again from where the checkpoint came from") from ended
-            self._holds = tokenizer_json
+            self._holds = (kind, content)
             return answer
 
 

@@ -17,6 +17,7 @@ from edgevlm.bundle.dialogue import Chat, Turn
 from edgevlm.errors import CheckpointError
 from edgevlm.inputs.chat import Message, render
 from edgevlm.models.checkpoints.files import read_json
+from edgevlm.targets.isolation import render_template
 
 Render = Callable[[Sequence[Message], bool], str]
 """What the template makes of messages, with the answer's opening or without."""
@@ -76,7 +77,10 @@ def read_chat(template: str, token: str, words: Mapping[str, Any], where: str) -
     Raises:
         CheckpointError: the template fails, says nothing of pictures, or cannot be said in literal pieces.
     """
-    made = _renderer(template, words, where)
+
+    def made(messages: Sequence[Message], to_answer: bool) -> str:
+        return render_template(template, where, to_conversation(messages), words, to_answer=to_answer)
+
     try:
         chat = _derive(made)
     except ValueError as error:
@@ -132,27 +136,6 @@ def to_conversation(messages: Sequence[Message]) -> list[dict[str, Any]]:
         }
         for message in messages
     ]
-
-
-def _renderer(template: str, words: Mapping[str, Any], where: str) -> Render:
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    def made(messages: Sequence[Message], ask: bool) -> str:
-        try:
-            rendered: Any = render_jinja_template(
-                conversations=[to_conversation(messages)],
-                chat_template=template,
-                add_generation_prompt=ask,
-                **words,
-            )
-        except Exception as error:  # Jinja's own, and whatever the template's expressions raise
-            raise CheckpointError(
-                f"{where}: the chat template fails: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}",
-                hint="take the template of the checkpoint that this one was tuned from",
-            ) from error
-        return str(rendered[0][0])
-
-    return made
 
 
 def _derive(made: Render) -> Chat:
