@@ -40,6 +40,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes begins first, `slow(first=True)`: begun last, the other workers would wait for it."""
+    items.sort(key=lambda item: not any(each.kwargs.get("first") for each in item.iter_markers("slow")))
     from edgevlm.runtimes.coreml import apple_runtime_works
 
     if config.option.markexpr == "apple" and not apple_runtime_works():

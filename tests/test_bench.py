@@ -260,7 +260,7 @@ def test_core_ml_is_not_timed_where_it_is_evaluated(tmp_path: Path) -> None:
     assert "says nothing about a device's time" in failed.message
 
 
-@pytest.mark.slow
+@pytest.mark.slow(first=True)
 def test_other_toolchains_files_run_beside_ours(tmp_path: Path) -> None:
     bundle = library.student("tflite", "int8", image_only=True)
     done = bench(bundle.path, "--out", tmp_path, "--peers", *QUICK)

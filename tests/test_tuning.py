@@ -44,34 +44,44 @@ def _two_of_a_kind() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def tuned(request_: TuneRequest) -> Tuned:
-    return tune(request_)
+@pytest.mark.slow(first=True)  # it takes minutes, and is one test so that no second worker searches again
+def test_a_search(
+    request_: TuneRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
+) -> None:
+    tuned = tune(request_)
+    with subtests.test("the smallest artefact within the drop is chosen"):
+        converted = [trial for trial in tuned.trials[1:] if trial.error is None]
+        assert tuned.best.size_bytes == min(trial.size_bytes for trial in converted)
+        assert {trial.recipe.weights.dtype for trial in converted} == {"int8", "int4"}
+        assert tuned.trials[0].recipe.name == "fp32"
+        assert tuned.best.size_bytes < 0.5 * tuned.trials[0].size_bytes
+    with subtests.test("group sizes are searched"):
+        sizes = {trial.recipe.weights.group_size for trial in tuned.trials if trial.recipe.weights.dtype == "int4"}
+        assert sizes == set(search.GROUP_SIZES)
+    with subtests.test("every layer of both towers is measured"):
+        layers = {cost.layer for cost in tuned.costs["int8-static"]}
+        assert {layer.split("/")[0] for layer in layers} == {"encode_image", "encode_text"}
+        assert "encode_image/blocks.0.attention.query" in layers
+        assert all(0 <= cost.score.agreement <= 1 for cost in tuned.costs["int8-static"])
+    with subtests.test("the pictures are drawn"):
+        assert "<svg" in (request_.out / "trade-off.svg").read_text(encoding="utf-8")
+        assert "<svg" in (request_.out / "sensitivity.svg").read_text(encoding="utf-8")
+    with subtests.test("the recipe file says what was found and converts"):
+        _converts(tuned, request_, tmp_path)
+    with subtests.test("a search goes on where it was stopped"):
+        _goes_on(tuned, request_, monkeypatch)
+    with subtests.test("a folder of another search is refused"):
+        with pytest.raises(OutputError, match="another data"):
+            tune(replace(request_, data="objects:train:41:3"))
+        with pytest.raises(OutputError, match="another pictures"):
+            tune(replace(request_, pictures=30))
 
 
-@pytest.mark.slow
-def test_the_smallest_artefact_within_the_drop_is_chosen(tuned: Tuned) -> None:
-    converted = [trial for trial in tuned.trials[1:] if trial.error is None]
-    assert tuned.best.size_bytes == min(trial.size_bytes for trial in converted)
-    assert {trial.recipe.weights.dtype for trial in converted} == {"int8", "int4"}
-    assert tuned.trials[0].recipe.name == "fp32"
-    assert tuned.best.size_bytes < 0.5 * tuned.trials[0].size_bytes
-
-
-@pytest.mark.slow
-def test_every_layer_of_both_towers_is_measured(tuned: Tuned) -> None:
-    layers = {cost.layer for cost in tuned.costs["int8-static"]}
-    assert {layer.split("/")[0] for layer in layers} == {"encode_image", "encode_text"}
-    assert "encode_image/blocks.0.attention.query" in layers
-    assert all(0 <= cost.score.agreement <= 1 for cost in tuned.costs["int8-static"])
-
-
-@pytest.mark.slow
-def test_the_recipe_file_says_what_was_found_and_converts(tuned: Tuned, request_: TuneRequest, tmp_path: Path) -> None:
+def _converts(tuned: Tuned, request_: TuneRequest, folder: Path) -> None:
     recipe = resolve(tuned.recipe_file)
     assert recipe.weights == tuned.best.recipe.weights
     assert recipe.activations == tuned.best.recipe.activations
-    request = pipeline.Request(request_.model, ("tflite",), recipe, tmp_path, calibration=CALIBRATION)
+    request = pipeline.Request(request_.model, ("tflite",), recipe, folder, calibration=CALIBRATION)
     (outcome,) = pipeline.convert(request)
     assert outcome.status == "passed"
     assert outcome.bundle is not None
@@ -82,17 +92,7 @@ def test_the_recipe_file_says_what_was_found_and_converts(tuned: Tuned, request_
     assert tuned.next_command in tuned.recipe_file.read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_the_pictures_are_drawn(tuned: Tuned, request_: TuneRequest) -> None:
-    trade_off = (request_.out / "trade-off.svg").read_text(encoding="utf-8")
-    assert "<svg" in trade_off
-    assert "<svg" in (request_.out / "sensitivity.svg").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_a_search_goes_on_where_it_was_stopped(
-    tuned: Tuned, request_: TuneRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _goes_on(tuned: Tuned, request_: TuneRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     state = request_.out / "tune.json"
     found = json.loads(state.read_text(encoding="utf-8"))
     last = found["trials"].pop()
@@ -113,14 +113,6 @@ def test_a_search_goes_on_where_it_was_stopped(
     shares = [share for stage, share in told if stage.startswith("recipe") and share is not None]
     assert shares == sorted(shares)
     assert 0 < max(shares) < 1
-
-
-@pytest.mark.slow
-def test_a_folder_of_another_search_is_refused(tuned: Tuned, request_: TuneRequest) -> None:
-    with pytest.raises(OutputError, match="another data"):
-        tune(replace(request_, data="objects:train:41:3"))
-    with pytest.raises(OutputError, match="another pictures"):
-        tune(replace(request_, pictures=30))
 
 
 def test_nothing_within_the_drop_is_nothing_found() -> None:
@@ -156,9 +148,3 @@ def test_bad_requests_are_refused_before_the_work(
     with pytest.raises(error, match=message):
         tune(replace(request_, out=tmp_path / "out", **change))  # type: ignore[arg-type]
     assert not (tmp_path / "out" / "tune.json").exists()
-
-
-@pytest.mark.slow
-def test_group_sizes_are_searched(tuned: Tuned) -> None:
-    sizes = {trial.recipe.weights.group_size for trial in tuned.trials if trial.recipe.weights.dtype == "int4"}
-    assert sizes == set(search.GROUP_SIZES)
