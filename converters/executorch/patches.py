@@ -7,7 +7,9 @@ A test fails once upstream has mended one.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import inspect
+import itertools
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ def applied() -> Iterator[None]:
         if version("executorch") == PATCHED_VERSION:
             stack.enter_context(_sound_layouts())
             stack.enter_context(_no_needless_replays())
+            stack.enter_context(_sorted_in_place())
         if version("torch").startswith(PATCHED_TORCH):
             stack.enter_context(_shared_histories())
         yield
@@ -97,6 +100,43 @@ def _replays_alike(kind: type, plain: type) -> bool:
     """Whether a pass does its work on the graph itself: its replay is any other's."""
     hooks = [name for name, member in inspect.getmembers(plain, inspect.isroutine) if not name.startswith("__")]
     return all(getattr(kind, name) is getattr(plain, name) for name in (*hooks, "ExportInterpreter") if name != "call")
+
+
+@contextlib.contextmanager
+def _sorted_in_place() -> Iterator[None]:
+    """A graph is sorted where it is.
+
+    1.5.1 copies a graph into another one, and writes its code anew, for each partition that it takes out of it: of a
+    decoder of thirty layers, with a hundred of them, that is half of a conversion.
+    """
+    from executorch.exir import lowered_backend_module  # type: ignore[import-untyped]
+
+    before = lowered_backend_module.legalize_graph
+    lowered_backend_module.legalize_graph = _sort
+    try:
+        yield
+    finally:
+        lowered_backend_module.legalize_graph = before
+
+
+def _sort(graph_module: GraphModule) -> GraphModule:
+    """Puts each node behind what it reads, and else as early as it stood."""
+    nodes = list(graph_module.graph.nodes)
+    place = {node: number for number, node in enumerate(nodes)}
+    waits_for = {node: len(node.all_input_nodes) for node in nodes}
+    ready = [place[node] for node in nodes if not waits_for[node]]
+    in_order: list[Node] = []
+    while ready:
+        in_order.append(nodes[heapq.heappop(ready)])
+        for user in in_order[-1].users:
+            waits_for[user] -= 1
+            if not waits_for[user]:
+                heapq.heappush(ready, place[user])
+    if len(in_order) < len(nodes):
+        raise RuntimeError("a partition reads what it computes by way of nodes that are not in it")
+    for node, behind in itertools.pairwise(in_order):
+        node.append(behind)
+    return graph_module
 
 
 @contextlib.contextmanager
