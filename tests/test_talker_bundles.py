@@ -29,7 +29,7 @@ from edgevlm.bundle.golden import GOLDEN
 from edgevlm.bundle.manifest import TALKERS_VERSION, Manifest, ParityCheck
 from edgevlm.cli import main
 from edgevlm.conversion import pipeline
-from edgevlm.errors import BundleError, CheckpointError, InputError, TensorError, UnsupportedError
+from edgevlm.errors import BundleError, CheckpointError, InputError, LabelError, TensorError, UnsupportedError
 from edgevlm.inference.generator import Generator, Seen
 from edgevlm.inputs.chat import Cut, Written
 from edgevlm.inputs.pictures import preprocess
@@ -223,7 +223,6 @@ def test_a_kind_of_bundle_names_its_verbs() -> None:
         for verb in (
             lambda: talker.encode_image([scene(20, 20)]),
             lambda: talker.encode_text(["a"]),
-            lambda: talker.classify([scene(20, 20)], ["a", "b"]),
         ):
             with pytest.raises(InputError, match="talks, and gives no embeddings"):
                 verb()
@@ -232,10 +231,38 @@ def test_a_kind_of_bundle_names_its_verbs() -> None:
         with pytest.raises(InputError, match="expected one question: this model has no chat template"):
             chat.ask("and?")
     encoder = edgevlm.open(library.student("tflite", "int8").path)
-    with encoder, pytest.raises(InputError, match="this model gives embeddings, and does not talk"):
-        encoder.generate(scene(20, 20))
+    with encoder:
+        for refused in (
+            lambda: encoder.generate(scene(20, 20)),
+            lambda: encoder.classify([scene(20, 20)], ["a", "b"], text="Which?"),
+        ):
+            with pytest.raises(InputError, match="this model gives embeddings, and does not talk"):
+                refused()
     with pytest.raises(CheckpointError, match="expected a dual encoder, of the kinds clip, siglip, got blip"):
         catalogue.load(library.talker_checkpoint("blip"))
+
+
+def test_labels_share_one_by_how_probable_they_are_as_answers() -> None:
+    pictures, labels = [scene(40, 60, seed=1), Image.new("RGB", (20, 20), (9, 200, 30))], ["a cat", "a", "dogs"]
+    with edgevlm.open(made().path) as model:
+        shares = model.classify(pictures, labels, text="a picture of")
+        assert shares.shape == (2, 3)
+        np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)
+        for picture, row in zip(pictures, shares, strict=True):
+            alone = [model.score(picture, "a picture of", [label])[0] for label in labels]
+            np.testing.assert_allclose(row, np.exp(alone) / np.exp(alone).sum(), rtol=1e-4)
+        assert not np.allclose(shares, model.classify(pictures, labels))  # the model's own question
+        assert model.classify([], labels).shape == (0, 3)
+        for wrong, error, message in (
+            ({"labels": None}, LabelError, "expected labels"),
+            ({"labels": ["a", ["b", "c"]]}, LabelError, "a text each"),
+            ({"labels": ["a", "a"]}, LabelError, "one and the same to the model"),
+            ({"labels": ["a", ""]}, InputError, "expected answers of 1 to"),
+            ({"labels": "Yes"}, InputError, "expected a sequence of labels"),
+            ({"labels": ["a", "b"], "scores": "cosine"}, InputError, "the share of each answer, and no cosine"),
+        ):
+            with pytest.raises(error, match=message):
+                model.classify(pictures, **wrong)  # type: ignore[arg-type]
 
 
 def run(*arguments: object) -> Any:
@@ -268,13 +295,20 @@ def test_the_command_line_asks_and_describes(tmp_path: Path) -> None:
     assert some.stdout.count("\n") == 2
     assert "3.png: not a picture" in some.stderr
     for wrong, message in (
-        (("--labels", "a,b"), "talks, and gives no embeddings"),
-        (("--ask", "a", "--labels", "b,c"), "expected --ask, or --labels or --text, got both"),
+        (("--text", "a"), "talks, and gives no embeddings"),
+        (("--ask", "a", "--text", "b"), "expected --ask, alone or with --labels, or --text, got both"),
+        (("--labels", "a,b", "--scores", "cosine"), "the share of each answer, and no cosine"),
         (("--ask", "a cat " * 40), "expected at most 32 more positions, of a context of 32"),
     ):
         refused = run("run", bundle.path, tmp_path / "1.png", *wrong)
         assert (refused.exit_code, refused.stdout) == (2, "")
         assert message in refused.stderr
+    told = json.loads(
+        run("run", bundle.path, tmp_path / "1.png", "--ask", "a", "--labels", "cat, dog", "--json").stdout
+    )
+    shares = told["answers"][0]["scores"]
+    assert shares.keys() == {"cat", "dog"}
+    assert sum(shares.values()) == pytest.approx(1)
     shown = run("inspect", bundle.path)
     assert re.search(r"talks +a context of 32 positions", shown.stdout)
     assert re.search(r"prefill_16 +FULLY_CONNECTED", shown.stdout)
@@ -477,7 +511,6 @@ def test_what_is_not_carried_yet_is_said(tmp_path: Path) -> None:
         edgevlm.convert(target="tflite", context_length=64, out=tmp_path)
     assert list(tmp_path.iterdir()) == []
     for command in (
-        ("bench", made().path, "--out", tmp_path / "bench"),
         ("index", Path("examples", "pictures").absolute(), "--bundle", made().path, "--out", tmp_path / "x.index"),
         ("evaluate", made().path, "--data", "objects:train:5:1"),
         ("convert", folder, "--target", "tflite", "--dry-run"),

@@ -245,7 +245,9 @@ def export(bundle: Path, folder: Path, force: bool, as_json: bool) -> None:
     "--threshold", type=Number(-1, 1), metavar="COSINE", help="Labels below it do not fit; see edgevlm evaluate."
 )
 @click.option("--text", help="One text: ranks the pictures by how well it fits them.")
-@click.option("--ask", help="A question about each picture, to a model that talks.")
+@click.option(
+    "--ask", help="A question about each picture, to a model that talks; with --labels, how probable each answer is."
+)
 @answer_options
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend.")
@@ -279,15 +281,16 @@ def run(
       edgevlm run B.edgevlm *.png --text "a glossy purple heart"
       edgevlm run B.edgevlm photos/ --labels birds.txt --json
       edgevlm run my-smolvlm-tflite-fp16.edgevlm photo.png --ask "How many triangles are there?"
+      edgevlm run my-smolvlm-tflite-fp16.edgevlm photo.png --ask "Is there a circle?" --labels "Yes, No"
     """
     from edgevlm import api
     from edgevlm.commands import pictures, showing
     from edgevlm.inputs.labels import read_or_split
     from edgevlm.process import terminal
 
-    if ask is not None:
-        if labels is not None or text is not None or descriptions is not None:
-            raise InputError("expected --ask, or --labels or --text, got both")
+    if ask is not None and (text is not None or descriptions is not None):
+        raise InputError("expected --ask, alone or with --labels, or --text, got both")
+    if ask is not None and labels is None:
         answer(
             bundle, images, ask, system=system, max_tokens=max_tokens, temperature=temperature, seed=seed,
             threads=threads, as_json=as_json,
@@ -308,7 +311,7 @@ def run(
                 asked = _ranker(model, text)
             else:
                 texts = _texts(names, labels, descriptions, model.tokenizer)
-                asked = _classifier(model, texts, scores, threshold)
+                asked = _classifier(model, texts, scores, threshold, ask)
             answers = pictures.ask_each(given.paths, asked, progress)
     showing.notes(model.bundle)
     if text is not None and model.tokenizer is not None:
@@ -335,11 +338,15 @@ def _ranker(model: BundleModel, text: str) -> Callable[[str], F32]:
 
 
 def _classifier(
-    model: BundleModel, texts: Sequence[str | Sequence[str]] | None, kind: Scores | None, threshold: float | None
+    model: BundleModel,
+    texts: Sequence[str | Sequence[str]] | None,
+    kind: Scores | None,
+    threshold: float | None,
+    question: str | None,
 ) -> Callable[[str], F32]:
     """Of a picture the labels' scores, [L]; -infinity for those whose cosine is below the threshold."""
     if threshold is None:
-        return model.classifier(texts, scores=kind)
+        return model.classifier(texts, scores=kind, text=question)
 
     import numpy as np
 

@@ -149,8 +149,9 @@ class BundleModel(Closing):
         labels: Sequence[str | Sequence[str]] | None = None,
         *,
         scores: Scores | None = None,
+        text: str | None = None,
     ) -> F32:
-        """How well each label describes each picture.
+        """How well each label describes each picture; of a model that talks, how probable each is as its answer.
 
         >>> with edgevlm.open("dist/edgevlm-student-coreml-fp16.edgevlm") as model:
         ...     scores = model.classify(["examples/pictures/yellow-star.png"], ["a yellow star", "a red circle"])
@@ -163,6 +164,7 @@ class BundleModel(Closing):
                 Some of these by name, where there is no text tower.
             scores: `softmax`, a label's share among those given; `sigmoid`, the probability that a label fits, so that
                 none may (SigLIP); `cosine`. What the model was trained to say where None.
+            text: The question, to a model that talks; its own where None.
 
         Returns:
             float32 [N, L]; of `softmax` each row sums to 1.
@@ -170,14 +172,19 @@ class BundleModel(Closing):
         Raises:
             LabelError: no labels given and none baked in, or others than the baked ones where there is no text tower;
                 a label without a text, or with one that the model would cut; or two that become the same token ids.
-            InputError: one picture or one label in place of a sequence; or scores that the model cannot give.
+            InputError: one picture or one label in place of a sequence; scores that the model cannot give; or a
+                question to one that does not talk.
         """
-        pictures, ask = listed_pictures(images), self.classifier(labels, scores=scores)
+        pictures, ask = listed_pictures(images), self.classifier(labels, scores=scores, text=text)
         rows = [ask(picture) for picture in pictures]
         return np.stack(rows) if rows else np.zeros((0, len(self.labels if labels is None else labels)), np.float32)
 
     def classifier(
-        self, labels: Sequence[str | Sequence[str]] | None = None, *, scores: Scores | None = None
+        self,
+        labels: Sequence[str | Sequence[str]] | None = None,
+        *,
+        scores: Scores | None = None,
+        text: str | None = None,
     ) -> Callable[[Picture], F32]:
         """A function that scores the labels for a picture at a time, as `classify` does; their texts are encoded here.
 
@@ -190,7 +197,12 @@ class BundleModel(Closing):
         Raises:
             LabelError, InputError: as `classify`; what it returns raises ImageError, and can be asked on.
         """
-        _ = self.bundle.manifest.embedding  # which refuses a model that talks
+        if self._generator is not None:
+            if scores not in (None, "softmax"):
+                raise InputError(f"a model that talks gives the share of each answer, and no {scores}")
+            return self._generator.classifier([] if labels is None else labels, text)  # type: ignore[arg-type]
+        if text is not None:
+            raise InputError("expected no question: this model gives embeddings, and does not talk")
         if labels is None:
             if not self.labels:
                 raise LabelError("expected labels: this bundle has none baked in", hint='--labels "a cat, a dog"')

@@ -22,8 +22,9 @@ from edgevlm.bundle.dialogue import (
     Sampling,
 )
 from edgevlm.bundle.spec import F32, Array, ComponentSpec, ImagePreprocessing
-from edgevlm.errors import EdgeVLMError, InputError
+from edgevlm.errors import EdgeVLMError, InputError, LabelError
 from edgevlm.inference.decoding import Chooser, log_likelihood
+from edgevlm.inference.embeddings import softmax
 from edgevlm.inputs import tiles
 from edgevlm.inputs.chat import Cut, Message, Written, checked, go_on, write
 from edgevlm.inputs.pictures import Picture, preprocess
@@ -338,17 +339,51 @@ class Generator:
                     f"expected answers of 1 to {room:,} tokens, which the context of {self.dialogue.context_length:,} "
                     f"leaves, got one of {len(ids):,}: {each[:60]!r}"
                 )
-        found = []
+        place, found = self.place(), []
+        first = self.begin(place, written, seen)
+        begun = place.used
         for answer in answers:
-            ids = pieces[answer]
-            place = self.place()
-            logits, total = self.begin(place, written, seen), 0.0
+            ids, logits, total = pieces[answer], first, 0.0
+            place.used = begun  # what the answer before has put there is behind what is looked at
             for number, token_id in enumerate(ids):
                 total += log_likelihood(logits, token_id)
                 if number < len(ids) - 1:
                     logits = place.put([token_id])
             found.append(total)
         return np.array(found, np.float32)
+
+    def classifier(self, labels: Sequence[str], text: str | None = None) -> Callable[[Picture], F32]:
+        """A function that shares one among labels, by how probable each is as the answer about a picture.
+
+        It is the softmax of `score`: of labels of different lengths a longer one is less probable. A question that
+        names them, or one that is answered by a word of each, asks for the label alone.
+
+        >>> ask = model.classifier(["Yes", "No"], "Is there a circle?")
+        >>> ask("photo.jpg")
+        array([0.9, 0.1], dtype=float32)
+
+        Args:
+            labels: L answers.
+            text: The question; the model's own where None.
+
+        Raises:
+            LabelError: no label, one that is no text, or two that become the same token ids.
+            InputError: one text in place of several; what it returns raises as `score`.
+        """
+        named = listed_texts(labels, "labels")
+        if not named or not all(isinstance(each, str) for each in named):
+            raise LabelError(f"expected labels, a text each, got {named!r}")
+        known: dict[tuple[int, ...], str] = {}
+        for label in named:
+            ids = tuple(self.tokenizer.pieces(label))
+            if ids in known:
+                raise LabelError(
+                    f"the labels {known[ids]!r} and {label!r} are one and the same to the model: they become the same "
+                    "token ids, and would share their score",
+                    hint="leave one of them out",
+                )
+            known[ids] = label
+        return lambda picture: softmax(self.score(picture, text, named))
 
     def see(self, picture: Picture) -> Seen:
         """A picture, encoded."""

@@ -74,7 +74,7 @@ class SpeakingOriginal(Closing):
 
         Raises:
             TensorError: there is no such component; a name, dtype or shape is not what its spec says; or a component
-                that keeps a state is asked without one.
+                that keeps a state is asked without one, or about positions behind those that it has.
         """
         import torch
 
@@ -88,6 +88,7 @@ class SpeakingOriginal(Closing):
                     raise TensorError(f"{component}: expected a state, got none", hint="make_state gives one")
                 embeddings, positions, *others = tensors
                 there = positions[0] >= 0
+                _go_back(state, int(positions[0, 0]))
                 found = self._decode(state, embeddings[:, there], positions[:, there].long(), *others)
             else:
                 found = self._functions[component](*tensors)
@@ -102,6 +103,15 @@ class SpeakingOriginal(Closing):
         self._functions.clear()
         self._decode = None
         vars(self).pop("network", None)
+
+
+def _go_back(cache: Any, first: int) -> None:
+    """Forgets what stands from a position on: it is about to be put there anew."""
+    there = cache.get_seq_length()
+    if first > there:
+        raise TensorError(f"expected positions that go on from one of 0 to {there}, got {first}")
+    if first < there:
+        cache.crop(first - there)
 
 
 @contextmanager
