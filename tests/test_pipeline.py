@@ -317,6 +317,8 @@ def test_bad_requests_are_refused_before_the_long_work(tmp_path: Path) -> None:
     bad: list[tuple[pipeline.Request, type[EdgeVLMError], str]] = [
         (replace(base, targets=("onnx",)), UnsupportedError, "no target 'onnx'"),
         (replace(base, out=tmp_path / "taken"), OutputError, "exists"),
+        (replace(base, out=Path("/proc/nowhere/below")), OutputError, "cannot write /proc/nowhere/below"),
+        (replace(base, out=tmp_path / "long.txt" / "below"), OutputError, "cannot write .*long.txt/below"),
         (replace(base, labels=labels.read(tmp_path / "long.txt")), LabelError, "tokens, the model's context 48"),
     ]
     for request, error, message in bad:

@@ -14,7 +14,7 @@ from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
 from edgevlm.bundle.manifest import MANIFEST, SUFFIX, Labels, ParityReport
 from edgevlm.bundle.recipe import AUTO, LEAST_SAMPLES, Recipe, refuse_bad_name
-from edgevlm.bundle.staging import refuse_existing, staged
+from edgevlm.bundle.staging import refuse_destination, staged
 from edgevlm.bundle.trust import trust
 from edgevlm.conversion import audit, cache
 from edgevlm.conversion.contents import begin_proof, compressed_bytes, make_manifest
@@ -130,7 +130,7 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
         raise MissingDependency("torch", extra=request.targets[0] if known else "all")
     for target in request.targets:
         registry.converter(target)
-        refuse_existing(request.destination(target), force=request.force)
+        refuse_destination(request.destination(target), force=request.force)
     if request.name is not None:
         refuse_bad_name(request.name, "--name")
     calibration = _open_calibration(request)
