@@ -42,7 +42,7 @@ from edgevlm.process import store
 from edgevlm.process.progress import silent
 
 needs_sshd = pytest.mark.skipif(SERVER is None or shutil.which("ssh") is None, reason="needs OpenSSH's sshd and ssh")
-QUICK = ("--seconds", "0.1", "--threads", "1", "--component", "encode_image")
+QUICK = ("--seconds", "0.1", "--threads", "1", "--component", "encode_image", "--processes", "1")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_thread_counts() -> None:
 
 
 def test_this_computer_is_measured(bundle: Bundle, tmp_path: Path) -> None:
-    done = bench(bundle.path, "--out", tmp_path, "--sustained", "1", *QUICK)
+    done = bench(bundle.path, "--out", tmp_path, "--sustained", "1", *QUICK, "--processes", "3")
     assert done.exit_code == 0, done.output
     (found,) = found_in(tmp_path)
     assert isinstance(found, Measured)
@@ -590,7 +590,7 @@ def test_what_cannot_be_compared(bundle: Bundle, tmp_path: Path) -> None:
     broken.write_text('{"schema_version": 9}\n')
     for arguments, said in (
         ((one, other), "have no device, bundle and component in common"),
-        ((one, broken), "expected a result with schema_version 1 to 3"),
+        ((one, broken), "expected a result with schema_version 1 to 4"),
         ((one, tmp_path / "missing"), "cannot be read"),
         ((one, one, "--limit", "1"), "with its sign, got '1': write 1%, or 100%"),
     ):
