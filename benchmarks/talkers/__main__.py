@@ -68,7 +68,8 @@ def _convert(checkpoint: Path, recipe: str, work: Path) -> list[dict[str, Any]]:
 def _row(checkpoint: str, recipe: str, outcome: dict[str, Any]) -> dict[str, Any]:
     checks = (outcome.get("parity") or {}).get("checks", [])
     own = {each["measure"]: each["value"] for each in checks if each["component"] == "decode"}
-    runners = {each["component"]: each["value"] for each in checks if each["component"] != "decode"}
+    of_runners = [each for each in checks if each["component"] != "decode" and each["measure"] == "same_answers"]
+    runners = {each["component"]: each["value"] for each in of_runners}
     return {
         "checkpoint": checkpoint,
         "recipe": recipe,

@@ -112,8 +112,8 @@ def verify_dialogues(session: Session, bundle: Bundle, runner: str | None, progr
     report = generation.measure(model, stored, bundle.path, recipe, session.evidence, progress)
     if runner is None or not report.passed:
         return report
-    check = witness.measure(model, IsolatedRunner(bundle), runner, stored, recipe, progress)
-    return replace(report, checks=(*report.checks, check))
+    checks = witness.measure(model, IsolatedRunner(bundle), runner, stored, recipe, progress)
+    return replace(report, checks=(*report.checks, *checks))
 
 
 def runner_of(bundle: Bundle) -> str | None:
