@@ -56,7 +56,7 @@ class Part:
         self.stages: Mapping[str, Callable[[], object]] = {}
         if name == ENCODE_IMAGE:
             self.stages = {"decode": lambda: decode(photo), "preprocess": lambda: model.cut(picture)}
-        if name == PROMPT:
+        elif name == PROMPT:
             seen = Seen(pixels, model.encode(pixels), cut, 0.0)
             written, place = model.write(question(model), seen), model.place()
             self.positions = len(written.ids)
