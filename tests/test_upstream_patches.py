@@ -266,6 +266,33 @@ def test_leaving_the_graph_is_still_needed() -> None:
     assert replays() == (True, True, True)
 
 
+# ExecuTorch: a graph is copied to be sorted, for each partition
+
+
+def sorted_graph() -> tuple[bool, bool]:
+    """Whether a graph that was out of order is in order, and whether it is still the same one."""
+    from executorch.exir import lowered_backend_module
+
+    graph_module = export(Alias()).graph_module
+    graph = graph_module.graph
+    (product,) = (node for node in graph.nodes if node.target is torch.ops.aten.mul.Tensor)
+    next(iter(graph.nodes)).prepend(product)
+    lowered_backend_module.legalize_graph(graph_module)
+    in_order = [(node.op, str(node.target)) for node in graph_module.graph.nodes]
+    expected = [(node.op, str(node.target)) for node in export(Alias()).graph_module.graph.nodes]
+    graph_module.graph.lint()
+    return in_order == expected, graph_module.graph is graph
+
+
+def test_a_graph_is_sorted_where_it_is() -> None:
+    with executorch_patches.applied():
+        assert sorted_graph() == (True, True)
+
+
+def test_sorting_a_graph_where_it_is_is_still_needed() -> None:
+    assert sorted_graph() == (True, False)
+
+
 @pytest.mark.slow
 def test_the_same_bytes_are_written_with_every_replay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = {"encode_text": library.towers()["encode_text"]}

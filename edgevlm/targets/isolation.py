@@ -301,8 +301,10 @@ class _Process:
         died = children.signal_of(self._process.returncode)
         if self._was_stopped:
             return _Ended("was stopped")
-        if died in (signal.SIGALRM, signal.SIGPROF):
-            return _Ended("took too long")
+        if died == signal.SIGALRM:
+            return _Ended(f"took longer than {LONGEST_SECONDS} s")
+        if died == signal.SIGPROF:
+            return _Ended(f"took longer than {TEMPLATE_SECONDS} s of a processor")
         if died == signal.SIGKILL:
             return _Ended("was killed: it needed more memory than there is")
         return _Ended(f"ended with {died.name if died else f'exit code {self._process.returncode}'}")
@@ -335,7 +337,7 @@ class _CheckpointsProcess:
 
     def __init__(self) -> None:
         self._process: _Process | None = None
-        self._holds: tuple[str, bytes] | None = None
+        self._holds: tuple[str, str, bytes] | None = None
         self._turn = threading.Lock()
 
     def ask(self, content: bytes, where: str, what: str, *, kind: str = "tokenizer", **asked: Any) -> Any:
@@ -353,7 +355,8 @@ class _CheckpointsProcess:
         with self._turn:
             if self._process is None:
                 self._process, self._holds = _Process(), None
-            known = {} if self._holds == (kind, content) else {kind: np.frombuffer(content, np.uint8), "where": where}
+            holds = (kind, where, content)
+            known = {} if self._holds == holds else {kind: np.frombuffer(content, np.uint8), "where": where}
             self._holds = None
             try:
                 answer = self._process.ask({"ask": what, **known, **asked}, CheckpointError)
@@ -361,7 +364,7 @@ class _CheckpointsProcess:
                 self._process = None
                 said = f"{where}: the process that this {kind} was read in {ended}"
                 raise CheckpointError(said, hint="take the file again from where the checkpoint came from") from ended
-            self._holds = (kind, content)
+            self._holds = holds
             return answer
 
 

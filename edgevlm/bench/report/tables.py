@@ -153,14 +153,14 @@ def _milliseconds(*headings: str) -> tuple[Column, ...]:
 
 def _answers(results: Sequence[Measured], names: Names) -> Table:
     """Of models that talk: what their parts come to."""
-    columns: tuple[Column, ...] = (_THREADS, *_milliseconds("picture", "prompt", "first token"), Column("prompt"))
+    columns: tuple[Column, ...] = (_THREADS, *_milliseconds("picture", "prompt", "first token"), Column("positions"))
     columns += tuple(Column(f"tokens a second, {fill}") for fill in ("a quarter full", "half full", "full"))
     rows = []
     for each in answers(results):
         picture = None if each.picture is None else each.picture.engine_ms.median
         times = (number(ms) for ms in (picture, each.prompt.engine_ms.median, each.first_token_ms))
         rates = [*(number(times.per_second) for times in each.tokens.values()), *[UNKNOWN] * 3][:3]
-        cells = (str(each.threads or UNKNOWN), *times, f"{count(each.prompt.positions)} positions", *rates)
+        cells = (str(each.threads or UNKNOWN), *times, count(each.prompt.positions), *rates)
         rows.append(row("measured", each.artefact, names, *cells))
     note = (
         "A question about a picture of 1280 x 960 pixels: all its tiles are encoded, then prompt and picture are put "
