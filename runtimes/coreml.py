@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,7 +24,7 @@ from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency
 from edgevlm.targets.boundary import find_component, validate_inputs
 from edgevlm.targets.inspection import Advice, OpCount, OpCoverage, Package
-from edgevlm.targets.runtime import SerialSession, TracedOp
+from edgevlm.targets.runtime import SerialSession, State, TracedOp
 
 if TYPE_CHECKING:
     from edgevlm.bundle.bundle import Bundle
@@ -38,7 +39,25 @@ class _Predictor(Protocol):
     pictures: Mapping[str, tuple[str, int, int]]
     """Layout, height and width of the inputs that are pictures, by name."""
 
-    def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, NDArray[Any]]: ...
+    state_names: frozenset[str]
+    """Of what the package itself keeps from run to run."""
+
+    def make_state(self) -> Any: ...
+
+    def predict(self, inputs: Mapping[str, Array], state: Any = None) -> Mapping[str, NDArray[Any]]: ...
+
+
+@dataclass(eq=False)
+class KeptState(State):
+    """A state of Core ML's own, or the evaluator's, which serves all functions of a component.
+
+    Apple's pages do not say that one `MLState` serves several functions; apps rely on that. Not run on Apple hardware.
+
+    Attributes:
+        kept: An `MLState`, or what is one to the evaluator.
+    """
+
+    kept: Any = None
 
 
 class CoreMLRuntime:
@@ -158,10 +177,27 @@ class CoreMLSession(SerialSession[_Predictor]):
         super().__init__(functions, components)
         self.evidence = evidence
 
+    def make_state(self, component: str) -> State:
+        """See `SerialSession.make_state`."""
+        spec = self._stateful(component)
+        _, predictor = self._functions[self._components[component].function(spec.lengths[0])]
+        if not predictor.state_names:
+            return super().make_state(component)
+        return KeptState(component, {}, id(self), kept=predictor.make_state())
+
+    def _compute_on(
+        self, state: State, spec: ComponentSpec, predictor: _Predictor, arrays: Mapping[str, Array]
+    ) -> dict[str, NDArray[np.float32]]:
+        if not isinstance(state, KeptState):
+            return super()._compute_on(state, spec, predictor, arrays)
+        return self._answers(spec.implicit(), predictor.predict(arrays, state.kept))
+
     def _compute(
         self, spec: ComponentSpec, predictor: _Predictor, arrays: Mapping[str, Array]
     ) -> dict[str, NDArray[np.float32]]:
-        answers = predictor.predict(arrays)
+        return self._answers(spec, predictor.predict(arrays))
+
+    def _answers(self, spec: ComponentSpec, answers: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         results: dict[str, NDArray[np.float32]] = {}
         for output in spec.outputs:
             answer = np.asarray(answers[output.name], dtype=np.float32)
@@ -183,14 +219,18 @@ class _EvaluatedProgram:
         self._program = MLProgram.open(path, function=function, threads=threads)
         self.input_names = frozenset(feature.name for feature in self._program.inputs)
         self.output_names = frozenset(feature.name for feature in self._program.outputs)
+        self.state_names = frozenset(feature.name for feature in self._program.states)
         self.pictures: Mapping[str, tuple[str, int, int]] = {
             feature.name: (feature.image.upper(), feature.example[-2], feature.example[-1])
             for feature in self._program.inputs
             if feature.image and feature.example
         }
 
-    def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, NDArray[Any]]:
-        return {name: np.asarray(answer) for name, answer in self._program.predict(inputs).items()}
+    def make_state(self) -> Any:
+        return self._program.make_state()
+
+    def predict(self, inputs: Mapping[str, Array], state: Any = None) -> Mapping[str, NDArray[Any]]:
+        return {name: np.asarray(answer) for name, answer in self._program.predict(inputs, state).items()}
 
 
 def _evaluated_program(path: Path, function: str | None, threads: int | None) -> _EvaluatedProgram:
@@ -211,6 +251,7 @@ class _AppleProgram:
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"{path}: Core ML cannot load this package: {error}") from error
         description = self._model.get_spec().description
+        description = next((each for each in description.functions if each.name == function), description)
         pictures = {
             each.name: each.type.imageType for each in description.input if each.type.WhichOneof("Type") == "imageType"
         }
@@ -220,10 +261,14 @@ class _AppleProgram:
         }
         self.input_names = frozenset(each.name for each in description.input)
         self.output_names = frozenset(each.name for each in description.output)
+        self.state_names = frozenset(each.name for each in description.state)
 
-    def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, NDArray[Any]]:
+    def make_state(self) -> Any:
+        return self._model.make_state()
+
+    def predict(self, inputs: Mapping[str, Array], state: Any = None) -> Mapping[str, NDArray[Any]]:
         answers: Mapping[str, NDArray[Any]] = self._model.predict(
-            {name: _picture(array) if name in self.pictures else array for name, array in inputs.items()}
+            {name: _picture(array) if name in self.pictures else array for name, array in inputs.items()}, state
         )
         return answers
 
@@ -262,10 +307,11 @@ def _require(package: str) -> None:
 
 
 def _check_boundary(component: BundledComponent, predictor: _Predictor, path: Path) -> None:
-    spec = component.spec
+    spec = component.spec.implicit() if predictor.state_names else component.spec
     for kind, tensors, names in (
         ("inputs", spec.inputs, predictor.input_names),
         ("outputs", spec.outputs, predictor.output_names),
+        ("states", spec.state, predictor.state_names),
     ):
         expected = {tensor.name for tensor in tensors}
         if expected != names:

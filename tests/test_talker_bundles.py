@@ -36,6 +36,7 @@ from edgevlm.inputs.pictures import preprocess
 from edgevlm.models import catalogue
 from edgevlm.models.checkpoints import talking
 from edgevlm.parity import generation, witness
+from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 from edgevlm.targets.app_runner import Part
 from edgevlm.targets.isolation import IsolatedRunner
 
@@ -127,6 +128,17 @@ def test_every_length_has_the_integers_that_were_decided(kind: str, target: str,
     assert all(proof.digests == decoders[0].digests for proof in decoders)
     assert sum(decoders[0].bits.values()) == 15  # seven products a layer, and the head
     assert {str(proof.bits) for each, proof in proofs.items() if named.get(each) == "embed_tokens"} == {"{'8': 1}"}
+
+
+@pytest.mark.slow
+def test_core_ml_keeps_what_was_said_in_the_package() -> None:
+    bundle = made("smolvlm", "coreml", "fp16")
+    decode = bundle.components["decode"]
+    for function in decode.functions.values():
+        program = MLProgram.open(bundle.path / decode.file, function=function)
+        assert {each.name for each in program.states} == {each.name for each in decode.spec.state}
+        assert {each.name for each in program.inputs} == {"embeddings", "positions"}
+        assert [each.name for each in program.outputs] == ["logits"]
 
 
 @pytest.mark.slow

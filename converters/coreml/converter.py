@@ -46,6 +46,7 @@ _SYSTEMS = {
     9: {"iOS": "18", "macOS": "15"},
     10: {"iOS": "26", "macOS": "26"},
 }
+_STATES = "iOS18"
 # Squares summed in float16 overflow from a norm of 256 on; the norm of one embedding costs nothing in float32.
 _FLOAT32_OPS = {"reduce_l2_norm", "reduce_sum_square", "square", "pow", "cumsum"}
 _FLOAT32_KINDS = {"linalg_vector_norm", "norm", "square", "pow", "cumsum"}  # what becomes these
@@ -81,7 +82,11 @@ class CoreMLConverter:
         require("coremltools", extra=self.target)
         files = []
         for component in components(programs):
-            group = {name: program for name, program in programs.items() if program.spec.name == component}
+            group = {
+                name: program.implicit() if _keeps_state(recipe) else program
+                for name, program in programs.items()
+                if program.spec.name == component
+            }
             package = out_dir / f"{component}.mlpackage"
             if [*group] == [component]:
                 files.append(_lower(group[component], recipe, package))
@@ -149,7 +154,7 @@ def _convert(program: Program, recipe: Recipe) -> Any:
         program, weights = baked(program)
         passes.append_pass(integer_weights_pass(weights))
     exported = _capture(program)
-    least = _least_system(recipe)
+    least = _STATES if program.spec.state else _least_system(recipe)
     precision = (
         ct.precision.FLOAT32
         if recipe.precision == "fp32"
@@ -170,6 +175,11 @@ def _convert(program: Program, recipe: Recipe) -> Any:
     except (NotImplementedError, ValueError, RuntimeError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise UnsupportedError(f"{program.spec.name}: coremltools cannot convert it: {first_line}") from error
+
+
+def _keeps_state(recipe: Recipe) -> bool:
+    """Whether a component's state is the package's own, which is float16; float32 goes in and comes out."""
+    return recipe.precision == "fp16"
 
 
 def _least_system(recipe: Recipe) -> str | None:

@@ -30,7 +30,7 @@ def describe(package: Path, component: str, manifest: Manifest) -> None:
     said = {tensor.name: _meaning(tensor, bundled.pictures) for tensor in (*spec.inputs, *spec.outputs, *spec.state)}
     said |= {tensor.written: f"{tensor.meaning}, with the new rows" for tensor in spec.state}
     for described in (model.description, *model.description.functions):
-        for feature in (*described.input, *described.output):
+        for feature in (*described.input, *described.output, *described.state):
             feature.shortDescription = said[feature.name]
     taken, given = (_listed(tensors, said) for tensors in (bundled.spec.inputs, bundled.spec.outputs))
     about = model.description.metadata

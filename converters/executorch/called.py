@@ -24,12 +24,9 @@ class Called(nn.Module):
     def __init__(self, spec: ComponentSpec, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        written = {output.name for output in spec.outputs}
-        self.kept = [tensor for tensor in spec.inputs if tensor.written in written]
-        self.given = [tensor for tensor in spec.inputs if tensor not in self.kept]
-        self.answers = [
-            output.name for output in spec.outputs if output.name not in {each.written for each in self.kept}
-        ]
+        spec = spec.implicit()
+        self.kept, self.given = spec.state, spec.inputs
+        self.answers = [output.name for output in spec.outputs]
         for tensor in self.kept:
             self.register_buffer(tensor.name, torch.zeros(tensor.shape), persistent=False)
 

@@ -87,6 +87,18 @@ class ComponentSpec:
         written = (replace(tensor, name=tensor.written) for tensor in state)
         return ComponentSpec(name or self.name, (*inputs, *state), (*outputs, *written))
 
+    def implicit(self) -> ComponentSpec:
+        """The contrary of `explicit`: what it takes, and gives back as written, is a state that it keeps."""
+        answers = {tensor.name for tensor in self.outputs}
+        state = tuple(tensor for tensor in self.inputs if tensor.written in answers)
+        written = {tensor.written for tensor in state}
+        return replace(
+            self,
+            inputs=tuple(tensor for tensor in self.inputs if tensor not in state),
+            outputs=tuple(tensor for tensor in self.outputs if tensor.name not in written),
+            state=state,
+        )
+
 
 @dataclass(frozen=True)
 class ImagePreprocessing:

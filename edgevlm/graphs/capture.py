@@ -19,20 +19,26 @@ if TYPE_CHECKING:
 def named(program: Program) -> torch.nn.Module:
     """The program's module, taking keyword arguments and returning a dict, both by the names of its spec.
 
-    Converters name an artefact's tensors after these, so the file itself speaks the bundle's language.
+    Converters name an artefact's tensors after these, so the file itself speaks the bundle's language. A state is kept
+    in buffers of its names, zeros at first.
     """
     import torch
 
-    inputs = [tensor.name for tensor in program.spec.inputs]
-    outputs = [tensor.name for tensor in program.spec.outputs]
+    spec = program.spec
 
     class Named(torch.nn.Module):
         def __init__(self, module: torch.nn.Module) -> None:
             super().__init__()
             self.module = module
+            for tensor in spec.state:
+                self.register_buffer(tensor.name, torch.zeros(tensor.shape))
 
         def forward(self, **tensors: torch.Tensor) -> dict[str, torch.Tensor]:
-            return dict(zip(outputs, answers_of(self.module, *(tensors[name] for name in inputs)), strict=True))
+            state = [getattr(self, tensor.name) for tensor in spec.state]
+            answers = answers_of(self.module, *(tensors[tensor.name] for tensor in spec.inputs), *state)
+            for kept, written in zip(state, answers[len(spec.outputs) :], strict=True):
+                kept.copy_(written)
+            return {tensor.name: answer for tensor, answer in zip(spec.outputs, answers, strict=False)}
 
     return Named(program.module).eval()
 
@@ -51,8 +57,8 @@ def answers_of(module: torch.nn.Module, *inputs: torch.Tensor) -> tuple[torch.Te
 
 
 def examples(program: Program) -> dict[str, torch.Tensor]:
-    """The program's example inputs by name."""
-    return {spec.name: tensor for spec, tensor in zip(program.spec.inputs, program.example, strict=True)}
+    """The program's example inputs by name; those of its state stand behind them."""
+    return {spec.name: tensor for spec, tensor in zip(program.spec.inputs, program.example, strict=False)}
 
 
 def capture(program: Program) -> ExportedProgram:

@@ -48,6 +48,10 @@ class Program:
         example = tuple(each[part] for each, part in zip(self.example, cut, strict=True))
         return Program(spec, self.module, example, (length,))
 
+    def implicit(self) -> Program:
+        """The contrary of `explicit`: its state is kept from run to run."""
+        return replace(self, spec=self.spec.implicit())
+
     def ranged(self, most: int) -> Program:
         """The same for any number of rows up to `most`, its state among its inputs and its outputs."""
         if not self.spec.lengths:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,9 +201,7 @@ class ExecuTorchSession(SerialSession[Any]):
                 f"{places[:8].tolist()}"
             )
         given = {**arrays, EMBEDDINGS: arrays[EMBEDDINGS][:, :count], POSITIONS: places[:count]}
-        kept = {tensor.name for tensor in spec.inputs} - arrays.keys()
-        outputs = tuple(each for each in spec.outputs if each.name not in {f"{name}_written" for name in kept})
-        answers = _run(state.method, replace(spec, outputs=outputs), given)
+        answers = _run(state.method, spec.implicit(), given)
         state.filled = first + count
         return {name: rows[:, 0] if name == LOGITS else rows for name, rows in answers.items()}
 
