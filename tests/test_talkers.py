@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,17 @@ def test_an_answer_ends_where_the_context_does_and_can_be_stopped() -> None:
     assert 1 <= len(answer.token_ids) < 8
     with pytest.raises(InputError, match="expected at most 8 more positions, of a context of 8"):
         _ = asking(model).generate(scene(30, 30), "a photo of a cat sleeping on a red sofa in the park").text
+
+
+def test_several_threads_may_read_one_answer() -> None:
+    model, picture = load("blip"), scene(30, 30, seed=4)
+    expected = asking(model).generate(picture, max_tokens=12)
+    answer, pieces = asking(model).generate(picture, max_tokens=12), list[str]()
+    with ThreadPoolExecutor(4) as threads:
+        texts = list(threads.map(lambda _: [pieces.extend(answer), answer.text][1], range(4)))
+    assert texts == [expected.text] * 4
+    assert answer.token_ids == expected.token_ids
+    assert sorted(pieces) == sorted(asking(model).generate(picture, max_tokens=12))
 
 
 def test_scores_are_log_likelihoods() -> None:

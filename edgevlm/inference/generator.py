@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -67,6 +68,8 @@ class Times:
 class Answer:
     """Text as it comes: iterable once live, whole afterwards. Nothing runs before somebody asks for it.
 
+    Several threads may read one: each piece goes to one of those that iterate, and `text` is whole for all.
+
     >>> answer = model.generate("photo.jpg", "How many triangles are there?")
     >>> for piece in answer: print(piece, end="", flush=True)
     >>> answer.text, answer.finish
@@ -92,11 +95,16 @@ class Answer:
         self._error: Exception | None = None
         self._times: list[float] = []
         self._picture_ms = 0.0
+        self._turn = threading.Lock()
 
     def __iter__(self) -> Iterator[str]:
         """The text that is not said yet, in pieces of whole characters."""
-        while self.finish is None:
-            if piece := self._step():
+        while True:
+            with self._turn:
+                if self.finish is not None:
+                    return
+                piece = self._step()
+            if piece:
                 yield piece
 
     def stop(self) -> None:
