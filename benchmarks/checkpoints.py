@@ -76,6 +76,67 @@ def write_siglip(folder: Path, config: Mapping[str, Any] | None = None) -> Path:
     return folder
 
 
+SMOLVLM_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}"
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}"
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+def write_smolvlm(folder: Path) -> Path:
+    """A SmolVLM of SmolVLM-256M's size: a tower of 93 million weights, and a decoder of 135 million that is tied.
+
+    Its tokens are letters, and words of numbers that nothing is cut into, so that every answer can be read.
+    """
+    from tokenizers import decoders
+    from transformers import LlamaConfig, SmolVLMConfig, SmolVLMForConditionalGeneration
+
+    text = LlamaConfig(
+        hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+        max_position_embeddings=8192, rms_norm_eps=1e-5, vocab_size=49280, bos_token_id=0, eos_token_id=1,
+        pad_token_id=1, rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+    )  # fmt: skip
+    vision = {
+        "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "image_size": 512, "patch_size": 16,
+    }  # fmt: skip
+    config = SmolVLMConfig(
+        vision_config=vision, text_config=text, scale_factor=4, image_token_id=3, pad_token_id=1,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    _write_model(folder, SmolVLMForConditionalGeneration, config)
+    special = ["<|im_start|>", "<end_of_utterance>", "<fake_token_around_image>", "<image>", "<global-img>"]
+    special += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    numbered = {token: number for number, token in enumerate(special)}
+    tokenizer = _letters(len(special), special=numbered, unknown=special[0], words=text.vocab_size)
+    tokenizer.decoder = decoders.Fuse()
+    _write_tokenizer(
+        folder, tokenizer, "PreTrainedTokenizerFast", bos_token=special[0], eos_token=special[1], pad_token=special[1]
+    )
+    _write_json(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "SmolVLMImageProcessor",
+            "do_resize": True,
+            "size": {"longest_edge": 2048},
+            "max_image_size": {"longest_edge": 512},
+            "resample": 1,
+            "do_image_splitting": True,
+            "do_pad": True,
+            "do_convert_rgb": True,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_std": [0.5, 0.5, 0.5],
+        },
+    )
+    _write_json(folder / "chat_template.json", {"chat_template": SMOLVLM_TEMPLATE})
+    return folder
+
+
 def _write_model(folder: Path, model_class: type[PreTrainedModel], config: Any) -> PreTrainedModel:
     import torch
 
@@ -86,12 +147,13 @@ def _write_model(folder: Path, model_class: type[PreTrainedModel], config: Any) 
     return model
 
 
-def _letters(first_id: int, special: Mapping[str, int], unknown: str) -> Tokenizer:
-    """Splits a text into its printable ASCII characters."""
+def _letters(first_id: int, special: Mapping[str, int], unknown: str, words: int = 0) -> Tokenizer:
+    """Splits a text into its printable ASCII characters; ids beyond theirs, up to `words`, are ` word1000`."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     letters = {letter: first_id + index for index, letter in enumerate(string.printable)}
-    tokenizer = Tokenizer(models.WordLevel({**letters, **special}, unk_token=unknown))
+    beyond = {f" word{number}": number for number in range(first_id + len(letters), words)}
+    tokenizer = Tokenizer(models.WordLevel({**letters, **beyond, **special}, unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
     tokenizer.add_special_tokens(list(special))
     return tokenizer
