@@ -82,12 +82,12 @@ def test_a_bias_is_said_and_the_same_manifest_gives_the_same_bytes(bundle: Bundl
     package = tmp_path / "classify.mlpackage"
     shutil.copytree(bundle.path / bundle.components["classify"].file, package)
     before = (package / SPECIFICATION).read_bytes()
-    describe(package, "classify", bundle.manifest)
+    describe(package, bundle.manifest)
     assert (package / SPECIFICATION).read_bytes() == before
     names = ("\u732b", 'a "quoted" one')
     assert bundle.manifest.labels is not None
     labels = replace(bundle.manifest.labels, names=names)
-    describe(package, "classify", replace(bundle.manifest, logit_bias=-16.5, labels=labels))
+    describe(package, replace(bundle.manifest, logit_bias=-16.5, labels=labels))
     own = dict(_description(package).metadata.userDefined)
     assert own["logit_bias"] == "-16.5"
     assert json.loads(own["labels"]) == list(names)

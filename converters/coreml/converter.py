@@ -1,4 +1,4 @@
-"""Core ML: one `<component>.mlpackage` each, an ML Program that Xcode takes as it is.
+"""Core ML: one `<component>.mlpackage` each, an ML Program that Xcode takes as it is; of a model that talks, two.
 
 Format: https://apple.github.io/coremltools/mlmodel/index.html
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array, TensorSpec
 from edgevlm.converters.coreml import patches
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from edgevlm.graphs.outline import Outline
     from edgevlm.targets.converter import Footprint
 
+LANGUAGE = "language"
+"""The package of a model that talks that takes words and gives them."""
 # https://apple.github.io/coremltools/mlmodel/Format/Model.html: the first systems to read a specification version.
 _SYSTEMS = {
     6: {"iOS": "15", "macOS": "12"},
@@ -46,7 +49,8 @@ _SYSTEMS = {
     9: {"iOS": "18", "macOS": "15"},
     10: {"iOS": "26", "macOS": "26"},
 }
-_STATES = "iOS18"
+_FUNCTIONS = "iOS18"
+"""The first system that has packages of several functions, and states."""
 # Squares summed in float16 overflow from a norm of 256 on; the norm of one embedding costs nothing in float32.
 _FLOAT32_OPS = {"reduce_l2_norm", "reduce_sum_square", "square", "pow", "cumsum"}
 _FLOAT32_KINDS = {"linalg_vector_norm", "norm", "square", "pow", "cumsum"}  # what becomes these
@@ -72,7 +76,7 @@ class CoreMLConverter:
             return audit(graphs, programs, recipe, samples, _half_ops, progress)
 
     def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
-        """Writes one `.mlpackage` a component, for the oldest system that has all its ops.
+        """Writes one `.mlpackage` a component, or one for words, for the oldest system that has all its ops.
 
         Raises:
             MissingDependency: coremltools is not installed.
@@ -81,25 +85,21 @@ class CoreMLConverter:
         """
         require("coremltools", extra=self.target)
         files = []
-        for component in components(programs):
-            group = {
-                name: program.implicit() if _keeps_state(recipe) else program
-                for name, program in programs.items()
-                if program.spec.name == component
-            }
-            package = out_dir / f"{component}.mlpackage"
-            if [*group] == [component]:
-                files.append(_lower(group[component], recipe, package))
+        for name in dict.fromkeys(map(_package, components(programs))):
+            package = out_dir / f"{name}.mlpackage"
+            group = {key: program for key, program in programs.items() if _package(program.spec.name) == name}
+            if [*group] == [name]:
+                files.append(_lower(group[name], recipe, package, _least_system(recipe)))
             else:
-                files.append(_lower_functions(component, group, recipe, package))
+                files.append(_lower_functions(group, recipe, package))
         return tuple(files)
 
     def describe(self, manifest: Manifest, folder: Path) -> None:
         """Fills in what Xcode shows of each package, and what an app can read of a model without its manifest."""
         from edgevlm.converters.coreml.metadata import describe
 
-        for name, component in manifest.components.items():
-            describe(folder / component.file, name, manifest)
+        for file in {component.file for component in manifest.components.values()}:
+            describe(folder / file, manifest)
 
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What the packages are expected to take, and the least systems."""
@@ -107,27 +107,36 @@ class CoreMLConverter:
         return footprint(outlines, recipe, _SYSTEMS[version])
 
 
-def _lower_functions(component: str, programs: Programs, recipe: Recipe, package: Path) -> BundleFile:
-    """One package with several functions, which share their weights; it takes iOS 18. The first is the default one."""
+def _package(component: str) -> str:
+    """Which package answers a component: what reads words and what says them share a table of tokens."""
+    return LANGUAGE if component in (EMBED_TOKENS, DECODE) else component
+
+
+def _lower_functions(programs: Programs, recipe: Recipe, package: Path) -> BundleFile:
+    """One package with several functions, which share their weights; it takes iOS 18.
+
+    The default one is the first of the last component.
+    """
     from coremltools.models.utils import MultiFunctionDescriptor, save_multifunction  # type: ignore[import-untyped]
 
     with interrupts.temporary_folder() as folder:
         descriptor = MultiFunctionDescriptor()
         for name, program in programs.items():
             path = folder / f"{name}.mlpackage"
-            _lower(program, recipe, path)
+            _lower(program.implicit() if _keeps_state(recipe) else program, recipe, path, _FUNCTIONS)
             descriptor.add_function(str(path), src_function_name="main", target_function_name=name)
-        descriptor.default_function_name = next(iter(programs))
+        last = components(programs)[-1]
+        descriptor.default_function_name = next(name for name, each in programs.items() if each.spec.name == last)
         with quiet():
             save_multifunction(descriptor, str(package))
     _make_reproducible(package)
-    return BundleFile(package.name, (component,), requires=_SYSTEMS[9])
+    return BundleFile(package.name, components(programs), requires=_SYSTEMS[9])
 
 
-def _lower(program: Program, recipe: Recipe, package: Path) -> BundleFile:
+def _lower(program: Program, recipe: Recipe, package: Path, least: str | None) -> BundleFile:
     name = program.spec.name
     with quiet(), patches.applied():
-        model = _convert(program, recipe)
+        model = _convert(program, recipe, least)
         require_compressed(model, program, recipe)
         # The rest of what coremltools writes here (its version and torch's) depends on the inputs alone.
         model.user_defined_metadata.pop("com.github.apple.coremltools.conversion_date", None)
@@ -143,7 +152,7 @@ def _capture(program: Program) -> ExportedProgram:
     return exported
 
 
-def _convert(program: Program, recipe: Recipe) -> Any:
+def _convert(program: Program, recipe: Recipe, least: str | None) -> Any:
     import coremltools as ct  # type: ignore[import-untyped]
 
     passes = patches.sound_passes()
@@ -154,7 +163,6 @@ def _convert(program: Program, recipe: Recipe) -> Any:
         program, weights = baked(program)
         passes.append_pass(integer_weights_pass(weights))
     exported = _capture(program)
-    least = _STATES if program.spec.state else _least_system(recipe)
     precision = (
         ct.precision.FLOAT32
         if recipe.precision == "fp32"

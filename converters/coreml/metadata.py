@@ -12,37 +12,41 @@ from edgevlm.bundle.spec import TensorSpec
 SPECIFICATION = Path("Data", "com.apple.CoreML", "model.mlmodel")
 
 
-def describe(package: Path, component: str, manifest: Manifest) -> None:
+def describe(package: Path, manifest: Manifest) -> None:
     """Writes the description, author, licence and version of a package, and what its answers mean.
 
     What it defines of its own is called as in the manifest, and is text: for `classify`, `labels` is a JSON list.
 
     Args:
-        package: The `.mlpackage`.
-        component: What it answers.
+        package: The `.mlpackage`, one of the bundle's.
         manifest: Of the bundle that it is part of.
     """
     from coremltools.proto import Model_pb2  # type: ignore[import-untyped]
 
-    bundled, source = manifest.components[component], manifest.source
-    model = Model_pb2.Model.FromString((package / SPECIFICATION).read_bytes())
-    spec = bundled.spec
-    said = {tensor.name: _meaning(tensor, bundled.pictures) for tensor in (*spec.inputs, *spec.outputs, *spec.state)}
-    said |= {tensor.written: f"{tensor.meaning}, with the new rows" for tensor in spec.state}
+    components = {name: each for name, each in manifest.components.items() if each.file == package.name}
+    model, source = Model_pb2.Model.FromString((package / SPECIFICATION).read_bytes()), manifest.source
+    said: dict[str, str] = {}
+    for each in components.values():
+        spec = each.spec
+        said |= {tensor.name: _meaning(tensor, each.pictures) for tensor in (*spec.inputs, *spec.outputs, *spec.state)}
+        said |= {tensor.written: f"{tensor.meaning}, with the new rows" for tensor in spec.state}
     for described in (model.description, *model.description.functions):
         for feature in (*described.input, *described.output, *described.state):
             feature.shortDescription = said[feature.name]
-    taken, given = (_listed(tensors, said) for tensors in (bundled.spec.inputs, bundled.spec.outputs))
     about = model.description.metadata
-    about.shortDescription = f"{component} of {manifest.name}: takes {taken}; returns {given}."
+    about.shortDescription = " ".join(
+        f"{name} of {manifest.name}: takes {_listed(each.spec.inputs, said)}; "
+        f"returns {_listed(each.spec.outputs, said)}."
+        for name, each in components.items()
+    )
     about.author = f"{source.name}, converted by EdgeVLM"
     about.license = source.licence
     about.versionString = source.revision
-    about.userDefined.update(_own(component, manifest))
+    about.userDefined.update(_own(components, manifest))
     (package / SPECIFICATION).write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _own(component: str, manifest: Manifest) -> dict[str, str]:
+def _own(components: Iterable[str], manifest: Manifest) -> dict[str, str]:
     found = {"source": manifest.source.name, "recipe": manifest.recipe.name}
     if manifest.dialogue is not None:
         return found | {"context_length": str(manifest.dialogue.context_length)}
@@ -50,7 +54,7 @@ def _own(component: str, manifest: Manifest) -> dict[str, str]:
     found["logit_scale"] = repr(manifest.embedding.logit_scale)
     if manifest.embedding.logit_bias is not None:
         found["logit_bias"] = repr(manifest.embedding.logit_bias)
-    if component == "classify" and manifest.labels is not None:
+    if "classify" in components and manifest.labels is not None:
         found["labels"] = json.dumps(manifest.labels.names, ensure_ascii=False)
     return found
 
