@@ -3,7 +3,8 @@
     python tests/talkers.py WORK/checkpoints
     python -m edgevlm.benchmarks.talkers WORK/checkpoints/{llava,smolvlm,blip} --work WORK [--keep]
 
-Resumable: what stands in WORK/rows.jsonl is not converted again.
+Resumable: what stands in WORK/rows.jsonl is not converted again. With `--target coreml`, the rows of other targets stay
+as they were kept, where the tools' versions are the same.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from edgevlm.benchmarks.measuring import keep, make_parser, plain_errors
+from edgevlm.benchmarks.measuring import RESULTS, keep, machine, make_parser, plain_errors
 from edgevlm.benchmarks.talkers.page import page
+from edgevlm.errors import InputError
 
 RECIPES = ("fp32", "fp16", "int8", "int8-weights", "int4-weights")
+TARGETS = ("coreml", "executorch", "tflite")
 PAGE = Path(__file__).with_name("README.md")
 
 
@@ -28,9 +32,13 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="+", type=Path, help="folders in Hugging Face format")
     parser.add_argument("--work", type=Path, required=True, help="folder for bundles, cache and rows so far")
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    parser.add_argument("--target", choices=(*TARGETS, "all"), default="all")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    rows = _convert_all(options.checkpoints, options.recipes, options.work)
+    kept_rows = _kept(options.target)
+    rows = _convert_all(options.checkpoints, options.recipes, options.target, options.work)
+    order = list(product([each.name for each in options.checkpoints], options.recipes, TARGETS))
+    rows = sorted(rows + kept_rows, key=lambda row: order.index((row["checkpoint"], row["recipe"], row["target"])))
     figures = {"rows": rows}
     if options.keep or options.json:
         names, recipes = ",".join(each.name for each in options.checkpoints), " ".join(options.recipes)
@@ -40,14 +48,33 @@ def main() -> None:
             PAGE.write_text(page(json.loads(kept.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
-def _convert_all(checkpoints: Sequence[Path], recipes: Sequence[str], work: Path) -> list[dict[str, Any]]:
+def _kept(target: str) -> list[dict[str, Any]]:
+    """The rows of other targets.
+
+    Raises:
+        InputError: they were made by other versions of the tools.
+    """
+    if target == "all":
+        return []
+    kept = json.loads((RESULTS / "talkers.json").read_text(encoding="utf-8"))
+    then, now = (each["versions"] for each in (kept["machine"], machine()))
+    if then != now:
+        raise InputError(
+            f"--target: expected the versions that the other rows were made by, {then}, got {now}",
+            hint="convert to all targets",
+        )
+    return [row for row in kept["rows"] if row["target"] != target]
+
+
+def _convert_all(checkpoints: Sequence[Path], recipes: Sequence[str], target: str, work: Path) -> list[dict[str, Any]]:
     done = work / "rows.jsonl"
     rows = [json.loads(line) for line in done.read_text().splitlines()] if done.exists() else []
     for checkpoint in checkpoints:
         for recipe in recipes:
             if any((row["checkpoint"], row["recipe"]) == (checkpoint.name, recipe) for row in rows):
                 continue
-            found = [_row(checkpoint.name, recipe, outcome) for outcome in _convert(checkpoint, recipe, work)]
+            outcomes = _convert(checkpoint, recipe, target, work)
+            found = [_row(checkpoint.name, recipe, outcome) for outcome in outcomes]
             for row in found:
                 print(json.dumps(row))
             rows += found
@@ -56,9 +83,9 @@ def _convert_all(checkpoints: Sequence[Path], recipes: Sequence[str], work: Path
     return rows
 
 
-def _convert(checkpoint: Path, recipe: str, work: Path) -> list[dict[str, Any]]:
+def _convert(checkpoint: Path, recipe: str, target: str, work: Path) -> list[dict[str, Any]]:
     """What `edgevlm convert` says of each target."""
-    command = [sys.executable, "-m", "edgevlm", "convert", str(checkpoint), "--target", "all", "--recipe", recipe]
+    command = [sys.executable, "-m", "edgevlm", "convert", str(checkpoint), "--target", target, "--recipe", recipe]
     command += ["--lengths", "1,16", "--out", str(work / "dist"), "--force", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     outcomes: list[dict[str, Any]] = json.loads(done.stdout)["outcomes"]
