@@ -52,6 +52,23 @@ def test_a_shortest_edge_has_one_length(tmp_path: Path) -> None:
         Bundle.open(changed(bundle, tmp_path / "b.edgevlm", image=image))
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("image", {"resize_height": 0, "resize_width": 0}, "image: expected resize_height and resize_width of 1 to"),
+        ("image", {"resize": "exact", "resize_height": 10**6, "resize_width": 10**6}, "of 1 to 8,192 pixels"),
+        ("image", {"height": 10**9, "width": 10**9}, "image.height and image.width: expected what encode_image takes"),
+        ("text", {"context_length": 2**62}, "text.context_length: expected what encode_text takes, token_ids"),
+    ],
+    ids=str,
+)
+def test_sizes_are_those_of_the_components(part: str, changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8")
+    other = replace(getattr(bundle.manifest, part), **changes)
+    with pytest.raises(BundleError, match=said):
+        Bundle.open(changed(bundle, tmp_path / "b.edgevlm", **{part: other}))
+
+
 def test_labels_in_another_order_are_not_what_classify_answers(tmp_path: Path) -> None:
     bundle = library.labelled_student(LABELS)
     assert bundle.manifest.labels is not None

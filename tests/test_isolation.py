@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +32,15 @@ from edgevlm.bundle import trust
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.cli import main
-from edgevlm.errors import BundleError, CheckpointError, EdgeVLMError, InputError, MissingDependency, TensorError
+from edgevlm.errors import (
+    BundleError,
+    CheckpointError,
+    EdgeVLMError,
+    InputError,
+    MissingDependency,
+    TensorError,
+    UnsupportedError,
+)
 from edgevlm.models.checkpoints import text_rules
 from edgevlm.process import frames, store
 from edgevlm.targets import registry
@@ -313,3 +323,41 @@ def test_frames_give_back_what_was_sent(value: Any) -> None:
     stream.seek(0)
     np.testing.assert_equal(frames.receive(stream), [value, value])
     assert not stream.read()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_fork_is_refused_and_takes_no_answer_of_its_parents() -> None:
+    bundle = library.student("tflite", "int8")
+    with IsolatedRuntime("tflite").open(bundle, threads=1) as session:
+        tokenizer = tokenizer_of(bundle, session)
+        assert tokenizer is not None
+        expected = tokenizer.encode(["two red circles"])
+
+        def ask() -> None:
+            for _ in range(50):
+                try:
+                    tokenizer.encode(["a star"])
+                except UnsupportedError as error:
+                    assert "this one is a fork" in error.message  # noqa: PT017 (another process)
+                else:
+                    os._exit(1)
+
+        children = [multiprocessing.get_context("fork").Process(target=ask) for _ in range(2)]
+        for child in children:
+            child.start()
+        for _ in range(50):
+            np.testing.assert_array_equal(tokenizer.encode(["two red circles"]), expected)
+        for child in children:
+            child.join(30)
+            assert child.exitcode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_fork_reads_checkpoints_in_a_process_of_its_own() -> None:
+    content = tokenizer_json().encode()
+    rehearse(content, "here", ["a"])
+    child = multiprocessing.get_context("fork").Process(target=rehearse, args=(content, "there", ["b"]))
+    child.start()
+    rehearse(content, "here", ["b"])
+    child.join(30)
+    assert child.exitcode == 0

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
 from edgevlm.bundle.manifest import BundledComponent, Manifest
+from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import BundleError
 
 _HIGHEST_ID = (1 << 31) - 1
 _LARGEST_TILED = 4096
+_LONGEST_EDGE = 8192
+"""Of a picture that is scaled: 200 MB where it is square."""
 
 
 def check_claims(where: Path, manifest: Manifest) -> None:
@@ -20,15 +23,11 @@ def check_claims(where: Path, manifest: Manifest) -> None:
         manifest: What it says.
 
     Raises:
-        BundleError: two sizes for one edge; lengths without functions; labels or an embedding_dim that the components'
-            outputs contradict; neither embeddings nor dialogues; or dialogues that do not fit the components.
+        BundleError: two sizes for one edge, or sizes that nothing can be scaled to; lengths without functions; pixels,
+            ids, labels or an embedding_dim that the components contradict; neither embeddings nor dialogues; or
+            dialogues that do not fit the components.
     """
-    image = manifest.image
-    if image.resize == "shortest_edge" and image.resize_width != image.resize_height:
-        raise BundleError(
-            f"{where}: image: expected one length for shortest_edge, got resize_height {image.resize_height} and "
-            f"resize_width {image.resize_width}"
-        )
+    _check_image(where, manifest.image)
     for name, component in manifest.components.items():
         _check_lengths(where, name, component)
     of_embeddings = (manifest.embedding_dim, manifest.logit_scale, manifest.embedding_space_id)
@@ -43,6 +42,20 @@ def check_claims(where: Path, manifest: Manifest) -> None:
         _check_dialogue(where, manifest, manifest.dialogue)
 
 
+def _check_image(where: Path, image: ImagePreprocessing) -> None:
+    edges = (image.resize_height, image.resize_width)
+    if image.resize == "shortest_edge" and edges[0] != edges[1]:
+        raise BundleError(
+            f"{where}: image: expected one length for shortest_edge, got resize_height {edges[0]} and resize_width "
+            f"{edges[1]}"
+        )
+    if image.resize != "none" and not all(1 <= edge <= _LONGEST_EDGE for edge in edges):
+        raise BundleError(
+            f"{where}: image: expected resize_height and resize_width of 1 to {_LONGEST_EDGE:,} pixels, got "
+            f"{edges[0]:,} and {edges[1]:,}"
+        )
+
+
 def _check_lengths(where: Path, name: str, component: BundledComponent) -> None:
     spec = component.spec
     of_one = not spec.lengths and {*component.functions} <= {"1"}
@@ -54,6 +67,18 @@ def _check_lengths(where: Path, name: str, component: BundledComponent) -> None:
 
 
 def _check_embeddings(where: Path, manifest: Manifest) -> None:
+    known: dict[str, tuple[int, ...]] = {"pixels": (1, 3, manifest.image.height, manifest.image.width)}
+    if manifest.text is not None:
+        known["token_ids"] = (1, manifest.text.context_length)
+    for name, component in manifest.components.items():
+        for taken in component.spec.inputs:
+            expected = known.get(taken.name, taken.shape)
+            if taken.shape != expected:
+                said = "image.height and image.width" if taken.name == "pixels" else "text.context_length"
+                raise BundleError(
+                    f"{where}: {said}: expected what {name} takes, {taken.name} {list(taken.shape)}, got "
+                    f"{list(expected)}"
+                )
     for name in manifest.components.keys() & {"encode_image", "encode_text"}:
         for output in manifest.components[name].spec.outputs:
             if output.name == "embedding" and output.shape[-1] != manifest.embedding_dim:

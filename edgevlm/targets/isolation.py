@@ -9,8 +9,10 @@ process is another Python, which imports the target's runtime in place of this o
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -31,7 +33,7 @@ from edgevlm.process import children, frames
 from edgevlm.targets.app_runner import Part
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import Advice, OpCount
-from edgevlm.targets.runtime import SerialSession, Session, State, TracedOp
+from edgevlm.targets.runtime import SerialSession, Session, State, TracedOp, refuse_fork
 
 PROGRAM = "edgevlm.targets.isolated"
 LONGEST_SECONDS = 300
@@ -269,14 +271,17 @@ class _Process:
         self._end = weakref.finalize(self, children.end, self._process)
         self._turn = threading.Lock()
         self._was_stopped = False
+        self._opener = os.getpid()
 
     def ask(self, question: Mapping[str, Any], otherwise: type[EdgeVLMError]) -> Any:
         """The answer to one question; `edgevlm.targets.isolated` has which there are.
 
         Raises:
             EdgeVLMError: what was raised there; `otherwise` where that is of no kind that is known.
+            UnsupportedError: this process is a fork of the one that started it.
             _Ended: the process has ended.
         """
+        refuse_fork(str(question["ask"]), self._opener)
         with self._turn:
             if not self._end.alive:
                 raise self._ended()
@@ -336,6 +341,11 @@ class _CheckpointsProcess:
     """The process of all checkpoints' tokenizers and templates: started at need, and anew where one has ended it."""
 
     def __init__(self) -> None:
+        self._begin()
+        if sys.platform != "win32":
+            os.register_at_fork(after_in_child=self._begin)  # the parent goes on with what there is
+
+    def _begin(self) -> None:
         self._process: _Process | None = None
         self._holds: tuple[str, str, bytes] | None = None
         self._turn = threading.Lock()

@@ -97,6 +97,24 @@ class Session(Protocol):
     ) -> None: ...
 
 
+def refuse_fork(what: str, opener: int) -> None:
+    """Refuses to serve a fork of the process that opened a session.
+
+    Args:
+        what: What was asked.
+        opener: The id of that process.
+
+    Raises:
+        UnsupportedError: this is another one.
+    """
+    if os.getpid() != opener:
+        raise UnsupportedError(
+            f"{what}: this session was opened by process {opener}, of which this one is a fork: a runtime's threads "
+            "are not copied with it, and both would read from one pipe",
+            hint='open the bundle in the new process, or start that with multiprocessing.get_context("spawn")',
+        )
+
+
 class Closing:
     """What is closed at the end of a `with` block; sessions inherit it."""
 
@@ -176,12 +194,7 @@ class SerialSession(Closing, Generic[P]):
             BundleError: the component cannot be loaded, or answers otherwise than its spec says.
             UnsupportedError: this process is a fork of the one that opened the session.
         """
-        if os.getpid() != self._process:
-            raise UnsupportedError(
-                f"{component}: this session was opened by process {self._process}, of which this one is a fork: a "
-                "runtime's threads are not copied with it",
-                hint='open the bundle in the new process, or start that with multiprocessing.get_context("spawn")',
-            )
+        refuse_fork(component, self._process)
         with self._turn:
             if self._closed:
                 raise TensorError("this session is closed", hint="open the bundle again")
