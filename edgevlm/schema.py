@@ -28,6 +28,8 @@ T = TypeVar("T")
 LARGEST_JSON_BYTES = 1 << 30
 LARGEST_YAML_BYTES = 1 << 17
 """What PyYAML takes some seconds for; of what people write by hand, the largest has a fifth of it."""
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""Of a character beyond the first 65,536, as JSON writes it: half of a pair, or what stands alone."""
 _LONGEST_INTEGER = len("-9223372036854775808")
 _WIDTH = 110
 _CORE_SCHEMA = (
@@ -159,8 +161,9 @@ def parse_json(text: str, *, where: str, error: type[EdgeVLMError], hint: str | 
     Args:
         text: The text.
         where: What messages start with, such as a file's name.
-        error: Raised for what is no JSON, is nested too deep for Python, has an integer beyond 64 bits, or a key twice
-            in one object, of which readers take one or the other.
+        error: Raised for what is no JSON, is nested too deep for Python, has an integer beyond 64 bits, half a
+            character (a lone surrogate, which nothing can write), or a key twice in one object, of which readers take
+            one or the other.
         hint: What to do about it.
     """
 
@@ -173,7 +176,13 @@ def parse_json(text: str, *, where: str, error: type[EdgeVLMError], hint: str | 
         return found
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_int=_integer)
+        value = json.loads(text, object_pairs_hook=unique, parse_int=_integer)
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as problem:
+        half = problem.object[problem.start]
+        raise error(f"{where}: expected valid Unicode, got a lone surrogate, {half!r}", hint=hint) from problem
     except (ValueError, RecursionError) as problem:
         said = "nested too deep" if isinstance(problem, RecursionError) else str(problem)
         raise error(f"{where}: not readable as JSON: {said}", hint=hint) from problem

@@ -119,6 +119,13 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: os.truncate(path / WEIGHTS, 1 << 40),
         "got 1099511627776",
     ),
+    "a file of a terabyte that is listed": (
+        lambda path: [
+            os.truncate(path / WEIGHTS, 1 << 40),
+            _edit_manifest(path, lambda m: m["files"][WEIGHTS].update(size_bytes=1 << 40)),
+        ],
+        "expected at most 68,719,476,736 bytes, got 1,099,511,627,776",
+    ),
     "a link to a file": (lambda path: (path / "link").symlink_to("manifest.json"), "no links"),
     "a link to a folder": (lambda path: (path / "link").symlink_to("golden"), "no links"),
     "no manifest": (lambda path: (path / "manifest.json").unlink(), r"no manifest\.json"),

@@ -625,7 +625,8 @@ def test_a_busy_server_is_asked_again_when_it_says(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "after", ["-5", "nan", "inf", "0", "-inf", "soon", "", "Thu, 01 Jan 1970 00:00:00 GMT", "Mon, 99 Foo 0 0:0:0"]
+    "after",
+    ["-5", "nan", "inf", "0", "-inf", "0.001", "soon", "", "Thu, 01 Jan 1970 00:00:00 GMT", "Mon, 99 Foo 0 0:0:0"],
 )
 def test_a_time_that_is_none_to_wait_for_is_not_obeyed(after: str, server: Server) -> None:
     server.plan = [Reply(429, {"error": {"message": "slow down"}}, {"Retry-After": after})] * 6
@@ -683,6 +684,7 @@ def test_the_time_is_for_the_whole_answer_however_it_drips(part: str, server: Se
         (Reply(200, b"<html>hello</html>"), "expected JSON, got '<html>hello</html>'", 1),
         (Reply(200, [1]), "expected a JSON object", 1),
         (Reply(200, {"choices": []}), "expected choices[0].message.content", 1),
+        (Reply(200, b'{"choices": [{"message": {"content": "bird \\ud800"}}]}'), "got a lone surrogate in 'bird", 1),
         (Reply(307, b"", {"Location": "http://elsewhere/v1"}), "moved to http://elsewhere/v1", 1),
     ],
 )

@@ -347,6 +347,24 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert int(found.stdout) * unit < 40e6
 
 
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "PA", "P with transparency", "I;16", "I;16 with transparency"])
+def test_bands_of_a_picture_are_what_the_whole_is(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mode, _, transparent = kind.partition(" with ")
+    rng = np.random.default_rng(3)
+    if mode == "I;16":
+        image = Image.fromarray(rng.integers(0, 1 << 16, (37, 29)).astype(np.uint16))
+    else:
+        rgba = Image.fromarray(rng.integers(0, 256, (37, 29, 4), dtype=np.uint8))
+        image = rgba.convert("RGB").quantize(16) if mode.startswith("P") else rgba.convert(mode)
+        image = image.convert("PA") if mode == "PA" else image
+    if transparent:
+        image.info["transparency"] = int(np.asarray(image)[5, 5])
+    whole = decode(image)
+    monkeypatch.setattr(edgevlm.inputs.pictures, "_LARGEST_WHOLE", 100)
+    np.testing.assert_array_equal(np.asarray(decode(image)), np.asarray(whole))
+    assert transparent == "" or np.asarray(whole)[5, 5].tolist() == [255] * 3
+
+
 def test_a_picture_too_narrow_to_scale_is_refused_before_it_fills_the_memory() -> None:
     with pytest.raises(ImageError, match="too narrow"):
         preprocess(Image.new("RGB", (1, 60_000)), read(CLIP))

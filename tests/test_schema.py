@@ -18,6 +18,8 @@ from edgevlm.errors import DataError
         ("{", "not readable as JSON: Expecting property name"),
         ("[" * 100_000 + "]" * 100_000, "not readable as JSON: nested too deep"),
         ('{"a": 1, "b": {"c": 1, "c": 1}}', "the key 'c' occurs twice in one object"),
+        ('{"a": ["bird \\ud800."]}', "expected valid Unicode, got a lone surrogate"),
+        ('{"\\udc00\\ud83d": 1}', "expected valid Unicode, got a lone surrogate"),
         ("1" + "0" * 400, "not readable as JSON: expected integers of 64 bits, got 1000"),
         ("9" * 5000, "not readable as JSON: expected integers of 64 bits"),
         ("9223372036854775808", "not readable as JSON: expected integers of 64 bits"),

@@ -17,7 +17,7 @@ from PIL import Image
 import edgevlm
 from edgevlm.cli import main
 from edgevlm.conversion.prepared import choose_programs
-from edgevlm.errors import InputError
+from edgevlm.errors import InputError, TensorError
 from edgevlm.inference.embeddings import label_scores, score, sigmoid, softmax
 from edgevlm.inputs.pictures import preprocess
 from edgevlm.models import catalogue
@@ -110,6 +110,17 @@ def test_a_part_of_the_baked_labels_has_a_softmax_of_its_own() -> None:
     given = {"scores": [[0.7, 0.3]], "logits": [[30.0, 10.0]]}
     model = FakeModel(labels=("a", "b"), answers={"classify": given})
     np.testing.assert_allclose(model.classify([PICTURE], scores="cosine"), [[0.3, 0.1]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_an_artefact_that_answers_no_numbers_is_an_error(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    with edgevlm.open(library.student("tflite", "int8").path) as model:
+        answer = {"embedding": np.full((1, model.bundle.manifest.embedding.dim), wrong, np.float32)}
+        monkeypatch.setattr(model.session, "run", lambda *_: answer)
+        with pytest.raises(TensorError, match=r"encode_text: expected numbers, and what .* answers is NaN or infinite"):
+            model.encode_text(["a star"])
+        with pytest.raises(TensorError, match="encode_image: expected numbers"):
+            model.encode_image([Image.new("RGB", (8, 8))])
 
 
 def test_the_command_says_that_no_label_fits() -> None:

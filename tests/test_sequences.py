@@ -63,7 +63,17 @@ def test_one_label_or_template_is_not_baked_letter_by_letter(words: str) -> None
 
 @pytest.mark.parametrize(
     "given",
-    ["birds.txt", "./lists/birds", "lists/birds.v2", "../birds", "/tmp/birds", "~/birds", "Birds.CSV", r"lists\birds"],
+    [
+        "birds.txt",
+        "./lists/birds",
+        "lists/birds.v2",
+        "../birds",
+        "/tmp/birds",
+        "~/birds",
+        "Birds.CSV",
+        "birds.dat",
+        r"lists\birds",
+    ],
 )
 def test_what_looks_like_a_path_is_no_label(given: str) -> None:
     with pytest.raises(LabelError, match="expected a file with a label per line, got no such file") as caught:

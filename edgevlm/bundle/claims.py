@@ -11,6 +11,8 @@ from edgevlm.errors import BundleError
 
 _HIGHEST_ID = (1 << 31) - 1
 _LARGEST_TILED = 4096
+_LARGEST_FILE = 1 << 36
+"""More than any device holds. A file without content may be as large as a disk, and is hashed for hours."""
 _LONGEST_EDGE = 8192
 """Of a picture that is scaled: 200 MB where it is square."""
 
@@ -23,10 +25,15 @@ def check_claims(where: Path, manifest: Manifest) -> None:
         manifest: What it says.
 
     Raises:
-        BundleError: two sizes for one edge, or sizes that nothing can be scaled to; lengths without functions; pixels,
+        BundleError: a file that no device holds; two sizes for one edge, or sizes that nothing can be scaled to; lengths without functions; pixels,
             ids, labels or an embedding_dim that the components contradict; neither embeddings nor dialogues; or
             dialogues that do not fit the components.
     """
+    for path, record in manifest.files.items():
+        if record.size_bytes > _LARGEST_FILE:
+            raise BundleError(
+                f"{where}: files: {path}: expected at most {_LARGEST_FILE:,} bytes, got {record.size_bytes:,}"
+            )
     _check_image(where, manifest.image)
     for name, component in manifest.components.items():
         _check_lengths(where, name, component)

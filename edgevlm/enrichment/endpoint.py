@@ -152,7 +152,7 @@ class Endpoint:
             try:
                 return self._request(path, body)
             except _Refusal as refusal:
-                wait_s = 2.0**tries if refusal.wait_s is None else refusal.wait_s
+                wait_s = max(2.0**tries, refusal.wait_s or 0.0)
                 tries += 1
                 if tries == _TRIES or wait_s > _LONGEST_WAIT_S:
                     asks = f", and asks to wait {wait_s:.0f} s" if wait_s > _LONGEST_WAIT_S else ""
@@ -312,7 +312,16 @@ def _content(answer: Mapping[str, Any], where: str) -> str:
             f"{where}: expected choices[0].message.content in the answer, got {json.dumps(answer)[:200]}",
             hint="the endpoint has to be OpenAI-compatible: chat completions, not streamed",
         ) from error
-    return content if isinstance(content, str) else ""
+    if not isinstance(content, str):
+        return ""
+    try:
+        content.encode()
+    except UnicodeEncodeError as error:
+        raise EnrichmentError(
+            f"{where}: expected valid Unicode in the answer, got a lone surrogate in {content[:100]!r}",
+            hint="the server cuts answers within a character; run the same command again, or take another server",
+        ) from error
+    return content
 
 
 def _fault(answer: _Answer) -> tuple[str, str | None, str | None]:

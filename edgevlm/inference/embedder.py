@@ -317,4 +317,9 @@ class BundleModel(Closing):
         self, component: str, name: str, value: NDArray[np.float32] | NDArray[np.int32], output: str = "embedding"
     ) -> F32:
         row: F32 = self.session.run(component, {name: value})[output][0]
+        if not np.isfinite(row).all():
+            raise TensorError(
+                f"{component}: expected numbers, and what {self.bundle.path} answers is NaN or infinite",
+                hint=f"edgevlm verify {self.bundle.path} says whether it is what was converted",
+            )
         return row

@@ -18,8 +18,11 @@ PLAIN = "{}"
 _SHOWN = 5
 _LONGEST_SHOWN = 60
 _LONGEST_NAME = 32
-_PATH = re.compile(r"^[.~]{0,2}[/\\]|^\S+[/\\]\S+$|\.(txt|csv|tsv|jsonl?|ya?ml|md|labels|names|list)$", re.IGNORECASE)
-"""A label that rather is a path."""
+_PATH = re.compile(
+    r"^[.~]{0,2}[/\\]|^\S+[/\\]\S+$|\.(txt|csv|tsv|jsonl?|ya?ml|md|labels|names|list)$|^\S+\.[a-z]\w{0,6}$",
+    re.IGNORECASE,
+)
+"""A label that rather is a path: whatever it ends with, where it is one word."""
 
 
 def read(path: Path, templates: Sequence[str] = ()) -> Labels:

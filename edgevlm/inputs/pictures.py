@@ -12,6 +12,7 @@ import math
 import stat
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,7 +35,8 @@ SUFFIXES = (
 plug-in to read some: such a picture is met, and named as unreadable. `decode` itself goes by what a file holds."""
 
 _LARGEST_WHOLE = 1 << 22
-"""Pixels of a scaled picture, 28 MB with numpy's copy: of a larger one only what the crop keeps is computed."""
+"""Pixels of a scaled picture, 28 MB with numpy's copy: of a larger one only what the crop keeps is computed. As many
+of one that is not RGB are made so at once."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -189,14 +191,25 @@ def _to_upright_rgb(image: Image.Image, name: str) -> Image.Image:
                 f"{name}: 32-bit pixels have no agreed range to scale to 0..255", hint="save it with 8 or 16 bits"
             )
         if image.mode.startswith("I;16"):
-            return _from_16_bit_grey(image)
+            return _in_bands(image, _from_16_bit_grey)
         if "A" in image.getbands() or image.info.get("transparency") is not None:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(white, image)
+            return _in_bands(image, _on_white)
         return image if image.mode == "RGB" else image.convert("RGB")
     except DECODING_ERRORS as error:
         raise ImageError(f"{name}: damaged, truncated or closed: {error}", hint="save or download it again") from error
+
+
+def _in_bands(image: Image.Image, to_rgb: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What a step by pixels makes of a picture, some rows at a time: at once, it takes copies of four bytes a pixel."""
+    out, rows = Image.new("RGB", image.size), max(1, _LARGEST_WHOLE // image.width)
+    for top in range(0, image.height, rows):
+        out.paste(to_rgb(image.crop((0, top, image.width, min(top + rows, image.height)))), (0, top))
+    return out
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
 
 
 def _from_16_bit_grey(image: Image.Image) -> Image.Image:
