@@ -25,9 +25,9 @@ def check_claims(where: Path, manifest: Manifest) -> None:
         manifest: What it says.
 
     Raises:
-        BundleError: a file that no device holds; two sizes for one edge, or sizes that nothing can be scaled to; lengths without functions; pixels,
-            ids, labels or an embedding_dim that the components contradict; neither embeddings nor dialogues; or
-            dialogues that do not fit the components.
+        BundleError: a file that no device holds; two sizes for one edge, or sizes that nothing can be scaled to;
+            lengths without functions; pixels, ids, labels or an embedding_dim that the components contradict; neither
+            embeddings nor dialogues; or dialogues that do not fit the components.
     """
     for path, record in manifest.files.items():
         if record.size_bytes > _LARGEST_FILE:
