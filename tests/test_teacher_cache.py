@@ -20,6 +20,7 @@ from edgevlm.distillation.augmentation import view
 from edgevlm.distillation.recipe import Augmentation
 from edgevlm.distillation.teacher import Teacher, average_texts
 from edgevlm.distillation.teacher_cache import Store, fill_pictures, picture_store, view_draws
+from edgevlm.errors import LabelError
 
 WHOLE = Augmentation()
 STORED = Augmentation(crop_scale=(0.4, 0.9), stored=3)
@@ -209,3 +210,8 @@ def test_a_note_says_which_entries_are_missing(teacher: Teacher, tmp_path: Path)
     note = json.loads((store.folder / "00000.json").read_text())
     assert note["unreadable"] == {}
     assert len(note["sha256"]) == 64
+
+
+def test_classes_that_are_one_to_the_teacher_are_refused(clip: Path) -> None:
+    with pytest.raises(LabelError, match="the labels 'Ball', 'ball' are one and the same to the model"):
+        Teacher([clip]).check_labels(("Ball", "ball", "cube"), [["Ball"], ["ball"], ["cube"]])

@@ -12,7 +12,7 @@ from PIL import Image
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import UnsupportedError
 from edgevlm.inference.embeddings import average
-from edgevlm.inputs.labels import check_lengths
+from edgevlm.inputs.labels import check
 from edgevlm.inputs.rows import TOKEN_IDS, make_rows
 from edgevlm.models import catalogue
 
@@ -51,9 +51,8 @@ class Teacher:
         self.logit_scale = float(np.exp(np.mean([np.log(model.logit_scale) for model in self.models])))
 
     def check_labels(self, names: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
-        """Raises LabelError where a label's text has more tokens than a member's context."""
-        for tokenizer in self._tokenizers:
-            check_lengths(names, texts, tokenizer)
+        """Raises LabelError where a label has more tokens than a member's context, or is the same as another to all."""
+        check(names, texts, *self._tokenizers)
 
     def embed_pictures(self, pictures: Sequence[Image.Image]) -> F32:
         """RGB pictures of any sizes -> unit vectors, float32 [N, dim]."""

@@ -150,28 +150,35 @@ def check_lengths(
 
 
 def same_to_model(
-    names: Sequence[str], texts: Sequence[Sequence[str]], tokenizer: Tokenizer
+    names: Sequence[str], texts: Sequence[Sequence[str]], *tokenizers: Tokenizer
 ) -> tuple[tuple[str, ...], ...]:
-    """Groups of labels whose texts become the same token ids, such as `Cat` and `cat` where capitals do not count."""
+    """Groups of labels whose texts become the same token ids, such as `Cat` and `cat` where capitals do not count.
+
+    Args:
+        names: L labels.
+        texts: What is encoded for each of them.
+        tokenizers: The model's; of an ensemble, those of all its members.
+    """
     groups: dict[bytes, list[str]] = {}
     for name, several in zip(names, texts, strict=True):
-        groups.setdefault(tokenizer.encode(several).tobytes(), []).append(name)
+        groups.setdefault(b"".join(each.encode(several).tobytes() for each in tokenizers), []).append(name)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
-def check(names: Sequence[str], texts: Sequence[Sequence[str]], tokenizer: Tokenizer) -> None:
+def check(names: Sequence[str], texts: Sequence[Sequence[str]], *tokenizers: Tokenizer) -> None:
     """Refuses labels that the model would cut, and several that it cannot tell apart.
 
     Args:
         names: L labels.
         texts: What is encoded for each of them.
-        tokenizer: The model's.
+        tokenizers: The model's; of an ensemble, those of all its members.
 
     Raises:
         LabelError: one of a label's texts has more tokens than the context, or two labels become the same token ids.
     """
-    check_lengths(names, texts, tokenizer)
-    for group in same_to_model(names, texts, tokenizer):
+    for tokenizer in tokenizers:
+        check_lengths(names, texts, tokenizer)
+    for group in same_to_model(names, texts, *tokenizers):
         raise LabelError(
             f"the labels {', '.join(map(repr, group))} are one and the same to the model: they become the same token "
             "ids, and would share their score",
