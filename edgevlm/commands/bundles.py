@@ -136,7 +136,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
     BUNDLE may also be a Core ML package, whoever wrote it: its functions, inputs and outputs, ops and sizes, and the
     oldest system that it needs. For Core ML there is advice besides, by who can act on it and with the source of each
     claim: what the Neural Engine does not run or computes badly, and a package that asks for a newer system than it
-    needs.
+    needs. For a model that talks there is what an app should know of the runner that it has: ExecuTorch's
+    MultimodalRunner, or LiteRT-LM.
 
     \b
     Examples:

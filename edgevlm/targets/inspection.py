@@ -130,7 +130,7 @@ class OpCoverage:
 
 @runtime_checkable
 class Adviser(Protocol):
-    """A runtime that can also say what its target's devices make of a bundle; most cannot."""
+    """A runtime that can also say what its target's devices, or the runners that apps have, make of a bundle."""
 
     def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
         """What is known against each component."""

@@ -1,10 +1,7 @@
 """ExecuTorch's own MultimodalRunner, which its Swift and Kotlin packages have as well.
 
-Source: extension/llm/runner/multimodal_runner.h in ExecuTorch's repository. As it is, an app should know that
-
-- it compares the first token of an answer with no end: an empty answer goes on behind its end;
-- the last token of an answer is not in the state when the next question comes: an app gives it with that question;
-- it puts a tokenizer's own beginning before every text: an app gives ids, which `edgevlm.inputs.texts` makes.
+Source: extension/llm/runner/multimodal_runner.h in ExecuTorch's repository. What an app should know of it, as it is in
+1.5, `advice` says; `tests/test_app_runners.py` holds that it is so.
 """
 
 from __future__ import annotations
@@ -16,9 +13,66 @@ from typing import Any
 
 import numpy as np
 
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, LOGITS, Dialogue
 from edgevlm.targets.app_runner import Part, spelled, spelling_vocabulary
+from edgevlm.targets.inspection import Advice, AdviceKind
 
 NAME = "MultimodalRunner"
+SEEN = f"{NAME} of ExecuTorch 1.5"
+"""Of what `advice` was seen."""
+_SOURCE = "https://github.com/pytorch/executorch/blob/main/extension/llm/runner/multimodal_runner.h"
+
+
+def advice(dialogue: Dialogue, size: tuple[int, int]) -> dict[str, tuple[Advice, ...]]:
+    """What an app should know that asks the runner, by component.
+
+    Args:
+        dialogue: The model's.
+        size: Height and width of what the encoder takes.
+    """
+    begun = f"the beginning, {list(dialogue.begin_ids)}, included" if dialogue.begin_ids else "which have no beginning"
+    return {
+        ENCODE_IMAGE: (
+            _to_app(
+                "refused",
+                "pixels",
+                f"{SEEN} scales no picture, and fails on another size than {size[0]} x {size[1]} (height x width): "
+                "give pixels by the manifest's rule, float32 in 0..255",
+            ),
+        ),
+        EMBED_TOKENS: (
+            _to_app(
+                "accuracy",
+                "token_ids",
+                f"{SEEN} puts its tokenizer's beginning before the first text where `num_bos` is 1, and none where it "
+                f"is 0, which is the default: give ids by the manifest's `dialogue`, {begun}",
+            ),
+        ),
+        DECODE: (
+            _to_app(
+                "accuracy",
+                LOGITS,
+                f"{SEEN} goes on behind an end that is the first token of an answer: take an answer that begins with "
+                f"one of {list(dialogue.end_ids)} as empty",
+            ),
+            _to_app(
+                "accuracy",
+                "keys_0, values_0, ...",
+                f"{SEEN} leaves the last token of an answer out of the state when the next question comes: give it "
+                "with that question, unless it is an end",
+            ),
+            _to_app(
+                "refused",
+                LOGITS,
+                f"in Python {SEEN} fails on a token that is a part of a character, such as one of several bytes: "
+                "choose the tokens yourself there, as `edgevlm run` does; not seen in Swift and Kotlin",
+            ),
+        ),
+    }
+
+
+def _to_app(kind: AdviceKind, where: str, message: str) -> Advice:
+    return Advice("app", kind, where, message, _SOURCE)
 
 
 class MultimodalRunner:

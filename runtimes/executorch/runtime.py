@@ -25,7 +25,7 @@ from edgevlm.errors import BundleError, MissingDependency, TensorError, Unsuppor
 from edgevlm.runtimes.executorch import runner
 from edgevlm.runtimes.executorch.file import Method, count_ops, read_methods, stored_weights
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
-from edgevlm.targets.inspection import OpCount
+from edgevlm.targets.inspection import Advice, OpCount
 from edgevlm.targets.runtime import SerialSession, State, TracedOp
 
 if TYPE_CHECKING:
@@ -96,6 +96,13 @@ class ExecuTorchRuntime:
         decoder = bundle.components.get(DECODE)
         taken = () if decoder is None else tuple(tensor.name for tensor in decoder.spec.inputs)
         return runner.NAME if taken == (EMBEDDINGS, POSITIONS) else None
+
+    def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
+        """What an app should know of MultimodalRunner, by component; nothing where that cannot hold the bundle."""
+        dialogue, image = bundle.manifest.dialogue, bundle.manifest.image
+        if dialogue is None or self.runner_name(bundle) is None:
+            return {}
+        return runner.advice(dialogue, (image.height, image.width))
 
     def open_runner(self, bundle: Bundle) -> runner.MultimodalRunner:
         """See `edgevlm.targets.app_runner.RunnerTarget`.

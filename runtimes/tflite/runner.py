@@ -1,10 +1,7 @@
 """LiteRT-LM, which runs `.litertlm` files in apps on Android, iOS and desktops.
 
-Source: https://github.com/google-ai-edge/LiteRT-LM. As it is (0.18), an app should know that
-
-- it scales a picture to the encoder's size in a way of its own: an app scales by the manifest's rule, and gives a PNG;
-- in the second turn of a conversation the last token of the answer before is taken for a row of zeros: an app begins a
-  new conversation for each turn, with what was said as its `messages`.
+Source: https://github.com/google-ai-edge/LiteRT-LM. What an app should know of it, as it is in 0.18, `advice` says;
+`tests/test_app_runners.py` holds that it is so.
 """
 
 from __future__ import annotations
@@ -19,11 +16,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgevlm.bundle.dialogue import Dialogue
+from edgevlm.bundle.dialogue import DECODE, ENCODE_IMAGE, LOGITS, Dialogue
 from edgevlm.targets import litert_lm
 from edgevlm.targets.app_runner import Part, spell, spelled, spelling_vocabulary
+from edgevlm.targets.inspection import Advice
+from edgevlm.targets.litert_lm import IMAGES
 
 NAME = "LiteRT-LM"
+SEEN = f"{NAME} {litert_lm.LEAST_RUNTIME}"
+"""Of what `advice` was seen."""
+_SOURCE = "https://github.com/google-ai-edge/LiteRT-LM"
 _PICTURE = "<picture>"
 _AS_THEY_COME = (
     "{%- for message in messages -%}{%- for part in message.content -%}"
@@ -35,6 +37,43 @@ _AS_THEY_COME = (
 def is_installed() -> bool:
     """Whether it runs here."""
     return all(find_spec(name) is not None for name in ("litert_lm", "litert_lm_builder"))
+
+
+def advice(dialogue: Dialogue, size: tuple[int, int]) -> dict[str, tuple[Advice, ...]]:
+    """What an app should know that asks LiteRT-LM, by component.
+
+    Args:
+        dialogue: The model's.
+        size: Height and width of what the encoder takes.
+    """
+    pictures = [
+        f"{SEEN} scales a picture in a way of its own, and answers may differ by that: scale it to {size[0]} x "
+        f"{size[1]} (height x width) by the manifest's rule, and give it as a PNG"
+    ]
+    if dialogue.tiling is not None and dialogue.tiling.cuts:
+        pictures.append(
+            f"{SEEN} shows the whole of a picture alone, and the original sees it in tiles as well, so that answers "
+            "differ by what is small: where that matters, run the models of the file by LiteRT, as `edgevlm run` does"
+        )
+    return {
+        ENCODE_IMAGE: tuple(_to_app(IMAGES, each) for each in pictures),
+        DECODE: (
+            _to_app(
+                "kv_cache_k_0, kv_cache_v_0, ...",
+                f"in the second turn of a conversation {SEEN} takes the last token of the answer before for a row of "
+                "zeros: begin a new conversation for each turn, with what was said as its `messages`",
+            ),
+            _to_app(
+                LOGITS,
+                f"{SEEN} writes special ids of an answer out, such as <image>: remove them from its text, as "
+                "tokenizers do that skip special ids",
+            ),
+        ),
+    }
+
+
+def _to_app(where: str, message: str) -> Advice:
+    return Advice("app", "accuracy", where, message, _SOURCE)
 
 
 class LiteRTLM:

@@ -30,7 +30,7 @@ from edgevlm.runtimes.tflite.file import (
     signature,
 )
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
-from edgevlm.targets.inspection import OpCount
+from edgevlm.targets.inspection import Advice, OpCount
 from edgevlm.targets.litert_lm import EMBEDDER, IMAGES, INPUT_POS, VISION_ENCODER, cache_name
 from edgevlm.targets.runtime import SerialSession, TracedOp
 
@@ -100,8 +100,14 @@ class TFLiteRuntime:
 
     def runner_name(self, bundle: Bundle) -> str | None:
         """LiteRT-LM; None where it is not installed, or the bundle is no container of its."""
-        held = any(is_container(bundle.path / component.file) for component in bundle.components.values())
-        return runner.NAME if held and runner.is_installed() else None
+        return runner.NAME if _is_contained(bundle) and runner.is_installed() else None
+
+    def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
+        """What an app should know of LiteRT-LM, by component; nothing where the bundle is no container of its."""
+        dialogue, image = bundle.manifest.dialogue, bundle.manifest.image
+        if dialogue is None or not _is_contained(bundle):
+            return {}
+        return runner.advice(dialogue, (image.height, image.width))
 
     def open_runner(self, bundle: Bundle) -> runner.LiteRTLM:
         """See `edgevlm.targets.app_runner.RunnerTarget`."""
@@ -186,6 +192,10 @@ class ContainerSession(TFLiteSession):
             answers = super()._compute(spec, self._functions[DECODE][1], {**last, **state})
         written = {f"{name}_written": answers[there] for name, there in kept.items()}
         return {LOGITS: answers[LOGITS][:, 0], **written}
+
+
+def _is_contained(bundle: Bundle) -> bool:
+    return any(is_container(bundle.path / component.file) for component in bundle.components.values())
 
 
 def _traced(interpreter: Any) -> Iterator[TracedOp]:
