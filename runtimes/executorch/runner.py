@@ -65,7 +65,7 @@ def advice(dialogue: Dialogue, size: tuple[int, int]) -> dict[str, tuple[Advice,
                 "refused",
                 LOGITS,
                 f"in Python {SEEN} fails on a token that is a part of a character, such as one of several bytes: "
-                "choose the tokens yourself there, as `edgevlm run` does; not seen in Swift and Kotlin",
+                "choose the tokens yourself there, as `edgevlm run` does; not tried in Swift and Kotlin",
             ),
         ),
     }
