@@ -22,6 +22,7 @@ from pictures import scene
 from PIL import Image
 
 import edgevlm
+from edgevlm import Labels
 from edgevlm.bundle import claims, golden_dialogues
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
 from edgevlm.bundle.dialogue import Chat, Dialogue, Sampling, Spelling, Tiling, Turn
@@ -48,6 +49,9 @@ BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-weights": 0.6}
 """A weight's."""
 RUN = (("llava", "executorch", "fp32"), ("smolvlm", "executorch", "int8"), ("llava", "tflite", "fp32"))
 """By runners that apps have."""
+TALKS = "generate, chat, score and classify; edgevlm run --ask, run --labels and describe"
+ENCODES = "classify, encode_image and encode_text; edgevlm run --labels, run --text, index and search"
+"""What refusals list."""
 MATRIX = [("blip", "tflite", "fp32"), *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
 
 
@@ -204,9 +208,12 @@ def test_a_kind_of_bundle_names_its_verbs() -> None:
         for verb in (
             lambda: talker.encode_image([scene(20, 20)]),
             lambda: talker.encode_text(["a"]),
+            lambda: talker.mean_embedding,
         ):
-            with pytest.raises(InputError, match="talks, and gives no embeddings"):
+            with pytest.raises(InputError, match=f"talks, and gives no embeddings: what it has is {re.escape(TALKS)}"):
                 verb()
+        with pytest.raises(LabelError, match=f"has none of baked in: what it has is {re.escape(TALKS)}"):
+            talker.classify([scene(20, 20)])
         chat = talker.chat(scene(20, 20))
         assert chat.ask(max_tokens=1).text
         with pytest.raises(InputError, match="expected one question: this model has no chat template"):
@@ -215,9 +222,11 @@ def test_a_kind_of_bundle_names_its_verbs() -> None:
     with encoder:
         for refused in (
             lambda: encoder.generate(scene(20, 20)),
+            lambda: encoder.chat(scene(20, 20)),
+            lambda: encoder.score(scene(20, 20), "Which?", ["a", "b"]),
             lambda: encoder.classify([scene(20, 20)], ["a", "b"], text="Which?"),
         ):
-            with pytest.raises(InputError, match="this model gives embeddings, and does not talk"):
+            with pytest.raises(InputError, match=f"gives embeddings, and does not talk: what it has is {ENCODES}"):
                 refused()
     with pytest.raises(CheckpointError, match="expected a dual encoder, of the kinds clip, siglip, got blip"):
         catalogue.load(library.talker_checkpoint("blip"))
@@ -244,6 +253,79 @@ def test_labels_share_one_by_how_probable_they_are_as_answers() -> None:
         ):
             with pytest.raises(error, match=message):
                 model.classify(pictures, **wrong)  # type: ignore[arg-type]
+
+
+def test_one_of_two_towers_has_fewer_verbs() -> None:
+    manifest = library.student("tflite", "int8").manifest
+    image = {"encode_image": manifest.components["encode_image"]}
+    assert manifest.verbs == ENCODES
+    assert replace(manifest, components=image).verbs == "encode_image; edgevlm index and search"
+    baked, labels = {"classify": image["encode_image"]}, Labels(("a", "b"), ("{}",))
+    assert replace(manifest, components=baked, labels=labels).verbs == "classify; edgevlm run"
+    text = {"encode_text": manifest.components["encode_text"]}
+    assert replace(manifest, components=text).verbs == "encode_text"
+
+
+def test_the_command_line_refuses_the_other_kinds_verbs(tmp_path: Path) -> None:
+    talker, encoder, photo = made().path, library.student("tflite", "int8").path, tmp_path / "1.png"
+    scene(30, 40, seed=1).save(photo)
+    index = tmp_path / "x.index"
+    assert run("index", tmp_path, "--bundle", encoder, "--out", index).exit_code == 0
+    for command, verbs in (
+        (("run", talker, photo), TALKS),
+        (("run", talker, photo, "--text", "a cat"), TALKS),
+        (("index", tmp_path, "--bundle", talker, "--out", tmp_path / "y.index"), TALKS),
+        (("search", index, "a cat", "--bundle", talker), TALKS),
+        (("evaluate", talker, "--data", "objects:train:5:1"), TALKS),
+        (("describe", encoder, photo), ENCODES),
+        (("run", encoder, photo, "--ask", "What?"), ENCODES),
+        (("run", encoder, photo, "--ask", "What?", "--labels", "a, b"), ENCODES),
+    ):
+        refused = run(*command)
+        assert (refused.exit_code, refused.stdout) == (2, ""), refused.output
+        assert f"what it has is {verbs}" in " ".join(refused.stderr.split()), refused.stderr
+    assert not (tmp_path / "y.index").exists()
+
+
+def test_one_picture_is_what_a_dialogue_shows() -> None:
+    two = [scene(20, 20), scene(20, 20)]
+    with edgevlm.open(made().path) as model:
+        for asked in (
+            lambda: model.generate(two, "a"),  # type: ignore[arg-type]
+            lambda: model.chat(tuple(two)),  # type: ignore[arg-type]
+            lambda: model.score(two, "a", ["b"]),  # type: ignore[arg-type]
+            lambda: model.classify([two], ["a", "b"]),  # type: ignore[list-item]
+        ):
+            with pytest.raises(InputError, match=r"expected one picture at most, .* got (list|tuple) of 2"):
+                asked()
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "recipe"),
+    [
+        MATRIX[0],
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW if each[2] in ("fp32", "fp16")),
+        pytest.param("llava", "tflite", "int8", marks=pytest.mark.slow),
+    ],
+)
+def test_no_session_takes_what_there_is_no_row_for(kind: str, target: str, recipe: str) -> None:
+    bundle = made(kind, target, recipe)
+    specs = {name: each.spec for name, each in bundle.components.items()}
+    vocabulary, context = specs["decode"].outputs[0].shape[-1], specs["decode"].state[0].shape[2]
+    shapes = {each.name: each.at(1) for each in specs["decode"].inputs}
+    rows = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    with edgevlm.open(bundle.path) as model:
+        for wrong in (-1, vocabulary):
+            message = f"embed_tokens: input 'token_ids': .* ids of the vocabulary, 0 to {vocabulary - 1}, got {wrong}"
+            with pytest.raises(TensorError, match=message):
+                model.session.run("embed_tokens", {"token_ids": np.full((1, 1), wrong, np.int32)})
+        model.session.run("embed_tokens", {"token_ids": np.full((1, 1), vocabulary - 1, np.int32)})
+        state = model.session.make_state("decode")
+        for wrong in (-2, context):
+            message = f"decode: input 'positions': expected places of the context, .* -1 to {context - 1}, got {wrong}"
+            with pytest.raises(TensorError, match=message):
+                model.session.run("decode", {**rows, "positions": np.full((1, 1), wrong, np.int32)}, state)
+        model.session.run("decode", {**rows, "positions": np.zeros((1, 1), np.int32)}, state)
 
 
 def run(*arguments: object) -> Any:

@@ -27,7 +27,7 @@ from edgevlm.graphs.program import Programs
 from edgevlm.inference.decoding import Chooser, log_likelihood
 from edgevlm.inference.generator import Answer, Generator, TalkingSession
 from edgevlm.inputs import tiles
-from edgevlm.inputs.chat import Message, go_on, render, write
+from edgevlm.inputs.chat import Cut, Message, go_on, render, write
 from edgevlm.models.checkpoints import chat_rules, talking
 from edgevlm.models.generators.decoder import Places, RMSNorm, Rotation
 from edgevlm.models.talker import Talker
@@ -358,6 +358,20 @@ def test_a_question_that_spells_a_picture_is_refused() -> None:
         asking(load("llava")).generate(None, "a", max_tokens=0)
 
 
+def test_pictures_are_as_many_as_the_dialogue_shows() -> None:
+    model = load("smolvlm")
+    plain, shown = [Message("user", "What is it?")], [Message("user", "What is it?", 1)]
+    for messages, cuts, message in (
+        (plain, [Cut()], "expected no picture, as the dialogue shows, got 1"),
+        (shown, [], "expected one picture, as the dialogue shows, got none"),
+        (shown, [Cut(), Cut()], "expected one picture, as the dialogue shows, got 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            write(model.dialogue, messages, cuts, model.tokenizer)
+    with pytest.raises(InputError, match="expected at most one picture, in a message of the user, got 1 in one of sys"):
+        write(model.dialogue, [Message("system", "a", 1), *plain], [Cut()], model.tokenizer)
+
+
 def _config(folder: Path, change: Callable[[dict[str, Any]], object], file: str = "config.json") -> None:
     content = json.loads((folder / file).read_text(encoding="utf-8"))
     change(content)
@@ -481,8 +495,23 @@ def test_inputs_are_checked_and_a_closed_original_answers_no_more() -> None:
         each.name: np.zeros(each.at(1), np.float32 if each.dtype == "float32" else np.int32)
         for each in original.specs["decode"].inputs
     }
-    with pytest.raises(TensorError, match="decode: expected a state, got none"):
-        original.run("decode", rows)
+    other = talking.load(talker_checkpoint("blip"), name="b").original
+    for state, got in ((None, "none"), (other.make_state("decode"), "one of another session or component")):
+        with pytest.raises(TensorError, match=f"decode: expected a state of this session, got {got}"):
+            original.run("decode", rows, state)
+    mine = original.make_state("decode")
+    rows["embeddings"] = original.run("embed_tokens", {"token_ids": np.zeros((1, 1), np.int32)})["embeddings"]
+    for place, message in (
+        (-2, r"'positions': expected places of the context, or -1 for padding, -1 to 63, got -2"),
+        (64, r"'positions': expected places of the context, or -1 for padding, -1 to 63, got 64"),
+        (1, "expected positions that go on from one of 0 to 0, got 1"),
+        (-1, "expected positions that go on from one of 0 to 0, got -1"),
+    ):
+        with pytest.raises(TensorError, match=message):
+            original.run("decode", {**rows, "positions": np.full((1, 1), place, np.int32)}, mine)
+    vocabulary = original.specs["decode"].outputs[0].shape[-1]
+    with pytest.raises(TensorError, match=f"'token_ids': expected ids of the vocabulary, 0 to .*, got {vocabulary}"):
+        original.run("embed_tokens", {"token_ids": np.full((1, 1), vocabulary, np.int32)})
     original.close()
     with pytest.raises(TensorError, match="this session is closed"):
         original.run("embed_tokens", {"token_ids": np.zeros((1, 1), np.int32)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -233,6 +233,20 @@ class Manifest:
     dialogue: Dialogue | None = field(default=None, metadata=OF_TALKERS)
 
     @property
+    def verbs(self) -> str:
+        """What can be asked of the bundle, in Python and on the command line: what a refusal of anything else lists."""
+        if self.dialogue is not None:
+            return "generate, chat, score and classify; edgevlm run --ask, run --labels and describe"
+        both, encodes = {"encode_image", "encode_text"} <= self.components.keys(), "encode_image" in self.components
+        classifies = both or self.labels is not None
+        found = [*(self.components.keys() & {"encode_image", "encode_text"}), *(["classify"] if classifies else [])]
+        lines = [
+            *(["run --labels", "run --text"] if both else ["run"] if classifies else []),
+            *(["index", "search"] if encodes else []),
+        ]
+        return f"{_and(sorted(found))}; edgevlm {_and(lines)}" if lines else _and(sorted(found))
+
+    @property
     def embedding(self) -> Embedding:
         """What its embeddings are, of a dual encoder.
 
@@ -241,7 +255,11 @@ class Manifest:
         """
         if self.embedding_dim is None or self.logit_scale is None or self.embedding_space_id is None:
             raise InputError(
-                f"{self.name} talks, and gives no embeddings",
-                hint="edgevlm run --ask asks it; embeddings are a dual encoder's, such as CLIP's",
+                f"{self.name} talks, and gives no embeddings: what it has is {self.verbs}",
+                hint="embeddings, and what is found by them, are a dual encoder's, such as CLIP's",
             )
         return Embedding(self.embedding_dim, self.logit_scale, self.logit_bias, self.embedding_space_id)
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))

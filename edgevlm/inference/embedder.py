@@ -85,10 +85,12 @@ class BundleModel(Closing):
         the better one.
 
         Raises:
+            InputError: the bundle is of a model that talks.
             TensorError: the bundle has no `encode_image`.
         """
         from safetensors.numpy import load_file
 
+        _ = self.bundle.manifest.embedding  # which refuses a model that talks
         if "encode_image" not in self.bundle.components:
             raise self._lacking("encode_image, so it has no embeddings")
         path = self.bundle.path / "golden" / "reference.safetensors"
@@ -114,7 +116,7 @@ class BundleModel(Closing):
             float32 [N, D], unit norm.
 
         Raises:
-            InputError: one picture in place of a sequence.
+            InputError: one picture in place of a sequence; or the bundle is of a model that talks.
             ImageError: a picture cannot be decoded.
             TensorError: the bundle has no `encode_image`.
         """
@@ -134,6 +136,7 @@ class BundleModel(Closing):
         (1, 2)
 
         Raises:
+            InputError: one text in place of a sequence; or the bundle is of a model that talks.
             TensorError: the bundle has no text tower.
         """
         dim = self.bundle.manifest.embedding.dim
@@ -200,9 +203,18 @@ class BundleModel(Closing):
         if self._generator is not None:
             if scores not in (None, "softmax"):
                 raise InputError(f"a model that talks gives the share of each answer, and no {scores}")
-            return self._generator.classifier([] if labels is None else labels, text)  # type: ignore[arg-type]
+            if labels is None:
+                raise LabelError(
+                    "expected labels, which a model that talks has none of baked in: what it has is "
+                    f"{self.bundle.manifest.verbs}",
+                    hint='--labels "Yes, No" are answers that share one; --ask alone asks for words',
+                )
+            return self._generator.classifier(labels, text)  # type: ignore[arg-type]
         if text is not None:
-            raise InputError("expected no question: this model gives embeddings, and does not talk")
+            raise InputError(
+                "expected no question: this model gives embeddings, and does not talk: what it has is "
+                f"{self.bundle.manifest.verbs}"
+            )
         if labels is None:
             if not self.labels:
                 raise LabelError("expected labels: this bundle has none baked in", hint='--labels "a cat, a dog"')

@@ -30,7 +30,7 @@ from edgevlm.inputs import tiles
 from edgevlm.inputs.chat import Cut, Message, Written, checked, go_on, write
 from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
-from edgevlm.inputs.sequences import listed_texts
+from edgevlm.inputs.sequences import listed_texts, one_picture
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.targets.isolation import words_of
 from edgevlm.targets.runtime import Session
@@ -303,8 +303,8 @@ class Generator:
 
         Raises:
             ImageError: the picture cannot be read.
-            InputError: the dialogue does not fit the context; no picture where the model needs one; or a text that
-                the model's template has no place for.
+            InputError: several pictures, where a dialogue shows one; the dialogue does not fit the context; no picture
+                where the model needs one; or a text that the model's template has no place for.
         """
         return self.chat(picture, system=system).ask(text, max_tokens=max_tokens, sampling=sampling, seed=seed)
 
@@ -396,7 +396,7 @@ class Generator:
     def see(self, picture: Picture) -> Seen:
         """A picture, encoded."""
         began = time.perf_counter()
-        pixels, cut = self.cut(picture)
+        pixels, cut = self.cut(one_picture(picture))
         return Seen(pixels, self.encode(pixels), cut, 1e3 * (time.perf_counter() - began))
 
     def cut(self, picture: Picture) -> tuple[F32, Cut]:
@@ -456,8 +456,8 @@ def generator_of(bundle: Bundle, session: Session) -> Generator:
     dialogue = bundle.manifest.dialogue
     if dialogue is None:
         raise InputError(
-            f"{bundle.path}: this model gives embeddings, and does not talk",
-            hint="edgevlm run --labels or --text, and encode_image, encode_text and classify, are what it answers",
+            f"{bundle.path}: this model gives embeddings, and does not talk: what it has is {bundle.manifest.verbs}",
+            hint="a bundle of a captioner, or of a model that is asked about pictures, answers in words",
         )
     specs = {name: component.spec for name, component in bundle.components.items()}
     tokenizer = words_of(bundle, dialogue.tokenizer_file, session)
@@ -496,7 +496,8 @@ class Conversation:
     """
 
     def __init__(self, model: Generator, picture: Picture | None, system: str | None) -> None:
-        self._model, self._picture, self._system = model, picture, system
+        self._model, self._system = model, system
+        self._picture = None if picture is None else one_picture(picture)
         self._place = model.place()
         self._answers: list[Answer] = []
         """Those that were asked for and not waited for, in their order; the last one of all stays."""

@@ -170,7 +170,8 @@ def spell(text: str, spelling: Spelling, cuts: Sequence[Cut]) -> str:
     """
     before, *behind = text.split(spelling.token)
     if len(behind) != len(cuts):
-        raise InputError(f"expected {len(behind)} pictures, as the dialogue has, got {len(cuts)}")
+        wanted = {0: "no picture", 1: "one picture"}.get(len(behind), f"{len(behind)} pictures")
+        raise InputError(f"expected {wanted}, as the dialogue shows, got {len(cuts) or 'none'}")
     return before + "".join(_spell_one(spelling, cut) + rest for cut, rest in zip(cuts, behind, strict=True))
 
 

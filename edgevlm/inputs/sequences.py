@@ -6,7 +6,7 @@ Whatever takes N pictures, texts or labels asks here first, so that one of them 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,21 @@ def listed_pictures(given: Iterable[Picture]) -> list[Picture]:
             hint="put it in a list: [picture]",
         )
     return _in_order(given, "pictures")
+
+
+def one_picture(given: Picture) -> Picture:
+    """The picture that a dialogue is about.
+
+    Raises:
+        InputError: several of them.
+    """
+    if isinstance(given, Sequence) and not isinstance(given, _ONE_PICTURE):
+        raise InputError(
+            f"expected one picture at most, which is all that a dialogue shows, got {type(given).__name__} of "
+            f"{len(given)}",
+            hint="ask about each by itself" if len(given) > 1 else "give the picture itself, or None to show none",
+        )
+    return given
 
 
 def listed_texts(given: Iterable[Any], what: str = "texts") -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import TensorError
-from edgevlm.targets.boundary import find_component, validate_inputs
+from edgevlm.targets.boundary import find_component, validate_dialogue, validate_inputs
 from edgevlm.targets.runtime import Closing
 
 if TYPE_CHECKING:
@@ -21,6 +22,21 @@ Forward = Callable[..., Any]
 """Tensors by position, in the order of a component's inputs -> one tensor, or a tuple, in that of its outputs."""
 Decode = Callable[..., Any]
 """A cache, embeddings [1, T, W], positions [1, T] without padding, and what else `decode` takes -> logits [1, V]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What was said in a dialogue so far.
+
+    Attributes:
+        component: Which keeps it.
+        cache: transformers' own.
+        session: Which made it.
+    """
+
+    component: str
+    cache: Any
+    session: SpeakingOriginal
 
 
 class SpeakingOriginal(Closing):
@@ -47,7 +63,7 @@ class SpeakingOriginal(Closing):
         self._functions = dict(functions)
         self._decode: Decode | None = decode
 
-    def make_state(self, component: str) -> Any:
+    def make_state(self, component: str) -> Said:
         """A dialogue that nothing was said in yet.
 
         Raises:
@@ -57,10 +73,10 @@ class SpeakingOriginal(Closing):
 
         if not find_component(self.specs, component).state:
             raise TensorError(f"{component}: keeps no state")
-        return DynamicCache()
+        return Said(component, DynamicCache(), self)
 
     def run(
-        self, component: str, inputs: Mapping[str, Array], state: Any | None = None
+        self, component: str, inputs: Mapping[str, Array], state: Said | None = None
     ) -> dict[str, NDArray[np.float32]]:
         """Runs one component once.
 
@@ -73,23 +89,25 @@ class SpeakingOriginal(Closing):
             The outputs of its spec, float32, owned by the caller.
 
         Raises:
-            TensorError: there is no such component; a name, dtype or shape is not what its spec says; or a component
-                that keeps a state is asked without one, or about positions behind those that it has.
+            TensorError: there is no such component; a name, dtype or shape is not what its spec says; a token id is
+                beyond the vocabulary, or a position beyond the context; or a component that keeps a state is asked
+                without one, with another session's, or about positions behind those that it has.
         """
         import torch
 
         if self._decode is None:
             raise TensorError("this session is closed", hint="load the model again")
         spec = find_component(self.specs, component)
-        tensors = [torch.from_numpy(np.array(array)) for array in validate_inputs(spec, inputs).values()]
+        arrays = validate_inputs(spec, inputs)
+        validate_dialogue(self.specs, component, arrays)
+        tensors = [torch.from_numpy(np.array(array)) for array in arrays.values()]
         with torch.no_grad(), _alone():
             if spec.state:
-                if state is None:
-                    raise TensorError(f"{component}: expected a state, got none", hint="make_state gives one")
+                cache = self._own(component, state)
                 embeddings, positions, *others = tensors
                 there = positions[0] >= 0
-                _go_back(state, int(positions[0, 0]))
-                found = self._decode(state, embeddings[:, there], positions[:, there].long(), *others)
+                _go_back(cache, int(positions[0, 0]))
+                found = self._decode(cache, embeddings[:, there], positions[:, there].long(), *others)
             else:
                 found = self._functions[component](*tensors)
         answers = found if isinstance(found, tuple) else (found,)
@@ -97,6 +115,12 @@ class SpeakingOriginal(Closing):
             tensor.name: answer.to(torch.float32).numpy().copy()
             for tensor, answer in zip(spec.outputs, answers, strict=True)
         }
+
+    def _own(self, component: str, state: Said | None) -> Any:
+        if not isinstance(state, Said) or state.component != component or state.session is not self:
+            got = "none" if state is None else "one of another session or component"
+            raise TensorError(f"{component}: expected a state of this session, got {got}", hint="make_state makes one")
+        return state.cache
 
     def close(self) -> None:
         """Lets go of the network; a closed session answers no more."""
@@ -108,7 +132,7 @@ class SpeakingOriginal(Closing):
 def _go_back(cache: Any, first: int) -> None:
     """Forgets what stands from a position on: it is about to be put there anew."""
     there = cache.get_seq_length()
-    if first > there:
+    if not 0 <= first <= there:
         raise TensorError(f"expected positions that go on from one of 0 to {there}, got {first}")
     if first < there:
         cache.crop(first - there)

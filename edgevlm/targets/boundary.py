@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, LOGITS, POSITIONS
 from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.errors import InputError, TensorError
 
@@ -49,6 +50,39 @@ def length_of(spec: ComponentSpec, inputs: Mapping[str, Array]) -> int:
             f"{' and '.join(map(str, sorted(found)))}"
         )
     return found.pop()
+
+
+def validate_dialogue(specs: Mapping[str, ComponentSpec], component: str, arrays: Mapping[str, Array]) -> None:
+    """Refuses places and words that a model that talks has no rows for.
+
+    What backends do with them differs: one reads past the end of a table, one takes a place for padding without a word.
+
+    Args:
+        specs: Of all components: the vocabulary is as large as `decode` has logits, the context as its state has rows.
+        component: Which of them is run.
+        arrays: Its inputs, valid otherwise.
+
+    Raises:
+        TensorError: token ids beyond the vocabulary, or positions beyond the context.
+    """
+    decode = specs.get(DECODE)
+    if decode is None or not decode.state:
+        return
+    logits = [each for each in decode.outputs if each.name == LOGITS]
+    if component == EMBED_TOKENS and logits:
+        for name, ids in arrays.items():
+            _refuse_outside(component, name, ids, 0, logits[0].shape[-1], "ids of the vocabulary")
+    elif component == DECODE and POSITIONS in arrays:
+        size = min(each.shape[2] for each in decode.state)
+        _refuse_outside(component, POSITIONS, arrays[POSITIONS], -1, size, "places of the context, or -1 for padding")
+
+
+def _refuse_outside(component: str, name: str, array: Array, least: int, size: int, what: str) -> None:
+    wrong = array[(array < least) | (array >= size)]
+    if wrong.size:
+        raise TensorError(
+            f"{component}: input {name!r}: expected {what}, {least} to {size - 1:,}, got {int(wrong.flat[0]):,}"
+        )
 
 
 def validate_rows(spec: ComponentSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:

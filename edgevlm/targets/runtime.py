@@ -19,7 +19,7 @@ from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import F32, Array, ComponentSpec
 from edgevlm.errors import TensorError, UnsupportedError
-from edgevlm.targets.boundary import find_component, length_of, validate_inputs
+from edgevlm.targets.boundary import find_component, length_of, validate_dialogue, validate_inputs
 from edgevlm.targets.inspection import OpCount
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ class SerialSession(Closing, Generic[P]):
         self._components = {name: BundledComponent(spec, "") for name, (spec, _) in functions.items()}
         if components is not None:
             self._components = dict(components)
+        self._specs = {name: component.spec for name, component in self._components.items()}
         self._closed = False
         self._turn = threading.Lock()
         self._process = os.getpid()
@@ -189,8 +190,8 @@ class SerialSession(Closing, Generic[P]):
 
         Raises:
             TensorError: the session is closed; there is no such component; a name, dtype or shape is not what its
-                spec says; a state is missing, or another session's or component's; or the runtime refuses a value,
-                such as a token id beyond the vocabulary.
+                spec says; a state is missing, or another session's or component's; a position is beyond the context;
+                or a value is none that there is a row for, such as a token id beyond the vocabulary.
             BundleError: the component cannot be loaded, or answers otherwise than its spec says.
             UnsupportedError: this process is a fork of the one that opened the session.
         """
@@ -200,6 +201,7 @@ class SerialSession(Closing, Generic[P]):
                 raise TensorError("this session is closed", hint="open the bundle again")
             asked = find_component(self._components, component)
             arrays = validate_inputs(asked.spec, inputs)
+            validate_dialogue(self._specs, component, arrays)
             length = length_of(asked.spec, arrays)
             spec, program = self._functions[asked.function(length)]
             if asked.spec.lengths:
