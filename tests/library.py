@@ -29,11 +29,14 @@ from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.compression.compression import Compressed, compress
 from edgevlm.data.scenes import Scenes
 from edgevlm.graphs.program import Program, Programs
+from edgevlm.inference.generator import Generator, TalkingSession
 from edgevlm.models import catalogue
+from edgevlm.models.checkpoints import talking
 from edgevlm.models.model import assemble_programs
 from edgevlm.models.students.config import GridConfig, HybridConfig, ImageTowerConfig, square_pictures
 from edgevlm.models.students.reparameterised import fuse
 from edgevlm.models.students.towers import build_image_tower
+from edgevlm.models.talker import Talker
 from edgevlm.process.progress import silent
 from edgevlm.targets import registry
 
@@ -105,6 +108,18 @@ def talker(kind: str, target: str, recipe: str) -> Bundle:
 def talker_checkpoint(kind: str) -> Path:
     """Its checkpoint, in its own file format."""
     return once(f"talker-{kind}", lambda folder: talkers.KINDS[kind](folder / kind)) / kind
+
+
+@functools.cache
+def talker_model(kind: str) -> Talker:
+    """What is loaded of it, at the usual context and lengths."""
+    return talking.load(talker_checkpoint(kind), name=kind)
+
+
+def asking(model: Talker, session: TalkingSession | None = None) -> Generator:
+    """A model to be asked: by its original, or by whoever else has its components."""
+    specs = {name: program.spec for name, program in model.programs.items()}
+    return Generator(session or model.original, specs, model.image, model.dialogue, model.tokenizer)
 
 
 @functools.cache

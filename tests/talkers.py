@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from checkpoints import CAPTIONS
@@ -125,7 +126,46 @@ def write_smolvlm(folder: Path, *, kind: str = "smolvlm", splits: bool = True, *
         "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], **_PIXELS,
     })  # fmt: skip
     _write(folder / "chat_template.json", {"chat_template": SMOLVLM_TEMPLATE})
+    _write(folder / "processor_config.json", {
+        "processor_class": {"smolvlm": "SmolVLMProcessor", "idefics3": "Idefics3Processor"}[kind],
+        "image_seq_len": (SIDE // PATCH // 2) ** 2,
+    })  # fmt: skip
     return folder
+
+
+def picture_processor_of(folder: Path) -> Any:
+    """transformers' own processor of a checkpoint's pictures, on Pillow."""
+    import transformers
+
+    return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
+def processor_of(folder: Path) -> Any:
+    """transformers' own processor of a checkpoint's pictures and words, on Pillow."""
+    import transformers
+    from transformers.models.smolvlm import processing_smolvlm
+
+    if json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] != "smolvlm":
+        return transformers.AutoProcessor.from_pretrained(folder, backend="pil")
+
+    class WithoutVideos(processing_smolvlm.SmolVLMProcessor):
+        """SmolVLM's own, but for what it has for videos alone: a reader, which takes torchvision, and num2words."""
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument_name == "video_processor":
+                return None
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+    processing_smolvlm.num2words = processing_smolvlm.num2words or str
+    template = json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))["chat_template"]
+    config = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
+    return WithoutVideos(
+        picture_processor_of(folder),
+        transformers.AutoTokenizer.from_pretrained(folder),
+        SimpleNamespace(num_frames=1, fps=1),
+        image_seq_len=config["image_seq_len"],
+        chat_template=template,
+    )
 
 
 def write_blip(folder: Path) -> Path:

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 import talkers
 import torch
-from library import talker_checkpoint
+from library import asking, talker_checkpoint
+from library import talker_model as load
 from numpy.typing import NDArray
 from pictures import scene
 from PIL import Image
@@ -25,7 +25,7 @@ from edgevlm.bundle.spec import Array
 from edgevlm.errors import CheckpointError, InputError, TensorError
 from edgevlm.graphs.program import Programs
 from edgevlm.inference.decoding import Chooser, log_likelihood
-from edgevlm.inference.generator import Answer, Generator, TalkingSession
+from edgevlm.inference.generator import Answer
 from edgevlm.inputs import tiles
 from edgevlm.inputs.chat import Cut, Message, go_on, render, write
 from edgevlm.models.checkpoints import chat_rules, talking
@@ -61,16 +61,6 @@ class ProgramSession:
     def close(self) -> None: ...
 
 
-@cache
-def load(kind: str) -> Talker:
-    return talking.load(talker_checkpoint(kind), name=kind)
-
-
-def asking(model: Talker, session: TalkingSession | None = None) -> Generator:
-    specs = {name: program.spec for name, program in model.programs.items()}
-    return Generator(session or model.original, specs, model.image, model.dialogue, model.tokenizer)
-
-
 def ids(answer: Answer) -> list[int]:
     """Of the whole answer."""
     assert answer.text
@@ -83,25 +73,12 @@ def question(model: Talker) -> str | None:
 
 def by_transformers(model: Talker, folder: Path, picture: Image.Image, text: str | None) -> list[int]:
     """Ids of a greedy answer, asked as transformers' users do: by the processor, and by `generate`."""
-    import transformers
-
     network: Any = model.original.network
-    pictures = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     if text is None:
-        pixels = torch.tensor(np.asarray(pictures(picture)["pixel_values"]))
+        pixels = torch.tensor(np.asarray(talkers.picture_processor_of(folder)(picture)["pixel_values"]))
         found = network.generate(pixel_values=pixels, max_new_tokens=TOKENS, do_sample=False)[0].tolist()[1:]
     else:
-        if model.source.family == "llava":
-            strategy = network.config.vision_feature_select_strategy
-            processor = transformers.LlavaProcessor(
-                pictures, tokenizer, patch_size=talkers.PATCH, vision_feature_select_strategy=strategy,
-                num_additional_image_tokens=int(strategy == "default"), chat_template=talkers.LLAVA_TEMPLATE,
-            )  # fmt: skip
-        else:
-            processor = transformers.Idefics3Processor(
-                pictures, tokenizer, image_seq_len=4, chat_template=talkers.SMOLVLM_TEMPLATE
-            )
+        processor = talkers.processor_of(folder)
         said = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}]
         inputs = processor.apply_chat_template(
             said, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
@@ -127,6 +104,50 @@ def test_an_answer_is_what_transformers_generates(kind: str) -> None:
         answers.append(expected)
     assert answers[0] != answers[1]  # it looks at the picture
     assert len({*answers[0]}) > 3
+
+
+ROPES: Mapping[str, dict[str, Any]] = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 2.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 256},
+    "llama3": {
+        **{"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+        "original_max_position_embeddings": 128,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_a_rope_of_each_kind_turns_as_transformers_does(kind: str, tmp_path: Path) -> None:
+    rope = {"rope_type": kind, "rope_theta": 10000.0, **ROPES[kind]}
+    folder = talkers.write_llava(tmp_path / "llava", text={"rope_parameters": rope})
+    model, picture = talking.load(folder, name="l", context_length=1024), scene(90, 70, seed=1)
+    long = f"{QUESTION} {'There is a dog, and a cat. ' * 60}"  # to where angles differ most
+    for question in (QUESTION, long):
+        expected = by_transformers(model, folder, picture, question)
+        for asked in (asking(model), asking(model, ProgramSession(model.programs))):
+            assert ids(asked.generate(picture, question, max_tokens=TOKENS)) == expected
+    assert len(model.tokenizer.pieces(long)) > 512
+    cosines, plain = (each.programs["decode"].module.rotation.cos[:512] for each in (model, load("llava")))
+    assert torch.equal(cosines, plain) == (kind == "dynamic")
+
+
+def test_weights_in_bfloat16_are_the_numbers_that_they_stand_for(tmp_path: Path) -> None:
+    import transformers
+
+    folder = Path(shutil.copytree(talker_checkpoint("llava"), tmp_path / "llava"))
+    _weights(folder, lambda t: t.update({name: tensor.bfloat16() for name, tensor in t.items()}))
+    _config(folder, lambda c: c.update(dtype="bfloat16"))
+    model, picture = talking.load(folder, name="l"), scene(90, 70, seed=1)
+    theirs = transformers.LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    for (name, ours), rounded in zip(model.original.network.named_parameters(), theirs.parameters(), strict=True):
+        assert ours.dtype == torch.float32, name
+        torch.testing.assert_close(ours, rounded, rtol=0, atol=0)
+        torch.testing.assert_close(ours, ours.bfloat16().float(), rtol=0, atol=0)
+    expected = by_transformers(model, folder, picture, QUESTION)
+    assert ids(asking(model, ProgramSession(model.programs)).generate(picture, QUESTION, max_tokens=TOKENS)) == expected
+    tables = [each.original.network.get_input_embeddings().weight for each in (model, load("llava"))]
+    assert not torch.equal(*tables)
 
 
 @pytest.mark.parametrize("lengths", [(1, 8), (1, 3, 64), (1,)])
@@ -384,12 +405,24 @@ def _weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) 
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
-def _dynamic_rope(config: dict[str, Any]) -> None:
-    config["text_config"]["rope_parameters"] = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+def _rope(folder: Path, **rope: Any) -> None:
+    _config(folder, lambda c: c["text_config"].update(rope_parameters={"rope_theta": 10000.0, **rope}))
 
 
+_LONG = {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
-    "a rope that depends on the length": (lambda f: _config(f, _dynamic_rope), r"rope_type: expected one of default"),
+    "a rope that depends on the length": (
+        lambda f: _rope(f, **_LONG, original_max_position_embeddings=512),
+        "rope_type: expected one of default, linear, dynamic, llama3, yarn, got 'longrope'",
+    ),
+    "a rope of a part of each head": (
+        lambda f: _rope(f, rope_type="linear", factor=2.0, partial_rotary_factor=0.5),
+        r"text_config\.rope_parameters\.partial_rotary_factor: expected 1 or nothing, .* got 0\.5",
+    ),
+    "a rope of three axes": (
+        lambda f: _rope(f, rope_type="default", mrope_section=[2, 3, 3]),
+        r"text_config\.rope_parameters: expected none but .*, got mrope_section",
+    ),
     "another decoder": (
         lambda f: _config(f, lambda c: c["text_config"].update(model_type="gemma")),
         "model_type: expected a decoder of the kinds|contradict each other|no network can be built",

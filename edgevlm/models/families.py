@@ -22,11 +22,13 @@ class TalkingFamily:
         module: Whose `take_apart` makes components of a network.
         network: transformers' class of the network.
         about: What `edgevlm models` says of it.
+        tiles: Whether its pictures are cut into tiles.
     """
 
     module: str
     network: str
     about: str
+    tiles: bool = False
 
 
 _SMOLVLM = "edgevlm.models.generators.smolvlm"
@@ -37,9 +39,12 @@ TALKERS: Mapping[str, TalkingFamily] = {
         "LLaVA 1.5: CLIP's or SigLIP's tower, and a decoder of Llama's, Mistral's or Qwen2's kind; it talks",
     ),
     "smolvlm": TalkingFamily(
-        _SMOLVLM, "SmolVLMForConditionalGeneration", "SmolVLM: pictures in tiles, a decoder of Llama's kind; it talks"
+        _SMOLVLM,
+        "SmolVLMForConditionalGeneration",
+        "SmolVLM: pictures in tiles, a decoder of Llama's kind; it talks",
+        tiles=True,
     ),
-    "idefics3": TalkingFamily(_SMOLVLM, "Idefics3ForConditionalGeneration", "Idefics3, likewise"),
+    "idefics3": TalkingFamily(_SMOLVLM, "Idefics3ForConditionalGeneration", "Idefics3, likewise", tiles=True),
     "blip": TalkingFamily("edgevlm.models.generators.blip", "BlipForConditionalGeneration", "BLIP's captioner"),
 }
 """By `model_type`."""

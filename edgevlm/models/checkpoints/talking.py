@@ -47,6 +47,8 @@ _NOT_CARRIED: Mapping[str, Any] = {
 _BESIDE_WEIGHTS = 10_000_000
 """Numbers that a network may have beside those that are stored, such as a head that is tied."""
 _PROMPT_LENGTH = 64
+_CUTS = (Cut(), Cut(1, 2), Cut(3, 2))
+"""Whose spelling is held against the processor's."""
 _LEAST_CONTEXT, _BESIDE_A_PICTURE = 512, 256
 
 
@@ -88,10 +90,10 @@ def load(
     from edgevlm.models.talker import Talker, assemble_programs
 
     network = _load_network(folder, family.network, weights.count_elements(files))
-    image, tiling = _picture_rules(folder, network)
+    image, tiling = _picture_rules(folder, network, tiles=family.tiles)
     ours, theirs, tokenizer_json = _read_tokenizer(folder, network)
     module = importlib.import_module(family.module)
-    longest = int(network.config.text_config.max_position_embeddings)
+    longest = int(_text_config(network).max_position_embeddings)
     parts: Parts = module.take_apart(network, image, 1, where=str(config_file))
     dialogue = _read_dialogue(folder, network, parts, tiling, ours, theirs)
     most = _most_positions(dialogue, ours)
@@ -191,8 +193,13 @@ def _load_network(folder: Path, class_name: str, stored: int) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def _picture_rules(folder: Path, network: Any) -> tuple[ImagePreprocessing, Tiling | None]:
-    if network.config.model_type in ("smolvlm", "idefics3"):
+def _text_config(network: Any) -> Any:
+    """Of the part that talks, wherever a family's configuration has it."""
+    return network.config.get_text_config(decoder=True)
+
+
+def _picture_rules(folder: Path, network: Any, *, tiles: bool) -> tuple[ImagePreprocessing, Tiling | None]:
+    if tiles:
         return picture_rules.tiles_from_checkpoint(folder)
     side = network.config.vision_config.image_size
     return picture_rules.from_checkpoint(folder, image_size=(side, side)), None
@@ -290,7 +297,7 @@ def _read_dialogue(
         begin_ids = _begin_ids(folder, theirs)
     settings = _generation_config(folder)
     named = settings.get("eos_token_id")
-    ends = parts.end_ids or _ids(network.config.text_config.eos_token_id if named is None else named)
+    ends = parts.end_ids or _ids(_text_config(network).eos_token_id if named is None else named)
     if not ends:
         raise CheckpointError(
             f"{folder}: expected an id that ends an answer, got none",
@@ -332,7 +339,7 @@ def _spelling(folder: Path, parts: Parts, ours: Tokenizer, theirs: PreTrainedTok
         )
     pieces = parts.pieces
     (seen,) = parts.seen
-    return Spelling(
+    spelling = Spelling(
         token=token,
         token_id=parts.image_token_id,
         positions=seen.shape[1],
@@ -341,6 +348,17 @@ def _spelling(folder: Path, parts: Parts, ours: Tokenizer, theirs: PreTrainedTok
         end_of_tiles=pieces.end_of_tiles,
         whole=pieces.whole,
     )
+    if parts.written is not None:
+        for cut in _CUTS:
+            ours_of_it = spell(token, spelling, [cut])
+            theirs_of_it = parts.written(theirs, cut.rows, cut.columns, spelling.positions)
+            if ours_of_it != theirs_of_it:
+                raise CheckpointError(
+                    f"{folder}: expected a processor that writes a picture of {cut.rows} x {cut.columns} tiles as "
+                    f"{ours_of_it[:90]!r}, got {theirs_of_it[:90]!r} by the tokenizer's own names",
+                    hint="take the tokenizer's files of the checkpoint that this one was tuned from",
+                )
+    return spelling
 
 
 def _begin_ids(folder: Path, theirs: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ transformers' version:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,8 +24,13 @@ from edgevlm.models.layers import MASKED
 
 DECODERS = ("llama", "mistral", "qwen2")
 """`model_type` of the decoders that are carried."""
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-"""Rotations whose angles depend on the position alone, and not on how long the text has become."""
+_ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
+"""Rotations whose angles depend on the position alone: `dynamic` is the default one in a context that was trained."""
+_ROPE_KEYS = frozenset((
+    *("rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "attention_factor"),
+    *("beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim", "truncate"),
+))  # fmt: skip
+"""What `rope_parameters` may say: the tables are made by transformers' own class, which reads these."""
 
 
 class RMSNorm(nn.Module):
@@ -215,13 +221,8 @@ def check_decoder(config: Any, context_length: int, where: str) -> None:
         raise CheckpointError(
             f"{where}.model_type: expected a decoder of the kinds {', '.join(DECODERS)}, got {config.model_type!r}"
         )
-    rope_type = config.rope_parameters.get("rope_type", "default")
-    if rope_type not in _ROPE_TYPES:
-        raise CheckpointError(
-            f"{where}.rope_parameters.rope_type: expected one of {', '.join(_ROPE_TYPES)}, got {rope_type!r}",
-            hint="its angles depend on how long the text has become, which a cache of rotated keys cannot follow",
-        )
-    if context_length > config.max_position_embeddings:
+    _check_rope(config.rope_parameters, f"{where}.rope_parameters")
+    if context_length > config.max_position_embeddings:  # where `dynamic` begins to turn by other angles
         raise CheckpointError(
             f"{where}: expected a context of at most max_position_embeddings, {config.max_position_embeddings:,}, "
             f"got {context_length:,}"
@@ -232,4 +233,28 @@ def check_decoder(config: Any, context_length: int, where: str) -> None:
         raise CheckpointError(
             f"{where}.sliding_window: expected at least the context, {context_length:,}, got {window:,}",
             hint=f"--context {window} is the longest in which no position is forgotten",
+        )
+
+
+def _check_rope(rope: Mapping[str, Any], where: str) -> None:
+    rope_type = rope.get("rope_type", "default")
+    if rope_type not in _ROPE_TYPES:
+        raise CheckpointError(
+            f"{where}.rope_type: expected one of {', '.join(_ROPE_TYPES)}, got {rope_type!r}",
+            hint="longrope turns by other angles once a text is long, which a cache of rotated keys cannot follow"
+            if rope_type == "longrope"
+            else None,
+        )
+    share = rope.get("partial_rotary_factor")
+    if share not in (None, 1):
+        raise CheckpointError(
+            f"{where}.partial_rotary_factor: expected 1 or nothing, so that whole heads are turned, got {share!r}",
+            hint="transformers' own classes of these decoders turn whole heads, and fail on a part of one",
+        )
+    known = {*_ROPE_KEYS, "partial_rotary_factor"}
+    others = [key for key, value in rope.items() if value is not None and key not in known]
+    if others:
+        raise CheckpointError(
+            f"{where}: expected none but {', '.join(sorted(_ROPE_KEYS))}, got {', '.join(others)}",
+            hint="a decoder that turns its heads by more than the position of a row is not carried",
         )

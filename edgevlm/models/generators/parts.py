@@ -40,6 +40,8 @@ class Parts:
         end_ids: Ids that end an answer.
         talks: Whether there is a chat template; without one the model goes on from a text.
         describe: What is asked where nothing is.
+        written: The text that transformers' own processor puts in place of a picture, by the tokenizer, the rows and
+            columns of tiles, and the positions of one: `pieces` must say the same. None where that is the token alone.
     """
 
     encode_image: nn.Module
@@ -54,6 +56,7 @@ class Parts:
     end_ids: tuple[int, ...]
     talks: bool
     describe: str
+    written: Callable[[Any, int, int, int], str] | None = None
 
 
 def normalised(pixels: torch.Tensor, rescale: float, mean: Any, std: Any) -> torch.Tensor:

@@ -5,6 +5,8 @@ A tile at a time: a SigLIP tower, pixel shuffle, one linear layer, and a decoder
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ _PIECES = Pieces(
     end_of_tiles="\n",
     whole=Turn("<fake_token_around_image><global-img>", "<fake_token_around_image>"),
 )
-"""As transformers' `Idefics3Processor` and `SmolVLMProcessor` write a picture."""
+"""As transformers' `Idefics3Processor` and `SmolVLMProcessor` write a picture; `_written` asks them."""
 
 
 class EncodeImage(nn.Module):
@@ -109,4 +111,26 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
         end_ids=(),
         talks=True,
         describe="Can you describe this image?",
+        written=_written(config.model_type),
     )
+
+
+def _written(kind: str) -> Callable[[Any, int, int, int], str]:
+    """What a family's processor writes for a picture: SmolVLM's by names that a tokenizer may change."""
+    from transformers import Idefics3Processor, SmolVLMProcessor
+
+    named: Any = {"idefics3": Idefics3Processor, "smolvlm": SmolVLMProcessor}[kind]
+    own = ("fake_image_token", "image_token", "global_image_token") if kind == "smolvlm" else ()
+
+    def write(tokenizer: Any, rows: int, columns: int, positions: int) -> str:
+        names = {
+            "fake_image_token": "<fake_token_around_image>",
+            "image_token": "<image>",
+            "global_image_token": "<global-img>",
+        }
+        names |= {name: getattr(tokenizer, name, names[name]) for name in own}
+        # Not a processor of its own: SmolVLM's needs num2words and a reader of videos.
+        processor = SimpleNamespace(**names, global_image_tag=names["global_image_token"], image_seq_len=positions)
+        return str(named.replace_image_token(processor, {"rows": [[rows]], "cols": [[columns]]}, 0))
+
+    return write
