@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from edgevlm import testing
     from edgevlm.api import convert, distill, open
     from edgevlm.bundle import Bundle, Labels, Recipe
+    from edgevlm.bundle.dialogue import Sampling
     from edgevlm.bundle.export import export_for_app
     from edgevlm.conversion.pipeline import verify
     from edgevlm.distillation.recipe import DistillRecipe
@@ -77,6 +78,7 @@ __all__ = [
     "ParityFailed",
     "Recipe",
     "RecipeError",
+    "Sampling",
     "TensorError",
     "TrainingFailed",
     "UnsupportedError",
@@ -99,6 +101,7 @@ _HOMES = {
     "DistillRecipe": "edgevlm.distillation.recipe",
     "Labels": "edgevlm.bundle",
     "Recipe": "edgevlm.bundle",
+    "Sampling": "edgevlm.bundle.dialogue",
     "convert": "edgevlm.api",
     "distill": "edgevlm.api",
     "enrich": "edgevlm.enrichment.enrichment",

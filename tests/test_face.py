@@ -47,6 +47,7 @@ RUN: dict[str, Any] = {
     "Recipe": edgevlm.Recipe,
     "DistillRecipe": edgevlm.DistillRecipe,
     "Labels": edgevlm.Labels,
+    "Sampling": edgevlm.Sampling,
     "enrich": edgevlm.enrich,
     "Descriptions": edgevlm.Descriptions,
     "to_int8": codes.to_int8,

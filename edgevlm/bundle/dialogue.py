@@ -95,6 +95,10 @@ class Spelling:
 class Sampling:
     """How the next token is chosen from the logits, where nobody says otherwise.
 
+    >>> warm = edgevlm.Sampling(temperature=0.7, top_p=0.9)  # model.generate("photo.jpg", sampling=warm, seed=1)
+    >>> warm.top_k, edgevlm.Sampling().temperature
+    (0, 0.0)
+
     Attributes:
         temperature: Logits are divided by it; 0 takes the largest.
         top_k: How many of the largest logits are candidates; 0 takes all.

@@ -298,7 +298,7 @@ class Generator:
             text: The question; the model's own where None.
             system: How to answer, for models that were trained with such a text.
             max_tokens: How many tokens the answer has at most.
-            sampling: How tokens are chosen; the model's own way where None.
+            sampling: How tokens are chosen, an `edgevlm.Sampling`; the model's own way where None.
             seed: Of the numbers that are drawn.
 
         Raises:
