@@ -72,6 +72,8 @@ def test_a_bundle_answers_as_the_original_does(kind: str, target: str, recipe: s
     measured = {check.measure: check.value for check in report.checks}
     assert measured["picture_matters"] > 0.1
     assert measured["top1_agreement"] >= {"fp32": 1, "int4-weights": 0.75}.get(recipe, 0.9)
+    assert measured["same_tokens"] >= {"fp32": 1, "fp16": 0.5}.get(recipe, 0)
+    assert ("perplexity" in measured) == recipe.startswith("int")
     dialogue = bundle.manifest.dialogue
     assert dialogue is not None
     context = dialogue.context_length

@@ -104,6 +104,7 @@ def _row(checkpoint: str, recipe: str, outcome: dict[str, Any]) -> dict[str, Any
         "status": outcome["status"],
         "error": outcome["error"] and outcome["error"]["message"],
         "bytes": outcome["artefact_bytes"],
+        "dialogues": (outcome.get("parity") or {}).get("samples"),
         "checks": own,
         "runners": runners,
     }

@@ -91,7 +91,9 @@ class ParityCheck:
             the samples of `golden.json`.
         measure: `max_abs_error`, `min_cosine`, `centred_cosine` (the mean cosine, once the float reference's mean
             embedding is taken from both), `top1_agreement` or `finite`; of a model that talks also `mean_kl`,
-            `same_answers`, `picture_matters`, and `rounding`, how far logits move with the last bits of pixels.
+            `same_answers`, `same_tokens` (the share of the original's tokens that its own answers begin with),
+            `perplexity` (of the original's answers, where weights are compressed), `picture_matters` (how much a grey
+            picture in another's place changes logits), and `rounding`, how far logits move with pixels' last bits.
         value: What was measured.
         limit: What the recipe allows; None where the recipe sets no limit.
         passed: Whether the value is within the limit.

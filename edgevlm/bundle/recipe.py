@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgevlm import schema
+from edgevlm.bundle.spec import OF_TALKERS
 from edgevlm.errors import InputError, RecipeError
 
 Precision = Literal["fp32", "fp16"]
@@ -37,17 +38,21 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """How far an artefact's unit-norm embeddings and answers may be from the float reference's.
+    """How far an artefact's unit-norm embeddings, or logits, and answers may be from the float reference's.
+
+    Where a recipe has the usual ones of a built-in recipe, a model that talks is held to what suits its precision.
 
     Attributes:
-        max_abs_error: Largest absolute difference of any embedding component; None leaves it unlimited.
-        min_cosine: Least cosine between an embedding and its reference.
-        min_top1_agreement: Least share of samples whose zero-shot answer is the reference's, 0..1.
+        max_abs_error: Largest absolute difference of any embedding component, or logit; None leaves it unlimited.
+        min_cosine: Least cosine between an embedding and its reference; refused for models that talk.
+        min_top1_agreement: Least share of samples whose zero-shot answer, or next token, is the reference's, 0..1.
+        max_kl: Mean divergence of the next token's probabilities, in nats; refused for models that give embeddings.
     """
 
     max_abs_error: float | None = None
     min_cosine: float | None = None
     min_top1_agreement: float | None = None
+    max_kl: float | None = field(default=None, metadata=OF_TALKERS)
 
 
 @dataclass(frozen=True)
@@ -258,7 +263,7 @@ def _read(path: Path) -> Recipe:
     data = schema.read_yaml(path, error=RecipeError)
     defaults = {"name": path.stem, "summary": "", "parity": {}}
     recipe = schema.read(Recipe, defaults | data, where=str(path), error=RecipeError)
-    recipe = recipe if "parity" in data else replace(recipe, parity=_usual_limits(recipe))
+    recipe = recipe if "parity" in data else replace(recipe, parity=usual_limits(recipe))
     _check(recipe, str(path))
     return recipe
 
@@ -312,7 +317,7 @@ def _demands(recipe: Recipe) -> Iterator[tuple[str, bool]]:
         )
 
 
-def _usual_limits(recipe: Recipe) -> ParityLimits:
+def usual_limits(recipe: Recipe) -> ParityLimits:
     """Those of the built-in recipe that is most like it."""
 
     def likeness(other: Recipe) -> tuple[bool, ...]:

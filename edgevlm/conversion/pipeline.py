@@ -33,6 +33,7 @@ from edgevlm.errors import (
 )
 from edgevlm.graphs.program import Programs, functions
 from edgevlm.models import catalogue
+from edgevlm.parity import generation
 from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import discard
 from edgevlm.targets import registry
@@ -246,10 +247,17 @@ def _prepare(request: Request, calibration: CalibrationData | None, progress: Pr
                 f"{model.source.name} talks: labels and image_only are a dual encoder's",
                 hint="leave them out: edgevlm run --ask asks its bundle",
             )
+        generation.check_limits(request.recipe)
         source = PreparedTalker(model)
     else:
         if request.context_length is not None or request.lengths is not None:
             raise InputError(f"{model.source.name} gives embeddings: a context and lengths are of models that talk")
+        if request.recipe.parity.max_kl is not None:
+            raise RecipeError(
+                f"recipe {request.recipe.name}: parity.max_kl: expected limits of embeddings, which "
+                f"{model.source.name} gives, got {request.recipe.parity.max_kl:g}",
+                hint="min_cosine, max_abs_error and min_top1_agreement are what it is held to",
+            )
         source = Prepared(model, calibration, wanted=request.labels, image_only=request.image_only)
         if calibration is not None and request.recipe.needs_calibration:
             calibration.check(source.programs)

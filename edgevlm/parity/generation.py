@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,11 @@ from PIL import Image
 from edgevlm.bundle.golden import FOLDER
 from edgevlm.bundle.golden_dialogues import KEPT, SCHEMA_VERSION, GoldenDialogue, GoldenDialogues, GoldenStep
 from edgevlm.bundle.manifest import ParityCheck, ParityReport
-from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.recipe import Recipe, usual_limits
 from edgevlm.bundle.spec import F32
 from edgevlm.data.scenes import Scenes
-from edgevlm.errors import BundleError
+from edgevlm.errors import BundleError, RecipeError
+from edgevlm.inference.decoding import log_likelihood
 from edgevlm.inference.generator import Generator, Seen
 from edgevlm.inputs.chat import Message, Written
 from edgevlm.inputs.pictures import Picture
@@ -32,6 +33,12 @@ _TOKENS = 12
 """Of each answer."""
 _TIE = 1e-3
 """Logits of the original closer than this are equal."""
+_LOOKED = 0.5
+"""Of what a grey picture in another's place changed in the original, how much it must change in an artefact."""
+_ROUNDED = 1e-6
+"""What rounding alone changes in logits: an original that a grey picture moves by no more does not look at it."""
+_LARGEST_LOG = 700.0
+"""Whose exponential is a number still."""
 _QUESTIONS = (
     "What is in this picture?",
     "How many shapes are there, and of which colours?",
@@ -39,6 +46,9 @@ _QUESTIONS = (
 )
 _BEGINNINGS = ("", "a picture of", "there are")
 """What a captioner goes on from."""
+_GREY = "grey.png"
+_FOLLOWS, _AGAIN = ("What follows? ", "there are "), "one red circle and two blue stars, "
+"""What a question that fills the context, or a caption, begins with; and what it repeats."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +57,52 @@ class Limits:
 
     Attributes:
         max_abs_error: Of a logit among the original's 64 largest; None sets none.
-        kl: Mean Kullback-Leibler divergence of the next token's probabilities, in nats, as far as those 64 tell.
+        kl: Mean Kullback-Leibler divergence of the next token's probabilities, in nats, as far as those 64 tell; of
+            compressed weights also of the original's answers, whose perplexity may be `exp(kl)` times the original's.
         top1_agreement: Least share with the same most probable token, of the steps at which the original's is ahead of
             the next by `margin`.
-        same_tokens: Least share of answers that are the same to the end, ties aside.
+        same_answers: Least share of answers that are the same to the end, ties aside.
+        same_tokens: Least share of the original's tokens that its own answers begin with, ties aside.
         margin: Difference of two logits; log(2) is twice the probability.
     """
 
     max_abs_error: float | None
-    kl: float
-    top1_agreement: float
-    same_tokens: float
+    kl: float | None
+    top1_agreement: float | None
+    same_answers: float | None = None
+    same_tokens: float | None = None
     margin: float = math.log(2)
 
 
 def limits(recipe: Recipe) -> Limits:
-    """What a recipe allows."""
+    """What a recipe allows: what its `parity` says where that is its own, and what suits its precision else."""
     if recipe.weights.dtype == "int4":
-        return Limits(None, 0.5, 0.75, 0.0)
-    if recipe.weights.dtype != "float" or recipe.weights.sparsity:
-        return Limits(None, 0.1, 0.85, 0.0)
-    return Limits(None, 0.01, 0.9, 0.0) if recipe.precision == "fp16" else Limits(1e-3, 1e-6, 1.0, 1.0, _TIE)
+        usual = Limits(None, 0.5, 0.75)
+    elif recipe.weights.dtype != "float" or recipe.weights.sparsity:
+        usual = Limits(None, 0.1, 0.85)
+    elif recipe.precision == "fp16":
+        usual = Limits(None, 0.01, 0.9, same_tokens=0.5)
+    else:
+        usual = Limits(1e-3, 1e-6, 1.0, 1.0, 1.0, _TIE)
+    own = recipe.parity
+    if own == usual_limits(recipe):
+        return usual
+    return replace(usual, max_abs_error=own.max_abs_error, kl=own.max_kl, top1_agreement=own.min_top1_agreement)
+
+
+def check_limits(recipe: Recipe) -> None:
+    """Refuses limits of a recipe's own that say nothing of a model that talks.
+
+    Raises:
+        RecipeError: there are some.
+    """
+    if recipe.parity.min_cosine is not None and recipe.parity != usual_limits(recipe):
+        raise RecipeError(
+            f"recipe {recipe.name}: parity.min_cosine: expected limits of logits, since the model talks and has no "
+            f"embeddings, got {recipe.parity.min_cosine:g}",
+            hint="max_kl, max_abs_error and min_top1_agreement are what its answers are held to; without parity, what "
+            "suits the recipe's precision",
+        )
 
 
 def golden_pictures() -> dict[str, Image.Image]:
@@ -77,7 +112,7 @@ def golden_pictures() -> dict[str, Image.Image]:
         "wide.png": wide.crop((0, 30, 160, 127)),
         "tall.png": tall.crop((40, 0, 120, 160)),
         "square.png": square,
-        "grey.png": Image.new("RGB", (160, 97), (128, 128, 128)),
+        _GREY: Image.new("RGB", (160, 97), (128, 128, 128)),
     }
 
 
@@ -128,8 +163,8 @@ def write_pictures(folder: Path) -> None:
 def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
     """Asks the original.
 
-    The last dialogue reaches the far end of the context: what is computed wrongly from large positions, short ones do
-    not show.
+    The last dialogue begins with a picture and reaches the far end of the context: what is computed wrongly from large
+    positions, short ones do not show.
 
     Args:
         original: The float model.
@@ -141,9 +176,11 @@ def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
     asked: list[tuple[str | None, str]] = [
         (name, questions[number % len(questions)]) for number, name in enumerate(pictures)
     ]
-    asked.append((f"{FOLDER}/square.png", questions[-2]))
+    square = f"{FOLDER}/square.png"
+    asked.append((square, questions[-2]))
     if original.dialogue.chat is not None:
-        asked += [(None, "What colours does a rainbow have?"), (None, _long_question(original))]
+        asked.append((None, "What colours does a rainbow have?"))
+    asked.append((square, _long_question(model, square)))
     found = []
     for number, (shown, question) in enumerate(asked):
         progress("asking the original", number / len(asked))
@@ -168,8 +205,10 @@ def measure(
         BundleError: golden.json has other pixels, texts, ids or ends than the manifest's rules make.
     """
     allowed = limits(recipe)
-    errors, divergences, agreements, same, finite = [], [], [], [], []
-    first: dict[tuple[str | None, str], F32] = {}
+    errors, divergences, agreements, finite = [], [], [], []
+    begins, lengths = list[int](), list[int]()
+    surprise: list[tuple[float, float]] = []
+    first: dict[tuple[str, str], F32] = {}
     for number, dialogue in enumerate(golden.dialogues):
         progress("asking the artefact", number / len(golden.dialogues))
         written, seen = model.write(dialogue.picture, dialogue.question)
@@ -180,21 +219,24 @@ def measure(
             )
         _check_words(model.model, dialogue, where)
         logits = model.follow(written, seen, dialogue.answer_ids)
-        if max(max(step.token_ids) for step in dialogue.steps) >= logits.shape[1]:
+        if max(*dialogue.answer_ids, *(max(step.token_ids) for step in dialogue.steps)) >= logits.shape[1]:
             raise BundleError(
                 f"{where}: golden: expected ids below {logits.shape[1]:,}, as there are logits, got others"
             )
         finite.append(float(np.isfinite(logits).mean()))
         if finite[-1] < 1:
             continue
-        first[dialogue.picture, dialogue.question] = logits[0]
-        for step, got in zip(dialogue.steps, logits, strict=True):
+        if dialogue.picture is not None:
+            first[dialogue.picture, dialogue.question] = logits[0]
+        for step, token_id, got in zip(dialogue.steps, dialogue.answer_ids, logits, strict=True):
             error, divergence, agrees = _compare(step, got)
             errors.append(error)
             divergences.append(divergence)
+            surprise.append((step.logsumexp - step.logits[0], -log_likelihood(got, token_id)))
             if step.logits[0] - max(step.logits[1:], default=-math.inf) >= allowed.margin:
                 agreements.append(agrees)
-        same.append(_is_same(dialogue, logits))
+        begins.append(_same_tokens(dialogue, logits))
+        lengths.append(len(dialogue.answer_ids))
     others = [name for name, pixels in model.pixels.items() if golden.pixels[name] != pixels]
     if others:
         raise BundleError(
@@ -207,9 +249,12 @@ def measure(
             _check("max_abs_error", max(errors), allowed.max_abs_error),
             _check("mean_kl", float(np.mean(divergences)), allowed.kl),
             _check("top1_agreement", agreement, allowed.top1_agreement, least=True),
-            _check("same_answers", float(np.mean(same)), allowed.same_tokens, least=True),
-            _check("picture_matters", _difference(first), 1e-6 if _looks(golden) else None, least=True),
+            _check("same_answers", float(np.mean(np.equal(begins, lengths))), allowed.same_answers, least=True),
+            _check("same_tokens", sum(begins) / sum(lengths), allowed.same_tokens, least=True),
+            _picture_matters(golden, first),
         ]
+        if recipe.weights.dtype != "float" or recipe.weights.sparsity:
+            checks.append(_perplexity(surprise, allowed.kl))
     return ParityReport(evidence, len(golden.dialogues), tuple(checks))
 
 
@@ -235,12 +280,12 @@ def _answer(asked: Asked, picture: str | None, question: str) -> GoldenDialogue:
     )
 
 
-def _long_question(original: Generator) -> str:
-    """One that leaves just enough of the context for an answer."""
-    room = original.dialogue.context_length - _TOKENS
-    words, question = "one red circle and two blue stars, ", "What follows? "
-    while len(original.write([Message("user", question + words)], None).ids) <= room:
-        question += words
+def _long_question(model: Asked, picture: str) -> str:
+    """One about a picture that leaves just enough of the context for an answer."""
+    room = model.model.dialogue.context_length - _TOKENS
+    question = _FOLLOWS[model.model.dialogue.chat is None]
+    while len(model.write(picture, question + _AGAIN)[0].ids) <= room:
+        question += _AGAIN
     return question
 
 
@@ -268,35 +313,57 @@ def _compare(step: GoldenStep, got: F32) -> tuple[float, float, bool]:
     return float(np.abs(found - expected).max()), max(divergence, 0.0), picked in tied
 
 
-def _is_same(dialogue: GoldenDialogue, logits: F32) -> bool:
-    """Whether the artefact's own answer is the original's, to its end or to a step that two tokens tie at.
+def _same_tokens(dialogue: GoldenDialogue, logits: F32) -> int:
+    """How many of the original's tokens the artefact's own answer begins with: all, where two tie at what differs.
 
     As long as it would have said the same, its own logits are those along the original's answer.
     """
-    for step, expected, got in zip(dialogue.steps, dialogue.answer_ids, logits, strict=True):
+    for place, (step, expected, got) in enumerate(zip(dialogue.steps, dialogue.answer_ids, logits, strict=True)):
         if int(got.argmax()) != expected:
-            return len(step.logits) > 1 and step.logits[0] - step.logits[1] < _TIE
-    return True
+            tied = len(step.logits) > 1 and step.logits[0] - step.logits[1] < _TIE
+            return len(dialogue.answer_ids) if tied else place
+    return len(dialogue.answer_ids)
 
 
-def _difference(first: Mapping[tuple[str | None, str], F32]) -> float:
-    """By how much the first logits of an answer differ at most between two pictures of one question."""
-    by_question: dict[str, list[F32]] = {}
-    for (picture, question), logits in first.items():
-        if picture is not None:
-            by_question.setdefault(question, []).append(logits)
-    return max(
-        (float(np.abs(each[0] - other).max()) for each in by_question.values() for other in each[1:]), default=0.0
-    )
+def _perplexity(surprise: Sequence[tuple[float, float]], kl: float | None) -> ParityCheck:
+    """Of the original's answers to the artefact, beside what they are to the original itself."""
+    own, got = (math.exp(min(float(np.mean(each)), _LARGEST_LOG)) for each in zip(*surprise, strict=True))
+    return _check("perplexity", got, None if kl is None else own * math.exp(kl))
 
 
-def _looks(golden: GoldenDialogues) -> bool:
-    """Whether the original's own answers differ between two pictures of one question."""
-    seen: dict[str, set[tuple[float, ...]]] = {}
-    for dialogue in golden.dialogues:
-        if dialogue.picture is not None:
-            seen.setdefault(dialogue.question, set()).add(dialogue.steps[0].logits)
-    return any(len(each) > 1 for each in seen.values())
+def _picture_matters(golden: GoldenDialogues, first: Mapping[tuple[str, str], F32]) -> ParityCheck:
+    """By how much a grey picture changes the first logits, in another's place, where it does so least.
+
+    An artefact that does not look at pictures says the same to each, and may be near the original in all else. The
+    limit is a share of what the original's change at least, as far as golden.json has them; none where that is nothing.
+    """
+    steps = {
+        (each.picture, each.question): each.steps[0]
+        for each in golden.dialogues
+        if each.picture is not None and (each.picture, each.question) in first  # others were no numbers
+    }
+    found = []
+    for (grey, question), step in steps.items():
+        for (picture, other), beside in steps.items():
+            if question == other and grey != picture and Path(grey).name == _GREY:
+                changed = float(np.abs(first[grey, question] - first[picture, question]).max())
+                found.append((changed, _least_change(step, beside)))
+    changes = [(changed, own_change) for changed, own_change in found if own_change > _ROUNDED]
+    if not changes:
+        return _check("picture_matters", min((changed for changed, _ in found), default=0.0), None, least=True)
+    changed, expected = min(changes, key=lambda two: two[0] / two[1])
+    return _check("picture_matters", changed, _LOOKED * expected, least=True)
+
+
+def _least_change(one: GoldenStep, other: GoldenStep) -> float:
+    """By how much two steps' logits differ at least: those that only one of them has are below the other's smallest."""
+    found = 0.0
+    for here, there in ((one, other), (other, one)):
+        known = dict(zip(there.token_ids, there.logits, strict=True))
+        for token_id, logit in zip(here.token_ids, here.logits, strict=True):
+            beside = known.get(token_id)
+            found = max(found, logit - there.logits[-1] if beside is None else abs(logit - beside))
+    return found
 
 
 def _check(measure: str, value: float, limit: float | None, *, least: bool = False) -> ParityCheck:
