@@ -46,7 +46,7 @@ _QUESTIONS = (
 )
 _BEGINNINGS = ("", "a picture of", "there are")
 """What a captioner goes on from."""
-_GREY = "grey.png"
+_GREY, _FLAT = "grey.png", "flat.png"
 _FOLLOWS, _AGAIN = ("What follows? ", "there are "), "one red circle and two blue stars, "
 """What a question that fills the context, or a caption, begins with; and what it repeats."""
 
@@ -106,13 +106,17 @@ def check_limits(recipe: Recipe) -> None:
 
 
 def golden_pictures() -> dict[str, Image.Image]:
-    """File name -> what is asked about: drawn scenes of several shapes, and a grey picture, which shows nothing."""
-    wide, tall, square = (Image.fromarray(pixels) for pixels in Scenes(_SEED, size=160).batch(0, 3).pixels)
+    """File name -> what is asked about: drawn scenes of several shapes, and a grey picture, which shows nothing.
+
+    They are long, since a model that cuts pictures cuts a square into the most tiles, each of which is encoded: 17 at
+    SmolVLM's size. Only the first has several rows and columns of them.
+    """
+    wide, flat, tall = (Image.fromarray(pixels) for pixels in Scenes(_SEED, size=160).batch(0, 3).pixels)
     return {
-        "wide.png": wide.crop((0, 30, 160, 127)),
-        "tall.png": tall.crop((40, 0, 120, 160)),
-        "square.png": square,
-        _GREY: Image.new("RGB", (160, 97), (128, 128, 128)),
+        "wide.png": wide.crop((0, 42, 160, 117)),
+        "tall.png": tall.crop((60, 0, 100, 160)),
+        _FLAT: flat.crop((0, 36, 160, 76)),
+        _GREY: Image.new("RGB", (160, 75), (128, 128, 128)),
     }
 
 
@@ -176,11 +180,11 @@ def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
     asked: list[tuple[str | None, str]] = [
         (name, questions[number % len(questions)]) for number, name in enumerate(pictures)
     ]
-    square = f"{FOLDER}/square.png"
-    asked.append((square, questions[-2]))
+    flat = f"{FOLDER}/{_FLAT}"
+    asked.append((flat, questions[-2]))
     if original.dialogue.chat is not None:
         asked.append((None, "What colours does a rainbow have?"))
-    asked.append((square, _long_question(model, square)))
+    asked.append((flat, _long_question(model, flat)))
     found = []
     for number, (shown, question) in enumerate(asked):
         progress("asking the original", number / len(asked))
