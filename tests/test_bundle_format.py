@@ -19,17 +19,18 @@ import pytest
 import resampling
 import tokenizers
 from click.testing import CliRunner
-from library import labelled_student
+from library import labelled_student, talker
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
 
 import edgevlm
 from edgevlm import schema
-from edgevlm.bundle import golden, json_schema
+from edgevlm.bundle import golden, golden_dialogues, json_schema
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.format_page import PAGE, SCHEMAS, page, schema_text
-from edgevlm.bundle.manifest import FORMAT_VERSION, Manifest
+from edgevlm.bundle.golden_dialogues import GoldenDialogues
+from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION, Manifest
 from edgevlm.bundle.spec import (
     ImagePreprocessing,
     Resample,
@@ -68,6 +69,14 @@ def manifest(bundle: Bundle) -> dict[str, Any]:
     return written
 
 
+@pytest.fixture(scope="module")
+def dialogues() -> dict[str, Any]:
+    """The `golden.json` of a model that talks, in plain values."""
+    bundle = talker("blip", "tflite", "fp32")
+    written: dict[str, Any] = json.loads((bundle.path / golden.GOLDEN).read_text(encoding="utf-8"))
+    return written
+
+
 # The page and the schemas are the dataclasses'.
 
 
@@ -82,8 +91,8 @@ def test_a_schema_is_what_the_dataclasses_say_now(path: Path) -> None:
     )
 
 
-def test_every_object_of_both_files_has_its_table_and_every_key_its_line() -> None:
-    for kind in (Manifest, golden.Golden):
+def test_every_object_of_each_file_has_its_table_and_every_key_its_line() -> None:
+    for kind in SCHEMAS.values():
         for each in json_schema.objects(kind):
             assert TEXT.count(f"\n#### {each.__name__}\n") == 1
             for field in json_schema.fields(each):
@@ -100,7 +109,8 @@ def test_a_key_that_no_docstring_names_is_found_out() -> None:
 
 def test_the_page_explains_this_version_and_every_rule_by_name() -> None:
     assert f"\nVersion {FORMAT_VERSION}. " in TEXT
-    assert f"for a reader of {FORMAT_VERSION} " in TEXT
+    assert f" Of models that talk: {TALKERS_VERSION}. " in TEXT
+    assert f"for a reader of {FORMAT_VERSION} and {TALKERS_VERSION} " in TEXT
     preprocessing = TEXT[TEXT.index("## Pictures") : TEXT.index("## The artefact")]
     for rule in (*get_args(ResizeRule), *get_args(Resample), *get_args(TextCanonicalisation)):
         assert f"`{rule}`" in preprocessing
@@ -115,15 +125,15 @@ def test_links_of_the_page_lead_somewhere() -> None:
 # Schema and reader agree.
 
 
-def _validator() -> jsonschema.Draft202012Validator:
-    written = json.loads(schema_text(Manifest))
+def _validator(kind: Any = Manifest) -> jsonschema.Draft202012Validator:
+    written = json.loads(schema_text(kind))
     jsonschema.Draft202012Validator.check_schema(written)
     return jsonschema.Draft202012Validator(written)
 
 
-def _is_read(data: Any) -> bool:
+def _is_read(data: Any, kind: Any = Manifest) -> bool:
     try:
-        schema.read(Manifest, data, where="manifest.json", error=BundleError)
+        schema.read(kind, data, where="manifest.json", error=BundleError)
     except BundleError:
         return False
     return True
@@ -148,7 +158,28 @@ def test_the_manifest_and_golden_of_a_bundle_are_valid(bundle: Bundle, manifest:
     _validator().validate(manifest)
     assert _is_read(manifest)
     fixtures = json.loads((bundle.path / golden.GOLDEN).read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator(json.loads(schema_text(golden.Golden))).validate(fixtures)
+    _validator(golden.Golden).validate(fixtures)
+    assert not _validator(GoldenDialogues).is_valid(fixtures)
+
+
+def test_the_golden_of_a_model_that_talks_is_valid(dialogues: dict[str, Any]) -> None:
+    _validator(GoldenDialogues).validate(dialogues)
+    assert not _validator(GoldenDialogues).is_valid(dialogues | {"schema_version": 4})
+    assert not _validator(golden.Golden).is_valid(dialogues)
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_unknown_keys_of_dialogues_are_those_of_a_newer_bundle_or_refused(
+    newer: bool, dialogues: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / golden.GOLDEN
+    path.parent.mkdir()
+    path.write_text(json.dumps(dialogues | {"seed": 1}), encoding="utf-8")
+    if newer:
+        assert len(golden_dialogues.read(tmp_path, newer=True).dialogues) == len(dialogues["dialogues"])
+    else:
+        with pytest.raises(BundleError, match="unknown key 'seed'"):
+            golden_dialogues.read(tmp_path, newer=False)
 
 
 def test_the_oldest_version_is_valid(manifest: dict[str, Any]) -> None:
@@ -167,26 +198,42 @@ def test_schema_and_reader_refuse_the_same_at_every_place(manifest: dict[str, An
         for key in list(several)[1:]:  # one of a kind will do
             del several[key]
     del manifest["parity"]["checks"][1:]
-    valid = _validator().is_valid
+    assert _hold_against_the_reader(Manifest, manifest) > 600
+
+
+def test_schema_and_reader_refuse_the_same_at_every_place_of_dialogues(dialogues: dict[str, Any]) -> None:
+    one, step = dialogues["dialogues"][0], dialogues["dialogues"][0]["steps"][0]
+    step = step | {"token_ids": step["token_ids"][:1], "logits": step["logits"][:1]}
+    shorter = one | {"token_ids": one["token_ids"][:1], "answer_ids": one["answer_ids"][:1], "steps": [step]}
+    assert _hold_against_the_reader(GoldenDialogues, dialogues | {"dialogues": [shorter]}) > 100
+
+
+def _hold_against_the_reader(kind: Any, data: Any) -> int:
+    """Changes each place of valid data in turn.
+
+    Returns:
+        How many values were tried, most of which both refuse.
+    """
+    valid = _validator(kind).is_valid
     tried = refused = 0
-    for path in _places(manifest):
+    for path in _places(data):
         for change in ({"wrong": 1}, "wrong", -1, 0.5, True, None):
-            if path in ((), ("format_version",)):
+            if path in ((), ("format_version",), ("schema_version",)):
                 continue  # a reader looks at the version before all else: tests/test_bundle.py
-            changed = copy.deepcopy(manifest)
+            changed = copy.deepcopy(data)
             _at(changed, path[:-1])[path[-1]] = change
-            assert valid(changed) == _is_read(changed), (path, change)
-            tried, refused = tried + 1, refused + (not _is_read(changed))
-        if isinstance(_at(manifest, path), dict):
-            more = copy.deepcopy(manifest)
+            assert valid(changed) == _is_read(changed, kind), (path, change)
+            tried, refused = tried + 1, refused + (not _is_read(changed, kind))
+        if isinstance(_at(data, path), dict):
+            more = copy.deepcopy(data)
             _at(more, path)["extra"] = 1
-            assert valid(more) == _is_read(more), path
-            for key in _at(manifest, path):
-                fewer = copy.deepcopy(manifest)
+            assert valid(more) == _is_read(more, kind), path
+            for key in _at(data, path):
+                fewer = copy.deepcopy(data)
                 del _at(fewer, path)[key]
-                assert valid(fewer) == _is_read(fewer), (path, key)
-    assert tried > 600
+                assert valid(fewer) == _is_read(fewer, kind), (path, key)
     assert refused > tried / 2
+    return tried
 
 
 @pytest.mark.parametrize("version", ["1.5", "2.1", "3.0", "1", "1.02"])

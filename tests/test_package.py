@@ -67,6 +67,7 @@ def test_the_wheel_holds_every_module_the_weights_and_nothing_generic(wheel: Pat
         "edgevlm/bundle/README.md",
         "edgevlm/bundle/manifest.schema.json",
         "edgevlm/bundle/golden.schema.json",
+        "edgevlm/bundle/golden_dialogues.schema.json",
         "edgevlm/models/builtin/student/config.json",
         "edgevlm/models/builtin/student/model.safetensors",
         "edgevlm/models/builtin/student/tokenizer.json",

@@ -1,6 +1,6 @@
 """Writes the parts of the format's page that come from the dataclasses, and the JSON Schemas beside it.
 
-`python -m edgevlm.bundle.format_page` writes README.md, manifest.schema.json and golden.schema.json of this folder.
+`python -m edgevlm.bundle.format_page` writes README.md and the `*.schema.json` of this folder.
 """
 
 from __future__ import annotations
@@ -13,14 +13,22 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from edgevlm import schema
+from edgevlm.bundle import golden, golden_dialogues
 from edgevlm.bundle.golden import ARITHMETIC, Golden
+from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.json_schema import FIRST_VERSION, fields, json_schema, objects
 from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION, Manifest
 from edgevlm.bundle.recipe import BUILTIN
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER / "README.md"
-SCHEMAS = {FOLDER / "manifest.schema.json": Manifest, FOLDER / "golden.schema.json": Golden}
+SCHEMAS = {
+    FOLDER / "manifest.schema.json": Manifest,
+    FOLDER / "golden.schema.json": Golden,
+    FOLDER / "golden_dialogues.schema.json": GoldenDialogues,
+}
+_OF_GOLDEN = {Golden: golden.SCHEMA_VERSION, GoldenDialogues: golden_dialogues.SCHEMA_VERSION}
+"""`schema_version` of the files."""
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 _PART = re.compile(r"(<!-- tables: (\w+) -->\n).*?(<!-- end of tables -->)", re.DOTALL)
 
@@ -31,13 +39,22 @@ def page(text: str) -> str:
     Args:
         text: The page, whose parts stand between marks.
     """
-    parts = {"Manifest": _tables(Manifest), "Golden": _tables(Golden), "limits": _limits(), "arithmetic": _arithmetic()}
+    parts = {
+        "Manifest": _tables(Manifest),
+        "Golden": _tables(Golden),
+        "GoldenDialogues": _tables(GoldenDialogues, since=TALKERS_VERSION),
+        "limits": _limits(),
+        "arithmetic": _arithmetic(),
+        "limits_of_talkers": _limits_of_talkers(),
+    }
     return _PART.sub(lambda mark: f"{mark[1]}\n{parts[mark[2]]}\n\n{mark[3]}", text)
 
 
 def schema_text(kind: Any) -> str:
-    """The file with the JSON Schema of a dataclass: valid are this minor version and those before it."""
+    """The file with the JSON Schema of a dataclass: of manifests, this minor version and those before it are valid."""
     found = json_schema(kind)
+    if kind in _OF_GOLDEN:
+        found["properties"]["schema_version"]["const"] = _OF_GOLDEN[kind]
     if kind is Manifest:
         major, minor = FORMAT_VERSION.split(".")
         older = [f"{major}.{each}" for each in range(int(minor) + 1)]
@@ -45,8 +62,8 @@ def schema_text(kind: Any) -> str:
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
-def _tables(kind: Any) -> str:
-    return "\n\n".join(_object_table(each, since) for each, since in objects(kind).items())
+def _tables(kind: Any, since: str = FIRST_VERSION) -> str:
+    return "\n\n".join(_object_table(each, version) for each, version in objects(kind, since).items())
 
 
 def _object_table(kind: Any, since: str) -> str:
@@ -101,6 +118,16 @@ def _limits() -> str:
 def _arithmetic() -> str:
     rows = ((each, f"{apart.max_abs_error:g}", f"{apart.min_cosine:g}") for each, apart in ARITHMETIC.items())
     return _table(("activations in", "`max_abs_error`", "`min_cosine`"), rows)
+
+
+def _limits_of_talkers() -> str:
+    measures = ("max_abs_error", "mean_kl", "top1_agreement", "same_answers", "same_tokens", "margin")
+    rows = []
+    for name, recipe in BUILTIN.items():
+        allowed = golden_dialogues.limits(recipe)
+        values = [getattr(allowed, measure) for measure in measures]
+        rows.append((f"`{name}`", *("none" if value is None else f"{value:.3g}" for value in values)))
+    return _table(("recipe", *(f"`{measure}`" for measure in measures)), rows)
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

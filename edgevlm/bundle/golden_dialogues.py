@@ -9,18 +9,61 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgevlm import schema
 from edgevlm.bundle.golden import GOLDEN
+from edgevlm.bundle.recipe import Recipe, usual_limits
 from edgevlm.bundle.spec import TokenId
 from edgevlm.errors import BundleError
 
 SCHEMA_VERSION = 3
 KEPT = 64
 """Logits of a step: the largest."""
+TIE = 1e-3
+"""Logits of the original closer than this are equal."""
 _LEAST = 5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far an artefact may be from the original.
+
+    Attributes:
+        max_abs_error: Of a logit among the original's 64 largest; None sets none.
+        mean_kl: Mean Kullback-Leibler divergence of the next token's probabilities, in nats, as far as those 64 tell;
+            of compressed weights also of the original's answers, whose perplexity may be `exp(mean_kl)` times the
+            original's.
+        top1_agreement: Least share with the same most probable token, of the steps at which the original's is ahead of
+            the next by `margin`.
+        same_answers: Least share of answers that are the same to the end, ties aside.
+        same_tokens: Least share of the original's tokens that its own answers begin with, ties aside.
+        margin: Difference of two logits; log(2) is twice the probability.
+    """
+
+    max_abs_error: float | None
+    mean_kl: float | None
+    top1_agreement: float | None
+    same_answers: float | None = None
+    same_tokens: float | None = None
+    margin: float = math.log(2)
+
+
+def limits(recipe: Recipe) -> Limits:
+    """What a recipe allows: what its `parity` says where that is its own, and what suits its precision else."""
+    if recipe.weights.dtype == "int4":
+        usual = Limits(None, 0.5, 0.75)
+    elif recipe.weights.dtype != "float" or recipe.weights.sparsity:
+        usual = Limits(None, 0.1, 0.85)
+    elif recipe.precision == "fp16":
+        usual = Limits(None, 0.01, 0.9, same_tokens=0.5)
+    else:
+        usual = Limits(1e-3, 1e-6, 1.0, 1.0, 1.0, TIE)
+    own = recipe.parity
+    if own == usual_limits(recipe):
+        return usual
+    return replace(usual, max_abs_error=own.max_abs_error, mean_kl=own.max_kl, top1_agreement=own.min_top1_agreement)
 
 
 @dataclass(frozen=True)
@@ -63,11 +106,11 @@ class GoldenDialogue:
 
 @dataclass(frozen=True)
 class GoldenDialogues:
-    """The file's content.
+    """What `golden.json` holds of a model that talks.
 
     Attributes:
-        schema_version: 3.
-        dialogues: What was asked.
+        schema_version: Of this file: 3.
+        dialogues: What was asked: five or more, two pictures of one question among them.
         pixels: Of each picture, by its path, the sha256 of what `encode_image` takes of it, its tiles one behind the
             other, as uint8 [N, 3, H, W], in hexadecimal.
     """
@@ -84,8 +127,12 @@ def write(folder: Path, golden: GoldenDialogues) -> None:
     (folder / GOLDEN).write_text(text + "\n", encoding="utf-8")
 
 
-def read(folder: Path) -> GoldenDialogues:
+def read(folder: Path, *, newer: bool) -> GoldenDialogues:
     """Reads a bundle's file.
+
+    Args:
+        folder: The bundle's.
+        newer: Whether the bundle is of a newer minor version of the format, whose keys are left out.
 
     Raises:
         BundleError: it is missing, damaged, of another version, or has no dialogue.
@@ -98,7 +145,7 @@ def read(folder: Path) -> GoldenDialogues:
         )
     hint = "copy the bundle again, or convert the model again"
     data = schema.read_json(path, error=BundleError, hint=hint, encoding="utf-8")
-    found = schema.read(GoldenDialogues, data, where=str(path), error=BundleError)
+    found = schema.read(GoldenDialogues, data, where=str(path), error=BundleError, ignored=[] if newer else None)
     if found.schema_version != SCHEMA_VERSION:
         raise BundleError(f"{path}: expected schema_version {SCHEMA_VERSION}, got {found.schema_version}", hint=hint)
     for number, dialogue in enumerate(found.dialogues):

@@ -160,7 +160,7 @@ class Source:
 
     Attributes:
         name: Folder name, hub id, or built-in name.
-        family: `clip`, `siglip` or `student`.
+        family: `clip`, `siglip` or `student`; of a model that talks `llava`, `smolvlm`, `idefics3` or `blip`.
         revision: Hub commit, or `sha256:` of the weights for a folder or a built-in model.
         licence: SPDX id or the checkpoint's own word for it; `unknown` where it says nothing.
     """

@@ -102,7 +102,7 @@ def verify_dialogues(session: Session, bundle: Bundle, runner: str | None, progr
         runner: What the runner is called; None asks none.
         progress: Told how far it is.
     """
-    stored, recipe = golden_dialogues.read(bundle.path), bundle.manifest.recipe
+    stored, recipe = golden_dialogues.read(bundle.path, newer=bundle.is_newer), bundle.manifest.recipe
     for dialogue in stored.dialogues:
         if dialogue.picture is not None and dialogue.picture not in bundle.manifest.files:
             raise BundleError(

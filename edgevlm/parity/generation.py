@@ -9,14 +9,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from edgevlm.bundle.golden import FOLDER
-from edgevlm.bundle.golden_dialogues import KEPT, SCHEMA_VERSION, GoldenDialogue, GoldenDialogues, GoldenStep
+from edgevlm.bundle.golden_dialogues import (
+    KEPT,
+    SCHEMA_VERSION,
+    TIE,
+    GoldenDialogue,
+    GoldenDialogues,
+    GoldenStep,
+    limits,
+)
 from edgevlm.bundle.manifest import ParityCheck, ParityReport
 from edgevlm.bundle.recipe import Recipe, usual_limits
 from edgevlm.bundle.spec import F32
@@ -31,8 +38,6 @@ from edgevlm.process.progress import Progress, silent
 _SEED = 20_260_102
 _TOKENS = 12
 """Of each answer."""
-_TIE = 1e-3
-"""Logits of the original closer than this are equal."""
 _LOOKED = 0.5
 """Of what a grey picture in another's place changed in the original, how much it must change in an artefact."""
 _ROUNDED = 1e-6
@@ -49,45 +54,6 @@ _BEGINNINGS = ("", "a picture of", "there are")
 _GREY, _FLAT = "grey.png", "flat.png"
 _FOLLOWS, _AGAIN = ("What follows? ", "there are "), "one red circle and two blue stars, "
 """What a question that fills the context, or a caption, begins with; and what it repeats."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How far an artefact may be from the original.
-
-    Attributes:
-        max_abs_error: Of a logit among the original's 64 largest; None sets none.
-        kl: Mean Kullback-Leibler divergence of the next token's probabilities, in nats, as far as those 64 tell; of
-            compressed weights also of the original's answers, whose perplexity may be `exp(kl)` times the original's.
-        top1_agreement: Least share with the same most probable token, of the steps at which the original's is ahead of
-            the next by `margin`.
-        same_answers: Least share of answers that are the same to the end, ties aside.
-        same_tokens: Least share of the original's tokens that its own answers begin with, ties aside.
-        margin: Difference of two logits; log(2) is twice the probability.
-    """
-
-    max_abs_error: float | None
-    kl: float | None
-    top1_agreement: float | None
-    same_answers: float | None = None
-    same_tokens: float | None = None
-    margin: float = math.log(2)
-
-
-def limits(recipe: Recipe) -> Limits:
-    """What a recipe allows: what its `parity` says where that is its own, and what suits its precision else."""
-    if recipe.weights.dtype == "int4":
-        usual = Limits(None, 0.5, 0.75)
-    elif recipe.weights.dtype != "float" or recipe.weights.sparsity:
-        usual = Limits(None, 0.1, 0.85)
-    elif recipe.precision == "fp16":
-        usual = Limits(None, 0.01, 0.9, same_tokens=0.5)
-    else:
-        usual = Limits(1e-3, 1e-6, 1.0, 1.0, 1.0, _TIE)
-    own = recipe.parity
-    if own == usual_limits(recipe):
-        return usual
-    return replace(usual, max_abs_error=own.max_abs_error, kl=own.max_kl, top1_agreement=own.min_top1_agreement)
 
 
 def check_limits(recipe: Recipe) -> None:
@@ -251,14 +217,14 @@ def measure(
         agreement = float(np.mean(agreements)) if agreements else 1.0
         checks += [
             _check("max_abs_error", max(errors), allowed.max_abs_error),
-            _check("mean_kl", float(np.mean(divergences)), allowed.kl),
+            _check("mean_kl", float(np.mean(divergences)), allowed.mean_kl),
             _check("top1_agreement", agreement, allowed.top1_agreement, least=True),
             _check("same_answers", float(np.mean(np.equal(begins, lengths))), allowed.same_answers, least=True),
             _check("same_tokens", sum(begins) / sum(lengths), allowed.same_tokens, least=True),
             _picture_matters(golden, first),
         ]
         if recipe.weights.dtype != "float" or recipe.weights.sparsity:
-            checks.append(_perplexity(surprise, allowed.kl))
+            checks.append(_perplexity(surprise, allowed.mean_kl))
     return ParityReport(evidence, len(golden.dialogues), tuple(checks))
 
 
@@ -313,7 +279,7 @@ def _compare(step: GoldenStep, got: F32) -> tuple[float, float, bool]:
     shares = np.exp(expected - step.logsumexp)
     divergence = float((shares * ((expected - step.logsumexp) - (found - total))).sum())
     picked = int(got.argmax())
-    tied = [token for token, logit in zip(step.token_ids, step.logits, strict=True) if logit >= expected[0] - _TIE]
+    tied = [token for token, logit in zip(step.token_ids, step.logits, strict=True) if logit >= expected[0] - TIE]
     return float(np.abs(found - expected).max()), max(divergence, 0.0), picked in tied
 
 
@@ -324,7 +290,7 @@ def _same_tokens(dialogue: GoldenDialogue, logits: F32) -> int:
     """
     for place, (step, expected, got) in enumerate(zip(dialogue.steps, dialogue.answer_ids, logits, strict=True)):
         if int(got.argmax()) != expected:
-            tied = len(step.logits) > 1 and step.logits[0] - step.logits[1] < _TIE
+            tied = len(step.logits) > 1 and step.logits[0] - step.logits[1] < TIE
             return len(dialogue.answer_ids) if tied else place
     return len(dialogue.answer_ids)
 
