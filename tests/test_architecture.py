@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,15 @@ def test_a_room_imports_only_those_above(module: str) -> None:
 )
 def test_an_import_from_below_is_seen_however_it_is_written(module: str, source: str) -> None:
     assert _forbidden(source, module) != set()
+
+
+def test_contributing_says_what_is_in_each_room_from_the_top() -> None:
+    table = re.findall(r"^  \| (`.*?) \|(.*)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    named = [name for rooms, _ in table for name in re.findall(r"`(?:edgevlm/)?(\w+)`", rooms)]
+    top = [room for room in ROOMS if "." not in room and room != "__main__"]
+    assert [name for name in named if name in top] == top
+    (of_models,) = (text for rooms, text in table if rooms == "`edgevlm/models`")
+    assert all(f"`{room.removeprefix('models.')}" in of_models for room in ROOMS if room.startswith("models."))
 
 
 def test_every_room_is_there_and_listed() -> None:
