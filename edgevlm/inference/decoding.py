@@ -7,6 +7,7 @@ import numpy as np
 from edgevlm.bundle.dialogue import Sampling
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import InputError, TensorError
+from edgevlm.inference.embeddings import softmax
 
 _COLDEST = 1e-4
 """Temperatures below it take the largest logit, as 0 does."""
@@ -51,8 +52,7 @@ class Chooser:
         order = np.argsort(-scaled, kind="stable")
         if self._sampling.top_k:
             order = order[: self._sampling.top_k]
-        shares = np.exp(scaled[order] - scaled[order[0]])
-        shares /= shares.sum()
+        shares = softmax(scaled[order])
         if self._sampling.top_p < 1:
             kept = int(np.searchsorted(shares.cumsum(), self._sampling.top_p)) + 1
             order, shares = order[:kept], shares[:kept] / shares[:kept].sum()
@@ -70,9 +70,18 @@ def log_likelihood(logits: F32, token_id: int) -> float:
         TensorError: a logit is no number.
     """
     _refuse_no_numbers(logits)
+    return float(logits[token_id]) - log_sum_exp(logits)
+
+
+def log_sum_exp(logits: F32) -> float:
+    """The logarithm of the sum of `exp` of all, in float64: a logit less it is a log-probability.
+
+    >>> round(log_sum_exp(np.zeros(4, np.float32)), 4)
+    1.3863
+    """
     wide = np.asarray(logits, np.float64)
     largest = wide.max()
-    return float(wide[token_id] - largest - np.log(np.exp(wide - largest).sum()))
+    return float(largest + np.log(np.exp(wide - largest).sum()))
 
 
 def _refuse_no_numbers(logits: F32) -> None:

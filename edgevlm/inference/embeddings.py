@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import InputError
 
+Real = TypeVar("Real", bound=np.floating)
 CENTRED_COSINE = (
     "Centred cosine: the mean cosine of embeddings with the float model's, once the float model's mean embedding is "
     "taken from both, since what all embeddings share would hide how they differ; 1 is the same."
@@ -22,10 +23,11 @@ Scores = Literal["softmax", "sigmoid", "cosine"]
 others do not change, or the plain cosine."""
 
 
-def softmax(logits: NDArray[np.floating]) -> F32:
-    """Along the last axis, [N, L] -> float32 [N, L]; each row sums to 1."""
+def softmax(logits: NDArray[Real]) -> NDArray[Real]:
+    """Along the last axis, [..., L] -> [..., L] in the same type; each row sums to 1."""
     exponents = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(-1, keepdims=True), np.float32)
+    shares: NDArray[Real] = exponents / exponents.sum(-1, keepdims=True)
+    return shares
 
 
 def sigmoid(logits: NDArray[np.floating]) -> F32:
@@ -84,7 +86,7 @@ def score(cosines: F32, logit_scale: float, logit_bias: float | None, kind: Scor
     if kind == "cosine":
         return cosines
     if kind == "softmax":
-        return softmax(logit_scale * cosines)
+        return np.asarray(softmax(logit_scale * cosines), np.float32)
     if logit_bias is None:
         raise InputError(
             "this model was trained to compare texts, by softmax, and has no bias for a sigmoid",

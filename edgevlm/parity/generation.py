@@ -29,7 +29,7 @@ from edgevlm.bundle.recipe import Recipe, usual_limits
 from edgevlm.bundle.spec import F32
 from edgevlm.data.scenes import Scenes
 from edgevlm.errors import BundleError, RecipeError
-from edgevlm.inference.decoding import log_likelihood
+from edgevlm.inference.decoding import log_likelihood, log_sum_exp
 from edgevlm.inference.generator import Generator, Seen
 from edgevlm.inputs.chat import Message, Written
 from edgevlm.inputs.pictures import Picture
@@ -237,9 +237,7 @@ def _answer(asked: Asked, picture: str | None, question: str) -> GoldenDialogue:
     steps: list[GoldenStep] = []
     while len(ids) < _TOKENS:
         largest = np.argsort(-logits, kind="stable")[:KEPT]
-        wide = logits.astype(np.float64)
-        total = float(wide.max() + np.log(np.exp(wide - wide.max()).sum()))
-        steps.append(GoldenStep(tuple(largest.tolist()), tuple(logits[largest].tolist()), total))
+        steps.append(GoldenStep(tuple(largest.tolist()), tuple(logits[largest].tolist()), log_sum_exp(logits)))
         ids.append(int(largest[0]))
         if ids[-1] in original.dialogue.end_ids or place.left < 1:
             break
@@ -274,10 +272,8 @@ def _compare(step: GoldenStep, got: F32) -> tuple[float, float, bool]:
     """The largest error of a kept logit, the divergence, and whether the most probable token is the same."""
     expected = np.array(step.logits, np.float64)
     found = got[list(step.token_ids)].astype(np.float64)
-    largest = float(got.max())
-    total = largest + math.log(float(np.exp(got.astype(np.float64) - largest).sum()))
     shares = np.exp(expected - step.logsumexp)
-    divergence = float((shares * ((expected - step.logsumexp) - (found - total))).sum())
+    divergence = float((shares * ((expected - step.logsumexp) - (found - log_sum_exp(got)))).sum())
     picked = int(got.argmax())
     tied = [token for token, logit in zip(step.token_ids, step.logits, strict=True) if logit >= expected[0] - TIE]
     return float(np.abs(found - expected).max()), max(divergence, 0.0), picked in tied
