@@ -179,16 +179,25 @@ class Original(Closing):
 def _lone_threads() -> Iterator[Callable[..., Iterable[list[NDArray[np.float32]]]]]:
     """A `map` over threads, each of which computes alone.
 
-    A sum that torch divides among threads depends, in its last bits, on how many there are. A batch that one thread
-    computes does not, so that a bundle has the same bytes on every machine of a kind.
+    A batch that one thread computes has the same bits whatever their number, so that a bundle has the same bytes on
+    every machine of a kind.
+    """
+    with lone_thread() as threads, ThreadPoolExecutor(min(threads, _MOST_BATCHES)) as pool:
+        yield pool.map
+
+
+@contextmanager
+def lone_thread() -> Iterator[int]:
+    """Has torch compute on one thread, and gives how many there were.
+
+    A sum that several divide among them depends, in its last bits, on how many there are.
     """
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(min(threads, _MOST_BATCHES)) as pool:
-            yield pool.map
+        yield threads
     finally:
         torch.set_num_threads(threads)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,13 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import TensorError
+from edgevlm.models.reference import Forward, lone_thread
 from edgevlm.targets.boundary import find_component, validate_dialogue, validate_inputs
 from edgevlm.targets.runtime import Closing
 
 if TYPE_CHECKING:
     import torch
 
-Forward = Callable[..., Any]
-"""Tensors by position, in the order of a component's inputs -> one tensor, or a tuple, in that of its outputs."""
 Decode = Callable[..., Any]
 """A cache, embeddings [1, T, W], positions [1, T] without padding, and what else `decode` takes -> logits [1, V]."""
 
@@ -101,7 +99,7 @@ class SpeakingOriginal(Closing):
         arrays = validate_inputs(spec, inputs)
         validate_dialogue(self.specs, component, arrays)
         tensors = [torch.from_numpy(np.array(array)) for array in arrays.values()]
-        with torch.no_grad(), _alone():
+        with torch.no_grad(), lone_thread():
             if spec.state:
                 cache = self._own(component, state)
                 embeddings, positions, *others = tensors
@@ -136,16 +134,3 @@ def _go_back(cache: Any, first: int) -> None:
         raise TensorError(f"expected positions that go on from one of 0 to {there}, got {first}")
     if first < there:
         cache.crop(first - there)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """One thread computes: a sum that several divide among them depends, in its last bits, on how many there are."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
