@@ -98,6 +98,16 @@ def distinct(outlines: Iterable[Outline]) -> tuple[Constant, ...]:
 
 def outline(program: Program) -> Outline:
     """Calls the program's module on fake tensors (shapes without data) and watches what it does."""
+    return outline_of(program.module, program.example)
+
+
+def outline_of(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Outline:
+    """The same of any module.
+
+    Args:
+        module: Whose weights may be on torch's device `meta`, where they take no memory.
+        example: What its `forward` takes, by position, on the same device.
+    """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.overrides import TorchFunctionMode
@@ -105,7 +115,7 @@ def outline(program: Program) -> Outline:
     from torch.utils._pytree import tree_leaves
     from torch.utils.flop_counter import flop_registry
 
-    tensors = dict(program.module.named_parameters()) | dict(program.module.named_buffers())
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     names = {id(tensor): name for name, tensor in tensors.items()}
     kinds: dict[str, Kind] = {}
     ops: Counter[str] = Counter()
@@ -148,7 +158,7 @@ def outline(program: Program) -> Outline:
 
     fake_tensors, meter = FakeTensorMode(allow_non_fake_inputs=True), Meter()  # type: ignore[no-untyped-call]
     with Watcher(), plain_attention(), fake_tensors, meter:
-        program.module(*(torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in program.example))
+        module(*(torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in example))
     constants = tuple(
         Constant(name, kinds.get(name, "other"), tuple(tensor.shape), tensor.data_ptr())
         for name, tensor in tensors.items()
@@ -157,7 +167,7 @@ def outline(program: Program) -> Outline:
         constants=constants,
         ops=dict(ops),
         activation_bytes=meter.peak,
-        weight_bytes=sum(4 * tensor.numel() for tensor in program.module.state_dict().values()),
+        weight_bytes=sum(4 * tensor.numel() for tensor in module.state_dict().values()),
         multiply_adds=meter.flops // 2,  # PyTorch counts a multiply-add as two
     )
 

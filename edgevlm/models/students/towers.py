@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from edgevlm.bundle.spec import TextPreprocessing
 from edgevlm.errors import CheckpointError
+from edgevlm.graphs.outline import outline_of
 from edgevlm.models.students import grid, hybrid, vit
 from edgevlm.models.students.config import Cost, GridConfig, HybridConfig, ImageTowerConfig, TextTowerConfig, VitConfig
 from edgevlm.models.students.reparameterised import fuse
@@ -53,9 +53,8 @@ def parameters(module: nn.Module) -> int:
 def multiply_adds(tower: nn.Module, image_size: int) -> int:
     """Multiplications with addition that one picture takes: those of convolutions and matrix products."""
     pixels = torch.zeros(1, 3, image_size, image_size, device=next(tower.parameters()).device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        tower(pixels)
-    return int(counter.get_total_flops()) // 2  # PyTorch counts a multiply-add as two
+    with torch.no_grad():
+        return outline_of(tower, (pixels,)).multiply_adds
 
 
 def cost(config: ImageTowerConfig, embedding_dim: int) -> Cost:
