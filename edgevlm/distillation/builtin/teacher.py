@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from edgevlm.models.students.dual_encoder import DualEncoder
 from edgevlm.models.students.parts import SmallText, StudentParts
 from edgevlm.models.students.presets import PRESETS, preset, text_preset
 from edgevlm.models.students.towers import build_image_tower, build_text_tower
+from edgevlm.process.quiet import quiet
 
 TOWER = "grid-m"
 EMBEDDING_DIM = 192
@@ -85,7 +85,7 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _PEAK_RATE, total_steps=steps, pct_start=_WARMUP)
     first = checkpoints.resume(out / "checkpoints", both, optimiser)
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a schedule ahead of its optimiser
+    with quiet():  # torch warns of a schedule ahead of its optimiser
         for _ in range(first):
             schedule.step()
     batches = DataLoader(
