@@ -452,6 +452,14 @@ BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
         lambda f: _config(f, lambda c: c["model"]["vocab"].update({"zzz": 5000}), "tokenizer.json"),
         "ids below the|whose ids are the same|damaged",
     ),
+    "a tokenizer with code of its own": (
+        lambda f: _config(f, lambda c: c.update(auto_map={"AutoTokenizer": ["a.B", None]}), "tokenizer_config.json"),
+        "auto_map: expected one of transformers' own tokenizers, got the checkpoint's own code",
+    ),
+    "a tokenizer of no class": (
+        lambda f: (f / "tokenizer.json").write_text("{}"),
+        "expected the files of a tokenizer that transformers reads",
+    ),
     "a processor that pads": (
         lambda f: _config(f, lambda c: c.update(do_pad=True), "preprocessor_config.json"),
         "do_pad: expected false",

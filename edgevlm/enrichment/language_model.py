@@ -109,18 +109,19 @@ class LocalModel:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from edgevlm.errors import CheckpointError
     from edgevlm.models.checkpoints import weights
     from edgevlm.models.checkpoints.files import read_json
+    from edgevlm.models.checkpoints.text_rules import open_tokenizer
 
     config = read_json(folder / "config.json")
     weights.find_files(folder)
+    tokenizer = open_tokenizer(folder)
     model: Any
     loaded: dict[str, Any]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
@@ -129,7 +130,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
             dtype="auto",
             output_loading_info=True,
         )
-    # transformers raises whatever a config, a tokenizer's file or the weights lead to.
+    # transformers raises whatever a config or the weights lead to.
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:300]
         raise EnrichmentError(

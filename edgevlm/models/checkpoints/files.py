@@ -35,6 +35,23 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return value
 
 
+def refuse_own_code(where: str | Path, config: Mapping[str, Any], *, kind: str, hint: str) -> None:
+    """Raises CheckpointError where a configuration asks for Python that comes with the checkpoint.
+
+    Args:
+        where: The configuration's file, for errors.
+        config: Its content.
+        kind: Of transformers' own classes, one of which is expected.
+        hint: What to do about it.
+    """
+    if "auto_map" in config:
+        raise CheckpointError(
+            f"{where}: auto_map: expected one of transformers' own {kind}, got the checkpoint's own code, "
+            f"{config['auto_map']!r}, which is not run",
+            hint=hint,
+        )
+
+
 def read_licence(readme: Path) -> str:
     """`license` of the model card's front matter (https://huggingface.co/docs/hub/model-cards), else `unknown`."""
     try:

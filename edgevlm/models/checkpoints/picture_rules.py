@@ -20,7 +20,7 @@ from edgevlm.bundle.spec import ImagePreprocessing, Resample
 from edgevlm.errors import CheckpointError
 from edgevlm.inputs.pictures import resize_and_crop
 from edgevlm.inputs.tiles import cut
-from edgevlm.models.checkpoints.files import read_json
+from edgevlm.models.checkpoints.files import read_json, refuse_own_code
 from edgevlm.process.quiet import quiet
 
 if TYPE_CHECKING:
@@ -138,12 +138,8 @@ def _open(folder: Path, config: Mapping[str, Any], where: str) -> BaseImageProce
     """transformers' own processor, on Pillow."""
     from transformers import AutoImageProcessor
 
-    if "auto_map" in config:
-        raise CheckpointError(
-            f"{where}: auto_map: expected one of transformers' own image processors, got the checkpoint's own code, "
-            f"{config['auto_map']!r}, which is not run",
-            hint="if one of transformers' processors does the same, name it as image_processor_type instead",
-        )
+    hint = "if one of transformers' processors does the same, name it as image_processor_type instead"
+    refuse_own_code(where, config, kind="image processors", hint=hint)
     name = config.get("image_processor_type") or config.get("feature_extractor_type")
     if not isinstance(name, str):
         raise CheckpointError(

@@ -16,9 +16,8 @@ from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError, InputError, MissingDependency
 from edgevlm.inputs.chat import Cut, render, spell, write
 from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer, read_file, without_rules
-from edgevlm.models.checkpoints import chat_rules, picture_rules, weights
+from edgevlm.models.checkpoints import chat_rules, picture_rules, text_rules, weights
 from edgevlm.models.checkpoints.files import read_json, read_licence
-from edgevlm.models.checkpoints.text_rules import AWKWARD_TEXTS
 from edgevlm.models.families import TALKERS
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.isolation import IsolatedTokenizer, rehearse
@@ -207,24 +206,10 @@ def _picture_rules(folder: Path, network: Any, *, tiles: bool) -> tuple[ImagePre
 
 def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTokenizerBase, bytes]:
     """Ours, transformers', and the file that a bundle ships, which give the same ids."""
-    from transformers import AutoTokenizer
-
     config_file = folder / "tokenizer_config.json"
-    if config_file.is_file() and "auto_map" in read_json(config_file):
-        raise CheckpointError(
-            f"{config_file}: auto_map: expected one of transformers' own tokenizers, got the checkpoint's own code, "
-            "which is not run"
-        )
-    try:
-        with quiet():
-            theirs: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-    except Exception as error:  # of many kinds, all about the files
-        raise CheckpointError(
-            f"{folder}: expected a tokenizer that transformers opens, got: {' '.join(str(error).split())[:300]}",
-            hint="copy the tokenizer's files from where the checkpoint came from",
-        ) from error
+    if config_file.is_file():
+        text_rules.refuse_own_tokenizer(config_file, read_json(config_file))
+    theirs = text_rules.open_tokenizer(folder)
     where = str(folder / TOKENIZER_FILE)
     backend = getattr(theirs, "backend_tokenizer", None)
     contents = [read_file(folder / TOKENIZER_FILE)] if (folder / TOKENIZER_FILE).is_file() else []
@@ -232,12 +217,12 @@ def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTo
         contents.append(backend.to_str(pretty=True).encode())
     difference = ""
     for content in contents:
-        rehearse(content, where, AWKWARD_TEXTS)
+        rehearse(content, where, text_rules.AWKWARD_TEXTS)
         ours = IsolatedTokenizer.from_bytes(without_rules(where), content)
         difference = next(
             (
                 text
-                for text in AWKWARD_TEXTS
+                for text in text_rules.AWKWARD_TEXTS
                 if ours.pieces(text) != theirs(text, add_special_tokens=False)["input_ids"]
             ),
             "",

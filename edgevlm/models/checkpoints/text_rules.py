@@ -17,13 +17,13 @@ import tokenizers
 from edgevlm.bundle.spec import TextCanonicalisation, TextPreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.inputs.texts import TOKENIZER_FILE, parse, read_file
-from edgevlm.models.checkpoints.files import read_json
+from edgevlm.models.checkpoints.files import read_json, refuse_own_code
 from edgevlm.models.families import Family
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.isolation import IsolatedTokenizer, rehearse
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 # What a checkpoint that names no class is read as.
@@ -167,6 +167,34 @@ class _Original:
         return backend.to_str(pretty=True).encode() if backend is not None and self.canonicalises_itself else None
 
 
+def open_tokenizer(
+    folder: Path, name: str = "tokenizer", config: PretrainedConfig | None = None
+) -> PreTrainedTokenizerBase:
+    """transformers' own tokenizer of a folder, whatever its class; no code of the folder's is run.
+
+    Args:
+        folder: The checkpoint.
+        name: What it is called in errors.
+        config: Of the model, where the folder's own does not say whose tokenizer it is.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or of no class of transformers.
+    """
+    from transformers import AutoTokenizer
+
+    with _reading(folder, name):
+        opened: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False
+        )
+    return opened
+
+
+def refuse_own_tokenizer(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where a `tokenizer_config.json` asks for the checkpoint's own code."""
+    hint = "if one of transformers' classes gives the same ids, name it as tokenizer_class instead"
+    refuse_own_code(path, config, kind="tokenizers", hint=hint)
+
+
 def _open(folder: Path, family: Family, *, has_tokenizer_json: bool) -> _Original:
     config = _read_json(folder / "tokenizer_config.json")
     name = _class_name(folder, config, family)
@@ -178,17 +206,15 @@ def _open(folder: Path, family: Family, *, has_tokenizer_json: bool) -> _Origina
     # SigLIP 2 was trained on lower-cased text (Tschannen et al., 2025). Its checkpoints name Gemma's tokenizer, which
     # does not do that by itself; transformers' processor of SigLIP 2 takes this one.
     is_siglip2 = name == "Siglip2Tokenizer" or (family == "siglip" and name == "GemmaTokenizer" and lower_case)
-    from transformers import AutoConfig, AutoTokenizer, Siglip2Tokenizer
+    from transformers import AutoConfig, Siglip2Tokenizer
 
-    with _reading(folder, name):
-        if is_siglip2:
-            # Its class pads on the left where the file says nothing, which no SigLIP was trained with.
-            given: dict[str, Any] = {} if "padding_side" in config else {"padding_side": "right"}
+    if is_siglip2:
+        # Its class pads on the left where the file says nothing, which no SigLIP was trained with.
+        given: dict[str, Any] = {} if "padding_side" in config else {"padding_side": "right"}
+        with _reading(folder, name):
             tokenizer = Siglip2Tokenizer.from_pretrained(folder, local_files_only=True, **given)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(
-                folder, config=AutoConfig.for_model(family), local_files_only=True, trust_remote_code=False
-            )
+    else:
+        tokenizer = open_tokenizer(folder, name, AutoConfig.for_model(family))
     _check_sides(folder, tokenizer)
     own = is_siglip2 or (family == "clip" and name == "CLIPTokenizer")
     return _Original(tokenizer, name, config, lower_case=is_siglip2, is_familys_own=own)
@@ -234,12 +260,7 @@ def _class_name(folder: Path, config: Mapping[str, Any], family: Family) -> str:
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     where = folder / "tokenizer_config.json"
-    if "auto_map" in config:
-        raise CheckpointError(
-            f"{where}: auto_map: expected one of transformers' own tokenizers, got the checkpoint's own code, "
-            f"{config['auto_map']!r}, which is not run",
-            hint="if one of transformers' classes gives the same ids, name it as tokenizer_class instead",
-        )
+    refuse_own_tokenizer(where, config)
     name = config.get("tokenizer_class") or _FAMILY_CLASSES[family]
     if not isinstance(name, str) or tokenizer_class_from_name(name) is None:
         raise CheckpointError(
