@@ -32,6 +32,7 @@ from edgevlm.inputs import labels
 from edgevlm.models import builtin, catalogue
 from edgevlm.models.model import Model
 from edgevlm.models.students import folder as student_folder
+from edgevlm.models.students.card import model_card
 from edgevlm.models.students.config import (
     GridConfig,
     HybridConfig,
@@ -222,6 +223,15 @@ def test_presets_range_from_a_tenth_to_twelve_million_weights() -> None:
 @pytest.mark.parametrize(("name", "tower"), [(builtin.STUDENT, "grid-xxs"), (builtin.TEACHER, "grid-m")])
 def test_the_built_in_models_are_presets(name: str, tower: str) -> None:
     assert student_folder.read(builtin.FOLDERS[name]).image_config == preset(tower)
+
+
+def test_a_card_shows_names_as_they_are_and_its_origin_as_code() -> None:
+    side = FixedLabels(Labels(("a *cat*", "<b>"), ("{}",)), torch.zeros(2, DIM))
+    parts = replace(student("grid", side), provenance={"note": "*as it is* <b>"}, licence='mine: "x"')
+    card = model_card(parts)
+    assert card.startswith('---\nlicense: "mine: \\"x\\""\nlibrary_name: edgevlm\n')
+    assert "- **Texts:** none; it tells 2 labels apart: a \\*cat\\*, &lt;b&gt;.\n" in card
+    assert '  "note": "*as it is* <b>"\n}\n```\n' in card
 
 
 def test_a_multiply_add_is_one_product_of_a_convolution_or_a_matrix() -> None:

@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+
+from markupsafe import Markup
 
 from edgevlm import schema
 from edgevlm.models.students.parts import BorrowedText, SmallText, StudentParts
 from edgevlm.models.students.towers import cost, parameters
+from edgevlm.process.pages import fill
 
 
 def model_card(student: StudentParts) -> str:
     """The card in Markdown, with the front matter of https://huggingface.co/docs/hub/model-cards."""
     config = student.image_config
     image = cost(config, student.embedding_dim)
-    lines = [
-        "---",
-        f"license: {json.dumps(student.licence)}",
-        "library_name: edgevlm",
-        "pipeline_tag: zero-shot-image-classification",
-        "---",
-        "",
-        f"# A {config.family} student",
-        "",
-        f"- **Pictures:** {config.image_size} x {config.image_size} pixels, {image.parameters / 1e6:.2f} M parameters, "
-        f"{image.multiply_adds / 1e6:,.0f} M multiply-adds.",
-        f"- **Texts:** {_describe_text(student)}.",
-        f"- **Embeddings:** {student.embedding_dim} numbers, logit scale {student.logit_scale:.4g}.",
-        "",
-        "    edgevlm convert FOLDER --target all",
-        "",
-        "## Where it comes from",
-        "",
-        "```json",
-        json.dumps(_plain(student), indent=2, ensure_ascii=False),
-        "```",
-    ]
-    return "\n".join(lines) + "\n"
+    origin = {"image_tower": schema.write(config), **schema.write(student.provenance)}
+    return fill(
+        Path(__file__).parent,
+        "card.md.jinja",
+        licence=Markup(json.dumps(student.licence)),
+        family=config.family,
+        size=config.image_size,
+        parameters=f"{image.parameters / 1e6:.2f}",
+        multiply_adds=f"{image.multiply_adds / 1e6:,.0f}",
+        texts=_describe_text(student),
+        embedding_dim=student.embedding_dim,
+        logit_scale=f"{student.logit_scale:.4g}",
+        origin=Markup(json.dumps(origin, indent=2, ensure_ascii=False)),
+    )
 
 
 def _describe_text(student: StudentParts) -> str:
@@ -48,7 +42,3 @@ def _describe_text(student: StudentParts) -> str:
     return f"none; it tells {len(text.labels.names)} labels apart: {', '.join(text.labels.names[:10])}" + (
         ", ..." if len(text.labels.names) > 10 else ""
     )
-
-
-def _plain(student: StudentParts) -> Any:
-    return {"image_tower": schema.write(student.image_config), **schema.write(student.provenance)}
