@@ -22,10 +22,14 @@ import PIL.Image
 import pytest
 
 import edgevlm
-from edgevlm.bundle import Bundle, recipe
+from edgevlm.benchmarks.bundles import bundle_for_tests
+from edgevlm.bundle import Bundle, BundledComponent, recipe
+from edgevlm.bundle.manifest import TALKERS_VERSION
 from edgevlm.errors import EdgeVLMError
 from edgevlm.inference import codes
 from edgevlm.inference.embedder import BundleModel
+from edgevlm.inference.generator import Answer, Conversation, Generator
+from edgevlm.models.checkpoints import talking
 from edgevlm.runtimes.mlprogram import MLProgram
 from edgevlm.targets import Session, registry
 
@@ -74,6 +78,33 @@ READ: dict[str, Any] = {
     "MLProgram.open": MLProgram.open,
 }
 """Whose examples take a conversion, training or data: every name in them is there, and takes what it is given."""
+OF_ROOMS: dict[str, Any] = {
+    f"{room.__name__}.{name}": getattr(room, name)
+    for room in (importlib.import_module("edgevlm.bundle"), importlib.import_module("edgevlm.targets"))
+    for name in room.__all__
+    if inspect.isclass(getattr(room, name)) or inspect.isfunction(getattr(room, name))
+}
+"""What the format and the seam hand out, types by another name aside."""
+WITHOUT_AN_EXAMPLE = {
+    *("CalibrationRecord", "WeightProof"),  # of a bundle in int8: a manifest says them, and `edgevlm inspect`
+    *("Advice", "OpCoverage", "PackageFunction", "PackageReader", "PackageValue"),  # others' examples read them
+    "Session",  # its `run` has one
+    "State",  # of a session of a model that talks, which its `Generator` keeps
+}
+TALKER = "dist/talker-tflite-int8.edgevlm"
+"""The one that examples ask: a small original here, which nobody has trained."""
+RUN_ON_A_TALKER: dict[str, Any] = {
+    "Answer": Answer,
+    "Generator.generate": Generator.generate,
+    "Generator.chat": Generator.chat,
+    "Generator.score": Generator.score,
+    "Generator.classifier": Generator.classifier,
+    "Conversation.ask": Conversation.ask,
+    "BundleModel.talker": BundleModel.talker.fget,
+    "BundleModel.generate": BundleModel.generate,
+    "BundleModel.chat": BundleModel.chat,
+    "BundleModel.score": BundleModel.score,
+}
 
 
 def _examples(documented: Any) -> list[doctest.Example]:
@@ -177,6 +208,46 @@ def test_an_example_with_a_bundle_does_what_it_shows(
     Path("dist").mkdir()
     Path(BUNDLE).symlink_to(library.student("coreml", "fp16").path)
     _run(name, RUN_ON_A_REAL_BUNDLE[name])
+
+
+@pytest.mark.parametrize("name", OF_ROOMS)
+def test_what_a_room_hands_out_has_an_example_that_does_what_it_shows(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = _examples(OF_ROOMS[name])
+    assert bool(examples) != (name.rpartition(".")[2] in WITHOUT_AN_EXAMPLE)
+    monkeypatch.chdir(tmp_path)
+    if any(BUNDLE in each.source for each in examples):
+        Path("dist").mkdir()
+        Path(BUNDLE).symlink_to(library.student("coreml", "fp16").path)
+    if examples and OF_ROOMS[name] not in RUN_ON_A_REAL_BUNDLE.values():
+        _run(name, OF_ROOMS[name])
+
+
+@pytest.mark.parametrize("name", RUN_ON_A_TALKER)
+def test_an_example_with_a_talker_does_what_it_shows(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("examples").symlink_to(ROOT / "examples")
+    monkeypatch.setattr(edgevlm, "open", lambda path: {TALKER: _talker}[path](tmp_path / "talker"), raising=False)
+    _run(name, RUN_ON_A_TALKER[name])
+
+
+def _talker(folder: Path) -> BundleModel:
+    """A bundle whose session is the original."""
+    model = talking.load(library.talker_checkpoint("llava"), name="llava")
+    folder.mkdir()
+    (folder / model.dialogue.tokenizer_file).write_bytes(model.tokenizer_json)
+    bundle = bundle_for_tests(
+        folder,
+        {name: BundledComponent(program.spec, "model.litertlm") for name, program in model.programs.items()},
+        format_version=TALKERS_VERSION,
+        image=model.image,
+        dialogue=model.dialogue,
+        **dict.fromkeys(("embedding_dim", "logit_scale", "embedding_space_id")),
+    )
+    return BundleModel(bundle, session=model.original)
 
 
 def _run(name: str, documented: Any) -> None:

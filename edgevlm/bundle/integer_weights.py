@@ -23,6 +23,11 @@ ScaleType = Literal["float32", "float16", "bfloat16"]
 class StoredWeight:
     """One weight as integers.
 
+    >>> values, scale = np.array([[-127, 64]], np.int8), np.array([[0.5]], np.float32)
+    >>> weight = StoredWeight("fc1", 8, values, scale, zero_point=np.zeros((1, 1), np.int32))
+    >>> weight.scale * (weight.values - weight.zero_point)
+    array([[-63.5,  32. ]])
+
     Attributes:
         layer: Name of the layer in the model, or of the tensor in the file.
         bits: 8 or 4; values are -127..127 or -8..7.

@@ -34,6 +34,11 @@ MultiplyAdds = Annotated[int, Quantity("multiply-adds", least=0)]
 class PictureInput:
     """An input that the file takes as a picture: on Apple's systems a CVPixelBuffer, or whatever Vision makes one of.
 
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> taken = bundle.components["encode_image"].pictures["pixels"]
+    >>> taken.layout, taken.height, taken.width
+    ('RGB', 64, 64)
+
     Attributes:
         layout: Order of the channels that its graph sees, whatever the picture's own.
         height, width: Of the picture, in pixels.
@@ -49,6 +54,11 @@ class PictureInput:
 @dataclass(frozen=True)
 class BundledComponent:
     """A component and the file, or package folder, that answers it.
+
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> component = bundle.components["encode_image"]
+    >>> component.file, [tensor.name for tensor in component.spec.inputs]
+    ('encode_image.mlpackage', ['pixels'])
 
     Attributes:
         spec: What it takes and returns.
@@ -72,6 +82,11 @@ class BundledComponent:
 class FileRecord:
     """What a file of the bundle must be.
 
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> path, record = next(iter(bundle.manifest.files.items()))
+    >>> record.size_bytes == (bundle.path / path).stat().st_size
+    True
+
     Attributes:
         sha256: Of its content, 64 lower-case hexadecimal digits.
         size_bytes: Its size.
@@ -84,6 +99,10 @@ class FileRecord:
 @dataclass(frozen=True)
 class ParityCheck:
     """One comparison of the shipped file with the float reference.
+
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> [check.value for check in bundle.manifest.parity.checks if check.measure == "finite"]
+    [1.0, 1.0]
 
     Attributes:
         component: Which component, or `zero-shot` for answers that need both towers, or the runner of an app, such as
@@ -109,6 +128,10 @@ class ParityCheck:
 @dataclass(frozen=True)
 class ParityReport:
     """All comparisons of one artefact.
+
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> bundle.manifest.parity.evidence, bundle.manifest.parity.passed
+    ('program-semantics', True)
 
     Attributes:
         evidence: `host-runtime` (the target's own runtime on the converting machine), `program-semantics` (the
@@ -179,6 +202,10 @@ class Embedding:
 @dataclass(frozen=True)
 class Manifest:
     """What `manifest.json` holds. Field order is the file's; `since` is the version of the format that brought a key.
+
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> bundle.manifest.recipe.name, sorted(bundle.manifest.components)
+    ('fp16', ['encode_image', 'encode_text'])
 
     Attributes:
         format_version: Of the bundle's format, `MAJOR.MINOR`.

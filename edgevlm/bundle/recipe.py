@@ -42,6 +42,9 @@ class ParityLimits:
 
     Where a recipe has the usual ones of a built-in recipe, a model that talks is held to what suits its precision.
 
+    >>> edgevlm.Recipe.load("int8").parity.min_cosine
+    0.99
+
     Attributes:
         max_abs_error: Largest absolute difference of any embedding component, or logit; None leaves it unlimited.
         min_cosine: Least cosine between an embedding and its reference; refused for models that talk.
@@ -60,6 +63,9 @@ class Weights:
     """What becomes of the weights of matrix products, convolutions and token embeddings.
 
     Layers are named by globs on `component/layer`, such as `encode_image/blocks.3.*`.
+
+    >>> edgevlm.Recipe.load("int4-weights").weights.group_size
+    32
 
     Attributes:
         dtype: `int8` is symmetric, a scale per output channel; `int4` the same per group of input channels;
@@ -81,6 +87,9 @@ class Weights:
 class Activations:
     """What becomes of the inputs of int8 layers.
 
+    >>> edgevlm.Recipe.load("int8").activations.ranges
+    'dynamic'
+
     Attributes:
         ranges: `float` leaves them; `dynamic` quantises each as it comes, where the target can (Core ML cannot, and
             keeps them in floating point); `static` with ranges measured on calibration data.
@@ -97,6 +106,9 @@ class Activations:
 @dataclass(frozen=True)
 class Calibration:
     """How much calibration data is taken, where any is needed.
+
+    >>> edgevlm.Recipe.load("int8-static").calibration.samples
+    128
 
     Attributes:
         samples: Pictures, and texts.

@@ -33,6 +33,10 @@ TokenId = Annotated[int, Quantity(least=0)]
 class TensorSpec:
     """One tensor at a component's boundary.
 
+    >>> rows = TensorSpec("embeddings", "float32", (1, -1, 96), "rows of words and pictures")
+    >>> rows.at(16)
+    (1, 16, 96)
+
     Attributes:
         name: The name under which every backend takes or returns it.
         dtype: Element type at the boundary, whatever the precision inside.
@@ -58,6 +62,12 @@ class TensorSpec:
 @dataclass(frozen=True)
 class ComponentSpec:
     """One exported function of a model.
+
+    >>> pixels = TensorSpec("pixels", "float32", (1, 3, 64, 64), "RGB in 0..255")
+    >>> embedding = TensorSpec("embedding", "float32", (1, 192), "unit vector")
+    >>> spec = ComponentSpec("encode_image", inputs=(pixels,), outputs=(embedding,))
+    >>> [tensor.name for tensor in spec.outputs]
+    ['embedding']
 
     Attributes:
         name: `encode_image`, `encode_text`, `classify`, `embed_tokens` or `decode`; the key under which it stands.
@@ -107,6 +117,11 @@ class ImagePreprocessing:
     The artefact takes RGB pixels as float32 in 0..255, shape [1, 3, height, width]; rescaling and
     normalisation, `(pixel * rescale - mean) / std`, are inside its graph.
 
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> image = bundle.manifest.image
+    >>> image.resize, image.height, image.width
+    ('shortest_edge', 64, 64)
+
     Attributes:
         height, width: Size of what the artefact takes.
         resize: `shortest_edge` scales so that the shorter side has `resize_height` pixels (then equal to
@@ -135,6 +150,10 @@ class ImagePreprocessing:
 class TextPreprocessing:
     """How a text becomes the token ids that an artefact takes.
 
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> bundle.manifest.text.context_length, bundle.manifest.text.lower_case
+    (48, True)
+
     Attributes:
         context_length: Length of a row of ids, padding included.
         pad_id: Id that fills the rest, on the right.
@@ -157,6 +176,10 @@ class TextPreprocessing:
 @dataclass(frozen=True)
 class Source:
     """Where a model came from.
+
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> bundle.manifest.source.name, bundle.manifest.source.family
+    ('edgevlm-student', 'student')
 
     Attributes:
         name: Folder name, hub id, or built-in name.

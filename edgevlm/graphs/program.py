@@ -19,6 +19,13 @@ Programs: TypeAlias = "Mapping[str, Program]"
 class Program:
     """One component in float32 torch, ready to be lowered.
 
+    >>> import torch
+    >>> from edgevlm.bundle import TensorSpec
+    >>> x, y = (TensorSpec(name, "float32", (1, 2), "numbers") for name in "xy")
+    >>> program = Program(ComponentSpec("same", (x,), (y,)), torch.nn.Identity(), (torch.ones(1, 2),))
+    >>> program.module(*program.example).shape, program.lengths
+    (torch.Size([1, 2]), (1,))
+
     Attributes:
         spec: Names, dtypes and shapes at the boundary.
         module: In eval mode, without gradients; its `forward` takes the inputs of `spec`, then its state, by position,

@@ -292,6 +292,11 @@ class BundleModel(Closing):
     def talker(self) -> Generator:
         """What talks: `generate`, `chat` and `score` with all that they take.
 
+        >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
+        ...     positions = model.talker.dialogue.context_length
+        >>> positions
+        512
+
         Raises:
             InputError: this model gives embeddings, and does not talk.
         """
@@ -307,15 +312,35 @@ class BundleModel(Closing):
         sampling: Sampling | None = None,
         seed: int = 0,
     ) -> Answer:
-        """The answer of a model that talks to a question about a picture; see `Generator.generate`."""
+        """The answer of a model that talks to a question about a picture; see `Generator.generate`.
+
+        >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
+        ...     answer = model.generate("examples/pictures/yellow-star.png", "What is this?", max_tokens=8)
+        ...     text = answer.text  # or piece after piece: for piece in answer
+        >>> len(answer.token_ids) <= 8
+        True
+        """
         return self.talker.generate(picture, text, system=system, max_tokens=max_tokens, sampling=sampling, seed=seed)
 
     def chat(self, picture: Picture | None = None, *, system: str | None = None) -> Conversation:
-        """A conversation with a model that talks; see `Generator.chat`."""
+        """A conversation with a model that talks; see `Generator.chat`.
+
+        >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
+        ...     chat = model.chat("examples/pictures/yellow-star.png")
+        ...     texts = [chat.ask(each, max_tokens=8).text for each in ("What is this?", "And its colour?")]
+        >>> len(texts)
+        2
+        """
         return self.talker.chat(picture, system=system)
 
     def score(self, picture: Picture | None, text: str | None, answers: Sequence[str]) -> F32:
-        """How probable a model that talks holds each answer, float32 [A]; see `Generator.score`."""
+        """How probable a model that talks holds each answer, float32 [A]; see `Generator.score`.
+
+        >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
+        ...     found = model.score("examples/pictures/yellow-star.png", "Is this a star?", ["Yes", "No"])
+        >>> found.shape
+        (2,)
+        """
         return self.talker.score(picture, text, answers)
 
     def close(self) -> None:

@@ -70,10 +70,11 @@ class Answer:
 
     Several threads may read one: each piece goes to one of those that iterate, and `text` is whole for all.
 
-    >>> answer = model.generate("photo.jpg", "How many triangles are there?")
-    >>> for piece in answer: print(piece, end="", flush=True)
-    >>> answer.text, answer.finish
-    ('There are two.', 'end')
+    >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
+    ...     answer = model.generate("examples/pictures/yellow-star.png", "What is this?", max_tokens=8)
+    ...     pieces = list(answer)  # or, as they come: for piece in answer: print(piece, end="", flush=True)
+    >>> len(answer.token_ids) <= 8, answer.finish in ("end", "length")
+    (True, True)
 
     Attributes:
         token_ids: Of the answer so far, the one that ended it left out.
@@ -291,7 +292,7 @@ class Generator:
         """The answer to a question about a picture.
 
         >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
-        ...     print(model.generate("photo.jpg", "What is this?").text)
+        ...     text = model.talker.generate("examples/pictures/yellow-star.png", "What is this?", max_tokens=8).text
 
         Args:
             picture: A path, a PIL image, encoded bytes or a uint8 [H, W, 3] array; None to talk without one.
@@ -311,6 +312,10 @@ class Generator:
     def chat(self, picture: Picture | None = None, *, system: str | None = None) -> Conversation:
         """A conversation about a picture, which keeps its state: a further question costs its own words alone.
 
+        >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
+        ...     chat = model.chat("examples/pictures/yellow-star.png", system="Answer in one word.")
+        ...     text = chat.ask("What is this?", max_tokens=8).text
+
         Args:
             picture: What it is about; None to talk without one.
             system: How to answer.
@@ -320,8 +325,10 @@ class Generator:
     def score(self, picture: Picture | None, text: str | None, answers: Sequence[str]) -> F32:
         """How probable each answer is: the sum of the logarithms of its tokens' probabilities.
 
-        >>> model.score("photo.jpg", "Is there a circle?", ["Yes", "No"])
-        array([-0.1, -2.4], dtype=float32)
+        >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
+        ...     found = model.talker.score("examples/pictures/yellow-star.png", "Is this a star?", ["Yes", "No"])
+        >>> bool((found <= 0).all())
+        True
 
         Args:
             picture: See `generate`.
@@ -366,9 +373,11 @@ class Generator:
         It is the softmax of `score`: of labels of different lengths a longer one is less probable. A question that
         names them, or one that is answered by a word of each, asks for the label alone.
 
-        >>> ask = model.classifier(["Yes", "No"], "Is there a circle?")
-        >>> ask("photo.jpg")
-        array([0.9, 0.1], dtype=float32)
+        >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
+        ...     ask = model.talker.classifier(["Yes", "No"], "Is this a star?")
+        ...     shares = ask("examples/pictures/yellow-star.png")
+        >>> bool(abs(shares.sum() - 1) < 1e-5)
+        True
 
         Args:
             labels: L answers.
@@ -513,6 +522,13 @@ class Conversation:
         seed: int = 0,
     ) -> Answer:
         """The answer to the next question; what is left of the one before is waited for when it is asked.
+
+        >>> with edgevlm.open("dist/talker-tflite-int8.edgevlm") as model:
+        ...     chat = model.chat("examples/pictures/yellow-star.png")
+        ...     first = chat.ask("What is this?", max_tokens=8)
+        ...     second = chat.ask("And of which colour?", max_tokens=8).text
+        >>> first.finish in ("end", "length")  # it was waited for
+        True
 
         An answer that fails, such as for a question that is too long, leaves the conversation as it was.
 

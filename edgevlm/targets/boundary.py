@@ -21,6 +21,12 @@ T = TypeVar("T")
 def validate_inputs(spec: ComponentSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """The inputs in the order of the spec, C-contiguous and aligned; copied only where they were not.
 
+    >>> x = TensorSpec("x", "float32", (1, 2), "numbers")
+    >>> validate_inputs(ComponentSpec("double", (x,), ()), {"x": np.ones((1, 3), np.float32)})
+    Traceback (most recent call last):
+        ...
+    edgevlm.errors.TensorError: double: input 'x': expected shape [1, 2], got [1, 3]
+
     Args:
         spec: Names, dtypes and shapes that the component takes.
         inputs: One array a name; float32 arrays hold finite values.
@@ -117,6 +123,11 @@ def _check_names(spec: ComponentSpec, inputs: Mapping[str, Array]) -> None:
 def find_component(components: Mapping[str, T], name: str) -> T:
     """The component of that name.
 
+    >>> find_component({"encode_image": 1}, "encode_text")
+    Traceback (most recent call last):
+        ...
+    edgevlm.errors.TensorError: no component 'encode_text': this bundle has 'encode_image'
+
     Raises:
         TensorError: the bundle has none of that name; the message lists those that it has.
     """
@@ -128,6 +139,11 @@ def find_component(components: Mapping[str, T], name: str) -> T:
 
 def validate_threads(threads: int | None) -> None:
     """Refuses what is neither None (the runtime's own choice) nor a whole number of at least 1.
+
+    >>> validate_threads(0)
+    Traceback (most recent call last):
+        ...
+    edgevlm.errors.InputError: threads: expected a whole number of at least 1, got 0
 
     Raises:
         InputError: anything else.

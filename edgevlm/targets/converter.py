@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Something that a target cannot hold, with the nearest thing that it can."""
+    """Something that a target cannot hold, with the nearest thing that it can.
+
+    >>> Unsupported("the precision fp16", instead="--recipe fp32").instead
+    '--recipe fp32'
+    """
 
     what: str
     instead: str
@@ -31,6 +35,10 @@ class Unsupported:
 @dataclass(frozen=True)
 class BundleFile:
     """A file, or a folder that the target regards as one, which `Converter.lower` wrote.
+
+    >>> file = BundleFile("model.tflite", components=("encode_image", "encode_text"), requires={"LiteRT": "2.18.0"})
+    >>> file.pictures
+    ()
 
     Attributes:
         path: Relative to the `out_dir` that `lower` was given.
@@ -51,6 +59,10 @@ Verdict = Literal["fits", "near", "mask", "underflow", "overflow"]
 @dataclass(frozen=True)
 class OpRange:
     """What the values of one op span in float32, over all samples, and what float16 would make of them.
+
+    >>> place, kind, peak = "encode_image/blocks.3.mlp.fc1", "linear", 1310.08
+    >>> OpRange(place, kind, "fp16", peak, 1e-4, 8.0, 0.0, None, "fits", ()).headroom
+    50.0
 
     Attributes:
         place: `component/module` that it stands in, such as `encode_image/blocks.3.mlp.fc1`.
@@ -84,7 +96,13 @@ class OpRange:
 
 
 class Converter(Protocol):
-    """Lowers programs to one target."""
+    """Lowers programs to one target.
+
+    >>> from edgevlm.targets import registry
+    >>> converter = registry.converter("executorch")  # examples/custom_target.py is one of somebody's own
+    >>> [each.instead for each in converter.unsupported({}, edgevlm.Recipe.load("fp32"))]
+    []
+    """
 
     target: str
 
@@ -135,7 +153,12 @@ class Arranger(Protocol):
 
 @runtime_checkable
 class Forecaster(Protocol):
-    """A converter that can also say beforehand what its artefact will take; a target of one's own need not."""
+    """A converter that can also say beforehand what its artefact will take; a target of one's own need not.
+
+    >>> from edgevlm.targets import registry
+    >>> isinstance(registry.converter("tflite"), Forecaster)
+    True
+    """
 
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What is expected of an artefact; asked before anything is converted, its own packages perhaps not installed.
@@ -148,7 +171,12 @@ class Forecaster(Protocol):
 
 @runtime_checkable
 class Describer(Protocol):
-    """A converter whose files have a place for what the manifest says: names, licence, labels; most have none."""
+    """A converter whose files have a place for what the manifest says: names, licence, labels; most have none.
+
+    >>> from edgevlm.targets import registry
+    >>> isinstance(registry.converter("coreml"), Describer)
+    True
+    """
 
     def describe(self, manifest: Manifest, folder: Path) -> None:
         """Writes that into the files that `lower` wrote. The same manifest gives the same bytes.
@@ -162,6 +190,9 @@ class Describer(Protocol):
 @dataclass(frozen=True)
 class Footprint:
     """What an artefact takes, or is expected to.
+
+    >>> Footprint(2_000_000, 9_000_000, 3_000_000, {"iOS": "16"}, "as Core ML plans it").peak_memory_bytes
+    12000000
 
     Attributes:
         size_bytes: Of the files that an app ships.

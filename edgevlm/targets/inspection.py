@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 class OpCount:
     """How many ops of one kind a component has, in which precision, and who runs them.
 
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> from edgevlm.targets import registry
+    >>> counts = registry.runtime("coreml").inspect(bundle)["encode_image"]
+    >>> {each.runs_on for each in counts}
+    {'evaluator'}
+
     Attributes:
         kind: The target's own name of the op.
         count: Number of such ops in the component's graph.
@@ -91,6 +97,12 @@ class PackageFunction:
 class Package:
     """What is in a target's own package, whoever wrote it.
 
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> from edgevlm.targets import registry
+    >>> package = registry.runtime("coreml").read_package(bundle.path / "encode_image.mlpackage")
+    >>> [value.name for value in package.functions[0].values if value.role == "input"]
+    ['pixels']
+
     Attributes:
         functions: The default one first.
         declares: The least version of each platform that it says it needs; empty where the format's version is unknown.
@@ -130,7 +142,13 @@ class OpCoverage:
 
 @runtime_checkable
 class Adviser(Protocol):
-    """A runtime that can also say what its target's devices, or the runners that apps have, make of a bundle."""
+    """A runtime that can also say what its target's devices, or the runners that apps have, make of a bundle.
+
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> from edgevlm.targets import registry
+    >>> sorted(registry.runtime("coreml").advice(bundle))
+    ['encode_image', 'encode_text']
+    """
 
     def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
         """What is known against each component."""
@@ -145,7 +163,13 @@ class PackageReader(Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """A runtime that computes its target's ops itself, and so can say which."""
+    """A runtime that computes its target's ops itself, and so can say which.
+
+    >>> from edgevlm.targets import registry
+    >>> coverage = registry.runtime("coreml").op_coverage()
+    >>> [each.covered for each in coverage if each.kind == "conv"]
+    [True]
+    """
 
     def op_coverage(self) -> tuple[OpCoverage, ...]:
         """Every op of the format, by name."""

@@ -32,6 +32,14 @@ P = TypeVar("P")
 class TracedOp:
     """One op of an artefact that ran, with what it computed.
 
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> from edgevlm.targets import registry
+    >>> (pixels,) = bundle.components["encode_image"].spec.inputs
+    >>> given = {"pixels": np.zeros(pixels.shape, np.float32)}
+    >>> trace = registry.runtime("coreml").trace(bundle, "encode_image", given)
+    >>> trace[-1].value.shape == (1, bundle.manifest.embedding.dim)
+    True
+
     Attributes:
         name: The target's own name of its result.
         kind: The target's own name of the op.
@@ -116,7 +124,15 @@ def refuse_fork(what: str, opener: int) -> None:
 
 
 class Closing:
-    """What is closed at the end of a `with` block; sessions inherit it."""
+    """What is closed at the end of a `with` block; sessions inherit it.
+
+    >>> class Opened(Closing):
+    ...     def close(self) -> None:
+    ...         print("closed")
+    >>> with Opened():
+    ...     pass
+    closed
+    """
 
     def close(self) -> None:
         raise NotImplementedError
@@ -132,6 +148,17 @@ class Closing:
 
 class SerialSession(Closing, Generic[P]):
     """A session whose components run one at a time: a thread that asks while another is served waits for its turn.
+
+    >>> from edgevlm.bundle import TensorSpec
+    >>> class Scaling(SerialSession[float]):
+    ...     evidence = "host-runtime"
+    ...     def _compute(self, spec, program, arrays):
+    ...         return {"y": np.float32(program) * arrays["x"]}
+    >>> x, y = (TensorSpec(name, "float32", (1, 2), "numbers") for name in "xy")
+    >>> with Scaling({"double": (ComponentSpec("double", (x,), (y,)), 2.0)}) as session:
+    ...     answers = session.run("double", {"x": np.ones((1, 2), np.float32)})
+    >>> answers["y"]
+    array([[2., 2.]], dtype=float32)
 
     An interpreter computes in memory of its own, so two threads in one at once would read each other's numbers. To wait
     costs nothing where nobody else asks. Threads that are to be served side by side open a session each, which holds
@@ -249,7 +276,15 @@ class SerialSession(Closing, Generic[P]):
 
 
 class Runtime(Protocol):
-    """Opens bundles of one target."""
+    """Opens bundles of one target.
+
+    >>> bundle = edgevlm.Bundle.open("dist/edgevlm-student-coreml-fp16.edgevlm")
+    >>> from edgevlm.targets import registry
+    >>> with registry.runtime(bundle.manifest.target).open(bundle, threads=1) as session:
+    ...     evidence = session.evidence
+    >>> evidence
+    'program-semantics'
+    """
 
     target: str
 
