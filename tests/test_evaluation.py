@@ -6,6 +6,8 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import library
@@ -33,10 +35,15 @@ from edgevlm.evaluation.answers import ask_pictures, ask_texts, spread
 from edgevlm.evaluation.encoders import open_encoder
 from edgevlm.evaluation.evaluation import evaluate
 from edgevlm.inference.embeddings import average
+from edgevlm.inputs.rows import make_rows
+from edgevlm.models import catalogue
+from edgevlm.models.reference import Original
 from edgevlm.models.students import folder as student_folder
 from edgevlm.models.students.config import VitConfig, square_pictures
 from edgevlm.models.students.parts import FixedLabels, StudentParts
 from edgevlm.models.students.towers import build_image_tower
+from edgevlm.process.progress import silent
+from edgevlm.tuning.task import Task
 
 F32 = NDArray[np.float32]
 OBJECTS = "objects:combinations:222:1:held-out"
@@ -570,3 +577,26 @@ def test_the_function_of_the_packages_name_can_be_called_whatever_was_imported_b
 
     with pytest.raises(DataError, match="no such file"):
         edgevlm.evaluate("edgevlm-student", "gone/")
+
+
+def test_components_of_other_names_are_asked_by_what_they_take_and_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = catalogue.load("edgevlm-student")
+    names = {"encode_image": "see", "encode_text": "read"}
+    original = Original(
+        plain.original.network,
+        {name: partial(plain.original.forward, component) for component, name in names.items()},
+        {name: replace(plain.original.specs[component], name=name) for component, name in names.items()},
+    )
+    renamed = replace(plain, original=original)
+    data = open_data(OBJECTS)
+    scores = []
+    for model in (plain, renamed):
+        task = Task(model, data, pictures=6, progress=silent)
+        scores.append(task.set_reference(model.original.answer(task.samples)))
+    assert scores[0] == scores[1]
+    pictures, texts = [data.picture(index) for index in range(2)], ["a red circle"]
+    expected = plain.original.answer(make_rows(pictures, texts, plain.image, plain.tokenizer))
+    monkeypatch.setattr(catalogue, "load", lambda name: renamed)
+    with open_encoder("renamed") as encoder:
+        np.testing.assert_array_equal(encoder.encode_pictures(pictures), expected["encode_image"]["embedding"])
+        np.testing.assert_array_equal(encoder.encode_texts(texts), expected["encode_text"]["embedding"])

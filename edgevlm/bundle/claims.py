@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
+from edgevlm.bundle.dialogue import (
+    DECODE,
+    EMBED_TOKENS,
+    EMBEDDINGS,
+    ENCODE_IMAGE,
+    FEATURES,
+    LOGITS,
+    POSITIONS,
+    Dialogue,
+)
 from edgevlm.bundle.manifest import BundledComponent, Manifest
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import BundleError
@@ -116,7 +125,7 @@ def _check_dialogue(where: Path, manifest: Manifest, dialogue: Dialogue) -> None
     taken = [tensor.name for tensor in decode.inputs]
     beside = [tensor.name for tensor in seen] if spelling is None else []
     answered = [tensor.name for tensor in (*specs[EMBED_TOKENS].outputs, *decode.outputs)]
-    if taken != ["embeddings", "positions", *beside] or answered != ["embeddings", "logits"]:
+    if taken != [EMBEDDINGS, POSITIONS, *beside] or answered != [EMBEDDINGS, LOGITS]:
         raise BundleError(
             f"{where}: {DECODE}: expected embeddings, positions{', and what encode_image answers' if beside else ''}, "
             f"and logits from them, got {', '.join(taken)}, and {', '.join(answered)}"
@@ -128,7 +137,7 @@ def _check_dialogue(where: Path, manifest: Manifest, dialogue: Dialogue) -> None
             f"{where}: dialogue.context_length: expected the places of {DECODE}'s state, got "
             f"{dialogue.context_length:,}"
         )
-    rows = [tensor.shape[1] for tensor in seen if tensor.name == "features" and len(tensor.shape) == 3]
+    rows = [tensor.shape[1] for tensor in seen if tensor.name == FEATURES and len(tensor.shape) == 3]
     if spelling is not None and rows != [spelling.positions]:
         raise BundleError(
             f"{where}: dialogue.spelling.positions: expected the rows of {ENCODE_IMAGE}'s features, {rows}, got "

@@ -11,7 +11,9 @@ from edgevlm.schema import Quantity
 ENCODE_IMAGE, EMBED_TOKENS, DECODE = "encode_image", "embed_tokens", "decode"
 """The components of a model that talks."""
 EMBEDDINGS, POSITIONS, LOGITS = "embeddings", "positions", "logits"
-"""What `decode` takes, rows of words and pictures, and where each stands; and what it answers."""
+"""What `decode` takes, rows of words and pictures, and where each stands; and what it answers, as `classify` does."""
+FEATURES = "features"
+"""What `encode_image` answers where pictures stand among words: rows like these."""
 Count = Annotated[int, Quantity(least=1)]
 
 

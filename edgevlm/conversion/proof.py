@@ -10,6 +10,7 @@ import numpy as np
 
 from edgevlm.bundle import golden_dialogues
 from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.dialogue import LOGITS
 from edgevlm.bundle.golden import REFERENCE, Golden, arithmetic
 from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.manifest import MANIFEST, ParityReport
@@ -17,7 +18,7 @@ from edgevlm.errors import BundleError
 from edgevlm.inference.embeddings import average
 from edgevlm.inference.generator import generator_of
 from edgevlm.inputs import labels
-from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, Rows, make_rows
+from edgevlm.inputs.rows import EMBEDDING, PIXELS, TOKEN_IDS, Rows, encoder, make_rows
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.parity import comparison, generation, golden, witness
 from edgevlm.parity.comparison import Answers
@@ -127,16 +128,17 @@ def _check_labels(session: Session, bundle: Bundle, expected: Answers, tokenizer
 
     A label's embedding is off by at most what the cosine to the reference's allows, and so are its cosines.
     """
-    manifest, logits = bundle.manifest, expected.get("classify", {}).get("logits")
-    both = {"encode_image", "encode_text"} <= expected.keys()
-    if manifest.labels is None or tokenizer is None or logits is None or not both:
+    manifest, specs = bundle.manifest, [component.spec for component in bundle.components.values()]
+    images, words = (encoder(specs, taken) for taken in (PIXELS, TOKEN_IDS))
+    logits = next((outputs[LOGITS] for outputs in expected.values() if LOGITS in outputs), None)
+    if manifest.labels is None or tokenizer is None or logits is None or images is None or words is None:
         return
     texts = labels.texts_of(manifest.labels)
     rows = tokenizer.encode([text for several in texts for text in several])
-    answered = comparison.ask(session, [bundle.components["encode_text"].spec], {TOKEN_IDS: rows})
-    embedded = average(answered["encode_text"]["embedding"], [len(several) for several in texts])
+    answered = comparison.ask(session, [words], {TOKEN_IDS: rows})
+    embedded = average(answered[words.name][EMBEDDING], [len(several) for several in texts])
     claimed = (logits - (manifest.embedding.logit_bias or 0)) / manifest.embedding.logit_scale
-    off = np.abs(expected["encode_image"]["embedding"] @ embedded.T - claimed)
+    off = np.abs(expected[images.name][EMBEDDING] @ embedded.T - claimed)
     worst = int(off.max(0).argmax())
     allowed = 1e-3 + (2 * (1 - arithmetic(manifest.recipe).min_cosine)) ** 0.5
     if not off.max() <= allowed:

@@ -10,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.dialogue import LOGITS
 from edgevlm.bundle.manifest import MANIFEST, SUFFIX
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import TensorError
 from edgevlm.inference.embedder import BundleModel
-from edgevlm.inputs.rows import TOKEN_IDS, make_rows
+from edgevlm.inputs.rows import EMBEDDING, PIXELS, TOKEN_IDS, Rows, encoder, make_rows
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.process.paths import user_path
 from edgevlm.targets.runtime import Closing
@@ -86,8 +87,7 @@ class ModelEncoder(Closing):
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> F32:
         """See `Encoder`."""
-        rows = make_rows(pictures, (), self._model.image, None)
-        return self._model.original.run("encode_image", rows)["embedding"]
+        return self._embed(PIXELS, make_rows(pictures, (), self._model.image, None))
 
     def encode_texts(self, texts: Sequence[str]) -> F32:
         """See `Encoder`.
@@ -97,7 +97,13 @@ class ModelEncoder(Closing):
         """
         if self.tokenizer is None:
             raise TensorError(f"{self.name} has no text tower, so it cannot encode texts")
-        return self._model.original.run("encode_text", {TOKEN_IDS: self.tokenizer.encode(texts)})["embedding"]
+        return self._embed(TOKEN_IDS, {TOKEN_IDS: self.tokenizer.encode(texts)})
+
+    def _embed(self, taken: str, rows: Rows) -> F32:
+        spec = encoder(self._model.original.specs.values(), taken)
+        if spec is None:
+            raise TensorError(f"{self.name} makes no embeddings of {taken}")
+        return self._model.original.run(spec.name, rows)[EMBEDDING]
 
     def score_labels(self, pictures: Sequence[Image.Image]) -> F32:
         """See `Encoder`; cosines with the embeddings of the labels.
@@ -128,9 +134,9 @@ class BundleEncoder(Closing):
         self.precision: str = bundle.manifest.recipe.name
         self.tokenizer = self._model.tokenizer
         self.labels = self._model.labels
-        outputs = [each.name for part in bundle.components.values() for each in part.spec.outputs]
-        self._has_logits = "logits" in outputs
-        encodes = "encode_image" in bundle.components
+        specs = [component.spec for component in bundle.components.values()]
+        self._has_logits = any(output.name == LOGITS for spec in specs for output in spec.outputs)
+        encodes = encoder(specs, PIXELS) is not None
         self.embedding_dim = bundle.manifest.embedding.dim if encodes else None
         self.mean_embedding = self._model.mean_embedding if encodes else None
 

@@ -18,6 +18,8 @@ from edgevlm.bundle.dialogue import (
     EMBED_TOKENS,
     EMBEDDINGS,
     ENCODE_IMAGE,
+    FEATURES,
+    LOGITS,
     POSITIONS,
     Dialogue,
     Sampling,
@@ -247,7 +249,7 @@ class Place:
             positions = np.full((1, length), -1, np.int32)
             positions[0, :count] = np.arange(self.used, self.used + count)
             given: dict[str, Array] = {EMBEDDINGS: embeddings, POSITIONS: positions, **self._beside}
-            logits = self._session.run(DECODE, given, self._state)["logits"][0]
+            logits = self._session.run(DECODE, given, self._state)[LOGITS][0]
             self.used += count
             start += count
         return logits
@@ -492,7 +494,7 @@ class Seen:
     @property
     def rows(self) -> F32:
         """Rows of all tiles, float32 [N, W]."""
-        return np.concatenate([answer["features"][0] for answer in self.answers])
+        return np.concatenate([answer[FEATURES][0] for answer in self.answers])
 
 
 class Conversation:

@@ -16,6 +16,8 @@ from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.texts import Tokenizer
 
 PIXELS, TOKEN_IDS = "pixels", "token_ids"
+EMBEDDING, SCORES = "embedding", "scores"
+"""What components answer to them: a unit vector of the space that pictures and texts share, and how well labels fit."""
 
 Rows: TypeAlias = Mapping[str, Array]
 
@@ -59,3 +61,18 @@ def inputs_of(spec: ComponentSpec, rows: Rows) -> dict[str, Array]:
 def takes(spec: ComponentSpec, name: str) -> bool:
     """Whether the component has an input of that name."""
     return any(tensor.name == name for tensor in spec.inputs)
+
+
+def embeds(spec: ComponentSpec) -> bool:
+    """Whether the component answers with an embedding."""
+    return any(tensor.name == EMBEDDING for tensor in spec.outputs)
+
+
+def encoder(specs: Iterable[ComponentSpec], taken: str) -> ComponentSpec | None:
+    """The component that makes an embedding of what it takes; None where there is none.
+
+    Args:
+        specs: Of a model's components.
+        taken: `PIXELS` or `TOKEN_IDS`.
+    """
+    return next((spec for spec in specs if takes(spec, taken) and embeds(spec)), None)

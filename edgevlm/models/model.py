@@ -16,7 +16,7 @@ from edgevlm.bundle.spec import (
     TextPreprocessing,
 )
 from edgevlm.graphs.program import Program, Programs
-from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
+from edgevlm.inputs.rows import EMBEDDING, PIXELS, TOKEN_IDS
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models.reference import Original
 from edgevlm.targets.isolation import IsolatedTokenizer
@@ -92,7 +92,7 @@ def assemble_programs(
     pixels = TensorSpec(
         PIXELS, "float32", (1, 3, image.height, image.width), "RGB, 0..255, channels first, resized and cropped"
     )
-    embedding = TensorSpec("embedding", "float32", (1, embedding_dim), "unit vector")
+    embedding = TensorSpec(EMBEDDING, "float32", (1, embedding_dim), "unit vector")
     ramp = torch.linspace(0, 255, 3 * image.height * image.width)
     programs = {
         "encode_image": Program(

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, EMBEDDINGS, ENCODE_IMAGE, POSITIONS, Dialogue
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, EMBEDDINGS, ENCODE_IMAGE, LOGITS, POSITIONS, Dialogue
 from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
 from edgevlm.graphs.program import Program, Programs
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
@@ -92,7 +92,7 @@ def assemble_programs(
     token_ids = TensorSpec(TOKEN_IDS, "int32", (1, -1), "token ids")
     embeddings = TensorSpec(EMBEDDINGS, "float32", (1, -1, width), "rows of words and pictures")
     positions = TensorSpec(POSITIONS, "int32", (1, -1), "place of each row in the dialogue, from 0; -1 is padding")
-    logits = TensorSpec("logits", "float32", (1, vocabulary), "of the token behind the last row")
+    logits = TensorSpec(LOGITS, "float32", (1, vocabulary), "of the token behind the last row")
     state = tuple(
         TensorSpec(f"{kind}_{layer}", "float32", state_shape, f"{kind} of layer {layer}, by place")
         for layer in range(layers)

@@ -21,7 +21,7 @@ from edgevlm.errors import DeviceError, MissingDependency
 from edgevlm.inference.embeddings import label_scores
 from edgevlm.inference.generator import generator_of
 from edgevlm.inputs.pictures import decode, preprocess
-from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, takes
+from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, embeds, takes
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.onboard import tensorrt
 from edgevlm.onboard.answers import Part
@@ -208,7 +208,7 @@ def stages(bundle: Bundle, component: str) -> dict[str, Callable[[], object]]:
         picture = decode(file)
         found["decode"] = lambda: decode(file)
         found["preprocess"] = lambda: preprocess(picture, manifest.image)
-        if any(tensor.name == "embedding" for tensor in spec.outputs):
+        if embeds(spec):
             labels = np.full((LABELS, manifest.embedding.dim), manifest.embedding.dim**-0.5, np.float32)
             found["postprocess"] = lambda: label_scores(
                 labels[:1], labels, manifest.embedding.logit_scale, manifest.embedding.logit_bias

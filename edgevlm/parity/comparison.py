@@ -11,11 +11,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from edgevlm.bundle.dialogue import LOGITS
 from edgevlm.bundle.manifest import ParityCheck
 from edgevlm.bundle.recipe import ParityLimits
 from edgevlm.bundle.spec import F32, ComponentSpec
 from edgevlm.inference.embeddings import centred_cosine, cosines
-from edgevlm.inputs.rows import Rows, inputs_of, is_answerable
+from edgevlm.inputs.rows import EMBEDDING, SCORES, Rows, inputs_of, is_answerable
 from edgevlm.targets.runtime import Session
 
 TIE = 1e-6
@@ -81,12 +82,12 @@ def compare(
 
 def scale_of(output: str, logit_scale: float) -> float:
     """How many times an embedding's largest error an output of that name may be off; see `compare`."""
-    return max(1.0, logit_scale * {"logits": 1.0, "scores": 0.5}.get(output, 0.0))
+    return max(1.0, logit_scale * {LOGITS: 1.0, SCORES: 0.5}.get(output, 0.0))
 
 
 def zero_shot(answers: Answers) -> list[F32]:
     """For each two components with an `embedding`, the cosines of every row of one with every row of the other."""
-    embeddings = [outputs["embedding"] for outputs in answers.values() if "embedding" in outputs]
+    embeddings = [outputs[EMBEDDING] for outputs in answers.values() if EMBEDDING in outputs]
     return [images @ texts.T for images, texts in combinations(embeddings, 2)]
 
 
@@ -101,9 +102,9 @@ def _compare_output(
     error = float(np.abs(got.astype(np.float64) - expected).max())
     allowed = None if limits.max_abs_error is None else factor * limits.max_abs_error
     checks.append(ParityCheck(name, "max_abs_error", error, allowed, allowed is None or error <= allowed))
-    if output == "scores":
+    if output == SCORES:
         return [*checks, _top1(name, expected, got, limits)]
-    if output == "logits":
+    if output == LOGITS:
         return checks
     cosine = float(cosines(expected, got).min())
     least = limits.min_cosine

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from edgevlm.bundle.dialogue import DECODE
 from edgevlm.bundle.golden import FOLDER
 from edgevlm.bundle.golden_dialogues import (
     KEPT,
@@ -334,4 +335,4 @@ def _least_change(one: GoldenStep, other: GoldenStep) -> float:
 
 def _check(measure: str, value: float, limit: float | None, *, least: bool = False) -> ParityCheck:
     passed = limit is None or (value >= limit if least else value <= limit)
-    return ParityCheck("decode", measure, value, limit, passed)
+    return ParityCheck(DECODE, measure, value, limit, passed)

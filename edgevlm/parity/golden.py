@@ -42,7 +42,7 @@ from edgevlm.bundle.tensors import refuse_large_header
 from edgevlm.errors import BundleError, ImageError
 from edgevlm.inference.embeddings import score
 from edgevlm.inputs.pictures import DECODING_ERRORS, decode, preprocess
-from edgevlm.inputs.rows import PIXELS, TOKEN_IDS, Rows, takes
+from edgevlm.inputs.rows import EMBEDDING, PIXELS, TOKEN_IDS, Rows, takes
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.parity.comparison import Answers, compare, zero_shot
 from edgevlm.parity.samples import golden_pictures, sample_pictures
@@ -209,7 +209,7 @@ def check(bundle: Bundle, golden: Golden, tokenizer: Tokenizer | None) -> dict[S
     answers = sides(bundle, golden)
     for side, components in answers.items():
         for name, outputs in components.items():
-            lengths = np.linalg.norm(outputs["embedding"], axis=1) if "embedding" in outputs else np.ones(1)
+            lengths = np.linalg.norm(outputs[EMBEDDING], axis=1) if EMBEDDING in outputs else np.ones(1)
             if not np.abs(lengths - 1).max() <= _LENGTH[side]:
                 raise BundleError(f"{where}: {name}: expected embeddings of length one, got others")
     cosines = zero_shot(answers["reference"])

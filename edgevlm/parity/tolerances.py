@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from edgevlm.bundle.dialogue import LOGITS
 from edgevlm.bundle.golden import SCORE_ERROR, Golden, Measure, Side, Tolerance, arithmetic
 from edgevlm.bundle.manifest import Manifest
 from edgevlm.inference.embeddings import cosines
+from edgevlm.inputs.rows import SCORES
 from edgevlm.parity.comparison import Answers, scale_of
 
 _JPEG_MEAN_LEVELS = 4.0
@@ -75,7 +77,7 @@ def _distances(expected: Answers, got: Answers) -> Iterator[tuple[str, Measure, 
         for output, rows in outputs.items():
             stage, other = f"{component}.{output}", expected[component][output]
             yield stage, "max_abs_error", float(np.abs(rows.astype(np.float64) - other).max())
-            if output not in ("scores", "logits"):
+            if output not in (SCORES, LOGITS):
                 yield stage, "min_cosine", float(cosines(other, rows).min())
 
 

@@ -15,6 +15,7 @@ from itertools import groupby
 
 import numpy as np
 
+from edgevlm.bundle.dialogue import FEATURES
 from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.manifest import ParityCheck
 from edgevlm.bundle.recipe import Recipe
@@ -79,7 +80,7 @@ def parts(written: Written, seen: Seen | None) -> list[Part]:
         while run:
             pixels, answer = next(tiles)
             found.append(pixels)
-            run = run[answer["features"].shape[1] :]
+            run = run[answer[FEATURES].shape[1] :]
     return found
 
 

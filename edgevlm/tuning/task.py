@@ -16,7 +16,7 @@ from edgevlm.data.dataset import Dataset, read_pictures
 from edgevlm.data.subsets import limit
 from edgevlm.errors import DataError
 from edgevlm.inference.embeddings import average, centred_cosine
-from edgevlm.inputs.rows import PIXELS, Rows, make_rows
+from edgevlm.inputs.rows import EMBEDDING, PIXELS, TOKEN_IDS, Rows, encoder, make_rows
 from edgevlm.models.model import Model
 from edgevlm.parity.comparison import Answers
 from edgevlm.process.progress import Progress
@@ -60,6 +60,8 @@ class Task:
         if self._fixed is None and model.tokenizer is None:
             raise DataError(f"{model.source.name} has neither a text tower nor labels to choose from")
         self.words = len(self._sizes)
+        found = (encoder(model.original.specs.values(), taken) for taken in (PIXELS, TOKEN_IDS))
+        self._images, self._texts = (None if spec is None else spec.name for spec in found)
         self.samples = make_rows(read_pictures(chosen, progress), words, model.image, model.tokenizer)
         self._float_image: F32 | None = None
         self._float_best: NDArray[np.int64] | None = None
@@ -70,7 +72,7 @@ class Task:
 
     def set_reference(self, answers: Answers) -> Score:
         """Takes the float model's answers as what others are compared with."""
-        self._float_image = _embeddings(answers, "encode_image")
+        self._float_image = _embeddings(answers, self._images)
         self._float_best = self._best(answers)
         return self.score(answers)
 
@@ -78,11 +80,11 @@ class Task:
         """How well answers to `samples`, or to the `first` of them, do.
 
         Args:
-            answers: Without `encode_text` where the model has labels of its own.
+            answers: Without embeddings of texts where the model has labels of its own.
         """
         if self._float_image is None or self._float_best is None:
             raise DataError("the float model's answers come first")
-        images = _embeddings(answers, "encode_image")
+        images = _embeddings(answers, self._images)
         best, count = self._best(answers), len(images)
         return Score(
             accuracy=float((best == self._truth[:count]).mean()),
@@ -91,8 +93,10 @@ class Task:
         )
 
     def _best(self, answers: Answers) -> NDArray[np.int64]:
-        texts = self._fixed if self._fixed is not None else average(_embeddings(answers, "encode_text"), self._sizes)
-        best: NDArray[np.int64] = (_embeddings(answers, "encode_image") @ texts.T).argmax(1)
+        texts = self._fixed
+        if texts is None:
+            texts = average(_embeddings(answers, self._texts), self._sizes)
+        best: NDArray[np.int64] = (_embeddings(answers, self._images) @ texts.T).argmax(1)
         return best
 
 
@@ -129,7 +133,7 @@ def _checked(data: Dataset, words: list[str]) -> list[str]:
     return words
 
 
-def _embeddings(answers: Answers, component: str) -> F32:
-    if component not in answers:
-        raise DataError(f"there are no answers of {component} to compare")
-    return answers[component]["embedding"]
+def _embeddings(answers: Answers, component: str | None) -> F32:
+    if component is None or component not in answers:
+        raise DataError(f"there are no embeddings of {component or 'texts'} to compare")
+    return answers[component][EMBEDDING]

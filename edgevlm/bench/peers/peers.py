@@ -14,9 +14,10 @@ from edgevlm.bench.artefacts import command
 from edgevlm.bench.peers.exports import FACTS, FILES, ON_CPU, Kind
 from edgevlm.bench.results import Artefact, Failed
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle.spec import ComponentSpec, TensorSpec
+from edgevlm.bundle.spec import TensorSpec
 from edgevlm.devices.answers import answers
 from edgevlm.devices.machine import Machine
+from edgevlm.inputs.rows import embeds
 from edgevlm.process.children import process_of
 from edgevlm.process.progress import Progress
 
@@ -82,7 +83,7 @@ def make_peers(
     wanted = {"onnx": offered["onnxruntime"] or offered["trtexec"], "openvino": offered["openvino"]}
     job = {
         "bundle": str(bundle.path),
-        "components": [name for name, each in bundle.components.items() if _embeds(each.spec)],
+        "components": [name for name, each in bundle.components.items() if embeds(each.spec)],
         "kinds": [kind for kind in wanted if wanted[kind]],
     }
     made: list[Mapping[str, Any]] = []
@@ -150,7 +151,3 @@ def _artefact(bundle: Bundle, way: _Way, folders: Mapping[str, Path]) -> Artefac
         size_bytes=sum(each["size_bytes"] for each in facts),
         accuracy=min(accuracies) if way.on_cpu and None not in accuracies else None,
     )
-
-
-def _embeds(spec: ComponentSpec) -> bool:
-    return any(tensor.name == "embedding" for tensor in spec.outputs)

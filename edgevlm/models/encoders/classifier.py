@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from edgevlm.bundle.dialogue import LOGITS
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.graphs.program import Program
+from edgevlm.inputs.rows import SCORES
 
 
 class Classifier(nn.Module):
@@ -44,8 +46,8 @@ def classifier_program(
     """
     shape = (1, len(label_embeddings))
     outputs = (
-        TensorSpec("scores", "float32", shape, "probability of each label, in their order"),
-        TensorSpec("logits", "float32", shape, "scaled cosine with each label, and the bias where there is one"),
+        TensorSpec(SCORES, "float32", shape, "probability of each label, in their order"),
+        TensorSpec(LOGITS, "float32", shape, "scaled cosine with each label, and the bias where there is one"),
     )
     spec = ComponentSpec("classify", encode_image.spec.inputs, outputs)
     module = Classifier(encode_image.module, label_embeddings, logit_scale, logit_bias).eval()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevlm.bundle.dialogue import Turn
+from edgevlm.bundle.dialogue import FEATURES, Turn
 from edgevlm.bundle.spec import TensorSpec
 
 
@@ -82,4 +82,4 @@ def causal_decode(model: nn.Module, head: nn.Module) -> Callable[..., torch.Tens
 
 def features(width: int, rows: int) -> TensorSpec:
     """What `encode_image` answers where a picture's rows stand among those of words."""
-    return TensorSpec("features", "float32", (1, rows, width), "rows of the picture, like those of words")
+    return TensorSpec(FEATURES, "float32", (1, rows, width), "rows of the picture, like those of words")
