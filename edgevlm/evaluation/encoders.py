@@ -128,6 +128,7 @@ class BundleEncoder(Closing):
     """
 
     def __init__(self, bundle: Bundle) -> None:
+        dim = bundle.manifest.embedding.dim  # which refuses a model that talks
         self._model = BundleModel(bundle)
         self.name = str(bundle.path)
         self.evidence = self._model.session.evidence
@@ -137,7 +138,7 @@ class BundleEncoder(Closing):
         specs = [component.spec for component in bundle.components.values()]
         self._has_logits = any(output.name == LOGITS for spec in specs for output in spec.outputs)
         encodes = encoder(specs, PIXELS) is not None
-        self.embedding_dim = bundle.manifest.embedding.dim if encodes else None
+        self.embedding_dim = dim if encodes else None
         self.mean_embedding = self._model.mean_embedding if encodes else None
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> F32:
