@@ -207,7 +207,7 @@ def test_a_tokenizer_that_ends_a_process_is_an_error(case: str, tmp_path: Path) 
         return tokenizer.encode(texts).tolist()
 
     if message is None:
-        assert encode("a", "b") == [[0, 0, 0], [1, 0, 0]]
+        assert encode("a", "b") == [[0] * library.CONTEXT, [1] + [0] * (library.CONTEXT - 1)]
     else:
         with pytest.raises(EdgeVLMError, match=message):
             encode("a", "a" * 28 + "b")
@@ -249,7 +249,7 @@ def with_tokenizer(folder: Path, content: str) -> Bundle:
     whole = library.tower_bundle("tflite", "fp32")
     shutil.copytree(whole.path, folder)
     (folder / "tokenizer.json").write_text(content)
-    text = TextPreprocessing(3, 0, None, "none", False, "tokenizer.json")
+    text = TextPreprocessing(library.CONTEXT, 0, None, "none", False, "tokenizer.json")
     return seal(folder, replace(whole.manifest, text=text))
 
 

@@ -157,8 +157,9 @@ def outline_of(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Ou
             self.live -= size_bytes
 
     fake_tensors, meter = FakeTensorMode(allow_non_fake_inputs=True), Meter()  # type: ignore[no-untyped-call]
+    devices = [tensor.device for tensor in example]  # to ask for one is a function too
     with Watcher(), plain_attention(), fake_tensors, meter:
-        module(*(torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in example))
+        module(*(torch.empty(t.shape, dtype=t.dtype, device=at) for t, at in zip(example, devices, strict=True)))
     constants = tuple(
         Constant(name, kinds.get(name, "other"), tuple(tensor.shape), tensor.data_ptr())
         for name, tensor in tensors.items()
