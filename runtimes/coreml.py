@@ -139,7 +139,11 @@ class CoreMLRuntime:
         _require("coremltools")
         from edgevlm.runtimes.mlprogram.inspection import advise_package
 
-        return {name: advise_package(bundle.path / component.file) for name, component in bundle.components.items()}
+        found = {}
+        for name, component in bundle.components.items():
+            names = {component.function(length) for length in component.spec.lengths} or None
+            found[name] = advise_package(bundle.path / component.file, names)
+        return found
 
     def read_package(self, path: Path) -> Package:
         """What is in an .mlpackage that need be no part of a bundle.

@@ -36,6 +36,7 @@ from edgevlm.inputs.chat import Cut, Written
 from edgevlm.models import catalogue
 from edgevlm.models.checkpoints import talking
 from edgevlm.parity import generation, witness
+from edgevlm.runtimes.coreml import CoreMLRuntime
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 from edgevlm.targets.app_runner import Part
 from edgevlm.targets.isolation import IsolatedRunner
@@ -130,6 +131,10 @@ def test_core_ml_keeps_what_was_said_in_the_package() -> None:
     decode = bundle.components["decode"]
     assert decode.file == bundle.components["embed_tokens"].file == "language.mlpackage"
     assert MLProgram.functions(bundle.path / decode.file)[0] == "decode"
+    advised = CoreMLRuntime().advice(bundle)
+    assert any("keys_0" in each.where for each in advised["decode"])
+    assert advised["embed_tokens"]
+    assert all(each.where.startswith("embed_tokens") for each in advised["embed_tokens"])
     for function in decode.functions.values():
         program = MLProgram.open(bundle.path / decode.file, function=function)
         assert {each.name for each in program.states} == {each.name for each in decode.spec.state}

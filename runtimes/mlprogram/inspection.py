@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -36,14 +36,14 @@ def inspect_package(path: Path) -> Package:
     )
 
 
-def advise_package(path: Path) -> tuple[Advice, ...]:
-    """What is known against a package; see `inspect_package`."""
-    functions, version, files = _read(path)
+def advise_package(path: Path, names: Collection[str] | None = None) -> tuple[Advice, ...]:
+    """What is known against a package, or those of its functions that have the names; see `inspect_package`."""
+    functions, version, files = _read(path, names)
     return advise(functions, version, _weight_bytes(files))
 
 
-def _read(path: Path) -> tuple[tuple[Function, ...], int, dict[str, int]]:
-    functions = tuple(read_function(path, name) for name in function_names(path))
+def _read(path: Path, names: Collection[str] | None = None) -> tuple[tuple[Function, ...], int, dict[str, int]]:
+    functions = tuple(read_function(path, name) for name in function_names(path) if names is None or name in names)
     for function in functions:
         _read_constants(function)
     files = {
