@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,12 +139,6 @@ def lower(target: str, recipe: Recipe, programs: Mapping[str, Program], folder: 
     found = {name: BundledComponent(programs[name].spec, file.path) for file in files for name in file.components}
     requires = {platform: least for file in files for platform, least in file.requires.items()}
     return bundle_for_tests(folder, found, target=target, recipe=recipe, requires=requires)
-
-
-def lower_towers(folder: Path, targets: Sequence[str]) -> None:
-    """Converts for these targets, with the precision in which most can differ between two processes."""
-    for target in targets:
-        lower(target, BUILTIN["fp16"], towers(), folder / target)
 
 
 # Towers: a transformers CLIP of one layer each; `classify` shares the vision tower, as a baked label set does

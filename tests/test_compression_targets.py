@@ -20,15 +20,18 @@ from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.integer_weights import StoredWeight, WeightProof, prove
 from edgevlm.bundle.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
-from edgevlm.compression.calibration import CalibrationSource
+from edgevlm.compression.calibration import CalibrationData, CalibrationSource
 from edgevlm.compression.compression import compress
 from edgevlm.compression.layers import find_layers
 from edgevlm.conversion import pipeline
+from edgevlm.conversion.contents import embedding_space_id
 from edgevlm.conversion.pipeline import verify_weights
+from edgevlm.conversion.prepared import Prepared
 from edgevlm.converters.coreml import weights as coreml_weights
 from edgevlm.errors import CheckFailed
 from edgevlm.graphs.capture import unlifted
 from edgevlm.graphs.program import Program
+from edgevlm.models import catalogue
 from edgevlm.process.progress import silent
 from edgevlm.targets import registry
 from edgevlm.targets.inspection import OpCount
@@ -386,26 +389,16 @@ def test_zeros_shrink_a_core_ml_package_and_no_tflite_file(tmp_path: Path) -> No
 # The whole way
 
 
-@pytest.fixture(scope="module")
-def request_(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Request:
-    static = replace(BUILTIN["int8-static"], parity=ParityLimits())  # random weights are not what limits are for
-    out = tmp_path_factory.mktemp("static")
-    data = CalibrationSource("objects:train:200:4")
-    return pipeline.Request(
-        library.checkpoint("clip"), ("tflite",), static, out / "a", use_cache=False, calibration=data
-    )
-
-
-@pytest.fixture(scope="module")
-def converted(request_: pipeline.Request) -> Bundle:
-    (outcome,) = pipeline.convert(request_)
-    assert outcome.status == "passed"
-    assert outcome.bundle is not None
-    return outcome.bundle
-
-
 @pytest.mark.slow
-def test_a_bundle_says_what_it_was_calibrated_on_and_proves_its_weights(converted: Bundle) -> None:
+def test_a_bundle_says_what_it_was_calibrated_on_and_proves_its_weights(tmp_path: Path) -> None:
+    static = replace(BUILTIN["int8-static"], parity=ParityLimits())  # random weights are not what limits are for
+    data = CalibrationSource("objects:train:200:4")
+    (outcome,) = pipeline.convert(
+        pipeline.Request(library.checkpoint("clip"), ("tflite",), static, tmp_path, use_cache=False, calibration=data)
+    )
+    assert outcome.status == "passed"
+    converted = outcome.bundle
+    assert converted is not None
     manifest = Bundle.open(converted.path).manifest
     assert manifest.calibration is not None
     assert (manifest.calibration.data, manifest.calibration.samples) == ("objects:train:200:4", 128)
@@ -423,29 +416,20 @@ def test_a_bundle_says_what_it_was_calibrated_on_and_proves_its_weights(converte
     assert all(0.5 < check.value < 1 and check.limit is None for check in centred)
 
 
-@pytest.mark.slow
-def test_the_same_inputs_give_the_same_bytes(request_: pipeline.Request, converted: Bundle) -> None:
-    (again,) = pipeline.convert(replace(request_, out=request_.out.parent / "b"))
-    assert again.bundle is not None
-    assert again.bundle.manifest == converted.manifest
+def test_the_embedding_space_changes_with_the_recipe_and_the_calibration() -> None:
+    model, recipe = catalogue.load(library.checkpoint("clip")), BUILTIN["int8-static"]
+    source = CalibrationSource("objects:train:200:4")
 
+    def space(recipe: Recipe, *, image_only: bool = False) -> str:
+        data = CalibrationData(source, recipe.calibration)
+        return embedding_space_id(Prepared(model, data, wanted=None, image_only=image_only), recipe)
 
-@pytest.mark.slow
-def test_the_embedding_space_changes_with_the_recipe_and_the_calibration(
-    request_: pipeline.Request, converted: Bundle
-) -> None:
-    recipe = request_.recipe
-    others = {
-        "weights": replace(recipe, weights=replace(recipe.weights, float_layers=("encode_image/projection",))),
-        "calibration": replace(recipe, calibration=replace(recipe.calibration, seed=1)),
-    }
-    spaces = {converted.manifest.embedding.space_id}
-    for name, other in others.items():
-        out = request_.out.parent / name
-        (outcome,) = pipeline.convert(replace(request_, recipe=other, out=out, image_only=True))
-        assert outcome.bundle is not None
-        spaces.add(outcome.bundle.manifest.embedding.space_id)
-    assert len(spaces) == 3
+    others = (
+        replace(recipe, weights=replace(recipe.weights, float_layers=("encode_image/projection",))),
+        replace(recipe, calibration=replace(recipe.calibration, seed=1)),
+    )
+    assert len({space(each) for each in (recipe, *others)}) == 3
+    assert space(recipe) == space(replace(recipe, name="another"), image_only=True)
 
 
 # Equal weights

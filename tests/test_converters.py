@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -92,20 +91,6 @@ def test_the_same_program_gives_the_same_bytes_again(tmp_path: Path) -> None:
         for path, content in contents(library.tower_bundle("coreml", "fp16").path).items()
         if path.startswith("encode_image.mlpackage/")
     }
-
-
-@pytest.mark.slow
-def test_another_process_gives_the_same_bytes_and_nothing_on_stdout(tmp_path: Path) -> None:
-    here = Path(__file__).parent
-    # With another order of sets.
-    environment = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
-    code = f"import pathlib, library; library.lower_towers(pathlib.Path({str(tmp_path)!r}), {SINGLE_FILES!r})"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
-    assert done.returncode == 0
-    assert done.stdout == b""
-    for target in SINGLE_FILES:  # tests/test_pipeline.py has Core ML
-        assert contents(tmp_path / target) == contents(library.tower_bundle(target, "fp16").path), target
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def make_manifest(
         embedding_dim=source.model.embedding_dim,
         logit_scale=source.model.logit_scale,
         logit_bias=source.model.logit_bias,
-        embedding_space_id=_embedding_space_id(source, recipe),
+        embedding_space_id=embedding_space_id(source, recipe),
     )
 
 
@@ -182,8 +182,13 @@ def _deflated_bytes(path: Path) -> int:
     return size + len(deflater.flush())
 
 
-def _embedding_space_id(source: Prepared, recipe: Recipe) -> str:
-    """A hash of all that moves embeddings: an app indexes its pictures again when it changes."""
+def embedding_space_id(source: Prepared, recipe: Recipe) -> str:
+    """A hash of all that moves embeddings: an app indexes its pictures again when it changes.
+
+    Args:
+        source: The model, and what it is calibrated on.
+        recipe: As settled for the target.
+    """
     model, calibration = source.model, _calibration(source, recipe)
     digest = hashlib.sha256(model.tokenizer_json or b"")
     moves = [model.image, model.text, recipe.precision, recipe.weights, recipe.activations]
