@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pictures import scene
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from edgevlm.bundle.dialogue import Sampling, Tiling
 from edgevlm.bundle.spec import Array
@@ -339,6 +340,29 @@ def test_a_template_that_does_not_end_is_ended(body: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         chat_rules.read_chat(template, "<image>", {}, "here")
     chat_rules.read_chat(talkers.LLAVA_TEMPLATE, "<image>", {}, "here")
+
+
+def test_of_several_templates_the_one_counts_that_transformers_reads(tmp_path: Path) -> None:
+    folder = shutil.copytree(talker_checkpoint("llava"), tmp_path / "llava")
+    names = ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
+    before = {name: json.loads((folder / name).read_text()) for name in (names[0], names[3])}
+    for name in names:
+        content = name if name.endswith(".jinja") else json.dumps({**before.get(name, {}), "chat_template": name})
+        (folder / name).write_text(content)
+    for place, name in enumerate(names):
+        reader = AutoTokenizer.from_pretrained(folder) if name == names[3] else talkers.processor_of(folder)
+        assert chat_rules.find_template(folder) == reader.chat_template == name
+        if behind := ", ".join(names[place + 1 :]):
+            (note,) = chat_rules.notes(folder)
+            assert (
+                note == f"dialogue: the chat template of {name} was taken, as transformers does; another is in {behind}"
+            )
+        if name in before:
+            (folder / name).write_text(json.dumps({**before[name], "chat_template": None}))
+        else:
+            (folder / name).unlink()
+    assert chat_rules.find_template(folder) is None
+    assert chat_rules.notes(folder) == ()
 
 
 def test_a_template_without_pictures_or_without_a_system_text() -> None:

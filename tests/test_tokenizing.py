@@ -30,7 +30,7 @@ from transformers import (
 from edgevlm.errors import CheckpointError, InputError
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.models import catalogue
-from edgevlm.models.checkpoints.text_rules import CheckpointTokenizer, Family, from_checkpoint
+from edgevlm.models.checkpoints.text_rules import CheckpointTokenizer, Family, from_checkpoint, notes
 
 TEXTS = (
     "",
@@ -643,3 +643,24 @@ def test_a_damaged_tokenizer_json_is_a_checkpoint_error_or_still_works(family: F
         path.write_bytes(bytes(damaged[: rng.integers(0, len(content))] if rng.random() < 0.3 else damaged))
         with contextlib.suppress(CheckpointError):
             assert Tokenizer(spec, tmp_path).encode(["a photo of a cat"]).shape == (1, 16)
+
+
+def test_of_two_vocabularies_the_one_counts_that_transformers_reads(tmp_path: Path) -> None:
+    write_clip_tokenizer(tmp_path)
+    assert notes(tmp_path) == ()
+    before = AutoTokenizer.from_pretrained(tmp_path)("a photo")["input_ids"]
+    ids = json.loads((tmp_path / "vocab.json").read_text())
+    ids["a</w>"], ids["b</w>"] = ids["b</w>"], ids["a</w>"]
+    (tmp_path / "vocab.json").write_text(json.dumps(ids))
+    assert AutoTokenizer.from_pretrained(tmp_path)("a photo")["input_ids"] == before
+    (note,) = notes(tmp_path)
+    assert note.startswith("texts: tokenizer.json was taken, as transformers does; vocab.json gives 'a</w>' the id")
+
+
+def test_of_two_lists_of_special_tokens_the_one_counts_that_transformers_reads(tmp_path: Path) -> None:
+    write_clip_tokenizer(tmp_path)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!"}))
+    assert AutoTokenizer.from_pretrained(tmp_path).pad_token == "!"
+    assert notes(tmp_path) == (
+        "texts: special_tokens_map.json was taken, as transformers does; tokenizer_config.json differs in pad_token",
+    )

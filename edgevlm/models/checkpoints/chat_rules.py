@@ -39,30 +39,49 @@ _WORDS = (
 def find_template(folder: Path) -> str | None:
     """The checkpoint's own chat template; None where it has none.
 
-    Looked for where transformers looks: in `chat_template.jinja`, `chat_template.json`, `processor_config.json` and
-    `tokenizer_config.json`, of which the first that has one counts.
+    Looked for where transformers' processors look, in `processor_config.json`, `chat_template.json` and
+    `chat_template.jinja`, of which the first that has one counts; then where its tokenizers do, in
+    `tokenizer_config.json`.
 
     Raises:
         CheckpointError: a file is damaged, or has several templates and none is the default.
     """
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return schema.read_text(file, "text", error=CheckpointError, hint="download it again", encoding="utf-8")
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
+    return next((template for _, template in _templates(folder)), None)
+
+
+def notes(folder: Path) -> tuple[str, ...]:
+    """Which file's template was taken, where two differ."""
+    found = list(_templates(folder))
+    differing = ", ".join(name for name, template in found if template != found[0][1])
+    if not differing:
+        return ()
+    return (f"dialogue: the chat template of {found[0][0]} was taken, as transformers does; another is in {differing}",)
+
+
+def _templates(folder: Path) -> Iterator[tuple[str, str]]:
+    """The files that have a template, the one that counts first, each with its template."""
+    for name in ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json"):
+        path = folder / name
+        if not path.is_file():
             continue
-        found = read_json(folder / name).get("chat_template")
+        if name.endswith(".jinja"):
+            yield (
+                name,
+                schema.read_text(path, "text", error=CheckpointError, hint="download it again", encoding="utf-8"),
+            )
+            continue
+        found = read_json(path).get("chat_template")
         if isinstance(found, list):
             found = {each.get("name"): each.get("template") for each in found if isinstance(each, Mapping)}
+        if isinstance(found, Mapping):
             found = found.get("default", found)
         if isinstance(found, str):
-            return found
-        if found:
+            yield name, found
+        elif found:
             raise CheckpointError(
-                f"{folder / name}: chat_template: expected a text, or several of which one is called default, got "
+                f"{path}: chat_template: expected a text, or several of which one is called default, got "
                 f"{type(found).__name__}"
             )
-    return None
 
 
 def read_chat(template: str, token: str, words: Mapping[str, Any], where: str) -> Chat:

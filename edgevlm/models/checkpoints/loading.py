@@ -75,7 +75,7 @@ def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
         embedding_dim=embedding_dim,
         logit_scale=_read_logit_scale(network, files[0]),
         logit_bias=float(network.logit_bias) if hasattr(network, "logit_bias") else None,
-        notes=(*picture_rules.notes(folder), *weights.notes(folder)),
+        notes=(*picture_rules.notes(folder), *text_rules.notes(folder), *weights.notes(folder)),
         programs=programs,
         original=Original(network, forwards, {name: program.spec for name, program in programs.items()}),
     )

@@ -134,7 +134,11 @@ def load(
             parts.original_decode,
             {name: program.spec for name, program in programs.items()},
         ),
-        notes=(*picture_rules.notes(folder), *weights.notes(folder), *_notes(folder)),
+        notes=tuple(
+            note
+            for each in (picture_rules.notes, text_rules.notes, chat_rules.notes, weights.notes, _notes)
+            for note in each(folder)
+        ),
     )
 
 

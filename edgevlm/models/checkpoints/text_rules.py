@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
+from edgevlm import schema
 from edgevlm.bundle.spec import TextCanonicalisation, TextPreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.inputs.texts import TOKENIZER_FILE, parse, read_file
@@ -127,6 +128,56 @@ def from_checkpoint(
         hint="a device has tokenizer.json alone. If transformers' ids are the ones that the text tower was trained "
         "with, save the tokenizer again: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
     )
+
+
+def notes(folder: Path) -> tuple[str, ...]:
+    """Which file was taken, where two say different things of texts: the one that transformers takes."""
+    return (*_differing_vocabularies(folder), *_differing_tokens(folder))
+
+
+def _differing_vocabularies(folder: Path) -> Iterator[str]:
+    """Of a tokenizer that was saved again, and files of its vocabulary that were left behind."""
+    if not (folder / TOKENIZER_FILE).is_file():
+        return
+    content = read_json(folder / TOKENIZER_FILE)
+    taken = content["model"].get("vocab")
+    if not isinstance(taken, Mapping):  # Unigram's has scores, and no second file in text
+        return
+    taken = {**taken, **{each["content"]: each["id"] for each in content.get("added_tokens", ())}}
+    for name, ids in _vocabularies(folder):
+        token = next((token for token, index in ids.items() if taken.get(token, index) != index), None)
+        if token is not None:
+            yield (
+                f"texts: {TOKENIZER_FILE} was taken, as transformers does; {name} gives {token!r} the id {ids[token]}, "
+                f"not {taken[token]}"
+            )
+
+
+def _vocabularies(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name in ("vocab.json", "added_tokens.json"):
+        if (folder / name).is_file():
+            yield name, read_json(folder / name)
+    if (folder / "vocab.txt").is_file():
+        text = schema.read_text(
+            folder / "vocab.txt", "text", error=CheckpointError, hint="download it again", encoding="utf-8"
+        )
+        yield "vocab.txt", {token: index for index, token in enumerate(text.split("\n"))}
+
+
+def _differing_tokens(folder: Path) -> Iterator[str]:
+    names = ("special_tokens_map.json", "tokenizer_config.json")
+    if not all((folder / name).is_file() for name in names):
+        return
+    taken, other = (
+        {
+            key: each.get("content") if isinstance(each, Mapping) else each
+            for key, each in read_json(folder / name).items()
+        }
+        for name in names
+    )
+    differing = ", ".join(key for key, token in taken.items() if key in other and other[key] != token)
+    if differing:
+        yield f"texts: {names[0]} was taken, as transformers does; {names[1]} differs in {differing}"
 
 
 @dataclass(frozen=True)
