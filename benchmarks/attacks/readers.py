@@ -27,9 +27,11 @@ from edgevlm.bench import results
 from edgevlm.benchmarks.attacks.documents import Form
 from edgevlm.benchmarks.attacks.outcomes import tell
 from edgevlm.bundle import golden as golden_format
+from edgevlm.bundle import golden_dialogues
 from edgevlm.bundle import recipe as recipes
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.golden import Golden, GoldenPicture, GoldenText
+from edgevlm.bundle.golden_dialogues import GoldenDialogue, GoldenDialogues, GoldenStep
 from edgevlm.errors import EdgeVLMError
 from edgevlm.inference.embeddings import score
 from edgevlm.inputs import labels, pictures, texts
@@ -156,6 +158,21 @@ def _manifest(path: Path) -> Any:
     from edgevlm.errors import BundleError
 
     return schema.read(Manifest, json.loads(path.read_text()), where="", error=BundleError)
+
+
+def _write_dialogues(folder: Path) -> None:
+    step = GoldenStep((5, 3), (2.0, 1.5), 2.6)
+    asked = [("a.png", "What?"), ("b.png", "What?"), ("a.png", "Where?"), (None, "Who?"), (None, "When?")]
+    dialogues = tuple(
+        GoldenDialogue(picture, question, f"USER: {question}", (1, 2, 3), (5,), "a cat", (step,))
+        for picture, question in asked
+    )
+    pixels = {"a.png": "0" * 64, "b.png": "1" * 64}
+    golden_dialogues.write(folder, GoldenDialogues(golden_dialogues.SCHEMA_VERSION, dialogues, pixels))
+
+
+def _read_dialogues(path: Path) -> object:
+    return golden_dialogues.read(path.parent.parent, newer=False)
 
 
 # Files of a user's own
@@ -383,6 +400,23 @@ def _read_text_rules(path: Path) -> object:
     return text_rules.from_checkpoint(path.parent, family="clip", context_length=8, vocabulary_size=110)
 
 
+def _write_vocabulary(folder: Path) -> None:
+    _copy_checkpoint(folder)
+    (folder / "vocab.json").write_text(json.dumps({"a": 1, "<|endoftext|>": 109}))
+
+
+def _read_vocabulary(path: Path) -> object:
+    from edgevlm.models.checkpoints import text_rules
+
+    return text_rules.notes(path.parent)
+
+
+def _read_template(path: Path) -> object:
+    from edgevlm.models.checkpoints import chat_rules
+
+    return chat_rules.find_template(path.parent), chat_rules.notes(path.parent)
+
+
 def _read_weights(path: Path) -> object:
     from edgevlm.models.checkpoints import weights
     from edgevlm.models.network import build_network
@@ -536,6 +570,7 @@ def _readers() -> Iterator[Reader]:
     yield Reader("golden's reference", golden_format.REFERENCE, "tensors", write_bundle, _read_golden)
     yield Reader("golden's picture", "golden/grey.png", "bytes", write_bundle, _read_golden)
     yield Reader("golden's sheet", golden_format.SAMPLE_SHEET, "bytes", write_bundle, _read_golden)
+    yield Reader("golden dialogues", golden_format.GOLDEN, "json", _write_dialogues, _read_dialogues)
     yield Reader("recipe", "a.yaml", "yaml", _json(_RECIPE, "a.yaml"), recipes.resolve)
     yield Reader("distillation recipe", "a.yaml", "yaml", _json(_DISTILL, "a.yaml"), _read_distill_recipe)
     yield Reader("devices", "a.yaml", "yaml", _json(_DEVICES, "a.yaml"), _read_devices)
@@ -562,6 +597,10 @@ def _readers() -> Iterator[Reader]:
     yield Reader("picture rules", "preprocessor_config.json", "json", _copy_checkpoint, _read_picture_rules)
     yield Reader("tokenizer", "tokenizer.json", "json", _copy_checkpoint, _read_tokenizer)
     yield Reader("text rules", "tokenizer_config.json", "json", _copy_checkpoint, _read_text_rules)
+    yield Reader("vocabulary", "vocab.json", "json", _write_vocabulary, _read_vocabulary)
+    template = [{"name": "default", "template": "{{ messages }}"}, {"name": "tools", "template": ""}]
+    processor = _json({"chat_template": template}, "processor_config.json")
+    yield Reader("chat template", "processor_config.json", "json", processor, _read_template)
     yield Reader("weights", "model.safetensors", "tensors", _copy_checkpoint, _read_weights)
     yield Reader("list of weights", "model.safetensors.index.json", "json", _write_shards, _read_weights)
     yield Reader("model card", "README.md", "text", _copy_checkpoint, _read_licence)

@@ -72,7 +72,7 @@ def _templates(folder: Path) -> Iterator[tuple[str, str]]:
             continue
         found = read_json(path).get("chat_template")
         if isinstance(found, list):
-            found = {each.get("name"): each.get("template") for each in found if isinstance(each, Mapping)}
+            found = {str(each.get("name")): each.get("template") for each in found if isinstance(each, Mapping)}
         if isinstance(found, Mapping):
             found = found.get("default", found)
         if isinstance(found, str):
