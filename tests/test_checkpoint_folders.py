@@ -221,21 +221,25 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 
 def test_what_the_small_files_tell_is_told_without_torch(tmp_path: Path, pristine: Mapping[str, Path]) -> None:
-    other, unfinished, no_pictures = (tmp_path / name for name in ("other", "unfinished", "no-pictures"))
+    other, unfinished, no_pictures, coarse = (
+        tmp_path / name for name in ("other", "unfinished", "no-pictures", "coarse")
+    )
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "fuyu"}')
     for folder, lacking in ((unfinished, "model.safetensors"), (no_pictures, "preprocessor_config.json")):
         shutil.copytree(pristine["clip"], folder)
         (folder / lacking).unlink()
+    set_vision(patch_size=99)(shutil.copytree(pristine["clip"], coarse))
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom edgevlm.cli import main\n"
         "for folder in sys.argv[1:]:\n"
         "    done = CliRunner().invoke(main, ['convert', folder, '--target', 'coreml'])\n"
         "    print(done.exit_code, 'torch' in sys.modules, done.output.splitlines()[0])"
     )
-    command = [sys.executable, "-c", code, *map(str, (other, unfinished, no_pictures))]
+    command = [sys.executable, "-c", code, *map(str, (other, unfinished, no_pictures, coarse))]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
-    for line, expected in zip(said, ("got 'fuyu'", "got neither", "expected preprocessor_config.json"), strict=True):
+    told = ("got 'fuyu'", "got neither", "expected preprocessor_config.json", "patch_size: expected at most image_size")
+    for line, expected in zip(said, told, strict=True):
         assert line.startswith("2 False error: ")
         assert expected in line
 

@@ -354,6 +354,26 @@ def test_a_prediction_changes_neither_inputs_nor_weights(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads what is resident from Linux")
+def test_large_results_are_rounded_and_what_they_are_made_of_is_not(tmp_path: Path) -> None:
+    """Rounding spares memory where it is a result's own, which a cast's, a view's and an input's is not."""
+    x = np.random.default_rng(0).standard_normal((300, 301), np.float32)
+    half = x.astype(np.float16).astype(np.float32)
+
+    def body(x: Any) -> tuple[Any, ...]:
+        rounded = mb.cast(x=x, dtype="fp16")
+        turned = mb.reshape(x=rounded, shape=(301, 300))
+        doubled = mb.mul(x=rounded, y=np.float16(1 + 2**-10))
+        return x, rounded, turned, doubled, mb.mul(x=x, y=np.float32(1))
+
+    given = x.copy()
+    found = MLProgram.open(write_program(tmp_path / "p.mlpackage", {"x": x}, body)).predict({"x": given})
+    product = (half * np.float32(1 + 2**-10)).astype(np.float16)
+    expected = (x, half, half.reshape(301, 300), product.astype(np.float32), x)
+    for got, wanted in zip(found.values(), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(given, x)
+
+
 @pytest.mark.parametrize("fp16", [False, True])
 def test_weights_stay_in_the_file(fp16: bool, tmp_path: Path) -> None:
     x, weight = np.ones((1, 4096), np.float32), np.full((4096, 4096), 0.5, np.float16 if fp16 else np.float32)

@@ -21,6 +21,7 @@ from transformers.activations import ACT2FN
 
 from edgevlm.errors import CheckpointError
 from edgevlm.models.families import read_family
+from edgevlm.models.sizes import check_sizes, check_text_sizes
 from edgevlm.process.quiet import quiet
 
 # A `CLIPModel` or `SiglipModel`. Its types are of no help: the parts of a config, say, may be dicts or None in them.
@@ -30,11 +31,6 @@ _CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
     "clip": (CLIPConfig, CLIPModel),
     "siglip": (SiglipConfig, SiglipModel),
 }
-_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_TEXT_SIZES = ("vocab_size", "max_position_embeddings")
-_VISION_SIZES = ("image_size", "patch_size")
-_MOST_LAYERS = 1_000
-"""Of a tower: an empty network of more takes minutes to build, before its weights could be missed."""
 _OF_CLASSIFIERS = ("num_labels", "id2label", "label2id")
 """Keys that no dual encoder's network needs, and of which transformers makes a table with an entry a label."""
 
@@ -113,42 +109,19 @@ def _without_labels(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(config: Any, where: str) -> None:
-    """Refuses what transformers would only fail at later, or misread."""
-    _check_text(config.text_config, f"{where}: text_config")
-    _check_tower(config.vision_config, _VISION_SIZES, f"{where}: vision_config")
-    vision = config.vision_config
-    if vision.num_channels != 3:
-        raise CheckpointError(f"{where}: vision_config.num_channels: expected 3, got {vision.num_channels}")
-    if vision.patch_size > vision.image_size:
-        raise CheckpointError(
-            f"{where}: vision_config.patch_size: expected at most image_size, {vision.image_size}, "
-            f"got {vision.patch_size}"
-        )
+    check_sizes(config.to_dict(), where)
+    for side in ("text_config", "vision_config"):
+        _check_activation(getattr(config, side), f"{where}: {side}")
 
 
-def _check_text(config: Any, place: str) -> None:
-    _check_tower(config, _TEXT_SIZES, place)
+def _check_text(config: Any, where: str) -> None:
+    check_text_sizes(config.to_dict(), where)
+    _check_activation(config, where)
 
 
-def _check_tower(values: Any, sizes: tuple[str, ...], place: str) -> None:
-    for key in (*_SIZES, *sizes):
-        _check_positive(getattr(values, key), f"{place}.{key}")
-    if values.num_hidden_layers > _MOST_LAYERS:
-        raise CheckpointError(
-            f"{place}.num_hidden_layers: expected at most {_MOST_LAYERS:,}, got {values.num_hidden_layers:,}"
-        )
-    if values.hidden_size % values.num_attention_heads:
-        raise CheckpointError(
-            f"{place}: expected a hidden_size that num_attention_heads divides, "
-            f"got {values.hidden_size} and {values.num_attention_heads}"
-        )
-    if values.hidden_act not in ACT2FN:
+def _check_activation(config: Any, place: str) -> None:
+    if config.hidden_act not in ACT2FN:
         raise CheckpointError(
             f"{place}.hidden_act: expected a name that transformers knows, such as quick_gelu, gelu or "
-            f"gelu_pytorch_tanh, got {values.hidden_act!r}"
+            f"gelu_pytorch_tanh, got {config.hidden_act!r}"
         )
-
-
-def _check_positive(value: Any, place: str) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise CheckpointError(f"{place}: expected a whole number of at least 1, got {value!r}")

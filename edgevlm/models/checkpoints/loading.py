@@ -15,6 +15,7 @@ from edgevlm.models.checkpoints import picture_rules, text_rules, weights
 from edgevlm.models.checkpoints.files import read_json, read_licence
 from edgevlm.models.families import Family, read_family
 from edgevlm.models.reference import Original, image_reference, text_reference
+from edgevlm.models.sizes import check_sizes
 
 if TYPE_CHECKING:
     from edgevlm.models.model import Model
@@ -40,6 +41,7 @@ def load(folder: Path, *, name: str, commit: str | None = None) -> Model:
     config_file = folder / "config.json"
     config = read_json(config_file)
     family = read_family(config, str(config_file))
+    check_sizes(config, str(config_file))
     files = weights.find_files(folder)
     picture_rules.find_files(folder)
     for package in ("torch", "transformers"):

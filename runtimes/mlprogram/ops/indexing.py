@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from edgevlm.runtimes.mlprogram.ops.registry import Bools, Ints, Tensor, op
+from edgevlm.runtimes.mlprogram.ops.registry import Bools, Ints, Stored, Tensor, op
 
 
 @op("slice_by_index")
@@ -68,18 +68,22 @@ def _batch_grid(x: Tensor, batch_dims: int, rank: int) -> list[Tensor]:
 
 @op("gather")
 def gather(
-    x: Tensor, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool | None = None
+    x: Stored, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool | None = None
 ) -> Tensor:
     axis %= x.ndim
     indices = from_zero(indices, x.shape[axis], validate_indices)
-    if batch_dims == 0:
-        picked = x.index_select(axis, indices.reshape(-1))
+    if batch_dims == 0:  # a table of words is large, and few of them are looked up
+        picked = _widened(x.index_select(axis, indices.reshape(-1)))
         return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     batch_dims %= x.ndim
     # [batch, between, axis, rest] -> [batch, axis, between, rest] -> [batch, indices, between, rest]
-    picked = x.movedim(axis, batch_dims)[(*_batch_grid(x, batch_dims, indices.ndim), indices)]
+    picked = _widened(x.movedim(axis, batch_dims)[(*_batch_grid(x, batch_dims, indices.ndim), indices)])
     between = range(indices.ndim, indices.ndim + axis - batch_dims)
     return picked.movedim(tuple(between), tuple(range(batch_dims, batch_dims + len(between))))
+
+
+def _widened(picked: Tensor) -> Tensor:
+    return picked.float() if picked.dtype == torch.half else picked
 
 
 @op("gather_nd")

@@ -1,0 +1,67 @@
+"""The sizes that a dual encoder's `config.json` may give; needs no framework, so that others are refused at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgevlm.errors import CheckpointError
+
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_TEXT_SIZES = ("vocab_size", "max_position_embeddings")
+_VISION_SIZES = ("image_size", "patch_size")
+_MOST_LAYERS = 1_000
+"""Of a tower: an empty network of more takes minutes to build, before its weights could be missed."""
+
+
+def check_sizes(config: Mapping[str, Any], where: str) -> None:
+    """Refuses sizes that transformers would only fail at later, or misread.
+
+    Args:
+        config: The content of `config.json`, or of transformers' configuration, which has the defaults as well: a size
+            that is not there is not looked at.
+        where: The file's name, for errors.
+
+    Raises:
+        CheckpointError: one cannot be, or contradicts another.
+    """
+    text, vision = (_tower(config, f"{side}_config") for side in ("text", "vision"))
+    check_text_sizes(text, f"{where}: text_config")
+    _check_tower(vision, _VISION_SIZES, f"{where}: vision_config")
+    if vision.get("num_channels", 3) != 3:
+        raise CheckpointError(f"{where}: vision_config.num_channels: expected 3, got {vision['num_channels']!r}")
+    side, patch = vision.get("image_size"), vision.get("patch_size")
+    if side is not None and patch is not None and patch > side:
+        raise CheckpointError(f"{where}: vision_config.patch_size: expected at most image_size, {side}, got {patch}")
+
+
+def check_text_sizes(config: Mapping[str, Any], place: str) -> None:
+    """Those of a text tower alone; else as `check_sizes`."""
+    _check_tower(config, _TEXT_SIZES, place)
+
+
+def _tower(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = config.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _check_tower(values: Mapping[str, Any], sizes: tuple[str, ...], place: str) -> None:
+    for key in (*_SIZES, *sizes):
+        if key in values:
+            _check_positive(values[key], f"{place}.{key}")
+    if values.get("num_hidden_layers", 0) > _MOST_LAYERS:
+        raise CheckpointError(
+            f"{place}.num_hidden_layers: expected at most {_MOST_LAYERS:,}, got {values['num_hidden_layers']:,}"
+        )
+    if {"hidden_size", "num_attention_heads"} <= values.keys() and values["hidden_size"] % values[
+        "num_attention_heads"
+    ]:
+        raise CheckpointError(
+            f"{place}: expected a hidden_size that num_attention_heads divides, got {values['hidden_size']} and "
+            f"{values['num_attention_heads']}"
+        )
+
+
+def _check_positive(value: Any, place: str) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise CheckpointError(f"{place}: expected a whole number of at least 1, got {value!r}")
