@@ -293,8 +293,47 @@ def test_sorting_a_graph_where_it_is_is_still_needed() -> None:
     assert sorted_graph() == (True, False)
 
 
+# ExecuTorch: all nodes behind each user of each pair of partitions are gone through
+
+
+def partitions() -> tuple[list[set[str]], int]:
+    """The partitions of two branches that meet, one of them by way of what is in none; how many sets were asked."""
+    from executorch.exir.backend.canonical_partitioners.group_partitioner import GroupBasedPartitioner
+    from torch.fx.passes.operator_support import OperatorSupportBase
+
+    class Branches(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            one, other = x.relu(), x.neg()
+            return (one.exp() + other) * (one + 1).sin()
+
+    class AllButExp(OperatorSupportBase):
+        def is_node_supported(self, submodules: Any, node: torch.fx.Node) -> bool:
+            return node.op == "call_function" and node.target is not torch.ops.aten.exp.default
+
+    program = torch.export.export(Branches(), (torch.ones(3),)).module()
+    groups = [[node] for node in program.graph.nodes if node.op == "call_function" and "exp" not in node.name]
+    partitioner = GroupBasedPartitioner(program, AllButExp(), allows_single_node_partition=True, node_groups=groups)
+    asked = []
+    behind = partitioner.dependency_viewer.downstreams_of
+    partitioner.dependency_viewer.downstreams_of = lambda node: asked.append(node) or behind(node)
+    found = partitioner.propose_partitions()
+    return sorted(({node.name for node in each.nodes} for each in found), key=sorted), len(asked)
+
+
+def test_partitions_are_told_by_bits() -> None:
+    with executorch_patches.applied():
+        found, asked = partitions()
+    assert asked == 0
+    assert len(found) == 2
+    assert found == partitions()[0]
+
+
+def test_telling_partitions_by_bits_is_still_needed() -> None:
+    assert partitions()[1] > 0
+
+
 @pytest.mark.slow
-def test_the_same_bytes_are_written_with_every_replay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_same_bytes_are_written_without_what_saves_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = {"encode_text": library.towers()["encode_text"]}
 
     def lowered(folder: Path) -> bytes:
@@ -304,7 +343,8 @@ def test_the_same_bytes_are_written_with_every_replay(monkeypatch: pytest.Monkey
     (tmp_path / "patched").mkdir()
     (tmp_path / "plain").mkdir()
     patched = lowered(tmp_path / "patched")
-    monkeypatch.setattr(executorch_patches, "_no_needless_replays", contextlib.nullcontext)
+    for patch in ("_no_needless_replays", "_partitions_by_bits"):
+        monkeypatch.setattr(executorch_patches, patch, contextlib.nullcontext)
     assert lowered(tmp_path / "plain") == patched
 
 

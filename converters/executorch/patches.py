@@ -7,12 +7,16 @@ A test fails once upstream has mended one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import inspect
 import itertools
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -29,6 +33,7 @@ def applied() -> Iterator[None]:
             stack.enter_context(_sound_layouts())
             stack.enter_context(_no_needless_replays())
             stack.enter_context(_sorted_in_place())
+            stack.enter_context(_partitions_by_bits())
         if version("torch").startswith(PATCHED_TORCH):
             stack.enter_context(_shared_histories())
         yield
@@ -137,6 +142,61 @@ def _sort(graph_module: GraphModule) -> GraphModule:
     for node, behind in itertools.pairwise(in_order):
         node.append(behind)
     return graph_module
+
+
+@contextlib.contextmanager
+def _partitions_by_bits() -> Iterator[None]:
+    """Whether two partitions may become one is told by a bit a node, and what is constant is looked for among inputs.
+
+    1.5.1 asks each pair of partitions, and for each goes through sets of all nodes behind each of their users; it lists
+    all parameters anew for each node. Of a decoder of thirty layers that is more than half of a conversion.
+    """
+    from executorch.exir.backend.canonical_partitioners import config_partitioner  # type: ignore[import-untyped]
+    from executorch.exir.backend.canonical_partitioners.group_partitioner import (  # type: ignore[import-untyped]
+        GroupBasedPartitioner,
+    )
+
+    merges, is_constant = GroupBasedPartitioner._can_merge_partitions, config_partitioner.is_constant_data
+    orders: WeakKeyDictionary[Any, _Order] = WeakKeyDictionary()
+
+    def can_merge(self: Any, one: int, other: int, partitions_by_id: dict[int, Any]) -> bool:
+        from torch.fx.passes.utils.fuser_utils import validate_partition
+
+        if self not in orders:
+            orders[self] = _Order.of(self.graph_module)
+        nodes = [node for each in (one, other) for node in partitions_by_id[each].nodes]
+        return orders[self].keeps(nodes) and bool(validate_partition(nodes))
+
+    def is_constant_input(program: Any, node: Node) -> bool:
+        return node.op == "placeholder" and bool(is_constant(program, node))
+
+    GroupBasedPartitioner._can_merge_partitions, config_partitioner.is_constant_data = can_merge, is_constant_input
+    try:
+        yield
+    finally:
+        GroupBasedPartitioner._can_merge_partitions, config_partitioner.is_constant_data = merges, is_constant
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What comes of what in a graph: of each node its own bit, and the bits of all that is computed by way of it."""
+
+    own: Mapping[Node, int]
+    behind: Mapping[Node, int]
+
+    @classmethod
+    def of(cls, graph_module: GraphModule) -> _Order:
+        own = {node: 1 << place for place, node in enumerate(graph_module.graph.nodes)}
+        behind: dict[Node, int] = {}
+        for node in reversed(graph_module.graph.nodes):
+            behind[node] = functools.reduce(operator.or_, (own[user] | behind[user] for user in node.users), 0)
+        return cls(own, behind)
+
+    def keeps(self, nodes: list[Node]) -> bool:
+        """Whether nothing outside of these nodes is computed from some of them and read by others."""
+        together = functools.reduce(operator.or_, (self.own[node] for node in nodes), 0)
+        users = {user for node in nodes for user in node.users}
+        return not any(self.behind[user] & together for user in users if not self.own[user] & together)
 
 
 @contextlib.contextmanager
