@@ -20,19 +20,22 @@ pytest_plugins = ["patience", "pytester"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What is converted is shared by a run's workers, kept for later runs of the same sources, and not the user's."""
+    """What is converted is shared by a run's workers, kept for later runs of the same sources, and not the user's.
+
+    What devices are emulated with, some 450 MB, is kept for all later runs.
+    """
     from made import home
 
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where Ctrl-C would end nothing
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if hasattr(config, "cache"):
-        folder = config.cache.mkdir("made")
+        folder, devices = (config.cache.mkdir(name) for name in ("made", "devices"))
     else:  # with `-p no:cacheprovider`
         scratch = tempfile.TemporaryDirectory(prefix="edgevlm-tests-")
         config.add_cleanup(scratch.cleanup)
-        folder = Path(scratch.name)
-    os.environ["EDGEVLM_CACHE_DIR"] = str(home(folder))
+        folder, devices = Path(scratch.name, "made"), Path(scratch.name, "devices")
+    os.environ["EDGEVLM_CACHE_DIR"] = str(home(folder, devices))
 
 
 @pytest.hookimpl(trylast=True)
@@ -65,16 +68,6 @@ def _apples_answers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
     with agreeing(monkeypatch):
         yield
-
-
-@pytest.fixture
-def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where what devices are emulated with, some 450 MB, is kept from one test run to the next."""
-    from edgevlm.process import store
-
-    folder = request.config.cache.mkdir("devices").parent
-    monkeypatch.setattr(store, "folder", lambda: folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

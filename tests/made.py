@@ -28,14 +28,22 @@ spent = 0.0
 """CPU seconds that this process has made things with which tests share: no test is to blame for them."""
 
 
-def home(folder: Path) -> Path:
-    """The one of a folder's folders in which lies what the present sources and tools make; the oldest others go."""
+def home(folder: Path, devices: Path) -> Path:
+    """The one of a folder's folders in which lies what the present sources and tools make; the oldest others go.
+
+    Args:
+        folder: The folder; it is made where there is none.
+        devices: Where what devices are emulated with lies, whatever the sources.
+    """
     root = Path(__file__).parents[1]
     paths = sorted(path for name in _SOURCES for path in root.glob(name) if path.is_file())
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     found = folder / cache.key({"tests": hashes})
-    found.mkdir(exist_ok=True)
+    for each in (found, devices):
+        each.mkdir(parents=True, exist_ok=True)
     os.utime(found)
+    with contextlib.suppress(FileExistsError):
+        (found / "devices").symlink_to(devices)
     for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return found

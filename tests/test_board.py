@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,7 +35,7 @@ from edgevlm.emulation import board_image, cpio
 from edgevlm.emulation.board import QEMU, board, memory_mb
 from edgevlm.errors import DeviceError, OutOfMemory
 from edgevlm.graphs.program import Program
-from edgevlm.process import scratch, store
+from edgevlm.process import scratch
 from edgevlm.targets import registry
 
 PI_5 = builtin()["raspberry-pi-5"]
@@ -43,11 +44,8 @@ missing = [program for program in (QEMU, "mke2fs", "ssh", "apt-get", "dpkg") if 
 boots = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
-pytestmark = pytest.mark.usefixtures("kept")
-
-
 @pytest.fixture
-def ready(kept: Path) -> None:
+def ready() -> None:
     with skipped_offline():
         board_image.prepare()
 
@@ -87,7 +85,8 @@ def result(machine: Machine, job: Mapping[str, Any]) -> Mapping[str, Any]:
 @pytest.mark.slow
 @boots
 @pytest.mark.usefixtures("ready")
-def test_a_board_runs_what_fits_and_kills_what_does_not(tmp_path: Path) -> None:
+def test_a_board_runs_what_fits_and_kills_what_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     student = library.student("tflite", "int8", image_only=True)
     too_large = greedy(student, tmp_path / "greedy.edgevlm")
     told: list[str] = []
@@ -105,23 +104,22 @@ def test_a_board_runs_what_fits_and_kills_what_does_not(tmp_path: Path) -> None:
     assert len(result(Local(), running(str(too_large.path)))["answer"]) == 64  # this computer has the memory
     assert any(re.match(rf"booting a board with {LITTLE_MB} MiB .* takes 10 to 60 s", stage) for stage in told)
     assert not any("fetching" in stage or "site-" in stage for stage in told)  # the disk has the packages
-    assert named(str(store.folder())) == []  # no QEMU is left
+    assert named(str(tmp_path)) == []  # no QEMU is left
 
 
 @pytest.mark.slow
 @boots
 @pytest.mark.usefixtures("ready")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_command_leaves_no_board(number: int, kept: Path, tmp_path: Path) -> None:
+def test_a_stopped_command_leaves_no_board(number: int, tmp_path: Path) -> None:
     if number == signal.SIGKILL and shutil.which("setpriv") is None:
         pytest.skip("needs setpriv, of util-linux")
     code = f"""
-import pathlib, time
+import time
 from dataclasses import replace
-from edgevlm.process import interrupts, store
+from edgevlm.process import interrupts
 from edgevlm.devices.profile import builtin
 from edgevlm.emulation import board
-store.folder = lambda: pathlib.Path("{kept}")
 def wait(*_):
     print("running", flush=True)
     time.sleep(60)
@@ -133,14 +131,14 @@ with interrupts.clean_exit(), board.board(replace(builtin()["raspberry-pi-5"], m
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as command:
         assert command.stdout is not None
         assert command.stdout.readline() == b"running\n"
-        assert named(str(kept)) != []
+        assert named(str(tmp_path)) != []
         command.send_signal(number)
         assert command.wait(20) == (-number if number == signal.SIGKILL else 128 + number)
     for _ in range(100):  # the system ends what was left behind after it has told of the command's end
-        if not named(str(kept)):
+        if not named(str(tmp_path)):
             break
         time.sleep(0.1)
-    assert named(str(kept)) == []
+    assert named(str(tmp_path)) == []
     assert (list(tmp_path.iterdir()) == []) == (number == signal.SIGTERM)
     scratch.sweep(tmp_path)  # as the next command does
     assert list(tmp_path.iterdir()) == []

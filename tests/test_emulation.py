@@ -34,11 +34,8 @@ missing = [program for program in NEEDED if shutil.which(program) is None]
 emulates = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
 
 
-pytestmark = pytest.mark.usefixtures("kept")
-
-
 @pytest.fixture
-def ready(kept: Path) -> Setup:
+def ready() -> Setup:
     with skipped_offline():
         return prepare(["tflite", "executorch"])
 

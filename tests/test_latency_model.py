@@ -360,7 +360,6 @@ def test_an_unknown_network_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("kept")
 @pytest.mark.skipif(shutil.which("qemu-aarch64") is None, reason="not installed: qemu-aarch64")
 def test_counting_again_gives_what_is_kept(tmp_path: Path) -> None:
     point = next(each for each in points().cpu if each.network == "MobileNetV3 Small fp32")

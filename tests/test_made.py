@@ -43,11 +43,11 @@ def test_what_fails_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
 
 def test_the_last_states_of_the_sources_are_kept(tmp_path: Path) -> None:
     for age, name in enumerate(("newer", "older")):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    present = made.home(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {present.name, "newer"}
-    assert made.home(tmp_path) == present
+        (tmp_path / "made" / name).mkdir(parents=True)
+        os.utime(tmp_path / "made" / name, (1000 - age, 1000 - age))
+    present = made.home(tmp_path / "made", tmp_path / "devices")
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {present.name, "newer"}
+    assert made.home(tmp_path / "made", tmp_path / "devices") == present
 
 
 def test_what_is_shared_is_counted_apart() -> None:

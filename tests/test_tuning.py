@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from checkpoints import write_clip_checkpoint
 
-from edgevlm.bundle.recipe import BUILTIN, resolve
+from edgevlm.bundle.recipe import BUILTIN, ParityLimits, resolve
 from edgevlm.compression.calibration import CalibrationSource
 from edgevlm.conversion import pipeline
 from edgevlm.errors import DataError, InputError, OutputError
 from edgevlm.tuning import search
+from edgevlm.tuning.recipe_file import write_recipe
 from edgevlm.tuning.request import TuneRequest
 from edgevlm.tuning.search import best
 from edgevlm.tuning.task import Score
@@ -29,7 +30,8 @@ CALIBRATION = CalibrationSource("objects:train:200:4")
 @pytest.fixture(scope="module")
 def request_(tmp_path_factory: pytest.TempPathFactory) -> TuneRequest:
     folder = tmp_path_factory.mktemp("tune")
-    write_clip_checkpoint(folder / "clip")
+    one = {"num_hidden_layers": 1}
+    write_clip_checkpoint(folder / "clip", text=one, vision=one, amplified=False)
     return TuneRequest(
         folder / "clip", "tflite", DATA, folder / "out", max_drop=100, calibration=CALIBRATION, pictures=40
     )
@@ -120,6 +122,13 @@ def test_nothing_within_the_drop_is_nothing_found() -> None:
         return Trial(BUILTIN[recipe], Score(0.5, 0.5, 0.9), 10, 5, 0.5, 3.0)
 
     assert best([lossy("int8")], max_drop=0.5, objective="size") is None
+
+
+def test_a_limit_that_nothing_would_reach_is_not_written(request_: TuneRequest, tmp_path: Path) -> None:
+    kept = ParityLimits(min_cosine=-0.07, min_top1_agreement=0.3)
+    trial = Trial(BUILTIN["int4-weights"], Score(0.5, 0.5, 0.9), 10, 5, None, 3.0, kept=kept)
+    write_recipe(tmp_path / "recipe.yaml", trial, request_, accuracy=0.5, pictures=40)
+    assert resolve(tmp_path / "recipe.yaml").parity == ParityLimits(min_top1_agreement=0.28)
 
 
 @pytest.mark.parametrize(("objective", "winner"), [("size", "int4-weights"), ("latency", "int8")])

@@ -35,7 +35,7 @@ def write_recipe(path: Path, trial: Trial, request: TuneRequest, *, accuracy: fl
         recipe,
         name="tuned",
         summary=f"{recipe.name}, found for {request.target}",
-        parity=ParityLimits(**{name: round(max(0.0, value - _MARGIN), 3) for name, value in kept.items()}),
+        parity=ParityLimits(**{name: round(value - _MARGIN, 3) for name, value in kept.items() if value > _MARGIN}),
     )
     comments = {
         "weights.float_layers": "Those that lost most, the worst first.",
