@@ -98,9 +98,14 @@ def slice_update(
     squeeze_mask: Bools | None = None,
 ) -> Tensor:
     # The places that the slice would read are those that it writes.
-    numbers = torch.arange(x.numel()).reshape(x.shape)
-    places = slice_by_index(numbers, begin, end, stride, begin_mask, end_mask, squeeze_mask)
+    result = x.clone()
+    places = slice_by_index(result, begin, end, stride, begin_mask, end_mask, squeeze_mask)
     if places.numel() != update.numel():
         where = f"from {list(begin)} to {list(end)} of {list(x.shape)}"
         raise IndexError(f"an update of {list(update.shape)} for a slice of {list(places.shape)}, {where}")
+    if places.untyped_storage().data_ptr() == result.untyped_storage().data_ptr():
+        places.copy_(update.reshape(places.shape))
+        return result
+    numbers = torch.arange(x.numel()).reshape(x.shape)  # read backwards, a slice is a copy
+    places = slice_by_index(numbers, begin, end, stride, begin_mask, end_mask, squeeze_mask)
     return x.reshape(-1).index_copy(0, places.reshape(-1), update.reshape(-1)).reshape(x.shape)
