@@ -72,6 +72,7 @@ def main() -> None:
     print(f"{found['attacks']} attacks, {len(found['findings'])} findings")
     if options.keep or options.json:
         command = f"python -m edgevlm.benchmarks.attacks --work WORK --count {options.count} --seed {options.seed}"
+        command += "".join(f" --bundle {path.name}" for path in options.bundle)
         kept = keep("attacks", {"seed": options.seed, **found}, command, options.json)
         if options.keep:
             PAGE.write_text(page(json.loads(kept.read_text(encoding="utf-8"))), encoding="utf-8")
