@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from edgevlm.enrichment.descriptions import Descriptions
     from edgevlm.enrichment.enrichment import enrich
     from edgevlm.evaluation.evaluation import evaluate
+    from edgevlm.evaluation.speaking import evaluate_answers
     from edgevlm.inference.embedder import BundleModel
 
 __version__ = "0.1.0"
@@ -87,6 +88,7 @@ __all__ = [
     "distill",
     "enrich",
     "evaluate",
+    "evaluate_answers",
     "export_for_app",
     "open",
     "testing",
@@ -106,6 +108,7 @@ _HOMES = {
     "distill": "edgevlm.api",
     "enrich": "edgevlm.enrichment.enrichment",
     "evaluate": "edgevlm.evaluation.evaluation",
+    "evaluate_answers": "edgevlm.evaluation.speaking",
     "export_for_app": "edgevlm.bundle.export",
     "open": "edgevlm.api",
     "verify": "edgevlm.conversion.pipeline",

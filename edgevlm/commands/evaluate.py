@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,13 +15,17 @@ from edgevlm.errors import InputError
 from edgevlm.process import terminal
 
 if TYPE_CHECKING:
+    from edgevlm.evaluation.asking import Choosing
     from edgevlm.evaluation.evaluation import Evaluation
     from edgevlm.evaluation.few_shot import FewShot
     from edgevlm.evaluation.index import Index
+    from edgevlm.evaluation.judging import Share
     from edgevlm.evaluation.measurement import SetEvaluation
     from edgevlm.evaluation.retrieval import Recall
     from edgevlm.evaluation.scene_zero_shot import SceneAccuracy
+    from edgevlm.evaluation.speaking import AnswerEvaluation
 
+E = TypeVar("E", "Evaluation", "AnswerEvaluation")
 T = TypeVar("T")
 
 _NAMED = re.compile(r"(?P<name>[\w .+-]+)=(?P<spec>.+)")
@@ -29,13 +33,14 @@ _CLASSES_SHOWN = 10
 _FEW = 5
 _SKIPPED_SHOWN = 5
 _NOTHING = "–"
+_KEPT = Path("evaluated")
 
 
 @click.command()
 @click.argument("model")
 @click.option(
     "--data", "data", multiple=True, required=True, metavar="[NAME=]DATA",
-    help="Image folder, captions .json, WebDataset .tar shards, scenes:… or objects:…; may repeat.",
+    help="Image folder, captions .json, WebDataset .tar shards, scenes:… or objects:…; questions; may repeat.",
 )  # fmt: skip
 @click.option(
     "--template",
@@ -56,6 +61,16 @@ _NOTHING = "–"
 @click.option("--teacher", help="Model or bundle to compare the embeddings with.")
 @click.option("--limit", type=click.IntRange(min=1), help="Pictures of each data set, evenly spread over it.")
 @click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
+@click.option("--answers", type=PATH, help="People's answers to VQAv2's questions, if not beside them.")
+@click.option("--prompt", help="What a model that talks is asked with; {} is the question.")
+@click.option(
+    "--choose", type=click.Choice(("letter", "likelihood")),
+    help="How it chooses an option: it says its letter, or the likeliest text counts.",
+)  # fmt: skip
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Of each of its answers.")
+@click.option(
+    "--keep", type=PATH, help="Folder of its answers, from which a stopped run goes on; evaluated if left out."
+)
 @max_unreadable
 @click.option("--out", type=PATH, help="Also write the JSON to this file.")
 @as_json
@@ -72,6 +87,11 @@ def evaluate(
     teacher: str | None,
     limit: int | None,
     images: Path | None,
+    answers: Path | None,
+    prompt: str | None,
+    choose: Choosing | None,
+    max_tokens: int | None,
+    keep: Path | None,
     max_unreadable: float,
     out: Path | None,
     as_json: bool,
@@ -84,6 +104,9 @@ def evaluate(
     A bundle is run as it ships, and the first line says what that proves: host-runtime (the target's own, here),
     program-semantics (each op as it is specified) or device; a model in torch is the reference.
 
+    A model that talks is asked questions, in the files of VQAv2, GQA, POPE, ChartQA, DocVQA (.json) and of MMBench and
+    SEED (.tsv), or describes pictures that have captions; each answer is judged by the benchmark's own rule, and kept.
+
     To train on a few pictures of new classes: edgevlm distill --student MODEL --few-shot DATA.
 
     \b
@@ -94,15 +117,43 @@ def evaluate(
       edgevlm evaluate my-student --data photos/ --teacher openai/clip-vit-base-patch32 --out report.json
       edgevlm evaluate dist/my-student-tflite-fp16.edgevlm --data photos/ --threshold
       edgevlm evaluate edgevlm-student --data scenes:combinations:2000:1:held-out --index
+      edgevlm evaluate dist/my-smolvlm-tflite-int8.edgevlm --data coco_pope_random.json --images val2014
+      edgevlm evaluate my-smolvlm --data mmbench_dev_en.tsv --choose likelihood --limit 500
       edgevlm evaluate edgevlm-student --attributes --data seen=scenes:train:500:1:held-out \\
         --data unseen=scenes:combinations:500:1:held-out --data styles=scenes:styles:500:1:held-out
     """
-    from edgevlm import schema
     from edgevlm.evaluation.evaluation import evaluate as measure
+    from edgevlm.evaluation.speaking import evaluate_answers, talks
 
     numbers = _parse_shots(shots)
     if out is not None:
         refuse_unwritable(out)
+    of_encoders = {
+        "--template": templates, "--descriptions": descriptions, "--shots": shots, "--attributes": attributes,
+        "--index": index, "--threshold": threshold, "--teacher": teacher,
+    }  # fmt: skip
+    of_talkers = {
+        "--answers": answers, "--prompt": prompt, "--choose": choose, "--max-tokens": max_tokens, "--keep": keep,
+    }  # fmt: skip
+    if talks(model):
+        _refuse(of_encoders, f"models that give embeddings, and {model} talks")
+        with terminal.progress_bar() as progress:
+            asked = evaluate_answers(
+                model,
+                _parse_data(data),
+                images=images,
+                answers=answers,
+                prompt=prompt,
+                choosing=choose or "letter",
+                max_tokens=max_tokens,
+                limit=limit,
+                keep=keep or _KEPT,
+                max_unreadable=max_unreadable,
+                progress=progress,
+            )
+        _tell(asked, out, as_json, _show_answers)
+        return
+    _refuse(of_talkers, f"models that talk, and {model} gives embeddings")
     with terminal.progress_bar() as progress:
         found = measure(
             model,
@@ -120,13 +171,25 @@ def evaluate(
             max_unreadable=max_unreadable,
             progress=progress,
         )
+    _tell(found, out, as_json, _show)
+
+
+def _refuse(options: Mapping[str, object], whose: str) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise InputError(f"{', '.join(given)}: of {whose}", hint="leave it out")
+
+
+def _tell(found: E, out: Path | None, as_json: bool, show: Callable[[E], None]) -> None:
+    from edgevlm import schema
+
     if out is not None:
         _write(out, terminal.json_text(schema.write(found)))
         terminal.say(f"wrote {out}", err=True)
     if as_json:
         terminal.print_json(schema.write(found))
     else:
-        _show(found)
+        show(found)
 
 
 def _parse_data(data: Sequence[str]) -> dict[str, str]:
@@ -170,7 +233,49 @@ def _show(found: Evaluation) -> None:
         _show_classes(each)
         for note in each.notes:
             terminal.say(f"{each.name}: {note}")
-        _show_skipped(each)
+        _show_skipped(each.name, each.skipped)
+
+
+def _show_answers(found: AnswerEvaluation) -> None:
+    sets = found.sets
+    kinds = sorted({kind for each in sets for kind in each.judged.by_category})
+    words = [each.judged.captions for each in sets]
+    yes = [each.judged.yes_no for each in sets]
+    rows = [
+        _row("questions", sets, lambda each: f"{each.judged.total.questions:,}"),
+        _row("judged by", sets, lambda each: each.judged.rule),
+        _row("score", [None if each.form == "captions" else each.judged.total for each in sets], _interval),
+        *(_row(f"  {kind}", [each.judged.by_category.get(kind) for each in sets], _interval) for kind in kinds),
+        _row("right in every order of the options", [each.judged.circular for each in sets], _interval),
+        _row("CIDEr-D", [each.judged.total if each.form == "captions" else None for each in sets], _of_ten),
+        _row("BLEU-4", words, lambda found: f"{100 * found.bleu4:.1f}"),
+        _row("ROUGE-L", words, lambda found: f"{100 * found.rouge_l:.1f}"),
+        _row("precision / recall of yes", yes, lambda found: f"{found.precision:.1%} / {found.recall:.1%}"),
+        _row("F1", yes, lambda found: _percent(found.f1)),
+        _row("says yes", yes, lambda found: _percent(found.yes_ratio)),
+        _row("letters said", [each.judged.letters or None for each in sets], _letters),
+        _row("answers that name no option", [each.judged.unread or None for each in sets], lambda count: f"{count:,}"),
+    ]
+    terminal.say(f"{found.model}: {found.precision}, evidence: {found.evidence}")
+    shown = [row for row in rows if any(cell != _NOTHING for cell in row[1:])]
+    terminal.table(None, ("", *(f">{each.name}" for each in sets)), shown)
+    for each in sets:
+        prompt = each.prompt.replace("\n", "\\n")
+        terminal.say(f"{each.name}: asked with {prompt!r}; answers: {each.answers}")
+        _show_skipped(each.name, each.judged.skipped)
+
+
+def _interval(share: Share) -> str:
+    return f"{share.score:.1%} ({share.low:.1%} to {share.high:.1%})"
+
+
+def _of_ten(share: Share) -> str:
+    """CIDEr-D as papers print it: a hundred times the mean of what is 0..10."""
+    return f"{100 * share.score:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})"
+
+
+def _letters(letters: Mapping[str, int]) -> str:
+    return ", ".join(f"{letter} {count:,}" for letter, count in letters.items())
 
 
 def _rows(sets: Sequence[SetEvaluation]) -> list[tuple[str, ...]]:
@@ -260,15 +365,15 @@ def _show_index(name: str, index: Index) -> None:
     terminal.table(f"{name}: an index of {index.pictures:,} pictures", columns, rows)
 
 
-def _show_skipped(each: SetEvaluation) -> None:
-    if not each.skipped:
+def _show_skipped(name: str, skipped: Mapping[str, str]) -> None:
+    if not skipped:
         return
-    pictures = "picture" if len(each.skipped) == 1 else "pictures"
-    terminal.say(f"{each.name}: {len(each.skipped):,} unreadable {pictures} skipped:")
-    for reason in list(each.skipped.values())[:_SKIPPED_SHOWN]:
+    pictures = "picture" if len(skipped) == 1 else "pictures"
+    terminal.say(f"{name}: {len(skipped):,} unreadable {pictures} skipped:")
+    for reason in list(skipped.values())[:_SKIPPED_SHOWN]:
         terminal.say(f"  {reason}")
-    if len(each.skipped) > _SKIPPED_SHOWN:
-        terminal.say(f"  and {len(each.skipped) - _SKIPPED_SHOWN:,} more; --json lists all")
+    if len(skipped) > _SKIPPED_SHOWN:
+        terminal.say(f"  and {len(skipped) - _SKIPPED_SHOWN:,} more; --json lists all")
 
 
 def _show_classes(each: SetEvaluation) -> None:

@@ -9,6 +9,7 @@
     docvqa     {"data": [{"questionId", "image", "question", "answers"}]}           by likeness (ANLS)
     choice     a table with tabs: index, image (base64), question, A, B, ... and    the letter (MMBench, SEED)
                answer
+    captions   any data of pictures with captions: COCO's, a folder of shards       by people's captions (CIDEr-D)
 
 The pages of the formats: https://visualqa.org/vqa_v2_dataformat.html, https://cs.stanford.edu/people/dorarad/gqa/,
 https://github.com/AoiDragon/POPE, https://github.com/vis-nlp/ChartQA, https://rrc.cvc.uab.es/?ch=17,
@@ -30,11 +31,12 @@ from typing import IO, Any, Literal
 from PIL import Image
 
 from edgevlm import schema
+from edgevlm.data.dataset import Dataset
 from edgevlm.data.fingerprints import fingerprint, stamp
 from edgevlm.data.pictures import read_picture
 from edgevlm.errors import DataError, ImageError
 
-Form = Literal["vqa", "gqa", "pope", "chartqa", "docvqa", "choice"]
+Form = Literal["vqa", "gqa", "pope", "chartqa", "docvqa", "choice", "captions"]
 LETTERS = "ABCDEFGH"
 """Of options, as many as a question may have."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -51,8 +53,8 @@ class PictureQuestion:
     Attributes:
         key: Names the question, the same in every run.
         picture: Names the picture: a path below the folder of pictures, or the row of a table.
-        text: What is asked.
-        answers: Those that are right: of `vqa` each of the people's, of `choice` the letter alone.
+        text: What is asked; empty where the picture is to be described.
+        answers: Those that are right: of `vqa` each of the people's, of `choice` the letter alone, else texts.
         options: Of `choice`, their texts, in the order of their letters.
         category: What kind of question the benchmark says that it is; None where it says nothing.
     """
@@ -72,7 +74,7 @@ class Questions:
         name: What a user called them.
         form: Of the file.
         questions: In the order of the file.
-        read: Gives the picture of a question.
+        read: Gives the picture of a question, by its index.
         stamps: Plain values that change when a file does.
 
     Attributes:
@@ -84,7 +86,7 @@ class Questions:
         name: str,
         form: Form,
         questions: Sequence[PictureQuestion],
-        read: Callable[[PictureQuestion], Image.Image],
+        read: Callable[[int], Image.Image],
         stamps: Sequence[object] = (),
     ) -> None:
         self.name, self.form, self._questions, self._read = name, form, tuple(questions), read
@@ -103,7 +105,7 @@ class Questions:
         Raises:
             ImageError: it cannot be read.
         """
-        return self._read(self._questions[index])
+        return self._read(index)
 
 
 def open_questions(
@@ -124,16 +126,51 @@ def open_questions(
     root = path.parent if images is None else Path(images)
     if path.suffix.lower() == ".tsv":
         return _open_table(path)
-    lines = schema.read_text(path, "JSON", error=DataError, encoding="utf-8", most_bytes=schema.LARGEST_JSON_BYTES)
-    content = _parse(lines, path)
+    content = _parse(_read(path), path)
     form = _form_of(content, path)
     if answers is not None and form != "vqa":
         raise DataError(f"{path}: has its answers in it, being in the form {form}: expected no file of answers")
     given = _READERS[form](content, path, None if answers is None else Path(answers))
     questions = _found(list(given), path, root, form)
     return Questions(
-        str(file), form, questions, lambda each: read_picture(root / each.picture), _stamps(root, questions)
+        str(file),
+        form,
+        questions,
+        lambda index: read_picture(root / questions[index].picture),
+        _stamps(root, questions),
     )
+
+
+def to_describe(data: Dataset) -> Questions:
+    """Pictures with captions, each to be described.
+
+    Raises:
+        DataError: it has no captions.
+    """
+    examples = {index: data.example(index) for index in range(len(data))}
+    captioned = {index: each for index, each in examples.items() if each.captions}
+    if not captioned:
+        raise DataError(
+            f"{data.name}: expected questions about pictures, or captions of them, got pictures without words",
+            hint="edgevlm run BUNDLE --labels compares labels",
+        )
+    questions = [PictureQuestion(each.key, each.key, "", each.captions) for each in captioned.values()]
+    places = tuple(captioned)
+    return Questions(data.name, "captions", questions, lambda index: data.picture(places[index]), [data.fingerprint])
+
+
+def is_questions(path: Path) -> bool:
+    """Whether a file is one of questions, and not of COCO's captions, as far as its name and first key tell."""
+    if path.suffix.lower() == ".tsv":
+        return path.is_file()
+    if path.suffix.lower() not in (".json", ".jsonl") or not path.is_file():
+        return False
+    content = _parse(_read(path), path)
+    return not (isinstance(content, Mapping) and "images" in content)
+
+
+def _read(path: Path) -> str:
+    return schema.read_text(path, "JSON", error=DataError, encoding="utf-8", most_bytes=schema.LARGEST_JSON_BYTES)
 
 
 def _parse(text: str, path: Path) -> Any:
@@ -352,12 +389,13 @@ def _open_table(path: Path) -> Questions:
     if not given:
         raise DataError(f"{path}: expected a row a question, got none")
 
-    def read(question: PictureQuestion) -> Image.Image:
-        row = next(row for _, row in _rows(path, places[question.picture]))
+    def read(index: int) -> Image.Image:
+        name = given[index].picture
+        row = next(row for _, row in _rows(path, places[name]))
         try:
             return read_picture(base64.b64decode(row["image"], validate=True))
         except binascii.Error as error:
-            raise ImageError(f"{path}: index {question.picture}: image: expected base64, got: {error}") from error
+            raise ImageError(f"{path}: index {name}: image: expected base64, got: {error}") from error
 
     return Questions(str(path), "choice", given, read, stamp(path))
 

@@ -10,11 +10,11 @@ The first line says what was asked of whom: with other answers none of these can
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from edgevlm import schema
 from edgevlm.data.questions import LETTERS, Form, PictureQuestion, Questions
@@ -35,9 +35,10 @@ PROMPTS: Mapping[Form, str] = {
     "chartqa": _SHORT,
     "docvqa": _SHORT,
     "choice": "{}\nAnswer with the option's letter from the given choices directly.",
+    "captions": "{}",
 }
 """What LLaVA 1.5 is asked with (https://arxiv.org/abs/2310.03744), and most models since."""
-MOST_TOKENS = 16
+MOST_TOKENS: Mapping[Form, int] = {**dict.fromkeys(PROMPTS, 16), "docvqa": 32, "captions": 64}
 _BEHIND_A_LETTER = ("", ".", ")", ":", ",")
 
 
@@ -54,7 +55,7 @@ class Asked:
 
     prompt: str
     choosing: Choosing = "letter"
-    max_tokens: int = MOST_TOKENS
+    max_tokens: int = 16
     limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,7 +64,7 @@ class Asked:
 
 
 def ask_questions(
-    talker: Generator, data: Questions, how: Asked, path: Path, *, model: str, progress: Progress
+    talker: Generator, data: Questions, how: Asked, path: Path | None, *, model: str, progress: Progress
 ) -> dict[str, str | ImageError]:
     """The answer to each question, or why its picture cannot be read; those that are kept already are not asked again.
 
@@ -73,7 +74,7 @@ def ask_questions(
         talker: An open bundle, or the float original.
         data: The questions.
         how: They are asked.
-        path: File of the answers, which each is added to as it comes.
+        path: File of the answers, which each is added to as it comes; None keeps none.
         model: What tells this model from every other: a bundle's digest, or a checkpoint's fingerprint.
         progress: Told how far it is.
 
@@ -89,7 +90,7 @@ def ask_questions(
         "choosing": how.choosing,
         "max_tokens": how.max_tokens,
     }
-    with output_errors(path), _opened(path, identity) as (file, found):
+    with _opened(path, identity) as (keep, found):
         rows = spread(len(data), how.limit)
         shown: tuple[str, Any] | None = None
         for done, row in enumerate(rows):
@@ -106,8 +107,7 @@ def ask_questions(
             except ImageError as error:
                 found[question.key] = error
                 line = {"key": question.key, "error": error.message}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
+            keep(line)
         return {data[row].key: found[data[row].key] for row in rows}
 
 
@@ -129,7 +129,7 @@ def said_letter(answer: str, question: PictureQuestion) -> str | None:
 
 def _answer(talker: Generator, picture: Any, question: PictureQuestion, how: Asked) -> str:
     """What the model says, or the letter of the likeliest option."""
-    text = how.prompt.format(question.text)
+    text = how.prompt.replace("{}", question.text or talker.dialogue.describe)
     if question.options and how.choosing == "likelihood":
         options = list(question.options)
         likely = talker.score(picture, text, options)
@@ -137,33 +137,51 @@ def _answer(talker: Generator, picture: Any, question: PictureQuestion, how: Ask
         return LETTERS[max(range(len(options)), key=lambda place: likely[place] / lengths[place])]
     if question.options:
         named = "\n".join(f"{letter}. {each}" for letter, each in zip(LETTERS, question.options, strict=False))
-        text = how.prompt.format(f"{question.text}\n{named}")
+        text = how.prompt.replace("{}", f"{question.text}\n{named}")
     return talker.generate(picture, text, max_tokens=how.max_tokens).text.strip()
 
 
 @contextmanager
-def _opened(path: Path, identity: Mapping[str, Any]) -> Iterator[tuple[IO[str], dict[str, str | ImageError]]]:
-    """The file of answers, to be added to, and those that it holds; a last line that a killed run tore is cut off."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _opened(
+    path: Path | None, identity: Mapping[str, Any]
+) -> Iterator[tuple[Callable[[Mapping[str, str]], None], dict[str, str | ImageError]]]:
+    """What keeps an answer, and those that are kept; a last line that a killed run tore is cut off."""
+    if path is None:
+        yield lambda line: None, {}
+        return
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = _whole_lines(path)
+        found = _kept(path, lines, identity)
+        with path.open("r+" if path.exists() else "w", encoding="utf-8") as file:
+            file.seek(sum(map(len, lines)))
+            file.truncate()
+
+            def keep(line: Mapping[str, Any]) -> None:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+
+            if not lines:
+                keep(identity)
+            yield keep, found
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
+
+
+def _kept(path: Path, lines: list[bytes], identity: Mapping[str, Any]) -> dict[str, str | ImageError]:
     found: dict[str, str | ImageError] = {}
-    whole = path.read_bytes() if path.exists() else b""
-    lines = whole.splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
     if lines:
         _check(path, _line(path, 1, lines[0]), identity)
-        for number, line in enumerate(lines[1:], 2):
-            told = _line(path, number, line)
-            answer, error, key = told.get("answer"), told.get("error"), told.get("key")
-            if not isinstance(key, str) or not isinstance(answer if error is None else error, str):
-                raise _other(path, f"line {number} is no answer")
-            found[key] = str(answer) if error is None else ImageError(str(error))
-    with path.open("r+" if path.exists() else "w", encoding="utf-8") as file:
-        file.seek(sum(map(len, lines)))
-        file.truncate()
-        if not lines:
-            file.write(json.dumps(identity, ensure_ascii=False) + "\n")
-        yield file, found
+    for number, line in enumerate(lines[1:], 2):
+        told = _line(path, number, line)
+        answer, error, key = told.get("answer"), told.get("error"), told.get("key")
+        if not isinstance(key, str) or not isinstance(answer if error is None else error, str):
+            raise _other(path, f"line {number} is no answer")
+        found[key] = str(answer) if error is None else ImageError(str(error))
+    return found
 
 
 def _line(path: Path, number: int, line: bytes) -> Mapping[str, Any]:
@@ -185,9 +203,9 @@ def _check(path: Path, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> 
         raise OutputError(
             f"{path}: holds answers with another {', '.join(differing)}: expected "
             f"{', '.join(f'{key} {identity[key]!r:.60}' for key in differing)}",
-            hint="name another file with --answers-out, or remove this one",
+            hint="name another folder with --keep, or remove this file",
         )
 
 
 def _other(path: Path, what: str) -> OutputError:
-    return OutputError(f"{path}: expected kept answers, but {what}", hint="name another file with --answers-out")
+    return OutputError(f"{path}: expected kept answers, but {what}", hint="name another folder with --keep")

@@ -12,6 +12,7 @@ from edgevlm.data.questions import Form, PictureQuestion, Questions
 from edgevlm.errors import DataError, ImageError
 from edgevlm.evaluation.answer_scores import YesNo, anls, exact, relaxed, score_yes_no, vqa_accuracy
 from edgevlm.evaluation.asking import said_letter
+from edgevlm.evaluation.caption_scores import CaptionScores, score_captions
 
 RULES: Mapping[Form, str] = {
     "vqa": "people who agree",
@@ -20,6 +21,7 @@ RULES: Mapping[Form, str] = {
     "chartqa": "a number within 5 %, else exact",
     "docvqa": "ANLS",
     "choice": "the letter",
+    "captions": "CIDEr-D",
 }
 _DRAWS = 2_000
 """Of a bootstrap."""
@@ -51,14 +53,14 @@ class Judged:
 
     Attributes:
         rule: How each was judged.
-        total: Over all questions.
+        total: Over all questions; of captions, the mean of CIDEr-D, 0..10.
         by_category: Over those of each kind that the benchmark names.
         yes_no: Of questions that are answered yes or no, POPE's figures.
         circular: Of options in several orders, the questions that were answered rightly in each; None for others.
+        captions: Of captions, all that is measured.
         unread: Answers that name no option, and so are wrong.
         letters: How often each letter was said, for one who says the same to all; empty for other questions.
         skipped: Key of each question whose picture cannot be read, and why; no part of any figure.
-        seconds: Wall time of asking; what was kept from before took none.
     """
 
     rule: str
@@ -66,10 +68,10 @@ class Judged:
     by_category: Mapping[str, Share]
     yes_no: YesNo | None
     circular: Share | None
+    captions: CaptionScores | None
     unread: int
     letters: Mapping[str, int]
     skipped: Mapping[str, str]
-    seconds: float = 0.0
 
 
 def judge(data: Questions, answers: Mapping[str, str | ImageError]) -> Judged:
@@ -83,12 +85,18 @@ def judge(data: Questions, answers: Mapping[str, str | ImageError]) -> Judged:
         DataError: no question was answered.
     """
     asked = [data[row] for row in range(len(data)) if data[row].key in answers]
-    skipped = {each.key: answers[each.key].message for each in asked if isinstance(answers[each.key], ImageError)}
-    said = {each.key: str(answers[each.key]) for each in asked if each.key not in skipped}
+    found = {each.key: answers[each.key] for each in asked}
+    skipped = {key: each.message for key, each in found.items() if isinstance(each, ImageError)}
+    said = {key: each for key, each in found.items() if isinstance(each, str)}
     questions = [each for each in asked if each.key in said]
     if not questions:
         raise DataError(f"{data.name}: expected answers, got none: no picture can be read")
-    scores = [_score(data.form, each, said[each.key]) for each in questions]
+    captions = None
+    if data.form == "captions":
+        captions = score_captions(said, {each.key: each.answers for each in questions})
+        scores = [*captions.each_cider_d.values()]
+    else:
+        scores = [_score(data.form, each, said[each.key]) for each in questions]
     kinds: dict[str, list[float]] = defaultdict(list)
     for question, score in zip(questions, scores, strict=True):
         if question.category is not None:
@@ -100,6 +108,7 @@ def judge(data: Questions, answers: Mapping[str, str | ImageError]) -> Judged:
         by_category={kind: mean(each) for kind, each in sorted(kinds.items())},
         yes_no=_yes_no(questions, said) if data.form == "pope" else None,
         circular=_circular(questions, scores) if data.form == "choice" else None,
+        captions=captions,
         unread=picked.count(None),
         letters={letter: picked.count(letter) for letter in sorted({each for each in picked if each is not None})},
         skipped=skipped,
