@@ -75,6 +75,7 @@ READ: dict[str, Any] = {
     "convert": edgevlm.convert,
     "distill": edgevlm.distill,
     "evaluate": edgevlm.evaluate,
+    "evaluate_answers": edgevlm.evaluate_answers,
     "MLProgram.open": MLProgram.open,
 }
 """Whose examples take a conversion, training or data: every name in them is there, and takes what it is given."""

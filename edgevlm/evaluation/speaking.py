@@ -93,7 +93,7 @@ def evaluate_answers(
 ) -> AnswerEvaluation:
     """Asks a model that talks, and judges what it says.
 
-    >>> found = evaluate_answers("dist/my-smolvlm-tflite-int8.edgevlm", "coco_pope_random.json", images="val2014")
+    >>> found = edgevlm.evaluate_answers("dist/my-smolvlm-tflite-int8.edgevlm", "coco_pope_random.json", images="val/")
     >>> found.sets[0].judged.yes_no.f1
 
     Args:
