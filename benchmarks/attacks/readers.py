@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -236,6 +237,46 @@ def _open_data(path: Path) -> object:
 
     data = open_data(path)
     return [data.picture(index) for index in range(len(data)) if data.example(index).key.endswith("a.png")]
+
+
+_VQA = {
+    "data_subtype": "val2014",
+    "questions": [{"question_id": 1, "image_id": 42, "question": "Is this a cat?"}],
+}
+_PEOPLE = {"annotations": [{"question_id": 1, "answer_type": "yes/no", "answers": [{"answer": "yes"}] * 10}]}
+_POPE = '{"question_id": 1, "image": "a.png", "text": "?", "label": "yes"}'
+_CHOICE = "index\tquestion\thint\tA\tB\tanswer\tcategory\timage\n5\tWhich?\t\tred\tgreen\tA\tcolour\t"
+
+
+def _write_questions(name: str, content: str) -> Callable[[Path], object]:
+    def prepare(folder: Path) -> None:
+        for picture in ("a.png", "42.png"):
+            Image.new("RGB", (4, 4)).save(folder / picture)
+        (folder / "a_annotations.json").write_text(json.dumps(_PEOPLE))
+        (folder / "a_questions.json").write_text(json.dumps(_VQA))
+        (folder / name).write_text(content)
+
+    return prepare
+
+
+def _table() -> str:
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(picture, "PNG")
+    return f"{_CHOICE}{base64.b64encode(picture.getvalue()).decode()}\n6\tWhere?\t\there\tthere\tB\t\t5\n"
+
+
+def _read_questions(path: Path) -> object:
+    from edgevlm.data.questions import is_questions, open_questions
+
+    file = path.with_name("a_questions.json") if "annotations" in path.name else path
+    data = open_questions(file) if is_questions(file) else []
+    return [data.picture(index) for index in range(len(data))] if data else None
+
+
+def _read_kept_answers(path: Path) -> object:
+    from edgevlm.evaluation.asking import kept_answers
+
+    return kept_answers(path, {"edgevlm_answers": 1, "model": "m"})
 
 
 def _write_shard(folder: Path) -> None:
@@ -580,6 +621,20 @@ def _readers() -> Iterator[Reader]:
     yield Reader("table of descriptions", "a.csv", "text", _write(table, "a.csv"), _read_descriptions)
     yield Reader("results", "results.jsonl", "lines", _write_results, results.read)
     yield Reader("captions", "captions.json", "json", _write_coco, _open_data)
+    for name, content in {
+        "questions": ("a_questions.json", json.dumps(_VQA)),
+        "people's answers": ("a_annotations.json", json.dumps(_PEOPLE)),
+        "yes or no questions": ("a.json", _POPE),
+        "questions by id": ("a.json", '{"7": {"question": "?", "imageId": "42", "answer": "no"}}'),
+        "questions of documents": (
+            "a.json",
+            '{"data": [{"questionId": 1, "image": "a.png", "question": "?", "answers": ["x"]}]}',
+        ),
+    }.items():
+        yield Reader(name, content[0], "json", _write_questions(*content), _read_questions)
+    yield Reader("table of questions", "a.tsv", "text", _write_questions("a.tsv", _table()), _read_questions)
+    kept = '{"edgevlm_answers": 1, "model": "m"}\n{"key": "1", "answer": "a cat"}\n{"key": "2", "error": "gone"}\n'
+    yield Reader("kept answers", "a.jsonl", "lines", _write(kept, "a.jsonl"), _read_kept_answers)
     yield Reader("shard", "a.tar", "bytes", _write_shard, _open_data)
     yield Reader("words in a shard", "words.json", "json", _write_shard_words, _read_shard_words)
     yield Reader("labels", "a.txt", "text", _write("# pets\na cat\r\na dog\n", "a.txt"), labels.read)

@@ -19,7 +19,6 @@ https://github.com/open-compass/MMBench.
 from __future__ import annotations
 
 import base64
-import binascii
 import csv
 import io
 from collections import Counter
@@ -334,13 +333,20 @@ def _found(questions: list[PictureQuestion], path: Path, root: Path, form: Form)
     twice = [key for key, count in keys.items() if count > 1]
     if twice:
         raise DataError(f"{path}: {len(twice):,} questions have an id that another has, such as {twice[0]}")
-    if not any((root / each.picture).is_file() for each in questions):
+    if not any(_is_there(root / each.picture) for each in questions):
         raise DataError(
             f"{path}: none of the pictures of its {len(questions):,} questions is in {root}, such as "
             f"{questions[0].picture}",
             hint="--images FOLDER says where they are",
         )
     return questions
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _listed(root: Path) -> list[Path]:
@@ -394,7 +400,7 @@ def _open_table(path: Path) -> Questions:
         row = next(row for _, row in _rows(path, places[name]))
         try:
             return read_picture(base64.b64decode(row["image"], validate=True))
-        except binascii.Error as error:
+        except ValueError as error:
             raise ImageError(f"{path}: index {name}: image: expected base64, got: {error}") from error
 
     return Questions(str(path), "choice", given, read, stamp(path))

@@ -152,7 +152,7 @@ def _opened(
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = _whole_lines(path)
-        found = _kept(path, lines, identity)
+        found = kept_answers(path, identity)
         with path.open("r+" if path.exists() else "w", encoding="utf-8") as file:
             file.seek(sum(map(len, lines)))
             file.truncate()
@@ -171,7 +171,17 @@ def _whole_lines(path: Path) -> list[bytes]:
     return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
 
 
-def _kept(path: Path, lines: list[bytes], identity: Mapping[str, Any]) -> dict[str, str | ImageError]:
+def kept_answers(path: Path, identity: Mapping[str, Any]) -> dict[str, str | ImageError]:
+    """The answers of a file, by the question's key; a last line that a killed run tore is passed over.
+
+    Args:
+        path: The file; there need be none.
+        identity: What its first line has to say.
+
+    Raises:
+        OutputError: it is no file of answers, or holds others.
+    """
+    lines = _whole_lines(path)
     found: dict[str, str | ImageError] = {}
     if lines:
         _check(path, _line(path, 1, lines[0]), identity)
