@@ -7,6 +7,8 @@ and of `edgevlm/bundle/README.md`, or say there what is so now.
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +33,7 @@ from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.dialogue import ENCODE_IMAGE, Tiling
 from edgevlm.cli import main
 from edgevlm.converters.executorch import converter as executorch_converter
+from edgevlm.converters.tflite.converter import TFLiteConverter
 from edgevlm.inference.generator import Generator
 from edgevlm.inputs import tiles
 from edgevlm.inputs.pictures import preprocess
@@ -39,11 +42,13 @@ from edgevlm.runtimes.executorch import runner as executorch_runner
 from edgevlm.runtimes.executorch.runtime import _bindings
 from edgevlm.runtimes.tflite import runner as litert_lm_runner
 from edgevlm.targets import litert_lm, registry
-from edgevlm.targets.app_runner import spell, spelled, spelling_vocabulary
-from edgevlm.targets.inspection import Advice
+from edgevlm.targets.app_runner import RunnerTarget, spell, spelled, spelling_vocabulary
+from edgevlm.targets.inspection import Advice, Adviser
 from edgevlm.targets.isolation import IsolatedRuntime
 
 QUESTIONS = ("What is in this picture?", "Is there a circle?")
+BEGINNINGS = ("", "a picture of")
+"""Of captions."""
 FIRST, SECOND = [5, 300, 17], [44, 301]
 """Ids of any words."""
 
@@ -82,6 +87,12 @@ def generated(folder: Path, shown: Image.Image, asked: str, most: int, **rules: 
     pictures = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **rules)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     network = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+    if network.config.model_type == "blip":
+        inputs = transformers.BlipProcessor(pictures, tokenizer)(shown, asked, return_tensors="pt")
+        whole = network.generate(**inputs, max_new_tokens=most, do_sample=False)
+        ids = whole[0, inputs["input_ids"].shape[1] - 1 :].tolist()  # what ends the text is left out
+        ids = [each for each in ids if each != network.config.text_config.sep_token_id]
+        return ids, tokenizer.decode(ids, clean_up_tokenization_spaces=True)
     if network.config.model_type == "llava":
         processor: Any = transformers.LlavaProcessor(
             pictures, tokenizer, patch_size=talkers.PATCH, vision_feature_select_strategy="default",
@@ -112,7 +123,7 @@ def as_apps_show(bundle: Bundle, shown: Image.Image) -> NDArray[np.uint8]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "rules"), [("llava", {}), ("smolvlm", {"do_image_splitting": False})])
+@pytest.mark.parametrize(("kind", "rules"), [("llava", {}), ("smolvlm", {"do_image_splitting": False}), ("blip", {})])
 def test_a_container_as_it_ships_says_what_transformers_generates(
     kind: str, rules: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -120,7 +131,7 @@ def test_a_container_as_it_ships_says_what_transformers_generates(
     for seed in range(3):
         shown = scene(40 + 9 * seed, 60, seed=seed)
         app_picture = picture(as_apps_show(bundle, shown), tmp_path / f"{seed}.png")
-        for asked in QUESTIONS:
+        for asked in BEGINNINGS if kind == "blip" else QUESTIONS:
             _, words = generated(library.talker_checkpoint(kind), shown, asked, 8, **rules)
             expected.append([words])
             dialogues.append(((), [[app_picture, text(asked)]]))
@@ -129,6 +140,52 @@ def test_a_container_as_it_ships_says_what_transformers_generates(
     if bundle.manifest.dialogue is not None and bundle.manifest.dialogue.tiling is not None:
         cut = [generated(library.talker_checkpoint(kind), scene(40, 60, seed=0), asked, 8)[1] for asked in QUESTIONS]
         assert cut != [words for [words] in expected[: len(QUESTIONS)]]  # still: tiles are not shown
+
+
+@pytest.mark.slow
+def test_a_captioners_container_is_asked_with_one_picture_and_one_text_or_says_why_not(tmp_path: Path) -> None:
+    bundle, most = made("tflite", "blip"), 40
+    file, shown = bundle.path / "model.litertlm", picture(pixels(bundle, 0), tmp_path / "0.png")
+    grey = picture(np.full_like(pixels(bundle, 0), 128), tmp_path / "grey.png")
+    words = text("a picture of")
+    one = {"role": "user", "content": [shown, words]}
+    wrong: dict[str, tuple[list[dict[str, Any]], list[Content]]] = {
+        "Provided less images than expected": ([], [[words]]),
+        "Provided more images than expected": ([], [[shown, grey, words]]),
+        "expected one message: this model has no chat template": ([], [[shown, words], [words]]),
+        "this model has no chat template, and goes on from a text": ([one, one], [[words]]),
+        "Input token ids are too long": ([], [[shown, text("a picture of " * 20)]]),
+    }
+    for reason, dialogue in wrong.items():
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            ask_litert_lm(file, [dialogue], 2)
+        assert reason in refused.value.stderr
+    with opened(bundle) as talker:
+        answers = [talker.generate(pixels(bundle, 0), asked, max_tokens=most) for asked in ("a picture of", "")]
+        expected = [
+            talker.tokenizer.text(each.token_ids[: -1 if each.finish == "context" else None]) for each in answers
+        ]
+    right = [[shown, words], [words, shown], [shown], [grey, words]]
+    said = [answer for (answer,) in ask_litert_lm(file, [((), [each]) for each in right], most)]
+    assert said[:3] == [expected[0], *expected]  # up to the end of the context, whose last place it leaves free
+    assert said[3] != said[0]
+
+
+@pytest.mark.slow
+def test_a_captioner_whose_tokenizer_lacks_the_beginning_says_the_same(tmp_path: Path) -> None:
+    bundle = made("tflite", "blip")
+    assert bundle.manifest.dialogue is not None
+    (begin,) = bundle.manifest.dialogue.begin_ids
+    shown = [[picture(pixels(bundle, seed), tmp_path / f"{seed}.png"), text("a picture of")] for seed in range(4)]
+    lacking = Path(shutil.copytree(bundle.path, tmp_path / "b.edgevlm"))
+    content = json.loads((lacking / "tokenizer.json").read_text(encoding="utf-8"))
+    content["added_tokens"] = [each for each in content["added_tokens"] if each["id"] != begin]
+    (lacking / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    TFLiteConverter().describe(bundle.manifest, lacking)
+    asked = [((), [each]) for each in shown]
+    said, plain = (ask_litert_lm(each / "model.litertlm", asked, 6) for each in (lacking, bundle.path))
+    assert [[each.replace(f"<|{begin}|>", "[dec]") for each in answer] for answer in said] == plain
+    assert len({*map(str, plain)}) == len(plain)
 
 
 @pytest.mark.slow
@@ -166,7 +223,7 @@ def container(folder: Path, bundle: Bundle, *, tokenizer: dict[str, Any] | None 
         begin_ids=(),
         end_ids=dialogue.end_ids,
         context_length=dialogue.context_length,
-        placeholder=litert_lm_runner._PICTURE,
+        placeholder=litert_lm.PLACEHOLDER,
         size=(image.height, image.width),
     )
     metadata.llm_model_type.generic_model.image_enabled = sees
@@ -363,6 +420,16 @@ def test_multimodal_runner_still_refuses_pictures_of_another_size(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_multimodal_runner_still_has_no_tokenizer_of_word_pieces(tmp_path: Path) -> None:
+    from executorch.extension.llm import runner
+
+    file, words = (str(each) for each in (made("executorch").path / "model.pte", library.talker_checkpoint("blip")))
+    with pytest.raises(RuntimeError):
+        runner.MultimodalRunner(file, f"{words}/tokenizer.json")
+    Runner(made("executorch"), tmp_path)
+
+
+@pytest.mark.slow
 def test_multimodal_runner_still_fails_in_python_on_a_part_of_a_character(tmp_path: Path) -> None:
     bundle = made("executorch")
     with opened(bundle) as talker:
@@ -442,9 +509,29 @@ def messages(advice: Mapping[str, Sequence[Advice]]) -> str:
     return " ".join(each.message for found in advice.values() for each in found)
 
 
-def test_a_bundle_that_no_runner_of_apps_holds_has_no_advice() -> None:
+def test_a_captioners_container_has_advice_of_its_own() -> None:
     advice, shown = inspected(made("tflite", "blip"))
-    assert (advice, "Advice on" in shown) == ({}, False)
+    assert advice.keys() == {"encode_image", "decode"}
+    said = " ".join(each["message"] for each in advice["decode"])
+    assert "it refuses none, two and a further message" in said
+    assert "17 rows of 256 numbers to LiteRT-LM 0.18, 0.0 MB" in said
+    assert "second turn" not in said
+    assert "Advice on decode, for the app's developer" in shown
+
+
+def test_a_captioner_for_executorch_is_said_to_have_no_runner() -> None:
+    bundle = made("tflite", "blip")
+    other = replace(bundle, manifest=replace(bundle.manifest, target="executorch"))
+    runtime = registry.runtime("executorch")
+    assert isinstance(runtime, RunnerTarget)
+    assert isinstance(runtime, Adviser)
+    assert runtime.runner_name(other) is None
+    ((advice,),) = runtime.advice(other).values()
+    assert (advice.to, advice.kind) == ("app", "refused")
+    for said in (executorch_runner.SEEN, "a place for rows and positions alone", "no word pieces", "Module"):
+        assert said in advice.message
+    encoder = library.student("tflite", "int8")
+    assert runtime.advice(replace(encoder, manifest=replace(encoder.manifest, target="executorch"))) == {}
 
 
 def test_advice_is_about_the_model_and_the_versions_that_are_installed() -> None:

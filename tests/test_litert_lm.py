@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from pathlib import Path
 
 import jinja2
+import library
 import pytest
+import torch
+from pictures import scene
+from torch import Tensor
 
 from edgevlm.bundle.dialogue import Chat, Dialogue, Sampling, Spelling, Turn
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
-from edgevlm.converters.tflite.template import template
-from edgevlm.errors import BundleError
+from edgevlm.converters.tflite.called import as_called
+from edgevlm.converters.tflite.converter import TFLiteConverter
+from edgevlm.converters.tflite.template import continuation, template
+from edgevlm.converters.tflite.tokenizer import spelled
+from edgevlm.errors import BundleError, UnsupportedError
+from edgevlm.graphs.program import Program
 from edgevlm.inputs.chat import Cut, Message, write
+from edgevlm.inputs.texts import Tokenizer, without_rules
+from edgevlm.models.checkpoints import talking
 from edgevlm.targets import litert_lm
+from edgevlm.targets.litert_lm import Beside
 
 MODELS = {litert_lm.VISION_ENCODER: b"one" * 999, litert_lm.EMBEDDER: b"two", litert_lm.DECODER: b"three" * 5000}
 PLAIN = Chat(
@@ -150,3 +162,91 @@ def test_functions_are_named_as_the_runtime_looks_for_them() -> None:
         ("kv_cache_k_0", (1, 2, 9, 4)),
         ("kv_cache_v_0", (1, 2, 9, 4)),
     ]
+
+
+def test_a_captioners_template_shows_one_picture_and_says_one_text() -> None:
+    def refuse(message: str) -> None:
+        raise ValueError(message)
+
+    environment = jinja2.Environment()
+    environment.globals["raise_exception"] = refuse
+    written = environment.from_string(continuation("[DEC]"))
+    picture, text = {"type": "image"}, {"type": "text", "text": "a picture {{ of }}"}
+    for content in ([picture, text], [text, picture], [text], "a picture {{ of }}", [picture, picture, text]):
+        said = written.render(messages=[{"role": "user", "content": content}], add_generation_prompt=True)
+        assert said == f"{litert_lm.PLACEHOLDER}[DEC]a picture {{{{ of }}}}"
+    assert written.render(messages=[{"role": "user", "content": [picture]}]) == f"{litert_lm.PLACEHOLDER}[DEC]"
+    with pytest.raises(ValueError, match="expected one message: this model has no chat template"):
+        written.render(messages=[{"role": role, "content": "a"} for role in ("user", "assistant", "user")])
+
+
+def test_ids_are_written_as_added_tokens() -> None:
+    whole = (library.talker_checkpoint("blip") / "tokenizer.json").read_bytes()
+    config = json.loads((library.talker_checkpoint("blip") / "config.json").read_text(encoding="utf-8"))
+    begin = (config["text_config"]["bos_token_id"],)
+    assert spelled(whole, begin, where="t") == (whole, "[DEC]")
+    content = json.loads(whole)
+    content["added_tokens"] = [each for each in content["added_tokens"] if each["id"] not in begin]
+    lacking = json.dumps(content).encode()  # as BLIP's own is
+    (word,) = (token_id for word, token_id in content["model"]["vocab"].items() if word == "cat")
+    for ids in (begin, (*begin, word), (word, word)):
+        found, text = spelled(lacking, ids, where="t")
+        tokenizer, before = (Tokenizer.from_bytes(without_rules("t"), each) for each in (found, lacking))
+        for words in ("", "A cat on a sofa", " sofas!", "[dec]"):
+            assert tokenizer.pieces(text + words) == [*ids, *before.pieces(words)]
+        assert tokenizer.text(before.pieces("a dog on sofas!")) == before.text(before.pieces("a dog on sofas!"))
+    content["model"]["vocab"] = [["a", 0.0]]
+    with pytest.raises(UnsupportedError, match="t: expected a token that is the id 7, which every text begins with"):
+        spelled(json.dumps(content).encode(), [7], where="t")
+
+
+def ran(program: Program, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a function of a container answers in torch, by the names of its spec."""
+    with torch.no_grad():
+        answers = program.module(*(given[each.name] for each in program.spec.inputs))
+    answers = answers if isinstance(answers, tuple) else (answers,)
+    for each, answer in zip(program.spec.outputs, answers, strict=True):
+        assert tuple(answer.shape) == each.shape
+    return {each.name: answer for each, answer in zip(program.spec.outputs, answers, strict=True)}
+
+
+@pytest.mark.parametrize("asked", ["", "a picture of", "there are two dogs and a cat on the red sofa of the house"])
+def test_a_picture_beside_the_words_is_rows_and_caches_to_litert_lm(asked: str) -> None:
+    """In chunks as the runtime makes them: one has the picture's end and the words, the last has padding."""
+    model = talking.load(library.talker_checkpoint("blip"), name="b", context_length=32, lengths=(1, 16))
+    expected = library.asking(model).generate(scene(40, 60, seed=3), asked, max_tokens=6)
+    arranged = TFLiteConverter().arrange(model.programs, model.dialogue)
+    beside = Beside.of(arranged["vision_encoder"].spec)
+    functions = {name: as_called(name, program, beside) for name, program in arranged.items()}
+    assert (beside.positions, beside.width(64)) == (17, 2 * 2 * 64)
+
+    def row(token_id: int) -> Tensor:
+        return ran(functions["embedder"], {"token_ids": torch.tensor([[token_id]], dtype=torch.int32)})["embeddings"]
+
+    pixels = library.asking(model).cut(scene(40, 60, seed=3))[0]
+    images = torch.from_numpy(pixels.transpose(0, 2, 3, 1)) / 255
+    ids = write(model.dialogue, [Message("user", asked)], [], model.tokenizer).ids
+    rows = torch.cat([ran(functions["vision_encoder"], {"images": images})["features"], *map(row, ids)], 1)
+    junk = torch.Generator().manual_seed(0)
+    caches = {
+        each.name: torch.randn(each.shape, generator=junk)  # of an earlier conversation
+        for each in functions["decode"].spec.inputs
+        if each.name.startswith("kv_cache_")
+    }
+    assert len(caches) == 8
+    for start in range(0, rows.shape[1] - 1, 16):
+        chunk = rows[:, start : min(start + 16, rows.shape[1] - 1)]
+        chunk = torch.cat([chunk, torch.randn(1, 16 - chunk.shape[1], rows.shape[2], generator=junk)], 1)
+        places = start + torch.arange(16, dtype=torch.int32)
+        caches |= ran(functions["prefill_16"], {"embeddings": chunk, "input_pos": places, **caches})
+    said: list[int] = []
+    newest, place = rows[:, -1:], rows.shape[1] - 1
+    while len(said) < len(expected.token_ids) or not said:
+        assert expected.text
+        given = {"embeddings": newest, "input_pos": torch.tensor([place], dtype=torch.int32), **caches}
+        answers = ran(functions["decode"], given)
+        assert answers.keys() == {"logits", *(f"kv_cache_{kind}_{layer}" for kind in "kv" for layer in range(2))}
+        caches |= answers
+        said.append(int(answers["logits"].argmax()))
+        newest, place = row(said[-1]), place + 1
+    assert said == expected.token_ids

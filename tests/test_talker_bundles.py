@@ -45,10 +45,14 @@ SLOW = (
     *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
     *(("smolvlm", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
     *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
+    ("blip", "tflite", "int8"),
 )
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-weights": 0.6}
 """A weight's."""
-RUN = (("llava", "executorch", "fp32"), ("smolvlm", "executorch", "int8"), ("llava", "tflite", "fp32"))
+RUN = (
+    *(("llava", "executorch", "fp32"), ("smolvlm", "executorch", "int8"), ("llava", "tflite", "fp32")),
+    ("blip", "tflite", "fp32"),
+)
 """By runners that apps have."""
 TALKS = "generate, chat, score and classify; edgevlm run --ask, run --labels and describe"
 ENCODES = "classify, encode_image and encode_text; edgevlm run --labels, run --text, index and search"
@@ -121,7 +125,8 @@ def test_every_length_has_the_integers_that_were_decided(kind: str, target: str,
     decoders = [proof for each, proof in proofs.items() if named.get(each) == "decode"]
     assert len(decoders) == (1 if target == "executorch" else 2)
     assert all(proof.digests == decoders[0].digests for proof in decoders)
-    assert sum(decoders[0].bits.values()) == 15  # seven products a layer, and the head
+    layers, head = (8, 2) if kind == "blip" else (7, 1)  # of products; keys and values of a picture are its encoder's
+    assert sum(decoders[0].bits.values()) == 2 * layers + head
     assert {str(proof.bits) for each, proof in proofs.items() if named.get(each) == "embed_tokens"} == {"{'8': 1}"}
 
 
@@ -167,7 +172,7 @@ def test_the_runner_that_apps_have_says_the_same(kind: str, target: str, recipe:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "target", "recipe"), [RUN[0], RUN[2]])
+@pytest.mark.parametrize(("kind", "target", "recipe"), [RUN[0], *RUN[2:]])
 def test_a_runner_that_is_given_nonsense_is_an_error(kind: str, target: str, recipe: str) -> None:
     runner = IsolatedRunner(made(kind, target, recipe))
     for nonsense in ([[1] * 300], [[1], np.zeros((3, 0, 8), np.float32)]):
@@ -183,11 +188,16 @@ def test_a_dialogue_is_cut_for_a_runner_where_pictures_stand() -> None:
     found = [part if isinstance(part, list) else float(part.item()) for part in witness.parts(written, seen)]
     assert found == [[1], 0.0, 1.0, [2, 3], 2.0, [4]]
     assert witness.parts(Written("", (1, 2)), None) == [[1, 2]]
+    beside = replace(seen, pixels=pixels[:1], answers=({"picture_keys_0": rows[0]["features"]},), cut=Cut())
+    shown, words = witness.parts(Written("", (1, 2)), beside)  # comes before the words
+    assert (np.array_equal(shown, pixels[0]), words) == (True, [1, 2])
 
 
-def test_no_runner_holds_what_none_was_written_for() -> None:
-    refused = run("verify", made().path, "--runner")
-    assert (refused.exit_code, "no runner of tflite's own holds this bundle" in refused.stderr) == (2, True)
+def test_no_runner_holds_what_none_was_written_for(tmp_path: Path) -> None:
+    shutil.copytree(made().path, tmp_path / "b.edgevlm")
+    write_manifest(tmp_path / "b.edgevlm", replace(made().manifest, target="executorch"))
+    refused = run("verify", tmp_path / "b.edgevlm", "--runner")
+    assert (refused.exit_code, "no runner of executorch's own holds this bundle" in refused.stderr) == (2, True)
 
 
 def test_a_bundle_of_another_machine_answers_the_same_in_a_process_of_its_own(tmp_path: Path) -> None:

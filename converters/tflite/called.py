@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from edgevlm.bundle.dialogue import DECODE
 from edgevlm.graphs.capture import answers_of
 from edgevlm.graphs.program import Program
-from edgevlm.targets.litert_lm import EMBEDDER, VISION_ENCODER, called
+from edgevlm.targets.litert_lm import EMBEDDER, VISION_ENCODER, Beside, called
 
 
-def as_called(function: str, program: Program) -> Program:
+def as_called(function: str, program: Program, beside: Beside) -> Program:
     """A function of the container, which takes and gives what `edgevlm.targets.litert_lm.called` says.
 
     Args:
         function: What the container calls it.
         program: With its state among its inputs and outputs.
+        beside: What the decoder takes beside its rows.
     """
-    spec, example = called(function, program.spec), program.example
+    spec, example, module = called(function, program.spec, beside), program.example, program.module
     if function == VISION_ENCODER:
         images = example[0].permute(0, 2, 3, 1) / 255
-        return replace(program, spec=spec, module=_Vision(program.module), example=(images,))
+        vision = _SideBySide(_Vision(module)) if beside.tensors else _Vision(module)
+        return replace(program, spec=spec, module=vision, example=(images,))
     if function == EMBEDDER:
-        return replace(program, spec=spec)
-    rows, positions, *state = example
-    decode = _Decode(program.module, rows.shape[1], context=state[0].shape[2])
-    return replace(program, spec=spec, module=decode, example=(rows, positions[0], *state))
+        added = spec.outputs[0].shape[-1] - program.spec.outputs[0].shape[-1]
+        return replace(program, spec=spec, module=_Widened(module, added) if added else module)
+    rows, positions, *given = example
+    if not beside.tensors:
+        decode = _Decode(module, rows.shape[1], context=given[0].shape[2])
+        return replace(program, spec=spec, module=decode, example=(rows, positions[0], *given))
+    wide = nn.functional.pad(rows, (0, spec.inputs[0].shape[-1] - rows.shape[-1]))
+    flat = (each.reshape(tensor.shape) for each, tensor in zip(given, spec.inputs[2:], strict=True))
+    decode_beside = _DecodeBeside(program, beside, writes=function != DECODE)
+    return replace(program, spec=spec, module=decode_beside, example=(wide, positions[0], *flat))
 
 
 class _Vision(nn.Module):
@@ -63,3 +73,75 @@ class _Decode(nn.Module):
         places = places * inside + (inside - 1)
         logits, *written = answers_of(self.module, rows, places[None], *state)
         return logits[:, None], *written
+
+
+class _SideBySide(nn.Module):
+    """What a module answers in tensors [1, heads, P, D] as rows [1, P, N], heads side by side, tensor by tensor."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([each.transpose(1, 2).flatten(2) for each in self.module(images)], -1)
+
+
+class _Widened(nn.Module):
+    """Rows of words, with so many zeros behind each."""
+
+    def __init__(self, module: nn.Module, added: int) -> None:
+        super().__init__()
+        self.module, self.added = module, added
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        (rows,) = answers_of(self.module, token_ids)
+        return nn.functional.pad(rows, (0, self.added))
+
+
+class _DecodeBeside(nn.Module):
+    """The same of a decoder that looks at a picture beside its words: see `edgevlm.targets.litert_lm.Beside`.
+
+    The picture's rows stand first. They are padding to the decoder, and are written into caches of their own by a
+    product with their one-hot positions: a chunk may have the picture's end and the first words.
+
+    Args:
+        program: The decoder, with its state among its inputs and outputs.
+        beside: What it takes beside its rows.
+        writes: Whether there may be rows of a picture.
+    """
+
+    ramp: Tensor
+    slots: Tensor
+
+    def __init__(self, program: Program, beside: Beside, *, writes: bool) -> None:
+        super().__init__()
+        self.module, self.beside, self.writes = program.module, beside, writes
+        _, length, self.width = program.spec.inputs[0].shape
+        self.shapes = [each.shape for each in program.spec.inputs[2:]]
+        self.context = self.shapes[-1][2]
+        self.register_buffer("ramp", torch.arange(length, dtype=torch.int32), persistent=False)
+        self.register_buffer("slots", torch.arange(beside.positions, dtype=torch.int32), persistent=False)
+
+    def forward(self, rows: Tensor, positions: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+        places = positions[:1] + self.ramp
+        caches = [each.reshape(shape) for each, shape in zip(flat, self.shapes, strict=True)]
+        count = len(self.beside.tensors)
+        if self.writes:
+            caches[:count] = self._written(caches[:count], rows, places)
+        words = places - self.beside.positions
+        inside = ((words >= 0) & (words < self.context)).to(torch.int32)
+        words = words * inside + (inside - 1)
+        logits, *written = answers_of(self.module, rows[..., : self.width], words[None], *caches)
+        if self.writes:
+            written += caches[:count]
+        return logits[:, None], *(each.reshape(1, 1, -1) for each in written)
+
+    def _written(self, caches: Iterable[Tensor], rows: Tensor, places: Tensor) -> list[Tensor]:
+        """Caches [1, heads, P, D] with the picture's rows in their slots."""
+        one_hot = (self.slots[:, None] == places).float()
+        kept = 1 - one_hot.sum(1, keepdim=True)
+        parts = rows[0].split(self.beside.widths, -1)
+        return [
+            cache * kept + one_hot @ part.reshape(len(part), cache.shape[1], -1).transpose(0, 1)
+            for cache, part in zip(caches, parts, strict=True)
+        ]

@@ -1,6 +1,6 @@
 """TFLite: one `model.tflite` whose named signatures are the components, for LiteRT and XNNPACK.
 
-A model that chats becomes a `model.litertlm`, which holds three such files and what LiteRT-LM asks them with.
+A model that talks becomes a `model.litertlm`, which holds three such files and what LiteRT-LM asks them with.
 
 Format: https://ai.google.dev/edge/litert/models/model_analyzer and the schema in its repository (schema.fbs).
 """
@@ -8,8 +8,10 @@ Format: https://ai.google.dev/edge/litert/models/model_analyzer and the schema i
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,8 @@ from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.converters.requirements import require
 from edgevlm.converters.tflite.footprint import footprint
-from edgevlm.converters.tflite.template import template
+from edgevlm.converters.tflite.template import continuation, template
+from edgevlm.converters.tflite.tokenizer import spelled
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.capture import examples, named, plain_attention
 from edgevlm.graphs.program import Program, Programs, components, unrolled
@@ -26,7 +29,7 @@ from edgevlm.process.progress import Progress
 from edgevlm.process.quiet import quiet
 from edgevlm.targets import litert_lm
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
-from edgevlm.targets.litert_lm import DECODER, EMBEDDER, MODELS, VISION_ENCODER
+from edgevlm.targets.litert_lm import DECODER, EMBEDDER, MODELS, PLACEHOLDER, VISION_ENCODER, Beside
 
 if TYPE_CHECKING:
     from edgevlm.bundle.manifest import Manifest
@@ -58,9 +61,7 @@ class TFLiteConverter:
         return ()
 
     def arrange(self, programs: Programs, dialogue: Dialogue) -> Programs:
-        """A model that chats, as LiteRT-LM wants it; any other, a function for each length."""
-        if dialogue.spelling is None or dialogue.chat is None:
-            return unrolled(programs)
+        """As LiteRT-LM wants a model that talks."""
         words = programs[EMBED_TOKENS]
         return {
             VISION_ENCODER: replace(programs[ENCODE_IMAGE], answers=(1,)),
@@ -97,21 +98,29 @@ class TFLiteConverter:
     def describe(self, manifest: Manifest, folder: Path) -> None:
         """Puts the tokenizer, the template and what else LiteRT-LM asks for into a container."""
         path, dialogue = folder / CONTAINER, manifest.dialogue
-        if dialogue is None or not path.exists():
+        if dialogue is None:
             return
-        spelling, chat, image = dialogue.spelling, dialogue.chat, manifest.image
-        assert spelling is not None
-        assert chat is not None
+        spelling, image = dialogue.spelling, manifest.image
+        beside = Beside.of(manifest.components[ENCODE_IMAGE].spec)
+        tokenizer_json = (folder / dialogue.tokenizer_file).read_bytes()
+        if dialogue.chat is None:  # ids of its own the runtime puts before a picture
+            tokenizer_json, begin = spelled(tokenizer_json, dialogue.begin_ids, where=dialogue.tokenizer_file)
+            written, begin_ids = continuation(begin), ()
+        else:
+            written, begin_ids = template(dialogue.chat), dialogue.begin_ids
         metadata = litert_lm.about(
-            template(chat),
-            begin_ids=dialogue.begin_ids,
+            written,
+            begin_ids=begin_ids,
             end_ids=dialogue.end_ids,
-            context_length=dialogue.context_length,
-            placeholder=spelling.token,
-            around=(spelling.whole.before, spelling.whole.after),
+            context_length=beside.positions + dialogue.context_length,
+            placeholder=PLACEHOLDER if spelling is None else spelling.token,
+            around=("", "") if spelling is None else (spelling.whole.before, spelling.whole.after),
             size=(image.height, image.width),
         )
-        litert_lm.pack(litert_lm.unpack(path), path, metadata=metadata, tokenizer=folder / dialogue.tokenizer_file)
+        with tempfile.TemporaryDirectory(prefix="edgevlm-", dir=folder) as scratch:
+            tokenizer = Path(scratch, "tokenizer.json")
+            tokenizer.write_bytes(tokenizer_json)
+            litert_lm.pack(litert_lm.unpack(path), path, metadata=metadata, tokenizer=tokenizer)
 
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What the file is expected to take, and the least runtime."""
@@ -119,15 +128,16 @@ class TFLiteConverter:
 
 
 def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path) -> BundleFile:
-    """The three models of a model that chats; `describe` adds what it is asked with."""
+    """The three models of a model that talks; `describe` adds what it is asked with."""
     from edgevlm.converters.tflite.called import as_called
 
+    finish = partial(as_called, beside=Beside.of(programs[VISION_ENCODER].spec))
     models: dict[str, bytes] = {}
     requires: list[dict[str, str]] = []
     for name in MODELS:
         own = {each: program for each, program in programs.items() if name == (each if each in MODELS else DECODER)}
         with quiet():
-            models[name] = _lower(own, recipe, as_called)
+            models[name] = _lower(own, recipe, finish)
         requires.append(_required_runtimes(models[name]))
     litert_lm.pack(models, out_dir / CONTAINER)
     newest = max(requires, key=lambda each: [int(part) for part in each.get("tflite", "0").split(".")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from edgevlm.bundle.dialogue import Chat, Turn
+from edgevlm.targets.litert_lm import PLACEHOLDER
 
 
 def template(chat: Chat) -> str:
@@ -24,6 +25,26 @@ def template(chat: Chat) -> str:
             "{%- elif said.picture -%}" + _turn(chat.user_with_picture),
             "{%- else -%}" + _turn(chat.user) + "{%- endif -%}",
             "{%- endfor -%}{%- if add_generation_prompt -%}" + _literal(chat.ask) + "{%- endif -%}",
+        )
+    )
+
+
+def continuation(begin: str) -> str:
+    """The template of a model that goes on from a text about a picture: one of each, or it is refused.
+
+    A picture has a place whether there is one or not, so that the runtime misses it, or has one too many.
+
+    Args:
+        begin: What every text begins with.
+    """
+    return "".join(
+        (
+            "{%- if messages | length != 1 -%}",
+            "{{- raise_exception('expected one message: this model has no chat template, and goes on from a text') -}}",
+            "{%- endif -%}" + _literal(PLACEHOLDER + begin),
+            "{%- if messages[0].content is string -%}{{- messages[0].content -}}{%- else -%}",
+            "{%- for part in messages[0].content -%}{%- if part.type == 'text' -%}{{- part.text -}}{%- endif -%}",
+            "{%- endfor -%}{%- endif -%}",
         )
     )
 

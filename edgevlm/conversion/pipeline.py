@@ -207,8 +207,8 @@ def verify(bundle: Bundle, progress: Progress = silent, *, runner: bool = False)
     if runner and called is None:
         raise InputError(
             f"{bundle.path}: no runner of {bundle.manifest.target}'s own holds this bundle and runs here",
-            hint="MultimodalRunner and LiteRT-LM hold models whose pictures are positions, such as LLaVA; the "
-            "latter needs litert-lm-api, for Linux on x86-64; without --runner our own loop asks the file",
+            hint="LiteRT-LM holds models that talk, and needs litert-lm-api, for Linux on x86-64; MultimodalRunner "
+            "holds those whose pictures are positions, such as LLaVA; without --runner our own loop asks the file",
         )
     with registry.runtime_of(bundle).open(bundle, threads=1) as session:
         if bundle.manifest.dialogue is None:

@@ -69,7 +69,12 @@ def measure(
 
 
 def parts(written: Written, seen: Seen | None) -> list[Part]:
-    """A dialogue as a runner is asked it: words and tiles, in the order of their positions."""
+    """A dialogue as a runner is asked it: words and tiles, in the order of their positions.
+
+    A picture that has none among the words comes before them.
+    """
+    if seen is not None and not written.places:
+        return [*seen.pixels, [*written.ids]]
     found: list[Part] = []
     tiles = iter(()) if seen is None else zip(seen.pixels, seen.answers, strict=True)
     for shown, group in groupby(range(len(written.ids)), key=frozenset(written.places).__contains__):

@@ -1,5 +1,8 @@
 """LiteRT-LM's container, a `.litertlm`: what the functions of its models take and give, writing one and reading it.
 
+The runtime knows pictures as rows among those of words, and caches that it hands from run to run. `Beside` is how a
+decoder that looks at a picture beside its words is told in these terms.
+
 Source: https://github.com/google-ai-edge/LiteRT-LM, schema, runtime/proto and runtime/executor.
 """
 
@@ -10,11 +13,12 @@ import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from edgevlm.bundle.dialogue import EMBEDDINGS, LOGITS, POSITIONS
+from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, FEATURES, LOGITS, POSITIONS
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency
 
@@ -27,6 +31,8 @@ MODELS = (VISION_ENCODER, EMBEDDER, DECODER)
 LEAST_RUNTIME = "0.18"
 """The LiteRT-LM that these containers were run with."""
 IMAGES, INPUT_POS = "images", "input_pos"
+PLACEHOLDER = "<picture>"
+"""What stands for a picture in a dialogue that is written out, where the model has no token for it."""
 _MAGIC, _HEADER_BEGIN, _HEADER_END = b"LITERTLM", 32, 24
 _HEADER_MOST, _SECTIONS_MOST = 1 << 20, 64
 _SECTIONS, _OBJECTS, _BEGIN, _END, _KIND = 6, 4, 6, 8, 10
@@ -36,41 +42,108 @@ _MODEL = 3
 _STAMP = {"uuid": "00000000-0000-0000-0000-000000000000", "creation_timestamp": "1970-01-01T00:00:00+00:00"}
 
 
-def called(function: str, spec: ComponentSpec) -> ComponentSpec:
+@dataclass(frozen=True)
+class Beside:
+    """What a picture is to a decoder that takes it beside its rows; nothing where pictures stand among words.
+
+    A container's picture is rows, which come first and take positions of their own: one for each of the picture's, with
+    the keys and values of all layers side by side. From there `prefill_N` writes them into caches of the runtime's,
+    numbered behind those of the words. Rows of words are padded to the same width, and stand from position 0 on as far
+    as the decoder itself is concerned. All caches are flat: the runtime takes the third size of one for the number of
+    all positions, and neither those of words nor those of the picture have so many.
+
+    Attributes:
+        tensors: `picture_keys_0`, `picture_values_0`, ..., float32 [1, heads, P, D] each.
+    """
+
+    tensors: tuple[TensorSpec, ...] = ()
+
+    @classmethod
+    def of(cls, encode_image: ComponentSpec) -> Beside:
+        """By what `encode_image` answers.
+
+        Args:
+            encode_image: Of the component, or of its function in a file.
+        """
+        return cls(tuple(each for each in encode_image.outputs if each.name != FEATURES))
+
+    @property
+    def positions(self) -> int:
+        """How many the picture takes, P; those of the words are counted from there."""
+        return self.tensors[0].shape[2] if self.tensors else 0
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of each tensor's part of a row."""
+        return tuple(prod(each.shape) // each.shape[2] for each in self.tensors)
+
+    def width(self, of_words: int) -> int:
+        """Of a row, by that of words alone, which is smaller than that of their keys and values."""
+        return sum(self.widths) or of_words
+
+    def cache(self, part: TensorSpec) -> TensorSpec:
+        """What LiteRT-LM keeps a part of a state as, such as `keys_3`, or of a picture.
+
+        Raises:
+            BundleError: no part is called so.
+        """
+        shape = (1, 1, prod(part.shape)) if self.tensors else part.shape
+        return replace(part, name=self.cache_name(part.name), shape=shape)
+
+    def cache_name(self, part: str) -> str:
+        """The name of that.
+
+        >>> keys, values = (TensorSpec(f"picture_{each}_0", "float32", (1, 2, 9, 4), "") for each in ("keys", "values"))
+        >>> [Beside((keys, values)).cache_name(each) for each in ("keys_0", "values_0_written", "picture_values_0")]
+        ['kv_cache_k_0', 'kv_cache_v_0', 'kv_cache_v_1']
+
+        Raises:
+            BundleError: no part is called so.
+        """
+        found = re.fullmatch(r"(picture_)?([kv])(?:eys|alues)_(\d+)(?:_written)?", part)
+        if found is None:
+            raise BundleError(f"decode: expected a state of keys_0, values_0, ..., got {part!r}")
+        behind = len(self.tensors) // 2 if found[1] else 0
+        return f"kv_cache_{found[2]}_{behind + int(found[3])}"
+
+
+AMONG_WORDS = Beside()
+
+
+def called(function: str, spec: ComponentSpec, beside: Beside = AMONG_WORDS) -> ComponentSpec:
     """A function as LiteRT-LM calls it.
 
     Pictures come as float32 [1, H, W, 3] in 0..1, ids one at a time, and positions as int32 [T], of which the first is
     where the rows begin: what is behind the last row is padding, whose slots of the state are written again before
     anything reads them. The state goes in and out under one name; logits are those of the last row, padding or not.
+    What is beside the rows is state as well, which `decode` reads alone: words follow the picture.
 
     Args:
         function: What the file calls it.
         spec: With its state among its inputs and outputs; `edgevlm.bundle.spec.ComponentSpec.explicit` gives it.
+        beside: What the decoder takes beside its rows.
     """
     if function == VISION_ENCODER:
-        pixels = spec.inputs[0]
+        pixels, outputs = spec.inputs[0], spec.outputs
         batch, channels, height, width = pixels.shape
-        return replace(spec, inputs=(replace(pixels, name=IMAGES, shape=(batch, height, width, channels)),))
+        if beside.tensors:
+            shape = (1, beside.positions, beside.width(0))
+            outputs = (TensorSpec(FEATURES, "float32", shape, "keys and values of the picture, of all layers"),)
+        inputs = (replace(pixels, name=IMAGES, shape=(batch, height, width, channels)),)
+        return replace(spec, inputs=inputs, outputs=outputs)
     if function == EMBEDDER:
         ids, rows = spec.inputs[0], spec.outputs[0]
         return replace(
             spec,
             inputs=(replace(ids, shape=(1, 1)),),
-            outputs=(replace(rows, shape=(1, 1, rows.shape[-1])),),
+            outputs=(replace(rows, shape=(1, 1, beside.width(rows.shape[-1]))),),
         )
-    return replace(spec, inputs=tuple(map(_given, spec.inputs)), outputs=tuple(map(_answered, spec.outputs)))
-
-
-def cache_name(part: str) -> str:
-    """What LiteRT-LM calls a part of a state: `keys_3`, or what it is after a run, `keys_3_written`.
-
-    Raises:
-        BundleError: no part of a state is called so.
-    """
-    found = re.fullmatch(r"([kv])(?:eys|alues)_(\d+)(?:_written)?", part)
-    if found is None:
-        raise BundleError(f"decode: expected a state of keys_0, values_0, ..., got {part!r}")
-    return f"kv_cache_{found[1]}_{found[2]}"
+    written = () if function == DECODE else beside.tensors
+    return replace(
+        spec,
+        inputs=tuple(_given(each, beside) for each in spec.inputs),
+        outputs=tuple(_answered(each, beside) for each in (*spec.outputs, *written)),
+    )
 
 
 def about(
@@ -205,18 +278,18 @@ def _sections(header: bytes) -> Iterator[tuple[int, int]]:
             yield start, stop
 
 
-def _given(tensor: TensorSpec) -> TensorSpec:
+def _given(tensor: TensorSpec, beside: Beside) -> TensorSpec:
     if tensor.name == EMBEDDINGS:
-        return tensor
+        return replace(tensor, shape=(*tensor.shape[:-1], beside.width(tensor.shape[-1])))
     if tensor.name == POSITIONS:
         return replace(tensor, name=INPUT_POS, shape=tensor.shape[1:])
-    return replace(tensor, name=cache_name(tensor.name))
+    return beside.cache(tensor)
 
 
-def _answered(tensor: TensorSpec) -> TensorSpec:
+def _answered(tensor: TensorSpec, beside: Beside) -> TensorSpec:
     if tensor.name == LOGITS:
         return replace(tensor, shape=(1, *tensor.shape))
-    return replace(tensor, name=cache_name(tensor.name))
+    return beside.cache(tensor)
 
 
 @contextmanager

@@ -98,10 +98,12 @@ class ExecuTorchRuntime:
         return runner.NAME if taken == (EMBEDDINGS, POSITIONS) else None
 
     def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
-        """What an app should know of MultimodalRunner, by component; nothing where that cannot hold the bundle."""
+        """What an app should know of MultimodalRunner, by component; nothing of a model that does not talk."""
         dialogue, image = bundle.manifest.dialogue, bundle.manifest.image
-        if dialogue is None or self.runner_name(bundle) is None:
+        if dialogue is None:
             return {}
+        if self.runner_name(bundle) is None:
+            return runner.advice_beside()
         return runner.advice(dialogue, (image.height, image.width))
 
     def open_runner(self, bundle: Bundle) -> runner.MultimodalRunner:

@@ -11,6 +11,7 @@ import numpy as np
 from edgevlm.bundle.spec import ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency
 from edgevlm.targets import litert_lm
+from edgevlm.targets.litert_lm import Beside
 
 _SUBGRAPHS_SLOT = 8  # Model's third field in the schema, after version and operator_codes: 4 + 2 * 2
 
@@ -78,19 +79,20 @@ def _checked(path: Path, content: bytes) -> bytes:
     return content
 
 
-def signature(interpreters: tuple[Any, ...], spec: ComponentSpec, path: Path) -> Any:
+def signature(interpreters: tuple[Any, ...], spec: ComponentSpec, path: Path, beside: Beside) -> Any:
     """The runner of a function, once its tensors are known to be those of the spec.
 
     Args:
         interpreters: Of the file.
         spec: The function's, by its name in the file.
         path: The file, for errors.
+        beside: What a decoder in a container takes beside its rows.
 
     Raises:
         BundleError: there is no such function, or it takes or gives something else.
     """
     if is_container(path):
-        spec = litert_lm.called(spec.name, spec)
+        spec = litert_lm.called(spec.name, spec, beside)
     found = next((each for each in interpreters if spec.name in each.get_signature_list()), None)
     if found is None:
         names = [name for each in interpreters for name in each.get_signature_list()]
@@ -107,14 +109,14 @@ def signature(interpreters: tuple[Any, ...], spec: ComponentSpec, path: Path) ->
     return runner
 
 
-def alone(path: Path, spec: ComponentSpec) -> tuple[bytes, bytes, int]:
+def alone(path: Path, spec: ComponentSpec, beside: Beside = litert_lm.AMONG_WORDS) -> tuple[bytes, bytes, int]:
     """A model with a function as its first subgraph; the model as it is; and the function's true subgraph.
 
     Python's interpreter tells of a file's first subgraph only, so the file's first entry in its table of subgraphs is
     pointed, in memory, at the function's.
     """
     interpreters = load(path, None)
-    signature(interpreters, spec, path)
+    signature(interpreters, spec, path, beside)
     schema = require_schema()
     number = next(index for index, each in enumerate(interpreters) if spec.name in each.get_signature_list())
     content = contents(path)[number]

@@ -16,20 +16,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edgevlm.bundle.dialogue import DECODE, ENCODE_IMAGE, LOGITS, Dialogue
+from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, ENCODE_IMAGE, LOGITS, Dialogue
 from edgevlm.targets import litert_lm
 from edgevlm.targets.app_runner import Part, spell, spelled, spelling_vocabulary
-from edgevlm.targets.inspection import Advice
-from edgevlm.targets.litert_lm import IMAGES
+from edgevlm.targets.inspection import Advice, AdviceKind
+from edgevlm.targets.litert_lm import AMONG_WORDS, IMAGES, PLACEHOLDER, Beside
 
 NAME = "LiteRT-LM"
 SEEN = f"{NAME} {litert_lm.LEAST_RUNTIME}"
 """Of what `advice` was seen."""
 _SOURCE = "https://github.com/google-ai-edge/LiteRT-LM"
-_PICTURE = "<picture>"
 _AS_THEY_COME = (
     "{%- for message in messages -%}{%- for part in message.content -%}"
-    f"{{%- if part.type == 'image' -%}}{_PICTURE}{{%- else -%}}{{{{ part.text }}}}{{%- endif -%}}"
+    f"{{%- if part.type == 'image' -%}}{PLACEHOLDER}{{%- else -%}}{{{{ part.text }}}}{{%- endif -%}}"
     "{%- endfor -%}{%- endfor -%}"
 )
 
@@ -39,12 +38,13 @@ def is_installed() -> bool:
     return all(find_spec(name) is not None for name in ("litert_lm", "litert_lm_builder"))
 
 
-def advice(dialogue: Dialogue, size: tuple[int, int]) -> dict[str, tuple[Advice, ...]]:
+def advice(dialogue: Dialogue, size: tuple[int, int], beside: Beside = AMONG_WORDS) -> dict[str, tuple[Advice, ...]]:
     """What an app should know that asks LiteRT-LM, by component.
 
     Args:
         dialogue: The model's.
         size: Height and width of what the encoder takes.
+        beside: What the decoder takes beside its rows.
     """
     pictures = [
         f"{SEEN} scales a picture in a way of its own, and answers may differ by that: scale it to {size[0]} x "
@@ -55,14 +55,24 @@ def advice(dialogue: Dialogue, size: tuple[int, int]) -> dict[str, tuple[Advice,
             f"{SEEN} shows the whole of a picture alone, and the original sees it in tiles as well, so that answers "
             "differ by what is small: where that matters, run the models of the file by LiteRT, as `edgevlm run` does"
         )
+    if dialogue.chat is None:
+        turns = _to_app(
+            EMBEDDINGS,
+            f"{SEEN} is asked with one message, of one picture and the beginning of a caption, in a conversation of "
+            "its own: it refuses none, two and a further message, and says why in its log alone",
+            "refused",
+        )
+    else:
+        turns = _to_app(
+            "kv_cache_k_0, kv_cache_v_0, ...",
+            f"in the second turn of a conversation {SEEN} takes the last token of the answer before for a row of "
+            "zeros: begin a new conversation for each turn, with what was said as its `messages`",
+        )
     return {
         ENCODE_IMAGE: tuple(_to_app(IMAGES, each) for each in pictures),
         DECODE: (
-            _to_app(
-                "kv_cache_k_0, kv_cache_v_0, ...",
-                f"in the second turn of a conversation {SEEN} takes the last token of the answer before for a row of "
-                "zeros: begin a new conversation for each turn, with what was said as its `messages`",
-            ),
+            turns,
+            *_memory(beside),
             _to_app(
                 LOGITS,
                 f"{SEEN} writes special ids of an answer out, such as <image>: remove them from its text, as "
@@ -72,8 +82,21 @@ def advice(dialogue: Dialogue, size: tuple[int, int]) -> dict[str, tuple[Advice,
     }
 
 
-def _to_app(where: str, message: str) -> Advice:
-    return Advice("app", "accuracy", where, message, _SOURCE)
+def _memory(beside: Beside) -> tuple[Advice, ...]:
+    if not beside.tensors:
+        return ()
+    width = beside.width(0)
+    megabytes = 4 * beside.positions * width / 1e6
+    message = (
+        f"a picture is {beside.positions:,} rows of {width:,} numbers to {SEEN}, {megabytes:,.1f} MB, beside caches "
+        "that are as large, since it has no other place for what a decoder looks at beside its words: run the models "
+        "of the file by LiteRT, as `edgevlm run` does, where that is too much"
+    )
+    return (_to_app(EMBEDDINGS, message, "speed"),)
+
+
+def _to_app(where: str, message: str, kind: AdviceKind = "accuracy") -> Advice:
+    return Advice("app", kind, where, message, _SOURCE)
 
 
 class LiteRTLM:
@@ -83,10 +106,11 @@ class LiteRTLM:
         path: Of the container.
         dialogue: The model's.
         vocabulary: Number of logits.
+        context: Positions of pictures, words and answer together.
         size: Height and width of what the encoder takes.
     """
 
-    def __init__(self, path: Path, dialogue: Dialogue, vocabulary: int, size: tuple[int, int]) -> None:
+    def __init__(self, path: Path, dialogue: Dialogue, vocabulary: int, context: int, size: tuple[int, int]) -> None:
         self._module: Any = importlib.import_module("litert_lm")
         self._folder = tempfile.TemporaryDirectory(prefix="edgevlm-")
         tokenizer, witness = (Path(self._folder.name, name) for name in ("tokenizer.json", "witness.litertlm"))
@@ -95,8 +119,8 @@ class LiteRTLM:
             _AS_THEY_COME,
             begin_ids=(),
             end_ids=dialogue.end_ids,
-            context_length=dialogue.context_length,
-            placeholder=_PICTURE,
+            context_length=context,
+            placeholder=PLACEHOLDER,
             size=size,
         )
         litert_lm.pack(litert_lm.unpack(path), witness, metadata=metadata, tokenizer=tokenizer)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, LOGITS, POSITIONS
+from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, ENCODE_IMAGE, FEATURES, LOGITS, POSITIONS
 from edgevlm.bundle.integer_weights import StoredWeight
+from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import TensorError
 from edgevlm.runtimes.tflite import runner
@@ -31,7 +32,7 @@ from edgevlm.runtimes.tflite.file import (
 )
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import Advice, OpCount
-from edgevlm.targets.litert_lm import EMBEDDER, IMAGES, INPUT_POS, VISION_ENCODER, cache_name
+from edgevlm.targets.litert_lm import AMONG_WORDS, EMBEDDER, IMAGES, INPUT_POS, VISION_ENCODER, Beside
 from edgevlm.targets.runtime import SerialSession, TracedOp
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ class TFLiteRuntime:
         """
         validate_threads(threads)
         files = {file: bundle.path / file for file in {each.file for each in bundle.components.values()}}
-        interpreters = {file: load(path, threads) for file, path in files.items()}
+        interpreters, beside = {file: load(path, threads) for file, path in files.items()}, _beside(bundle)
         runners = {
-            name: (each.spec, signature(interpreters[each.file], each.spec, files[each.file]))
+            name: (each.spec, signature(interpreters[each.file], each.spec, files[each.file], beside))
             for name, each in bundle.functions.items()
         }
         kind = ContainerSession if any(map(is_container, files.values())) else TFLiteSession
@@ -74,7 +75,7 @@ class TFLiteRuntime:
             MissingDependency: neither ai-edge-litert nor tflite-runtime is installed.
         """
         return {
-            name: _count_ops(_operators(bundle.path / component.file, component.spec))
+            name: _count_ops(_operators(bundle.path / component.file, component.spec, _beside(bundle)))
             for name, component in bundle.functions.items()
         }
 
@@ -107,14 +108,15 @@ class TFLiteRuntime:
         dialogue, image = bundle.manifest.dialogue, bundle.manifest.image
         if dialogue is None or not _is_contained(bundle):
             return {}
-        return runner.advice(dialogue, (image.height, image.width))
+        return runner.advice(dialogue, (image.height, image.width), _beside(bundle))
 
     def open_runner(self, bundle: Bundle) -> runner.LiteRTLM:
         """See `edgevlm.targets.app_runner.RunnerTarget`."""
         decoder, dialogue, image = bundle.components[DECODE], bundle.manifest.dialogue, bundle.manifest.image
         assert dialogue is not None
         vocabulary = next(tensor.shape[-1] for tensor in decoder.spec.outputs if tensor.name == LOGITS)
-        return runner.LiteRTLM(bundle.path / decoder.file, dialogue, vocabulary, (image.height, image.width))
+        context = _beside(bundle).positions + dialogue.context_length
+        return runner.LiteRTLM(bundle.path / decoder.file, dialogue, vocabulary, context, (image.height, image.width))
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
         """Runs one component once on the interpreter's own kernels: XNNPACK keeps to itself what it computes.
@@ -157,21 +159,39 @@ class TFLiteSession(SerialSession[Any]):
 
 
 class ContainerSession(TFLiteSession):
-    """An open container of LiteRT-LM's, whose functions are called as `edgevlm.targets.litert_lm.called` says."""
+    """An open container of LiteRT-LM's, whose functions are called as `edgevlm.targets.litert_lm.called` says.
+
+    A picture that is beside the words is given as the caches that it would be written into.
+    """
+
+    def __init__(
+        self, functions: Mapping[str, tuple[ComponentSpec, Any]], components: Mapping[str, BundledComponent]
+    ) -> None:
+        super().__init__(functions, components)
+        self._beside = Beside.of(components[ENCODE_IMAGE].spec)
 
     def _compute(self, spec: ComponentSpec, runner: Any, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         if spec.name == VISION_ENCODER:
             [pixels] = arrays.values()
             images = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1), np.float32) / np.float32(255)
-            return super()._compute(spec, runner, {IMAGES: images})
+            answers = super()._compute(spec, runner, {IMAGES: images})
+            return self._apart(answers[FEATURES]) if self._beside.tensors else answers
         if spec.name == EMBEDDER:
-            [(name, ids)] = arrays.items()
+            [(name, ids)], width = arrays.items(), spec.outputs[0].shape[-1]
             rows = [
                 super(ContainerSession, self)._compute(spec, runner, {name: ids[:, place : place + 1]})[EMBEDDINGS]
                 for place in range(ids.shape[1])
             ]
-            return {EMBEDDINGS: np.concatenate(rows, axis=1)}
+            return {EMBEDDINGS: np.concatenate(rows, axis=1)[..., :width]}
         return self._decode(spec, runner, arrays)
+
+    def _apart(self, rows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Rows [1, P, N] as the tensors that stand in them side by side, [1, heads, P, D] each."""
+        parts = np.split(rows, np.cumsum(self._beside.widths)[:-1], axis=-1)
+        return {
+            each.name: part.reshape(1, len(rows[0]), each.shape[1], each.shape[3]).transpose(0, 2, 1, 3)
+            for each, part in zip(self._beside.tensors, parts, strict=True)
+        }
 
     def _decode(self, spec: ComponentSpec, runner: Any, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         """Where there is padding the last row is run once more, alone: a container answers for the last of all rows."""
@@ -182,16 +202,25 @@ class ContainerSession(TFLiteSession):
                 f"{spec.name}: expected positions that stand behind each other, and -1 behind them, got "
                 f"{places[0, :8].tolist()}"
             )
-        kept = {name: cache_name(name) for name in arrays if name not in (EMBEDDINGS, POSITIONS)}
-        state = {there: arrays[name] for name, there in kept.items()}
+        beside = self._beside
+        rows = np.pad(rows, ((0, 0), (0, 0), (0, beside.width(rows.shape[-1]) - rows.shape[-1])))
+        first += beside.positions
+        caches = {each.name: beside.cache(each) for each in spec.inputs if each.name not in (EMBEDDINGS, POSITIONS)}
+        state = {there.name: arrays[name].reshape(there.shape) for name, there in caches.items()}
         given = {EMBEDDINGS: rows, INPUT_POS: first + np.arange(rows.shape[1], dtype=np.int32)}
         answers = super()._compute(spec, runner, {**given, **state})
         if count < rows.shape[1]:
-            state = {there: answers[there] for there in kept.values()}
+            state |= {name: answers[name] for name in state.keys() & answers.keys()}
             last = {EMBEDDINGS: rows[:, count - 1 : count], INPUT_POS: np.array([first + count - 1], np.int32)}
             answers = super()._compute(spec, self._functions[DECODE][1], {**last, **state})
-        written = {f"{name}_written": answers[there] for name, there in kept.items()}
+        kept = [each for each in spec.inputs if each.written in {answer.name for answer in spec.outputs}]
+        written = {each.written: answers[caches[each.name].name].reshape(each.shape) for each in kept}
         return {LOGITS: answers[LOGITS][:, 0], **written}
+
+
+def _beside(bundle: Bundle) -> Beside:
+    """What a decoder in a container takes beside its rows."""
+    return Beside.of(bundle.components[ENCODE_IMAGE].spec) if _is_contained(bundle) else AMONG_WORDS
 
 
 def _is_contained(bundle: Bundle) -> bool:
@@ -216,9 +245,9 @@ def _traced(interpreter: Any) -> Iterator[TracedOp]:
             computed.add(index)
 
 
-def _operators(path: Path, spec: ComponentSpec) -> list[dict[str, Any]]:
+def _operators(path: Path, spec: ComponentSpec, beside: Beside) -> list[dict[str, Any]]:
     """The interpreter's own account of a component's ops after delegation, and what the file stores weights as."""
-    content, whole, subgraph = alone(path, spec)
+    content, whole, subgraph = alone(path, spec, beside)
     interpreter = interpreter_class()(model_content=content, num_threads=1)
     interpreter.allocate_tensors()
     operators: list[dict[str, Any]] = interpreter._get_ops_details()
