@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -210,15 +211,16 @@ def ran(program: Program, given: dict[str, Tensor]) -> dict[str, Tensor]:
     return {each.name: answer for each, answer in zip(program.spec.outputs, answers, strict=True)}
 
 
+@pytest.mark.parametrize("patches", [1, 2, 3])
 @pytest.mark.parametrize("asked", ["", "a picture of", "there are two dogs and a cat on the red sofa of the house"])
-def test_a_picture_beside_the_words_is_rows_and_caches_to_litert_lm(asked: str) -> None:
+def test_a_picture_beside_the_words_is_rows_and_caches_to_litert_lm(asked: str, patches: int) -> None:
     """In chunks as the runtime makes them: one has the picture's end and the words, the last has padding."""
     model = talking.load(library.talker_checkpoint("blip"), name="b", context_length=32, lengths=(1, 16))
     expected = library.asking(model).generate(scene(40, 60, seed=3), asked, max_tokens=6)
     arranged = TFLiteConverter().arrange(model.programs, model.dialogue)
-    beside = Beside.of(arranged["vision_encoder"].spec)
+    beside = Beside.of(arranged["vision_encoder"].spec, {1: 16, 2: 5, 3: 3}[patches])
     functions = {name: as_called(name, program, beside) for name, program in arranged.items()}
-    assert (beside.positions, beside.width(64)) == (17, 2 * 2 * 64)
+    assert (beside.patches, beside.positions, beside.width(64)) == (patches, -(-17 // patches), patches * 2 * 2 * 64)
 
     def row(token_id: int) -> Tensor:
         return ran(functions["embedder"], {"token_ids": torch.tensor([[token_id]], dtype=torch.int32)})["embeddings"]
@@ -250,3 +252,23 @@ def test_a_picture_beside_the_words_is_rows_and_caches_to_litert_lm(asked: str) 
         said.append(int(answers["logits"].argmax()))
         newest, place = row(said[-1]), place + 1
     assert said == expected.token_ids
+
+
+def test_a_picture_beside_the_words_is_two_chunks_of_a_prompt_where_that_is_not_too_wide() -> None:
+    """Of BLIP-base's size: 577 patches, keys and values of 12 layers of 12 heads of 64."""
+    seen = tuple(
+        TensorSpec(f"picture_{kind}_{layer}", "float32", (1, 12, 577, 64), "")
+        for layer in range(12)
+        for kind in ("keys", "values")
+    )
+    encode_image = ComponentSpec("encode_image", (TensorSpec("pixels", "float32", (1, 3, 384, 384), ""),), seen)
+    for longest, patches, rows in ((64, 5, 116), (288, 2, 289), (289, 1, 577), (16, 16, 37), (1, 16, 37)):
+        beside = Beside.of(encode_image, longest)
+        assert (beside.patches, beside.positions, beside.width(768)) == (patches, rows, patches * 18_432)
+    assert [beside.cache_name(each) for each in ("keys_11", "picture_keys_0", "picture_values_11_written")] == [
+        *("kv_cache_k_11", "kv_cache_k_12", "kv_cache_v_23"),
+    ]
+    among = replace(encode_image, outputs=(TensorSpec("features", "float32", (1, 577, 768), ""),))
+    assert (Beside.of(among, 64).positions, Beside.of(among, 64).width(768)) == (0, 768)
+    with pytest.raises(BundleError, match=r"expected a state of keys_0, values_0, \.\.\., got 'logits'"):
+        beside.cache_name("logits")

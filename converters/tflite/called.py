@@ -25,7 +25,7 @@ def as_called(function: str, program: Program, beside: Beside) -> Program:
     spec, example, module = called(function, program.spec, beside), program.example, program.module
     if function == VISION_ENCODER:
         images = example[0].permute(0, 2, 3, 1) / 255
-        vision = _SideBySide(_Vision(module)) if beside.tensors else _Vision(module)
+        vision = _SideBySide(_Vision(module), beside) if beside.tensors else _Vision(module)
         return replace(program, spec=spec, module=vision, example=(images,))
     if function == EMBEDDER:
         added = spec.outputs[0].shape[-1] - program.spec.outputs[0].shape[-1]
@@ -76,14 +76,17 @@ class _Decode(nn.Module):
 
 
 class _SideBySide(nn.Module):
-    """What a module answers in tensors [1, heads, P, D] as rows [1, P, N], heads side by side, tensor by tensor."""
+    """What a module answers in tensors [1, heads, P, D] as rows, patch by patch, tensor by tensor, head by head."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, beside: Beside) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.beside = module, beside
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.cat([each.transpose(1, 2).flatten(2) for each in self.module(images)], -1)
+        answers = self.module(images)
+        missing = self.beside.positions * self.beside.patches - answers[0].shape[2]
+        parts = [nn.functional.pad(each.transpose(1, 2).flatten(2), (0, 0, 0, missing)) for each in answers]
+        return torch.cat(parts, -1).reshape(1, self.beside.positions, -1)
 
 
 class _Widened(nn.Module):
@@ -102,7 +105,8 @@ class _DecodeBeside(nn.Module):
     """The same of a decoder that looks at a picture beside its words: see `edgevlm.targets.litert_lm.Beside`.
 
     The picture's rows stand first. They are padding to the decoder, and are written into caches of their own by a
-    product with their one-hot positions: a chunk may have the picture's end and the first words.
+    product with the one-hot slots of their patches: a chunk may have the picture's end and the first words, and a
+    gather would cut XNNPACK's part of the graph in two, with all that it gathers between them.
 
     Args:
         program: The decoder, with its state among its inputs and outputs.
@@ -111,6 +115,7 @@ class _DecodeBeside(nn.Module):
     """
 
     ramp: Tensor
+    patch_ramp: Tensor
     slots: Tensor
 
     def __init__(self, program: Program, beside: Beside, *, writes: bool) -> None:
@@ -119,15 +124,16 @@ class _DecodeBeside(nn.Module):
         _, length, self.width = program.spec.inputs[0].shape
         self.shapes = [each.shape for each in program.spec.inputs[2:]]
         self.context = self.shapes[-1][2]
-        self.register_buffer("ramp", torch.arange(length, dtype=torch.int32), persistent=False)
-        self.register_buffer("slots", torch.arange(beside.positions, dtype=torch.int32), persistent=False)
+        sizes = {"ramp": length, "patch_ramp": length * beside.patches, "slots": self.shapes[0][2]}
+        for name, size in sizes.items():
+            self.register_buffer(name, torch.arange(size, dtype=torch.int32), persistent=False)
 
     def forward(self, rows: Tensor, positions: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         places = positions[:1] + self.ramp
         caches = [each.reshape(shape) for each, shape in zip(flat, self.shapes, strict=True)]
         count = len(self.beside.tensors)
         if self.writes:
-            caches[:count] = self._written(caches[:count], rows, places)
+            caches[:count] = self._written(caches[:count], rows, positions[:1])
         words = places - self.beside.positions
         inside = ((words >= 0) & (words < self.context)).to(torch.int32)
         words = words * inside + (inside - 1)
@@ -136,12 +142,12 @@ class _DecodeBeside(nn.Module):
             written += caches[:count]
         return logits[:, None], *(each.reshape(1, 1, -1) for each in written)
 
-    def _written(self, caches: Iterable[Tensor], rows: Tensor, places: Tensor) -> list[Tensor]:
-        """Caches [1, heads, P, D] with the picture's rows in their slots."""
-        one_hot = (self.slots[:, None] == places).float()
+    def _written(self, caches: Iterable[Tensor], rows: Tensor, first: Tensor) -> list[Tensor]:
+        """Caches [1, heads, P, D] with the patches of rows in their slots, of which the first row's have the first."""
+        patches = rows.reshape(-1, sum(self.beside.widths))
+        one_hot = (self.slots[:, None] == first * self.beside.patches + self.patch_ramp).float()
         kept = 1 - one_hot.sum(1, keepdim=True)
-        parts = rows[0].split(self.beside.widths, -1)
         return [
             cache * kept + one_hot @ part.reshape(len(part), cache.shape[1], -1).transpose(0, 1)
-            for cache, part in zip(caches, parts, strict=True)
+            for cache, part in zip(caches, patches.split(self.beside.widths, -1), strict=True)
         ]

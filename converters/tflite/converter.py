@@ -101,7 +101,7 @@ class TFLiteConverter:
         if dialogue is None:
             return
         spelling, image = dialogue.spelling, manifest.image
-        beside = Beside.of(manifest.components[ENCODE_IMAGE].spec)
+        beside = litert_lm.beside_of(manifest.components)
         tokenizer_json = (folder / dialogue.tokenizer_file).read_bytes()
         if dialogue.chat is None:  # ids of its own the runtime puts before a picture
             tokenizer_json, begin = spelled(tokenizer_json, dialogue.begin_ids, where=dialogue.tokenizer_file)
@@ -131,7 +131,8 @@ def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path) -> Bundl
     """The three models of a model that talks; `describe` adds what it is asked with."""
     from edgevlm.converters.tflite.called import as_called
 
-    finish = partial(as_called, beside=Beside.of(programs[VISION_ENCODER].spec))
+    longest = max(length for each in programs.values() if each.spec.name == DECODE for length in each.answers)
+    finish = partial(as_called, beside=Beside.of(programs[VISION_ENCODER].spec, longest))
     models: dict[str, bytes] = {}
     requires: list[dict[str, str]] = []
     for name in MODELS:

@@ -14,11 +14,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, FEATURES, LOGITS, POSITIONS
+from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, ENCODE_IMAGE, FEATURES, LOGITS, POSITIONS
+from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency
 
@@ -39,6 +40,8 @@ _SECTIONS, _OBJECTS, _BEGIN, _END, _KIND = 6, 4, 6, 8, 10
 """Fields of the header's tables, by their places in a vtable."""
 _MODEL = 3
 """The kind of a section that is a TFLite model."""
+_PATCHES_MOST = 16
+"""In one row: what a row of a word is padded to is written with every word."""
 _STAMP = {"uuid": "00000000-0000-0000-0000-000000000000", "creation_timestamp": "1970-01-01T00:00:00+00:00"}
 
 
@@ -46,40 +49,47 @@ _STAMP = {"uuid": "00000000-0000-0000-0000-000000000000", "creation_timestamp": 
 class Beside:
     """What a picture is to a decoder that takes it beside its rows; nothing where pictures stand among words.
 
-    A container's picture is rows, which come first and take positions of their own: one for each of the picture's, with
-    the keys and values of all layers side by side. From there `prefill_N` writes them into caches of the runtime's,
-    numbered behind those of the words. Rows of words are padded to the same width, and stand from position 0 on as far
-    as the decoder itself is concerned. All caches are flat: the runtime takes the third size of one for the number of
-    all positions, and neither those of words nor those of the picture have so many.
+    A container's picture is rows, which come first and take positions of their own, with the keys and values of all
+    layers side by side. From there `prefill_N` writes them into caches of the runtime's, numbered behind those of the
+    words. Rows of words are padded to the same width, and stand from position 0 on as far as the decoder itself is
+    concerned. It computes all that it does for a row of words for one of the picture too, to no purpose: so a row holds
+    several patches, as many as make the picture two chunks of a prompt.
+
+    All caches are flat: the runtime takes the third size of one for the number of all positions, and neither those of
+    words nor those of the picture have so many.
 
     Attributes:
         tensors: `picture_keys_0`, `picture_values_0`, ..., float32 [1, heads, P, D] each.
+        patches: How many of the P are in a row.
     """
 
     tensors: tuple[TensorSpec, ...] = ()
+    patches: int = 1
 
     @classmethod
-    def of(cls, encode_image: ComponentSpec) -> Beside:
+    def of(cls, encode_image: ComponentSpec, longest: int) -> Beside:
         """By what `encode_image` answers.
 
         Args:
             encode_image: Of the component, or of its function in a file.
+            longest: Of a prompt's chunks, the last of the lengths of `decode`.
         """
-        return cls(tuple(each for each in encode_image.outputs if each.name != FEATURES))
+        tensors = tuple(each for each in encode_image.outputs if each.name != FEATURES)
+        return cls(tensors, min(_PATCHES_MOST, ceil(tensors[0].shape[2] / (2 * longest))) if tensors else 1)
 
     @property
     def positions(self) -> int:
-        """How many the picture takes, P; those of the words are counted from there."""
-        return self.tensors[0].shape[2] if self.tensors else 0
+        """How many the picture takes; those of the words are counted from there."""
+        return ceil(self.tensors[0].shape[2] / self.patches) if self.tensors else 0
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Of each tensor's part of a row."""
+        """Of each tensor's part of a patch."""
         return tuple(prod(each.shape) // each.shape[2] for each in self.tensors)
 
     def width(self, of_words: int) -> int:
         """Of a row, by that of words alone, which is smaller than that of their keys and values."""
-        return sum(self.widths) or of_words
+        return self.patches * sum(self.widths) or of_words
 
     def cache(self, part: TensorSpec) -> TensorSpec:
         """What LiteRT-LM keeps a part of a state as, such as `keys_3`, or of a picture.
@@ -108,6 +118,11 @@ class Beside:
 
 
 AMONG_WORDS = Beside()
+
+
+def beside_of(components: Mapping[str, BundledComponent]) -> Beside:
+    """What the decoder of a bundle takes beside its rows."""
+    return Beside.of(components[ENCODE_IMAGE].spec, components[DECODE].spec.lengths[-1])
 
 
 def called(function: str, spec: ComponentSpec, beside: Beside = AMONG_WORDS) -> ComponentSpec:

@@ -85,12 +85,11 @@ def advice(dialogue: Dialogue, size: tuple[int, int], beside: Beside = AMONG_WOR
 def _memory(beside: Beside) -> tuple[Advice, ...]:
     if not beside.tensors:
         return ()
-    width = beside.width(0)
-    megabytes = 4 * beside.positions * width / 1e6
+    rows, width = beside.positions, beside.width(0)
     message = (
-        f"a picture is {beside.positions:,} rows of {width:,} numbers to {SEEN}, {megabytes:,.1f} MB, beside caches "
-        "that are as large, since it has no other place for what a decoder looks at beside its words: run the models "
-        "of the file by LiteRT, as `edgevlm run` does, where that is too much"
+        f"a picture is {rows:,} rows of {width:,} numbers to {SEEN}, {4 * rows * width / 1e6:,.1f} MB, beside caches "
+        "that are as large and a chunk of them that is read at once, since it has no other place for what a decoder "
+        "looks at beside its words: run the models of the file by LiteRT, as `edgevlm run` does, where that is too much"
     )
     return (_to_app(EMBEDDINGS, message, "speed"),)
 

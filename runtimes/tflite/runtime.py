@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, ENCODE_IMAGE, FEATURES, LOGITS, POSITIONS
+from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, FEATURES, LOGITS, POSITIONS
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import Array, ComponentSpec
@@ -30,6 +30,7 @@ from edgevlm.runtimes.tflite.file import (
     require_schema,
     signature,
 )
+from edgevlm.targets import litert_lm
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import Advice, OpCount
 from edgevlm.targets.litert_lm import AMONG_WORDS, EMBEDDER, IMAGES, INPUT_POS, VISION_ENCODER, Beside
@@ -168,7 +169,7 @@ class ContainerSession(TFLiteSession):
         self, functions: Mapping[str, tuple[ComponentSpec, Any]], components: Mapping[str, BundledComponent]
     ) -> None:
         super().__init__(functions, components)
-        self._beside = Beside.of(components[ENCODE_IMAGE].spec)
+        self._beside = litert_lm.beside_of(components)
 
     def _compute(self, spec: ComponentSpec, runner: Any, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         if spec.name == VISION_ENCODER:
@@ -182,15 +183,17 @@ class ContainerSession(TFLiteSession):
                 super(ContainerSession, self)._compute(spec, runner, {name: ids[:, place : place + 1]})[EMBEDDINGS]
                 for place in range(ids.shape[1])
             ]
-            return {EMBEDDINGS: np.concatenate(rows, axis=1)[..., :width]}
+            return {EMBEDDINGS: np.concatenate([row[..., :width] for row in rows], axis=1)}
         return self._decode(spec, runner, arrays)
 
     def _apart(self, rows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Rows [1, P, N] as the tensors that stand in them side by side, [1, heads, P, D] each."""
-        parts = np.split(rows, np.cumsum(self._beside.widths)[:-1], axis=-1)
+        """Rows as the tensors that stand in them side by side, [1, heads, P, D] each."""
+        tensors, widths = self._beside.tensors, self._beside.widths
+        patches = rows.reshape(-1, sum(widths))[: tensors[0].shape[2]]
+        parts = np.split(patches, np.cumsum(widths)[:-1], axis=-1)
         return {
-            each.name: part.reshape(1, len(rows[0]), each.shape[1], each.shape[3]).transpose(0, 2, 1, 3)
-            for each, part in zip(self._beside.tensors, parts, strict=True)
+            each.name: part.reshape(1, len(part), each.shape[1], each.shape[3]).transpose(0, 2, 1, 3)
+            for each, part in zip(tensors, parts, strict=True)
         }
 
     def _decode(self, spec: ComponentSpec, runner: Any, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
@@ -220,7 +223,7 @@ class ContainerSession(TFLiteSession):
 
 def _beside(bundle: Bundle) -> Beside:
     """What a decoder in a container takes beside its rows."""
-    return Beside.of(bundle.components[ENCODE_IMAGE].spec) if _is_contained(bundle) else AMONG_WORDS
+    return litert_lm.beside_of(bundle.components) if _is_contained(bundle) else AMONG_WORDS
 
 
 def _is_contained(bundle: Bundle) -> bool:
