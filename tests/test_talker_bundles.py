@@ -107,8 +107,9 @@ def test_weights_are_stored_once_over_all_lengths(kind: str, target: str, recipe
     weights = [record.size_bytes for name, record in files if name.endswith((".bin", ".tflite", ".pte"))]
     contained = [record.size_bytes for name, record in files if name.endswith(".litertlm")]
     if contained:  # models that share nothing, so that a tied table is in two; the tokenizer; sections on whole blocks
-        table = network.get_input_embeddings().weight
-        stored += BYTES[recipe] * table.numel() * (table is network.get_output_embeddings().weight)
+        talks = network.text_decoder if kind == "blip" else network
+        table = talks.get_input_embeddings().weight
+        stored += BYTES[recipe] * table.numel() * (table is talks.get_output_embeddings().weight)
         stored += bundle.manifest.files["tokenizer.json"].size_bytes + 5 * 16_384
     beside = 48_000 if target == "coreml" else 230_000  # angles of positions; but for Core ML's .bin files, graphs
     assert sum(weights + contained) < stored + beside  # a decoder twice would be more, and on Core ML a table twice
