@@ -272,3 +272,10 @@ def test_a_picture_beside_the_words_is_two_chunks_of_a_prompt_where_that_is_not_
     assert (Beside.of(among, 64).positions, Beside.of(among, 64).width(768)) == (0, 768)
     with pytest.raises(BundleError, match=r"expected a state of keys_0, values_0, \.\.\., got 'logits'"):
         beside.cache_name("logits")
+
+
+def test_a_prompt_is_read_by_another_length_than_1() -> None:
+    model = talking.load(library.talker_checkpoint("blip"), name="b", context_length=32, lengths=(1,))
+    with pytest.raises(UnsupportedError, match="expected another one beside 1, by which LiteRT-LM reads") as refused:
+        TFLiteConverter().arrange(model.programs, model.dialogue)
+    assert refused.value.hint == "--lengths 1,32"

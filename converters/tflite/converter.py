@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 FILE = "model.tflite"
 CONTAINER = f"model{litert_lm.SUFFIX}"
 _GROUPS = (32, 64, 128, 256)
+_PROMPT = 64
 
 
 class TFLiteConverter:
@@ -61,8 +62,17 @@ class TFLiteConverter:
         return ()
 
     def arrange(self, programs: Programs, dialogue: Dialogue) -> Programs:
-        """As LiteRT-LM wants a model that talks."""
+        """As LiteRT-LM wants a model that talks.
+
+        Raises:
+            UnsupportedError: no length beside 1.
+        """
         words = programs[EMBED_TOKENS]
+        if words.lengths == (1,):
+            raise UnsupportedError(
+                "lengths: expected another one beside 1, by which LiteRT-LM reads a prompt, got none",
+                hint=f"--lengths 1,{min(_PROMPT, dialogue.context_length)}",
+            )
         return {
             VISION_ENCODER: replace(programs[ENCODE_IMAGE], answers=(1,)),
             EMBEDDER: replace(words.explicit(1), answers=words.lengths),
