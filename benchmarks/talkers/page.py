@@ -23,11 +23,12 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def _asked(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the original was asked; results that do not say it are of when BLIP's captions were all short."""
+    """What the original was asked; results that do not say it are of when BLIP was asked, and shipped, otherwise."""
     counts = {row["checkpoint"]: row["dialogues"] for row in rows if row.get("dialogues")}
     if not counts:
         return (
-            "seven dialogues, the last of which reaches the far end of the context (five of BLIP's, of which none does)"
+            "seven dialogues, the last of which reaches the far end of the context "
+            "(five of BLIP's, of which none does, and which no runner was asked)"
         )
     each = ", ".join(f"{count} dialogues with {checkpoint}" for checkpoint, count in counts.items())
     return f"{each}, the last of which begins with a picture and reaches the far end of the context"
