@@ -272,6 +272,11 @@ def test_a_picture_beside_the_words_is_two_chunks_of_a_prompt_where_that_is_not_
     assert (Beside.of(among, 64).positions, Beside.of(among, 64).width(768)) == (0, 768)
     with pytest.raises(BundleError, match=r"expected a state of keys_0, values_0, \.\.\., got 'logits'"):
         beside.cache_name("logits")
+    for shape in ((1, 577), (1, 12, 9, 64), (1, 12, 577, 64, 1)):
+        wrong = replace(encode_image, outputs=(*seen[:2], replace(seen[2], shape=shape)))
+        with pytest.raises(BundleError, match=r"or keys and values \[1, heads, P, D\] of P patches, got picture"):
+            Beside.of(wrong, 64)
+    assert litert_lm.beside_of({}) == litert_lm.AMONG_WORDS
 
 
 def test_a_prompt_is_read_by_another_length_than_1() -> None:

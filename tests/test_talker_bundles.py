@@ -551,6 +551,21 @@ def test_pictures_that_do_not_fit_are_refused(changes: dict[str, Any], message: 
         Bundle.open(tmp_path / "b.edgevlm")
 
 
+def test_a_picture_of_other_shapes_is_refused_when_the_file_is_opened(tmp_path: Path) -> None:
+    shutil.copytree(made().path, tmp_path / "b.edgevlm")
+    encode, decode = (made().components[name] for name in ("encode_image", "decode"))
+    flat = {each.name: replace(each, shape=(1, 5)) for each in encode.spec.outputs}
+    other = {
+        "encode_image": replace(encode, spec=replace(encode.spec, outputs=tuple(flat.values()))),
+        "decode": replace(
+            decode, spec=replace(decode.spec, inputs=tuple(flat.get(each.name, each) for each in decode.spec.inputs))
+        ),
+    }
+    write_manifest(tmp_path / "b.edgevlm", replace(made().manifest, components={**made().components, **other}))
+    with pytest.raises(BundleError, match="encode_image: expected features, or keys and values"):
+        edgevlm.open(tmp_path / "b.edgevlm")
+
+
 def test_words_that_contradict_each_other_are_refused() -> None:
     chat = Chat("", None, Turn("U: ", ""), Turn("U: <image>", ""), Turn("A: ", ""), "A:")
     sound = Dialogue(64, (), chat, SPELLING, None, (2,), "What is it?", Sampling(), "tokenizer.json")

@@ -73,8 +73,16 @@ class Beside:
         Args:
             encode_image: Of the component, or of its function in a file.
             longest: Of a prompt's chunks, the last of the lengths of `decode`.
+
+        Raises:
+            BundleError: tensors of other shapes.
         """
         tensors = tuple(each for each in encode_image.outputs if each.name != FEATURES)
+        if any(len(each.shape) != 4 or each.shape[2] != tensors[0].shape[2] for each in tensors):
+            raise BundleError(
+                f"{encode_image.name}: expected features, or keys and values [1, heads, P, D] of P patches, got "
+                f"{', '.join(f'{each.name} {list(each.shape)}' for each in tensors[:4])}"
+            )
         return cls(tensors, min(_PATCHES_MOST, ceil(tensors[0].shape[2] / (2 * longest))) if tensors else 1)
 
     @property
@@ -121,8 +129,14 @@ AMONG_WORDS = Beside()
 
 
 def beside_of(components: Mapping[str, BundledComponent]) -> Beside:
-    """What the decoder of a bundle takes beside its rows."""
-    return Beside.of(components[ENCODE_IMAGE].spec, components[DECODE].spec.lengths[-1])
+    """What the decoder of a bundle takes beside its rows; nothing where there is none.
+
+    Raises:
+        BundleError: see `Beside.of`.
+    """
+    if not {ENCODE_IMAGE, DECODE} <= components.keys():
+        return AMONG_WORDS
+    return Beside.of(components[ENCODE_IMAGE].spec, max(components[DECODE].spec.lengths, default=1))
 
 
 def called(function: str, spec: ComponentSpec, beside: Beside = AMONG_WORDS) -> ComponentSpec:
