@@ -34,7 +34,7 @@ from edgevlm.bundle.dialogue import ENCODE_IMAGE, Tiling
 from edgevlm.cli import main
 from edgevlm.converters.executorch import converter as executorch_converter
 from edgevlm.converters.tflite.converter import TFLiteConverter
-from edgevlm.inference.generator import Generator
+from edgevlm.inference.generator import Answer, Generator
 from edgevlm.inputs import tiles
 from edgevlm.inputs.pictures import preprocess
 from edgevlm.inputs.texts import Tokenizer, without_rules
@@ -136,10 +136,20 @@ def test_a_container_as_it_ships_says_what_transformers_generates(
             expected.append([words])
             dialogues.append(((), [[app_picture, text(asked)]]))
     assert ask_litert_lm(bundle.path / "model.litertlm", dialogues, 8) == expected
-    assert len({words for [words] in expected}) > 3
+    # The tokenizer of word pieces, and so the captions, are others each time it is trained.
+    assert len({words for [words] in expected}) > (1 if kind == "blip" else 3)
     if bundle.manifest.dialogue is not None and bundle.manifest.dialogue.tiling is not None:
         cut = [generated(library.talker_checkpoint(kind), scene(40, 60, seed=0), asked, 8)[1] for asked in QUESTIONS]
         assert cut != [words for [words] in expected[: len(QUESTIONS)]]  # still: tiles are not shown
+
+
+def with_special_ids(bundle: Bundle, answer: Answer) -> str:
+    """An answer as LiteRT-LM writes it, which leaves the last place of a context free."""
+    import tokenizers
+
+    answer.settle()
+    ids = answer.token_ids[: -1 if answer.finish == "context" else None]
+    return str(tokenizers.Tokenizer.from_file(str(bundle.path / "tokenizer.json")).decode(ids, False))
 
 
 @pytest.mark.slow
@@ -160,14 +170,12 @@ def test_a_captioners_container_is_asked_with_one_picture_and_one_text_or_says_w
         with pytest.raises(subprocess.CalledProcessError) as refused:
             ask_litert_lm(file, [dialogue], 2)
         assert reason in refused.value.stderr
+    asked = ((pixels(bundle, 0), "a picture of"), (pixels(bundle, 0), ""), (np.full_like(pixels(bundle, 0), 128), "a"))
     with opened(bundle) as talker:
-        answers = [talker.generate(pixels(bundle, 0), asked, max_tokens=most) for asked in ("a picture of", "")]
-        assert [(each.text != "", each.finish) for each in answers] == [(True, "context")] * 2
-        expected = [talker.tokenizer.text(each.token_ids[:-1]) for each in answers]
-    right = [[shown, words], [words, shown], [shown], [grey, words]]
+        whole = [with_special_ids(bundle, talker.generate(*each, max_tokens=most)) for each in asked]
+    right = [[shown, words], [words, shown], [shown], [grey, text("a")]]
     said = [answer for (answer,) in ask_litert_lm(file, [((), [each]) for each in right], most)]
-    assert said[:3] == [expected[0], *expected]  # up to the end of the context, whose last place it leaves free
-    assert said[3] != said[0]
+    assert said == [whole[0], *whole]
 
 
 @pytest.mark.slow
@@ -184,7 +192,6 @@ def test_a_captioner_whose_tokenizer_lacks_the_beginning_says_the_same(tmp_path:
     asked = [((), [each]) for each in shown]
     said, plain = (ask_litert_lm(each / "model.litertlm", asked, 6) for each in (lacking, bundle.path))
     assert [[each.replace(f"<|{begin}|>", "[dec]") for each in answer] for answer in said] == plain
-    assert len({*map(str, plain)}) == len(plain)
 
 
 @pytest.mark.slow
