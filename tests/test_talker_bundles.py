@@ -294,7 +294,6 @@ def test_the_command_line_refuses_the_other_kinds_verbs(tmp_path: Path) -> None:
         (("run", talker, photo, "--text", "a cat"), TALKS),
         (("index", tmp_path, "--bundle", talker, "--out", tmp_path / "y.index"), TALKS),
         (("search", index, "a cat", "--bundle", talker), TALKS),
-        (("evaluate", talker, "--data", "objects:train:5:1"), TALKS),
         (("describe", encoder, photo), ENCODES),
         (("run", encoder, photo, "--ask", "What?"), ENCODES),
         (("run", encoder, photo, "--ask", "What?", "--labels", "a, b"), ENCODES),
@@ -608,7 +607,7 @@ def test_what_is_not_carried_yet_is_said(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     for command in (
         ("index", Path("examples", "pictures").absolute(), "--bundle", made().path, "--out", tmp_path / "x.index"),
-        ("evaluate", made().path, "--data", "objects:train:5:1"),
+        ("evaluate", made().path, "--data", "objects:train:5:1", "--shots", "1"),
         ("convert", folder, "--target", "tflite", "--dry-run"),
     ):
         refused = run(*command)
