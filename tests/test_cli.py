@@ -469,3 +469,12 @@ def test_what_the_data_and_the_names_tell_is_told_without_torch(tmp_path: Path) 
         assert (exit_code, imported) == (2, False), output
         assert said in output
     assert not (tmp_path / "x").exists()
+
+
+def test_a_conversion_asks_for_huge_pages_where_nobody_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before, after in ((None, "1"), ("0", "0")):
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", before or "")
+        if before is None:
+            monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+        assert CliRunner().invoke(main, ["convert", "nowhere", "--target", "tflite"]).exit_code == 2
+        assert os.environ["THP_MEM_ALLOC_ENABLE"] == after
