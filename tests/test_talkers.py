@@ -342,6 +342,22 @@ def test_a_template_that_does_not_end_is_ended(body: str, message: str) -> None:
     chat_rules.read_chat(talkers.LLAVA_TEMPLATE, "<image>", {}, "here")
 
 
+def test_tiles_that_several_threads_look_at_have_the_bits_of_one() -> None:
+    model, before = load("smolvlm"), torch.get_num_threads()
+    asked = asking(model)
+    pixels, _ = asked.cut(scene(90, 70, seed=3))
+    assert len(pixels) > 2
+    alone = [model.original.run("encode_image", {"pixels": tile[None]}) for tile in pixels]
+    torch.set_num_threads(2)
+    try:
+        together = asked.encode(pixels)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one["features"], other["features"])
+
+
 def test_of_several_templates_the_one_counts_that_transformers_reads(tmp_path: Path) -> None:
     folder = shutil.copytree(talker_checkpoint("llava"), tmp_path / "llava")
     names = ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,15 @@ class TalkingSession(Protocol):
     ) -> dict[str, NDArray[np.float32]]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """A session that runs several inputs of a component at once, as the float original does."""
+
+    def run_each(
+        self, component: str, inputs: Sequence[Mapping[str, Array]]
+    ) -> list[dict[str, NDArray[np.float32]]]: ...
 
 
 @dataclass(frozen=True)
@@ -419,7 +428,10 @@ class Generator:
 
     def encode(self, pixels: F32) -> tuple[Mapping[str, F32], ...]:
         """What `encode_image` answers to each tile."""
-        return tuple(self.session.run(ENCODE_IMAGE, {PIXELS: tile[None]}) for tile in pixels)
+        given = [{PIXELS: tile[None]} for tile in pixels]
+        if isinstance(self.session, Batching):
+            return tuple(self.session.run_each(ENCODE_IMAGE, given))
+        return tuple(self.session.run(ENCODE_IMAGE, each) for each in given)
 
     def write(self, messages: Sequence[Message], seen: Seen | None) -> Written:
         """A dialogue's ids."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgevlm.models.network import Network
 
 _ROWS_ON_A_CPU, _ROWS_ELSEWHERE = 8, 64
-_MOST_BATCHES = 8  # at once, which is memory
+MOST_BATCHES = 8  # at once, which is memory
 
 Forward = Callable[..., Any]
 """Tensors by position, in the order of a component's inputs -> one tensor, or a tuple, in that of its outputs."""
@@ -182,7 +182,7 @@ def _lone_threads() -> Iterator[Callable[..., Iterable[list[NDArray[np.float32]]
     A batch that one thread computes has the same bits whatever their number, so that a bundle has the same bytes on
     every machine of a kind.
     """
-    with lone_thread() as threads, ThreadPoolExecutor(min(threads, _MOST_BATCHES)) as pool:
+    with lone_thread() as threads, ThreadPoolExecutor(min(threads, MOST_BATCHES)) as pool:
         yield pool.map
 
 
