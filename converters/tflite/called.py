@@ -149,5 +149,5 @@ class _DecodeBeside(nn.Module):
         kept = 1 - one_hot.sum(1, keepdim=True)
         return [
             cache * kept + one_hot @ part.reshape(len(part), cache.shape[1], -1).transpose(0, 1)
-            for cache, part in zip(caches, patches.split(self.beside.widths, -1), strict=True)
+            for cache, part in zip(caches, torch.split(patches, list(self.beside.widths), -1), strict=True)
         ]

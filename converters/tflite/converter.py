@@ -115,12 +115,12 @@ class TFLiteConverter:
         tokenizer_json = (folder / dialogue.tokenizer_file).read_bytes()
         if dialogue.chat is None:  # ids of its own the runtime puts before a picture
             tokenizer_json, begin = spelled(tokenizer_json, dialogue.begin_ids, where=dialogue.tokenizer_file)
-            written, begin_ids = continuation(begin), ()
+            written = continuation(begin)
         else:
-            written, begin_ids = template(dialogue.chat), dialogue.begin_ids
+            written = template(dialogue.chat)
         metadata = litert_lm.about(
             written,
-            begin_ids=begin_ids,
+            begin_ids=() if dialogue.chat is None else dialogue.begin_ids,
             end_ids=dialogue.end_ids,
             context_length=beside.positions + dialogue.context_length,
             placeholder=PLACEHOLDER if spelling is None else spelling.token,

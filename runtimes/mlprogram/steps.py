@@ -215,7 +215,7 @@ def round_to(tensor: torch.Tensor, dtype: str, *, rounds: bool) -> torch.Tensor:
 def round_in_place(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
     """`round_to` of a contiguous tensor that is nobody else's: memory for another takes longer than to round."""
     if dtype == "fp16":
-        for part in tensor.view(-1).split(_LARGE):
+        for part in torch.split(tensor.view(-1), _LARGE):
             part.copy_(part.half())
     return tensor
 

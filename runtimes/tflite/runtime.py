@@ -206,15 +206,19 @@ class ContainerSession(TFLiteSession):
                 f"{places[0, :8].tolist()}"
             )
         beside = self._beside
-        rows = np.pad(rows, ((0, 0), (0, 0), (0, beside.width(rows.shape[-1]) - rows.shape[-1])))
+        missing = beside.width(rows.shape[-1]) - rows.shape[-1]
+        wide = np.pad(np.asarray(rows, np.float32), ((0, 0), (0, 0), (0, missing)))
         first += beside.positions
         caches = {each.name: beside.cache(each) for each in spec.inputs if each.name not in (EMBEDDINGS, POSITIONS)}
         state = {there.name: arrays[name].reshape(there.shape) for name, there in caches.items()}
-        given = {EMBEDDINGS: rows, INPUT_POS: first + np.arange(rows.shape[1], dtype=np.int32)}
+        given: dict[str, Array] = {EMBEDDINGS: wide, INPUT_POS: first + np.arange(rows.shape[1], dtype=np.int32)}
         answers = super()._compute(spec, runner, {**given, **state})
         if count < rows.shape[1]:
             state |= {name: answers[name] for name in state.keys() & answers.keys()}
-            last = {EMBEDDINGS: rows[:, count - 1 : count], INPUT_POS: np.array([first + count - 1], np.int32)}
+            last: dict[str, Array] = {
+                EMBEDDINGS: wide[:, count - 1 : count],
+                INPUT_POS: np.array([first + count - 1], np.int32),
+            }
             answers = super()._compute(spec, self._functions[DECODE][1], {**last, **state})
         kept = [each for each in spec.inputs if each.written in {answer.name for answer in spec.outputs}]
         written = {each.written: answers[caches[each.name].name].reshape(each.shape) for each in kept}
