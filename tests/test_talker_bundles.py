@@ -31,7 +31,7 @@ from edgevlm.bundle.manifest import TALKERS_VERSION, Manifest, ParityCheck
 from edgevlm.cli import main
 from edgevlm.conversion import pipeline
 from edgevlm.errors import BundleError, CheckpointError, InputError, LabelError, TensorError, UnsupportedError
-from edgevlm.inference.generator import Generator, Seen
+from edgevlm.inference.generator import Seen
 from edgevlm.inputs.chat import Cut, Written
 from edgevlm.models import catalogue
 from edgevlm.models.checkpoints import talking
@@ -83,7 +83,7 @@ def test_a_bundle_answers_as_the_original_does(kind: str, target: str, recipe: s
     assert dialogue is not None
     context = dialogue.context_length
     model = talking.load(library.talker_checkpoint(kind), name=kind, context_length=context, lengths=(1, 16))
-    original = Generator(model.original, model.original.specs, model.image, model.dialogue, model.tokenizer)
+    original = model.generator
     assert dialogue == model.dialogue
     with edgevlm.open(bundle.path) as opened:
         for picture in (scene(40, 60, seed=1), Image.new("RGB", (20, 20), (9, 200, 30))):

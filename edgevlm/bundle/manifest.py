@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 
 from edgevlm.bundle.dialogue import Dialogue
@@ -292,3 +293,12 @@ class Manifest:
 
 def _and(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is that of a bundle, sound or not: by its ending, or a manifest in it.
+
+    >>> is_bundle(Path("dist/edgevlm-student-coreml-fp16.edgevlm"))
+    True
+    """
+    return path.suffix == SUFFIX or (path / MANIFEST).is_file()

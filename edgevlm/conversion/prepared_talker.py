@@ -42,9 +42,7 @@ class PreparedTalker:
     @cached_property
     def original(self) -> Generator:
         """The float original, to be asked."""
-        model = self.model
-        specs = {name: program.spec for name, program in self.programs.items()}
-        return Generator(model.original, specs, model.image, model.dialogue, model.tokenizer)
+        return self.model.generator
 
     def compress(self, recipe: Recipe, converter: Converter, progress: Progress) -> Compressed:
         """The functions of a target's file, as the recipe wants them; made once for targets that have the same.

@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.dialogue import LOGITS
-from edgevlm.bundle.manifest import MANIFEST, SUFFIX
+from edgevlm.bundle.manifest import is_bundle
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import TensorError
 from edgevlm.inference.embedder import BundleModel
@@ -194,6 +194,6 @@ def open_encoder(model: str | Path) -> Encoder:
         MissingDependency: the packages that it needs are not installed.
     """
     path = user_path(model)
-    if path.suffix == SUFFIX or (path / MANIFEST).is_file():
+    if is_bundle(path):
         return BundleEncoder(Bundle.open(path))
     return ModelEncoder(model)

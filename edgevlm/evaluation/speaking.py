@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle.manifest import MANIFEST, SUFFIX
+from edgevlm.bundle.manifest import SUFFIX, is_bundle
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.questions import Questions, is_questions, open_questions, to_describe
 from edgevlm.data.sources import open_data
@@ -72,7 +72,7 @@ def talks(model: str | Path) -> bool:
         BundleError, CheckpointError: it is damaged, or there is none.
     """
     path = user_path(model)
-    if path.suffix == SUFFIX or (path / MANIFEST).is_file():
+    if is_bundle(path):
         return Bundle.open(path).manifest.dialogue is not None
     return families.talks(catalogue.find_folder(model))
 
@@ -177,7 +177,7 @@ class _Talker:
 @contextmanager
 def _open_talker(model: str | Path) -> Iterator[_Talker]:
     path = user_path(model)
-    if path.suffix == SUFFIX or (path / MANIFEST).is_file():
+    if is_bundle(path):
         bundle = Bundle.open(path)
         with BundleModel(bundle) as opened:
             recipe = bundle.manifest.recipe.name
@@ -188,6 +188,5 @@ def _open_talker(model: str | Path) -> Iterator[_Talker]:
     loaded = catalogue.load_any(model)
     if not isinstance(loaded, Talker):
         raise InputError(f"{model}: expected a model that talks, got one that gives embeddings")
-    specs = {name: program.spec for name, program in loaded.programs.items()}
-    with Generator(loaded.original, specs, loaded.image, loaded.dialogue, loaded.tokenizer) as generator:
+    with loaded.generator as generator:
         yield _Talker(str(model), "reference", "fp32", f"sha256:{catalogue.fingerprint(model)}", generator)

@@ -12,6 +12,7 @@ from torch import nn
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, EMBEDDINGS, ENCODE_IMAGE, LOGITS, POSITIONS, Dialogue
 from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
 from edgevlm.graphs.program import Program, Programs
+from edgevlm.inference.generator import Generator
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.models.speaking import SpeakingOriginal
@@ -47,6 +48,11 @@ class Talker:
     def tokenizer(self) -> Tokenizer:
         """Its own, in another process."""
         return IsolatedTokenizer.from_bytes(without_rules(self.dialogue.tokenizer_file), self.tokenizer_json)
+
+    @property
+    def generator(self) -> Generator:
+        """The float original, to be asked."""
+        return Generator(self.original, self.original.specs, self.image, self.dialogue, self.tokenizer)
 
 
 class EmbedTokens(nn.Module):

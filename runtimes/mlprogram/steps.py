@@ -13,7 +13,7 @@ from edgevlm.errors import BundleError, EdgeVLMError, TensorError, UnsupportedEr
 from edgevlm.runtimes.mlprogram.ops import CARRIERS
 from edgevlm.runtimes.mlprogram.ops.registry import Op, Parameter
 from edgevlm.runtimes.mlprogram.program import Named, Operation, Shape
-from edgevlm.runtimes.mlprogram.values import Cell, TensorList, Value
+from edgevlm.runtimes.mlprogram.values import Cell, TensorList, Value, from_halves
 
 Observer = Callable[[Operation, Mapping[str, Value]], None]
 """Called with each op that ran and its results by name."""
@@ -140,8 +140,9 @@ class Step:
             mode.measure(self.operation, declared, value)
         # A weight that is decompressed is one of the values that the device holds, however the program is evaluated.
         rounds = mode.rounds or self.operation.kind.startswith("constexpr_")
-        if rounds and value.numel() > _LARGE and self._is_fresh(value, environment):
-            return round_in_place(value, declared.type.dtype)
+        narrow = rounds and declared.type.dtype == "fp16"
+        if narrow and value.numel() > _LARGE and self._is_fresh(value, environment):
+            return round_in_place(value)
         return round_to(value, declared.type.dtype, rounds=rounds)
 
     def _is_fresh(self, value: torch.Tensor, environment: Mapping[str, Value]) -> bool:
@@ -212,17 +213,16 @@ def round_to(tensor: torch.Tensor, dtype: str, *, rounds: bool) -> torch.Tensor:
     return tensor.half().float() if rounds and dtype == "fp16" else tensor
 
 
-def round_in_place(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
-    """`round_to` of a contiguous tensor that is nobody else's: memory for another takes longer than to round."""
-    if dtype == "fp16":
-        for part in torch.split(tensor.view(-1), _LARGE):
-            part.copy_(part.half())
+def round_in_place(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous tensor that is nobody else's, with values that fp16 has: memory for another takes longer to get."""
+    for part in torch.split(tensor.view(-1), _LARGE):
+        part.copy_(part.half())
     return tensor
 
 
 def widened(value: Value) -> Value:
     """A constant as ops take it: what is stored as halves as float32, anything else as it is."""
-    return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.half else value
+    return from_halves(value) if isinstance(value, torch.Tensor) else value
 
 
 def narrowed(value: Value) -> Value:

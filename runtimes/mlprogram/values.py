@@ -50,3 +50,8 @@ class Cell:
 
 
 Value = torch.Tensor | str | tuple[str | int, ...] | TensorList | Cell | dict[str | int, float]
+
+
+def from_halves(tensor: torch.Tensor) -> torch.Tensor:
+    """float32 of halves; any other tensor as it is."""
+    return tensor.float() if tensor.dtype == torch.half else tensor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from edgevlm.runtimes.mlprogram.ops.registry import Bools, Ints, Stored, Tensor, op
+from edgevlm.runtimes.mlprogram.values import from_halves
 
 
 @op("slice_by_index")
@@ -73,17 +74,13 @@ def gather(
     axis %= x.ndim
     indices = from_zero(indices, x.shape[axis], validate_indices)
     if batch_dims == 0:  # a table of words is large, and few of them are looked up
-        picked = _widened(x.index_select(axis, indices.reshape(-1)))
+        picked = from_halves(x.index_select(axis, indices.reshape(-1)))
         return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     batch_dims %= x.ndim
     # [batch, between, axis, rest] -> [batch, axis, between, rest] -> [batch, indices, between, rest]
-    picked = _widened(x.movedim(axis, batch_dims)[(*_batch_grid(x, batch_dims, indices.ndim), indices)])
+    picked = from_halves(x.movedim(axis, batch_dims)[(*_batch_grid(x, batch_dims, indices.ndim), indices)])
     between = range(indices.ndim, indices.ndim + axis - batch_dims)
     return picked.movedim(tuple(between), tuple(range(batch_dims, batch_dims + len(between))))
-
-
-def _widened(picked: Tensor) -> Tensor:
-    return picked.float() if picked.dtype == torch.half else picked
 
 
 @op("gather_nd")
