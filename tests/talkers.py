@@ -272,6 +272,7 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
         folder, decoder="mistral", vision_feature_layer=[-2, 1], text={"sliding_window": None, "head_dim": 24}
     ),
     "smolvlm": write_smolvlm,
+    "smolvlm-one-key": lambda folder: write_smolvlm(folder, num_key_value_heads=1),
     "idefics3-whole": lambda folder: write_smolvlm(folder, kind="idefics3", splits=False),
     "blip": write_blip,
 }

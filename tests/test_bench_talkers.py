@@ -97,7 +97,9 @@ def test_devices_that_cannot_say_are_told_of_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "target", "recipe"), [("blip", "tflite", "fp32"), ("smolvlm", "executorch", "int8")])
+@pytest.mark.parametrize(
+    ("kind", "target", "recipe"), [("blip", "tflite", "fp32"), ("smolvlm-one-key", "executorch", "int8")]
+)
 def test_an_answer_is_timed_part_by_part(kind: str, target: str, recipe: str, tmp_path: Path) -> None:
     bundle = library.talker(kind, target, recipe)
     asked = ["bench", bundle.path, "--threads", "1", "--seconds", "0.1", "--processes", "1", "--out", tmp_path]

@@ -43,14 +43,14 @@ from edgevlm.targets.isolation import IsolatedRunner
 
 SLOW = (
     *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
-    *(("smolvlm", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
+    *(("smolvlm-one-key", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
     *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
     ("blip", "tflite", "int8"),
 )
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-weights": 0.6}
 """A weight's."""
 RUN = (
-    *(("llava", "executorch", "fp32"), ("smolvlm", "executorch", "int8"), ("llava", "tflite", "fp32")),
+    *(("llava", "executorch", "fp32"), ("smolvlm-one-key", "executorch", "int8"), ("llava", "tflite", "fp32")),
     ("blip", "tflite", "fp32"),
 )
 """By runners that apps have."""

@@ -293,43 +293,73 @@ def test_sorting_a_graph_where_it_is_is_still_needed() -> None:
     assert sorted_graph() == (True, False)
 
 
-# ExecuTorch: all nodes behind each user of each pair of partitions are gone through
+# ExecuTorch: partitions that need one another; all nodes behind each user of each pair of them are gone through
 
 
-def partitions() -> tuple[list[set[str]], int]:
-    """The partitions of two branches that meet, one of them by way of what is in none; how many sets were asked."""
+class Branches(torch.nn.Module):
+    """Two branches that meet, one of them by way of what is in no partition."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, other = x.relu(), x.neg()
+        return (one.exp() + other) * (one + 1).sin()
+
+
+class Crossed(torch.nn.Module):
+    """The sine needs the rectified, and the cosine the negated, each by way of what is in no partition."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.relu().exp().sin(), x.neg().exp().cos()
+
+
+def partitioner(network: torch.nn.Module, *together: str) -> Any:
+    """Of all but exponentials: ops of these names in one partition, and the others by themselves at first."""
     from executorch.exir.backend.canonical_partitioners.group_partitioner import GroupBasedPartitioner
     from torch.fx.passes.operator_support import OperatorSupportBase
-
-    class Branches(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            one, other = x.relu(), x.neg()
-            return (one.exp() + other) * (one + 1).sin()
 
     class AllButExp(OperatorSupportBase):
         def is_node_supported(self, submodules: Any, node: torch.fx.Node) -> bool:
             return node.op == "call_function" and node.target is not torch.ops.aten.exp.default
 
-    program = torch.export.export(Branches(), (torch.ones(3),)).module()
-    groups = [[node] for node in program.graph.nodes if node.op == "call_function" and "exp" not in node.name]
-    partitioner = GroupBasedPartitioner(program, AllButExp(), allows_single_node_partition=True, node_groups=groups)
+    program = torch.export.export(network, (torch.ones(3),)).module()
+    nodes = [node for node in program.graph.nodes if node.op == "call_function" and "exp" not in node.name]
+    groups = [[node] for node in nodes if node.name not in together]
+    groups += [[node for node in nodes if node.name in together]] if together else []
+    return GroupBasedPartitioner(program, AllButExp(), allows_single_node_partition=True, node_groups=groups)
+
+
+def partitions(made: Any) -> tuple[list[set[str]], int]:
+    """Of each the names of its ops; how many sets of nodes were asked."""
     asked = []
-    behind = partitioner.dependency_viewer.downstreams_of
-    partitioner.dependency_viewer.downstreams_of = lambda node: asked.append(node) or behind(node)
-    found = partitioner.propose_partitions()
+    behind = made.dependency_viewer.downstreams_of
+    made.dependency_viewer.downstreams_of = lambda node: asked.append(node) or behind(node)
+    found = made.propose_partitions()
     return sorted(({node.name for node in each.nodes} for each in found), key=sorted), len(asked)
 
 
 def test_partitions_are_told_by_bits() -> None:
     with executorch_patches.applied():
-        found, asked = partitions()
+        found, asked = partitions(partitioner(Branches()))
     assert asked == 0
     assert len(found) == 2
-    assert found == partitions()[0]
+    assert found == partitions(partitioner(Branches()))[0]
 
 
 def test_telling_partitions_by_bits_is_still_needed() -> None:
-    assert partitions()[1] > 0
+    assert partitions(partitioner(Branches()))[1] > 0
+
+
+def test_partitions_need_one_another_in_one_order() -> None:
+    with executorch_patches.applied():
+        made = partitioner(Crossed(), "relu", "cos")
+        found = made.propose_partitions()
+    assert sorted(sorted(node.name for node in each.nodes) for each in found) == [["cos", "relu"], ["neg"], ["sin"]]
+    made.fuse_partitions(found)
+
+
+def test_keeping_an_order_of_partitions_is_still_needed() -> None:
+    made = partitioner(Crossed(), "relu", "cos")
+    with pytest.raises(AssertionError, match="dependency cycles"):
+        made.fuse_partitions(made.propose_partitions())
 
 
 @pytest.mark.slow
@@ -343,7 +373,7 @@ def test_the_same_bytes_are_written_without_what_saves_time(monkeypatch: pytest.
     (tmp_path / "patched").mkdir()
     (tmp_path / "plain").mkdir()
     patched = lowered(tmp_path / "patched")
-    for patch in ("_no_needless_replays", "_partitions_by_bits"):
+    for patch in ("_no_needless_replays", "_partitions_in_order"):
         monkeypatch.setattr(executorch_patches, patch, contextlib.nullcontext)
     assert lowered(tmp_path / "plain") == patched
 

@@ -12,7 +12,7 @@ import heapq
 import inspect
 import itertools
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ def applied() -> Iterator[None]:
             stack.enter_context(_sound_layouts())
             stack.enter_context(_no_needless_replays())
             stack.enter_context(_sorted_in_place())
-            stack.enter_context(_partitions_by_bits())
+            stack.enter_context(_partitions_in_order())
         if version("torch").startswith(PATCHED_TORCH):
             stack.enter_context(_shared_histories())
         yield
@@ -145,11 +145,13 @@ def _sort(graph_module: GraphModule) -> GraphModule:
 
 
 @contextlib.contextmanager
-def _partitions_by_bits() -> Iterator[None]:
-    """Whether two partitions may become one is told by a bit a node, and what is constant is looked for among inputs.
+def _partitions_in_order() -> Iterator[None]:
+    """Two partitions become one only where all can still be computed one after another, which a bit a node tells soon.
 
-    1.5.1 asks each pair of partitions, and for each goes through sets of all nodes behind each of their users; it lists
-    all parameters anew for each node. Of a decoder of thirty layers that is more than half of a conversion.
+    1.5.1 asks whether the two are computed by way of nodes outside of them, not by way of another partition whole: of
+    an attention whose heads share one key, two partitions then need one another's results, and lowering fails. It also
+    asks each pair, going through sets of all nodes behind each of their users, and lists all parameters anew for each
+    node: of a decoder of thirty layers that is more than half of a conversion.
     """
     from executorch.exir.backend.canonical_partitioners import config_partitioner  # type: ignore[import-untyped]
     from executorch.exir.backend.canonical_partitioners.group_partitioner import (  # type: ignore[import-untyped]
@@ -160,12 +162,10 @@ def _partitions_by_bits() -> Iterator[None]:
     orders: WeakKeyDictionary[Any, _Order] = WeakKeyDictionary()
 
     def can_merge(self: Any, one: int, other: int, partitions_by_id: dict[int, Any]) -> bool:
-        from torch.fx.passes.utils.fuser_utils import validate_partition
-
         if self not in orders:
             orders[self] = _Order.of(self.graph_module)
-        nodes = [node for each in (one, other) for node in partitions_by_id[each].nodes]
-        return orders[self].keeps(nodes) and bool(validate_partition(nodes))
+        nodes = {*partitions_by_id[one].nodes, *partitions_by_id[other].nodes}
+        return orders[self].keeps(nodes) and _in_order(nodes, [each.nodes for each in partitions_by_id.values()])
 
     def is_constant_input(program: Any, node: Node) -> bool:
         return node.op == "placeholder" and bool(is_constant(program, node))
@@ -192,11 +192,27 @@ class _Order:
             behind[node] = functools.reduce(operator.or_, (own[user] | behind[user] for user in node.users), 0)
         return cls(own, behind)
 
-    def keeps(self, nodes: list[Node]) -> bool:
+    def keeps(self, nodes: Collection[Node]) -> bool:
         """Whether nothing outside of these nodes is computed from some of them and read by others."""
         together = functools.reduce(operator.or_, (self.own[node] for node in nodes), 0)
         users = {user for node in nodes for user in node.users}
         return not any(self.behind[user] & together for user in users if not self.own[user] & together)
+
+
+def _in_order(nodes: Set[Node], partitions: Iterable[Collection[Node]]) -> bool:
+    """Whether nodes that are computed at once need no other partition, computed at once, that needs some of them."""
+    partition_of = {node: partition for partition in partitions for node in partition}
+    waiting = [user for node in nodes for user in node.users if user not in nodes]
+    reached: set[Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node in nodes:
+            return False
+        if node not in reached:
+            together = partition_of.get(node, (node,))
+            reached.update(together)
+            waiting += [user for each in together for user in each.users]
+    return True
 
 
 @contextlib.contextmanager
