@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 from torch.fx.traceback import NodeSource
 
 from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.converters import patches as torch_patches
 from edgevlm.converters.coreml import patches as coreml_patches
 from edgevlm.converters.executorch import patches as executorch_patches
 from edgevlm.converters.executorch.converter import decompositions
@@ -218,12 +219,49 @@ def test_the_patch_of_executorchs_layouts_is_still_needed() -> None:
 # torch: a node's history is copied for every node of every pass
 
 
-def test_a_history_is_shared_while_executorch_lowers() -> None:
+def test_a_history_is_shared_while_a_program_is_lowered() -> None:
     node = next(iter(export(Alias()).graph.nodes))
     node.meta["from_node"] = [NodeSource(node)]
-    with executorch_patches.applied():
+    with torch_patches.applied():
         assert NodeSource(node).from_node[0] is node.meta["from_node"][0]
     assert NodeSource(node).from_node[0] is not node.meta["from_node"][0]  # else the patch is no longer needed
+
+
+# torch: the dispatcher's ops are made known to Python for each namespace, at each decomposition
+
+
+def times_made_known(monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often the dispatcher is asked for its ops while a program is decomposed."""
+    asked = []
+    ask = torch._C._dispatch_get_registrations_for_dispatch_key
+    monkeypatch.setattr(torch._C, ask.__name__, lambda key: asked.append(key) or ask(key))
+    decomposed = export(Alias()).run_decompositions()
+    assert [node.target for node in decomposed.graph.nodes if node.op == "call_function"]
+    return len(asked)
+
+
+def test_ops_are_made_known_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch_patches.applied():
+        assert times_made_known(monkeypatch) == 0
+
+
+def test_making_ops_known_once_is_still_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert times_made_known(monkeypatch) > 2
+
+
+# ExecuTorch: what was decomposed is decomposed into nothing in particular
+
+
+def test_what_was_decomposed_is_not_decomposed_for_nothing() -> None:
+    def again(table: dict[Any, Any]) -> bool:
+        program = export(Alias())
+        once = program.run_decompositions(table)
+        return once is not program and once.run_decompositions({}) is once
+
+    with executorch_patches.applied():
+        assert again({})
+        assert again(decompositions())
+    assert not again({})  # else the patch is no longer needed
 
 
 # ExecuTorch: every pass replays the graph, also one that changes nothing
@@ -373,7 +411,7 @@ def test_the_same_bytes_are_written_without_what_saves_time(monkeypatch: pytest.
     (tmp_path / "patched").mkdir()
     (tmp_path / "plain").mkdir()
     patched = lowered(tmp_path / "patched")
-    for patch in ("_no_needless_replays", "_partitions_in_order"):
+    for patch in ("_no_needless_decompositions", "_no_needless_replays", "_partitions_in_order"):
         monkeypatch.setattr(executorch_patches, patch, contextlib.nullcontext)
     assert lowered(tmp_path / "plain") == patched
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array, TensorSpec
+from edgevlm.converters import patches as torch_patches
 from edgevlm.converters.coreml import patches
 from edgevlm.converters.coreml.footprint import footprint
 from edgevlm.converters.coreml.metadata import SPECIFICATION
@@ -135,7 +136,7 @@ def _lower_functions(programs: Programs, recipe: Recipe, package: Path) -> Bundl
 
 def _lower(program: Program, recipe: Recipe, package: Path, least: str | None) -> BundleFile:
     name = program.spec.name
-    with quiet(), patches.applied():
+    with quiet(), torch_patches.applied(), patches.applied():
         model = _convert(program, recipe, least)
         require_compressed(model, program, recipe)
         # The rest of what coremltools writes here (its version and torch's) depends on the inputs alone.

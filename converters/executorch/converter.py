@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
+from edgevlm.converters import patches as torch_patches
 from edgevlm.converters.executorch import patches
 from edgevlm.converters.executorch.footprint import footprint
 from edgevlm.converters.requirements import require
@@ -103,7 +104,7 @@ class ExecuTorchConverter:
             OSError: the file cannot be written.
         """
         require("executorch", extra=self.target)
-        with quiet(), patches.applied():
+        with quiet(), torch_patches.applied(), patches.applied():
             exported = {name: _as_called(program, _prepare(program, recipe)) for name, program in programs.items()}
             constants = {name: value for program in programs.values() for name, value in program.constants.items()}
             lowered = _lower(exported, constants)

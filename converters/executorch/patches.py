@@ -1,4 +1,4 @@
-"""Faults of ExecuTorch 1.5.1, and of torch 2.13 under it, that our models meet, mended for these versions alone.
+"""Faults of ExecuTorch 1.5.1 that our models meet, mended for this version alone.
 
 They are mended while a program is lowered and restored after it, as coremltools' are (`converters/coreml/patches.py`).
 A test fails once upstream has mended one.
@@ -16,43 +16,50 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
 
 PATCHED_VERSION = "1.5.1"
-PATCHED_TORCH = "2.13."
 
 
 @contextlib.contextmanager
 def applied() -> Iterator[None]:
-    """Mends both for as long as the block runs; any other version is left as it is."""
+    """Mends all for as long as the block runs; any other version is left as it is."""
     with contextlib.ExitStack() as stack:
         if version("executorch") == PATCHED_VERSION:
             stack.enter_context(_sound_layouts())
+            stack.enter_context(_no_needless_decompositions())
             stack.enter_context(_no_needless_replays())
             stack.enter_context(_sorted_in_place())
             stack.enter_context(_partitions_in_order())
-        if version("torch").startswith(PATCHED_TORCH):
-            stack.enter_context(_shared_histories())
         yield
 
 
 @contextlib.contextmanager
-def _shared_histories() -> Iterator[None]:
-    """A node's history refers to those before it.
+def _no_needless_decompositions() -> Iterator[None]:
+    """A program that comes of a decomposition is not decomposed once more into nothing in particular.
 
-    2.13 copies them, whole, for every node of every pass, though nothing changes them: with ExecuTorch's many passes
-    that is a sixth of a conversion.
+    1.5.1 does so with each, to be sure that nothing in it writes to its inputs: a tenth of a conversion.
     """
-    from torch.fx.traceback import NodeSource
+    from torch.export import ExportedProgram
 
-    NodeSource.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+    decompose = ExportedProgram.run_decompositions
+    sound: WeakSet[ExportedProgram] = WeakSet()
+
+    def run_decompositions(self: ExportedProgram, table: Mapping[Any, Any] | None = None, **more: Any) -> Any:
+        if type(table) is dict and not table and not more and self in sound:  # torch's own tables fill up late
+            return self
+        result = decompose(self, table, **more)  # type: ignore[arg-type]
+        sound.add(result)
+        return result
+
+    ExportedProgram.run_decompositions = run_decompositions  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del NodeSource.__deepcopy__  # type: ignore[attr-defined]
+        ExportedProgram.run_decompositions = decompose  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

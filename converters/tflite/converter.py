@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
+from edgevlm.converters import patches as torch_patches
 from edgevlm.converters.requirements import require
 from edgevlm.converters.tflite.footprint import footprint
 from edgevlm.converters.tflite.template import continuation, template
@@ -100,7 +101,7 @@ class TFLiteConverter:
         os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # read once, when litert-torch is imported
         if EMBEDDER in programs:
             return (_lower_container(programs, recipe, out_dir),)
-        with quiet():
+        with quiet(), torch_patches.applied():
             data = _lower(programs, recipe)
         (out_dir / FILE).write_bytes(data)
         return (BundleFile(FILE, components(programs), requires=_required_runtimes(data)),)
@@ -147,7 +148,7 @@ def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path) -> Bundl
     requires: list[dict[str, str]] = []
     for name in MODELS:
         own = {each: program for each, program in programs.items() if name == (each if each in MODELS else DECODER)}
-        with quiet():
+        with quiet(), torch_patches.applied():
             models[name] = _lower(own, recipe, finish)
         requires.append(_required_runtimes(models[name]))
     litert_lm.pack(models, out_dir / CONTAINER)
