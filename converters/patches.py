@@ -6,19 +6,25 @@ Each target has more of its own in its folder. A test fails once upstream has me
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule
 
 PATCHED_TORCH = "2.13."
 
 
 @contextlib.contextmanager
 def applied() -> Iterator[None]:
-    """Mends both for as long as the block runs; any other version is left as it is."""
+    """Mends all for as long as the block runs; any other version is left as it is."""
     with contextlib.ExitStack() as stack:
         if version("torch").startswith(PATCHED_TORCH):
             stack.enter_context(_shared_histories())
             stack.enter_context(_ops_made_known_once())
+            stack.enter_context(_code_written_when_asked_for())
         yield
 
 
@@ -54,3 +60,51 @@ def _ops_made_known_once() -> Iterator[None]:
         yield
     finally:
         utils._materialize_cpp_cia_ops = make_known
+
+
+@contextlib.contextmanager
+def _code_written_when_asked_for() -> Iterator[None]:
+    """A graph's Python code is written and compiled once somebody calls the graph, or prints it.
+
+    2.13 does so after each edit, in case somebody will: between a conversion's hundreds of passes nobody does, and that
+    is a fifth of it.
+    """
+    from torch.fx import GraphModule
+    from torch.fx.graph import _PyTreeCodeGen
+
+    write = GraphModule.recompile
+
+    def put_off(self: GraphModule) -> None:
+        codegen = self.graph._codegen
+        if isinstance(codegen, _PyTreeCodeGen):
+            self._in_spec, self._out_spec = codegen.pytree_info.in_spec, codegen.pytree_info.out_spec
+        for name in _WRITTEN:
+            self.__dict__.pop(name, None)
+            setattr(type(self), name, _Unwritten(name, write))
+
+    GraphModule.recompile = put_off  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        GraphModule.recompile = write  # type: ignore[method-assign]
+
+
+_WRITTEN = ("forward", "_code", "_lineno_map", "_prologue_start")
+"""What a graph has of its code: attributes of its own, or of the class that each graph has to itself."""
+
+
+@dataclass(frozen=True)
+class _Unwritten:
+    """Stands for one of these until it is asked for."""
+
+    name: str
+    write: Callable[[GraphModule], object]
+
+    def __get__(self, graph: GraphModule | None, owner: type[GraphModule]) -> Any:
+        if graph is None:
+            return self
+        for name in _WRITTEN:
+            if isinstance(vars(owner).get(name), _Unwritten):
+                delattr(owner, name)
+        self.write(graph)
+        return getattr(graph, self.name)

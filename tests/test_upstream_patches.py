@@ -6,6 +6,7 @@ When a "still needed" test fails, upstream has mended the fault: remove the patc
 from __future__ import annotations
 
 import contextlib
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -249,6 +250,37 @@ def test_making_ops_known_once_is_still_needed(monkeypatch: pytest.MonkeyPatch) 
     assert times_made_known(monkeypatch) > 2
 
 
+# torch: a graph's code is written after each edit
+
+
+def edited() -> tuple[torch.fx.GraphModule, bool]:
+    """A product by three that was by two, and whether its code was written before anybody asked."""
+    graph_module = export(Alias()).graph_module
+    (product,) = (node for node in graph_module.graph.nodes if node.target is torch.ops.aten.mul.Tensor)
+    product.args = (product.args[0], 3)
+    graph_module.recompile()
+    return graph_module, "_code" in vars(graph_module)
+
+
+def test_a_graphs_code_is_written_when_it_is_asked_for() -> None:
+    with torch_patches.applied():
+        (called, written), (printed, _), (copied, _), (kept, _) = edited(), edited(), edited(), edited()
+        assert not written
+        assert called(torch.ones(1))[0] == 3
+        called.graph.output_node().args = ((called.graph.find_nodes(op="placeholder")[0],),)
+        called.recompile()
+        assert called(torch.ones(1))[0] == 1
+        assert ", 3)" in printed.code
+        assert ", 3)" in str(printed)
+        assert copy.deepcopy(copied)(torch.ones(1))[0] == 3
+    assert kept(torch.ones(1))[0] == 3
+    assert ", 3)" in kept.code
+
+
+def test_writing_a_graphs_code_late_is_still_needed() -> None:
+    assert edited()[1]
+
+
 # ExecuTorch: what was decomposed is decomposed into nothing in particular
 
 
@@ -401,18 +433,21 @@ def test_keeping_an_order_of_partitions_is_still_needed() -> None:
 
 
 @pytest.mark.slow
-def test_the_same_bytes_are_written_without_what_saves_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["coreml", "executorch", "tflite"])
+def test_the_same_bytes_are_written_without_what_saves_time(
+    target: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     text = {"encode_text": library.towers()["encode_text"]}
 
-    def lowered(folder: Path) -> bytes:
-        registry.converter("executorch").lower(text, BUILTIN["fp16"], folder)
-        return (folder / "model.pte").read_bytes()
+    def lowered(folder: Path) -> dict[Path, bytes]:
+        folder.mkdir()
+        registry.converter(target).lower(text, BUILTIN["fp16"], folder)
+        return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    (tmp_path / "patched").mkdir()
-    (tmp_path / "plain").mkdir()
     patched = lowered(tmp_path / "patched")
     for patch in ("_no_needless_decompositions", "_no_needless_replays", "_partitions_in_order"):
         monkeypatch.setattr(executorch_patches, patch, contextlib.nullcontext)
+    monkeypatch.setattr(torch_patches, "applied", contextlib.nullcontext)
     assert lowered(tmp_path / "plain") == patched
 
 
