@@ -258,7 +258,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_another_process_with_more_threads_writes_the_same_bundles(tmp_path: Path) -> None:
     asked = ["convert", "--target", "all", "--recipe", "int8", "--no-cache", "--json", "--out", tmp_path]
-    environment = os.environ | {"PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "2"}
+    environment = os.environ | {"PYTHONHASHSEED": "4711", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}
     said = subprocess.run(
         [sys.executable, "-m", "edgevlm", *asked], check=True, capture_output=True, env=environment
     ).stdout
