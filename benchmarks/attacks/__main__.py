@@ -39,6 +39,8 @@ _OF_A_DOCUMENT = 5
 """Mutants for one of a bundle."""
 _SECONDS = 120.0
 """That one attack may take; a machine that others use as well needs some patience."""
+_LONG_SECONDS = 600.0
+"""The same of one that converts, is killed, and converts again."""
 
 
 def main() -> None:
@@ -101,7 +103,8 @@ def _attacks(
             if writing.is_long:
                 steps = sorted(random.Random(seed).sample(steps, min(len(steps), max(1, len(numbers)))))
             one = partial(_kill, name, writing, scratch)
-            yield from workers.run("kills", name, steps, one, seconds=_SECONDS)
+            seconds = _LONG_SECONDS if writing.is_long else _SECONDS
+            yield from workers.run("kills", name, steps, one, seconds=seconds)
     if "readers" in kinds:  # last, since some need a framework to make their documents with
         for reader in READERS.values():
             yield from _read(reader, _more(numbers), seed, scratch)
