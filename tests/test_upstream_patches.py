@@ -147,7 +147,7 @@ def test_patches_are_pinned_to_the_installed_version() -> None:
     pinned = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     assert f'"coremltools=={coreml_patches.PATCHED_VERSION}"' in pinned
     assert f'"executorch=={executorch_patches.PATCHED_VERSION}"' in pinned
-    assert f'"torch>={executorch_patches.PATCHED_TORCH.rstrip(".")},<' in pinned
+    assert f'"torch>={torch_patches.PATCHED_TORCH.rstrip(".")},<' in pinned
 
 
 class ScaleAndShift(nn.Module):
