@@ -48,10 +48,10 @@ def _no_needless_decompositions() -> Iterator[None]:
     decompose = ExportedProgram.run_decompositions
     sound: WeakSet[ExportedProgram] = WeakSet()
 
-    def run_decompositions(self: ExportedProgram, table: Mapping[Any, Any] | None = None, **more: Any) -> Any:
+    def run_decompositions(self: ExportedProgram, table: dict[Any, Any] | None = None, **more: Any) -> Any:
         if type(table) is dict and not table and not more and self in sound:  # torch's own tables fill up late
             return self
-        result = decompose(self, table, **more)  # type: ignore[arg-type]
+        result = decompose(self, table, **more)
         sound.add(result)
         return result
 
