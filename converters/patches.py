@@ -1,6 +1,6 @@
 """What torch 2.13 does slowly whenever it decomposes a program, mended for this version alone while one is lowered.
 
-Each target has more of its own in its folder. A test fails once upstream has mended one.
+Core ML and ExecuTorch have more of their own in their folders. A test fails once upstream has mended one.
 """
 
 from __future__ import annotations
