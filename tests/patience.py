@@ -1,7 +1,7 @@
 """Under CI a test that takes long fails unless it is marked `slow`, so that the README's command stays one to wait for.
 
-Seconds are those of processors, children's included, so that a busy machine blames nobody; a slow machine is asked for
-its speed before it blames anybody. What tests share (`made`) is nobody's.
+Seconds are those of processors in user mode, children's included, so that a busy machine blames nobody; a slow machine
+is asked for its speed before it blames anybody. What tests share (`made`) is nobody's.
 """
 
 from __future__ import annotations
