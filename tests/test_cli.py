@@ -39,6 +39,13 @@ def bundle() -> Path:
     return library.student("coreml", "fp16").path
 
 
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of unknown origin is asked in a process of its own, which starts soonest where it needs no torch."""
+    bundle = library.student("tflite", "int8").path
+    return shutil.copytree(bundle, tmp_path_factory.mktemp("copied") / bundle.name)
+
+
 def test_convert_says_where_the_bundle_is(bundle: Path, tmp_path: Path) -> None:
     result = run("convert", "--target", "coreml", "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -150,8 +157,8 @@ def test_verify_passes_and_says_how(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["another name", "fewer rows", "other shape"])
-def test_what_is_held_against_nothing_does_not_pass(change: str, bundle: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+def test_what_is_held_against_nothing_does_not_pass(change: str, copied: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(copied, tmp_path / copied.name)
     answers = load_file(copy / REFERENCE)
     name = "encode_image.embedding"
     rows = answers.pop(name)
@@ -162,7 +169,7 @@ def test_what_is_held_against_nothing_does_not_pass(change: str, bundle: Path, t
     }
     answers[changed[change][0]] = np.ascontiguousarray(changed[change][1])
     save_file(answers, copy / REFERENCE)
-    seal(copy, Bundle.open(bundle).manifest)
+    seal(copy, Bundle.open(copied).manifest)
     result = run("verify", copy)
     assert result.exit_code == 2
     assert "encode_image.embedding: expected the float model's answers to 200 samples" in result.stderr
@@ -235,9 +242,9 @@ def test_a_bundle_that_contradicts_itself_is_refused(lie: str, bundle: Path, tmp
 
 
 def test_golden_answers_that_agree_with_each_other_but_not_with_the_artefact_are_refused(
-    bundle: Path, tmp_path: Path
+    copied: Path, tmp_path: Path
 ) -> None:
-    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+    copy = shutil.copytree(copied, tmp_path / copied.name)
     data = json.loads((copy / GOLDEN).read_text(encoding="utf-8"))
     data["scores"].reverse()
     for side in ("answers", "shipped"):
@@ -245,18 +252,18 @@ def test_golden_answers_that_agree_with_each_other_but_not_with_the_artefact_are
         for answer, other in zip(answers, [dict(each) for each in reversed(answers)], strict=True):
             answer.update(other)
     (copy / GOLDEN).write_text(json.dumps(data), encoding="utf-8")
-    seal(copy, Bundle.open(bundle).manifest)
+    seal(copy, Bundle.open(copied).manifest)
     result = run("verify", copy)
     assert result.exit_code == 2
     assert "golden.json: expected the artefact's answers, got others: encode_image: min_cosine is" in result.stderr
 
 
-def test_a_digest_covers_every_byte(bundle: Path, tmp_path: Path) -> None:
-    published = json.loads(run("verify", bundle, "--json").stdout)["digest"]
-    assert published == f"sha256:{hashlib.sha256((bundle / 'manifest.json').read_bytes()).hexdigest()}"
-    assert published in run("inspect", bundle).stdout
-    assert run("verify", bundle, "--digest", published.removeprefix("sha256:").upper()).exit_code == 0
-    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+def test_a_digest_covers_every_byte(copied: Path, tmp_path: Path) -> None:
+    published = json.loads(run("verify", copied, "--json").stdout)["digest"]
+    assert published == f"sha256:{hashlib.sha256((copied / 'manifest.json').read_bytes()).hexdigest()}"
+    assert published in run("inspect", copied).stdout
+    assert run("verify", copied, "--digest", published.removeprefix("sha256:").upper()).exit_code == 0
+    copy = shutil.copytree(copied, tmp_path / copied.name)
     _set("manifest.json/embedding_space_id", "sha256:0")(copy)
     result = run("verify", copy, "--digest", published)
     assert result.exit_code == 2

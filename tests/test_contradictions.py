@@ -97,7 +97,7 @@ def test_integers_that_a_float_recipe_denies_are_found(tmp_path: Path) -> None:
     path = changed(bundle, tmp_path / "b.edgevlm", recipe=denied, weights=())
     with pytest.raises(BundleError, match=r"weights: expected a proof of each integer weight of encode_\w+, got none"):
         pipeline.verify_weights(Bundle.open(path))
-    assert pipeline.verify_weights(library.student("tflite", "fp16")) == ()
+    assert pipeline.verify_weights(library.student("coreml", "fp16")) == ()
 
 
 def test_a_bundle_of_this_format_has_tolerances(tmp_path: Path) -> None:

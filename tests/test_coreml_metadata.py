@@ -42,7 +42,7 @@ def test_the_manifest_says_that_an_input_is_a_picture(bundle: Bundle) -> None:
         assert f"(value * {image.rescale:g} - mean) / std is computed inside" in picture.scaling
         assert f"the mean {image.mean[0]:g}, " in picture.scaling
     assert bundle.components["encode_text"].pictures == {}
-    assert library.student("tflite", "fp16").components["encode_image"].pictures == {}
+    assert library.student("tflite", "int8").components["encode_image"].pictures == {}
 
 
 def test_a_package_says_the_same(bundle: Bundle) -> None:

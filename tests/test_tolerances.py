@@ -105,7 +105,7 @@ def test_an_answer_that_is_no_number_is_exceeded() -> None:
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    return library.student("tflite", "fp16")
+    return library.student("coreml", "fp16")
 
 
 @pytest.fixture(scope="module")
