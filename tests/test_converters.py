@@ -17,6 +17,7 @@ from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import MissingDependency, UnsupportedError
 from edgevlm.graphs import capture
+from edgevlm.graphs.attention import attention
 from edgevlm.graphs.program import Program
 from edgevlm.process.progress import silent
 from edgevlm.targets import registry
@@ -26,7 +27,7 @@ SINGLE_FILES = ("executorch", "tflite")
 COMPONENTS = ("encode_image", "classify", "encode_text")
 PRECISIONS = ("fp32", pytest.param("fp16", marks=pytest.mark.slow))
 """Of a single file: Core ML's packages are made in a third of the time."""
-FP16_TARGETS = ("coreml", *(pytest.param(target, marks=pytest.mark.slow) for target in SINGLE_FILES))
+FP16_TARGETS = ("coreml", "executorch", pytest.param("tflite", marks=pytest.mark.slow))
 FLOAT32, FLOAT16, INT32 = 11, 10, 23  # MIL.proto's DataType
 
 
@@ -105,7 +106,6 @@ def test_a_bundle_says_what_it_needs(target: str, expected: dict[str, str]) -> N
     assert library.tower_bundle(target, "fp32").manifest.requires == expected
 
 
-@pytest.mark.slow
 def test_fp16_on_executorch_names_the_cpu_it_needs() -> None:
     assert "FP16" in library.tower_bundle("executorch", "fp16").manifest.requires["cpu"]
 
@@ -231,14 +231,13 @@ def test_core_ml_packages_hold_nothing_of_the_day_or_the_machine() -> None:
 # ExecuTorch's own file
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_executorch_runs_the_heavy_ops_in_xnnpack_and_in_the_recipes_precision(precision: str) -> None:
     rows = registry.runtime("executorch").inspect(library.tower_bundle("executorch", precision))["encode_image"]
     heavy = {row.kind: (row.dtype, row.runs_on) for row in rows if row.kind in ("FullyConnected", "Conv2d", "Softmax")}
     assert heavy == dict.fromkeys(("FullyConnected", "Conv2d", "Softmax"), (precision, "xnnpack"))
 
 
-@pytest.mark.slow
 def test_executorch_fp16_keeps_norms_in_float32() -> None:
     rows = registry.runtime("executorch").inspect(library.tower_bundle("executorch", "fp16"))["encode_image"]
     assert Counter(row.dtype for row in rows if "layer_norm" in row.kind) == {"fp32": 1}
@@ -246,8 +245,6 @@ def test_executorch_fp16_keeps_norms_in_float32() -> None:
 
 @pytest.mark.parametrize("mask", ["none", "causal", "bool", "float"])
 def test_attention_is_written_out_as_torch_computes_it(mask: str) -> None:
-    from edgevlm.converters.executorch.converter import decompositions
-
     generator = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(1, 2, 5, 8, generator=generator) * 2 for _ in range(3))
     options: dict[str, Any] = {
@@ -256,6 +253,5 @@ def test_attention_is_written_out_as_torch_computes_it(mask: str) -> None:
         "bool": {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril()},
         "float": {"attn_mask": torch.randn(5, 5, generator=generator), "scale": 0.3},
     }[mask]
-    ours = decompositions()[torch.ops.aten.scaled_dot_product_attention.default]
     expected = nn.functional.scaled_dot_product_attention(query, key, value, **options)
-    torch.testing.assert_close(ours(query, key, value, **options), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(attention(query, key, value, **options), expected, atol=1e-6, rtol=1e-5)

@@ -196,9 +196,11 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     """Ops that XNNPACK would compute wrongly or leave outside, written out in ops that it takes whole."""
     import torch
 
+    from edgevlm.graphs.attention import attention
+
     return {
         torch.ops.aten.gelu.default: _gelu,
-        torch.ops.aten.scaled_dot_product_attention.default: _attention,
+        torch.ops.aten.scaled_dot_product_attention.default: attention,
     }
 
 
@@ -209,32 +211,6 @@ def _gelu(x: Tensor, *, approximate: str = "none") -> Any:
     if approximate != "tanh":
         return NotImplemented
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    """Attention in three products; torch's own decomposition guards against fully masked rows op by op."""
-    import torch
-
-    if enable_gqa or dropout_p:
-        return NotImplemented
-    scores = torch.matmul(query * (scale or 1 / math.sqrt(query.shape[-1])), key.transpose(-1, -2))
-    if is_causal:
-        scores = scores + torch.full(scores.shape[-2:], -math.inf, dtype=scores.dtype).triu(1)
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = scores.masked_fill(~attn_mask, -math.inf)
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-    return torch.matmul(torch.softmax(scores, -1), value)
 
 
 def _version() -> str:
