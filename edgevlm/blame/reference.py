@@ -56,7 +56,7 @@ def expected_values(program: Program, inputs: Mapping[str, Array]) -> tuple[Expe
     return tuple(found)
 
 
-def _attention(query: Tensor, key: Tensor, *others: Tensor, scale: float | None = None, **options: Any) -> Any:
+def _attention(query: Tensor, key: Tensor, *others: Any, scale: float | None = None, **options: Any) -> Any:
     """Attention in smaller ops, scaled as torch does, of whose own decomposition TFLite's converter folds the roots."""
     root = (scale or query.shape[-1] ** -0.5) ** 0.5
     return attention(query * root, key * root, *others, scale=1.0, **options)
