@@ -153,6 +153,21 @@ def test_commands_and_files(phone: Phone, tmp_path: Path) -> None:
         assert "gave no answer within 1 s" in problem(lambda: adb.shell("sleep 5", seconds=1.0))
 
 
+@needs_adb
+def test_a_refusal_is_no_lost_connection(phone: Phone, tmp_path: Path) -> None:
+    """What adb says names the file: `EOF`, by which a lost connection is told, may be in that."""
+    local = tmp_path / "home" / "geoff" / "model.pte"
+    local.parent.mkdir(parents=True)
+    local.write_bytes(b"model")
+    phone.push_error = "couldn't create file: Permission denied"
+    with Adbd(phone) as adbd:
+        adb = Adb(adbd.serial)
+        adb.open()
+        with pytest.raises(DeviceError, match=r"no permission on .*/geoff/model\.pte") as caught:
+            adb.push(local, "/data/local/tmp/model.pte")
+    assert not isinstance(caught.value, ConnectionLost)
+
+
 @pytest.mark.slow
 @needs_adb
 def test_another_phone_is_there(phone: Phone) -> None:

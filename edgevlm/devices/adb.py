@@ -28,7 +28,7 @@ _UNSETTLED = ("authorizing", "connecting", None)
 _NETWORK = re.compile(r".+:[0-9]+")
 _LOST = re.compile(
     r"device '.*' not found|device offline|device unauthorized|no devices|error: closed|connect failed|"
-    r"failed to read copy response|failed to get feature set|Connection reset|Broken pipe|protocol fault|EOF",
+    r"failed to read copy response|failed to get feature set|Connection reset|Broken pipe|protocol fault|\bEOF\b",
     re.IGNORECASE,
 )
 
