@@ -17,8 +17,8 @@ import struct
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -173,6 +173,25 @@ class Adbd:
         for link in self._links:
             with suppress(OSError):
                 link.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def listing(states: Mapping[str, str]) -> Iterator[int]:
+    """An adb server, other than the system's, that lists these phones by their serial numbers; gives its port."""
+    answers = {
+        "host:version": "0029",
+        "host:devices": "".join(f"{serial}\t{state}\n" for serial, state in states.items()),
+    }
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            answer = answers[self.rfile.read(int(self.rfile.read(4), 16)).decode()]
+            self.wfile.write(f"OKAY{len(answer):04x}{answer}".encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
 
 
 class _Link:

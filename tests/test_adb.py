@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import library
 import pytest
-from adbd import PROPERTIES, Adbd, Phone
+from adbd import PROPERTIES, Adbd, Phone, listing
 
 from edgevlm import schema
 from edgevlm.bench.artefacts import subjects
@@ -121,7 +122,6 @@ def test_no_phone_is_plugged_in(server: None) -> None:
     assert "USB debugging" in said
 
 
-@pytest.mark.slow
 @needs_adb
 def test_the_server_cannot_start(server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adb_module, "_START_SECONDS", 1.0)
@@ -132,6 +132,22 @@ def test_the_server_cannot_start(server: None, monkeypatch: pytest.MonkeyPatch) 
         said = problem(Adb("0123ABC").open)
     assert said.startswith("adb's server does not start: ")
     assert "adb kill-server" in said
+
+
+@needs_adb
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("unauthorized", "0123ABC has not allowed this computer to debug it (unauthorized) | unlock the phone"),
+        ("offline", "0123ABC is offline: adb sees it, and it does not answer | unlock it"),
+        ("no permissions (missing udev rules?)", "not let adb use 0123ABC: no permissions (missing udev rules?) | apt"),
+        ("recovery", "expected 0123ABC to run Android, got the state 'recovery' | adb -s 0123ABC reboot"),
+    ],
+)
+def test_a_phone_that_cannot_be_used(server: None, monkeypatch: pytest.MonkeyPatch, state: str, said: str) -> None:
+    with listing({"4567DEF": "device", "0123ABC": state}) as port:
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+        assert said in problem(Adb("0123ABC").open)
 
 
 # The connection
@@ -186,7 +202,6 @@ def test_a_phone_that_has_not_accepted_this_computer(phone: Phone) -> None:
     assert "accept its dialog" in said
 
 
-@pytest.mark.slow
 @needs_adb
 def test_a_phone_that_is_offline(phone: Phone) -> None:
     with Adbd(phone) as adbd:
@@ -197,7 +212,6 @@ def test_a_phone_that_is_offline(phone: Phone) -> None:
         assert "is offline: adb sees it, and it does not answer" in problem(adb.open, NotReached)
 
 
-@pytest.mark.slow
 @needs_adb
 def test_adb_itself_does_not_notice_a_pulled_cable(phone: Phone) -> None:
     """Why a line of ours ends every command."""
@@ -214,7 +228,6 @@ def test_adb_itself_does_not_notice_a_pulled_cable(phone: Phone) -> None:
 # What is known of a phone
 
 
-@pytest.mark.slow
 @needs_adb
 def test_what_a_phone_says_of_itself(phone: Phone) -> None:
     with Adbd(phone) as adbd:
@@ -236,6 +249,52 @@ def test_heat() -> None:
 
 
 # Figures
+
+
+@needs_adb
+def test_figures_of_one_runner(phone: Phone, tmp_path: Path) -> None:
+    runner = script(tmp_path / "my_benchmark_model", BENCHMARK_MODEL)
+    effort = Effort(seconds=0.1, threads=(1,), sustained_seconds=0.2, processes=1)
+    with Adbd(phone) as adbd:
+        (found,) = latest(figures(adbd, runner, library.tower_bundle("tflite", "fp32"), effort=effort))
+        assert list(phone.temporary.iterdir()) == []
+    assert isinstance(found, Measured), found
+    assert (found.device, found.component, found.threads) == ("my-phone", "encode_image", 1)
+    assert (found.times.cold_load_ms, found.times.first_ms, found.times.page_cache_share) == (20.283, 339.304, None)
+    engine = found.times.engine_ms
+    assert (engine.runs, engine.min, engine.max) == (10, 0.2, 0.3)
+    assert found.memory is not None
+    assert found.memory.resident_bytes >= found.memory.anonymous_bytes > 0
+    assert found.memory.file_mapped_bytes > 0
+    assert found.sustained is not None
+    assert found.sustained.throttled == "thermal status 1 (light)"
+    last = found.sustained.windows[-1]
+    assert (last.median_ms, last.temperature_c, last.clock_mhz) == (0.3, 41.5, 1593.6)
+    assert last.at_seconds >= 0.2
+    digest = hashlib.sha256(runner.read_bytes()).hexdigest()
+    assert found.system.versions == {"my_benchmark_model": f"sha256 {digest[:12]}"}
+
+
+@needs_adb
+def test_a_cable_is_pulled_once(phone: Phone, tmp_path: Path) -> None:
+    phone.cut_at, phone.cuts = "my_benchmark_model --graph", 1
+    runner, said = script(tmp_path / "my_benchmark_model", BENCHMARK_MODEL), []
+
+    def watch(stage: str, share: float | None) -> None:
+        said.append(stage)
+        if "trying again" in stage:  # meanwhile, somebody has tidied up
+            (model,) = phone.temporary.glob("*/*model.tflite")
+            model.unlink()
+
+    with Adbd(phone) as adbd:
+        wanted = subjects([library.tower_bundle("tflite", "fp32")], ["encode_image"])
+        (found,) = measure_phone(device(adbd, runner), wanted, QUICK, watch)
+        assert list(phone.temporary.iterdir()) == []
+    assert isinstance(found, Measured)
+    assert phone.cuts == 0
+    assert f"connecting to {adbd.serial} again" in said
+    assert sum("sending model.tflite" in each for each in said) == 2
+    assert sum("sending my_benchmark_model" in each for each in said) == 1
 
 
 @pytest.mark.slow
@@ -303,7 +362,6 @@ def test_a_cable_that_stays_out(phone: Phone, tools: Path) -> None:
     assert f"the connection to {adbd.serial} was lost" in said
 
 
-@pytest.mark.slow
 @needs_adb
 def test_a_phone_that_is_gone(phone: Phone, tools: Path) -> None:
     phone.cut_at, phone.cuts = "executor_runner --model_path", 1
@@ -321,7 +379,6 @@ def test_a_phone_that_is_gone(phone: Phone, tools: Path) -> None:
     assert any(re.search(r"/data/local/tmp/edgevlm-\w+ stays on", each) for each in said)
 
 
-@pytest.mark.slow
 @needs_adb
 @pytest.mark.parametrize("way", ["full", "almost full", "forbidden"])
 def test_no_room_on_the_phone(phone: Phone, tools: Path, way: str) -> None:
@@ -344,7 +401,6 @@ def test_no_room_on_the_phone(phone: Phone, tools: Path, way: str) -> None:
 # Runners
 
 
-@pytest.mark.slow
 @needs_adb
 def test_no_runner_is_named(phone: Phone, tmp_path: Path) -> None:
     with Adbd(phone) as adbd:
@@ -352,20 +408,28 @@ def test_no_runner_is_named(phone: Phone, tmp_path: Path) -> None:
         assert "no runner is named | get ExecuTorch's executor_runner for Android" in said
         assert f"address: 'adb://{adbd.serial}', runner: /path/to/executor_runner}}" in said
         assert "expected a file whose name contains executor_runner" in refused(figures(adbd, tmp_path / "missing"))
+        assert "this bundle is for coreml" in problem(lambda: runners.find("/r", "coreml", f"adb://{adbd.serial}"))
     assert phone.commands == []  # nobody needs a phone to be told that
 
 
-@pytest.mark.slow
 @needs_adb
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("echo \"ERROR: unknown command line flag 'method_name'\" >&2; exit 1", "does not know --method_name"),
-        ("kill -SEGV $$", "ended with SIGSEGV"),
-        ("kill -KILL $$", "more memory than there is"),
-        ("echo 'CANNOT LINK EXECUTABLE: library \"libc++_shared.so\" not found'; exit 1", "cannot be started on the"),
-        ("exec /system/bin/nothing", "cannot be started on the phone"),
-        ("echo 'Model executed successfully 3 time(s) in 40.1 ms.'", "logs neither load nor executions"),
+        pytest.param("kill -SEGV $$", "ended with SIGSEGV", marks=pytest.mark.slow),
+        pytest.param("kill -KILL $$", "more memory than there is", marks=pytest.mark.slow),
+        pytest.param(
+            "echo 'CANNOT LINK EXECUTABLE: library \"libc++_shared.so\" not found'; exit 1",
+            "cannot be started on the",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("exec /system/bin/nothing", "cannot be started on the phone", marks=pytest.mark.slow),
+        pytest.param(
+            "echo 'Model executed successfully 3 time(s) in 40.1 ms.'",
+            "logs neither load nor executions",
+            marks=pytest.mark.slow,
+        ),
         ("echo 'Model loaded in 1.5 ms.'; echo 'Iteration 3 of 3: 1.5 ms'", "holds 1 of 3 executions"),
     ],
 )
@@ -376,7 +440,6 @@ def test_a_runner_that_fails(phone: Phone, tmp_path: Path, text: str, said: str)
         assert list(phone.temporary.iterdir()) == []
 
 
-@pytest.mark.slow
 @needs_adb
 def test_runners_for_other_machines(phone: Phone, tmp_path: Path) -> None:
     runner = tmp_path / "executor_runner"
@@ -391,7 +454,6 @@ def test_runners_for_other_machines(phone: Phone, tmp_path: Path) -> None:
         assert "not an executable of Android's" in problem(lambda: figures(adbd, runner))
 
 
-@pytest.mark.slow
 @needs_adb
 def test_an_emulator_is_no_phone(phone: Phone, tools: Path) -> None:
     phone.properties = {**PROPERTIES, "ro.kernel.qemu": "1"}
@@ -399,8 +461,15 @@ def test_an_emulator_is_no_phone(phone: Phone, tools: Path) -> None:
         assert "its times are no phone's" in problem(lambda: figures(adbd, tools))
 
 
-def test_a_runner_that_is_out_of_memory() -> None:
+def test_how_a_runner_ended() -> None:
     assert isinstance(runners.failure(ExecutorRunner(), 137, ""), OutOfMemory)
+    for code, said, expected in (
+        (139, "", "the process ended with SIGSEGV"),
+        (1, "CANNOT LINK EXECUTABLE: no libc++_shared.so\n", "executor_runner cannot be started on the phone: CANNOT"),
+        (126, "sh: can't execute: Exec format error", "be started on the phone: sh: can't execute: Exec format error"),
+        (134, "Failed to load", "the process ended with SIGABRT and without a result: Failed to load"),
+    ):
+        assert expected in runners.failure(ExecutorRunner(), code, said).message
 
 
 RECORDED = """STARTING!
@@ -422,6 +491,14 @@ Inference timings in us: Init: 20283, First inference: 339304, Warmup (avg): 302
 Note: as the benchmark tool itself affects memory footprint, the following is only APPROXIMATE to the actual memory
 Memory footprint delta from the start of the tool (MB): init=1.2 overall=58.9
 """
+
+
+BENCHMARK_MODEL = f"""case "$*" in *model.tflite*=encode_image\\ --num_threads=[12]\\ *) ;; *) exit 9;; esac
+sleep 0.1
+cat <<'END'
+{RECORDED.format(row="count=2 first=300 curr=200 min=200 max=300 avg=250 std=50 p5=200 median=300 p95=300")}
+END"""
+"""A shell's script that says what is recorded, and starts faster than what stands for the tool."""
 
 
 def test_what_benchmark_model_says() -> None:
@@ -467,6 +544,51 @@ def test_medians_of_a_sustained_run() -> None:
     assert BenchmarkModel().median_ms(lambda arguments: RECORDED.format(row=newer), WORK, 1.0) == 8.0
     older = RECORDED.format(row=newer.partition(" p5=")[0])
     assert "too old to tell a median" in problem(lambda: BenchmarkModel().median_ms(lambda _: older, WORK, 1.0))
+
+
+def executor(asked: list[Sequence[str]], later_ms: float) -> Callable[[Sequence[str]], str]:
+    """What executor_runner logs whose first two executions take 20 and 10 ms, and all others as long as each other."""
+
+    def run(arguments: Sequence[str]) -> str:
+        asked.append(arguments)
+        count = int(arguments[-1].removeprefix("--num_executions="))
+        times = [20.0, 10.0, *[later_ms] * count][:count]
+        lines = [f"Iteration {index} of {count}: {each:f} ms" for index, each in enumerate(times, 1)]
+        return "\n".join(["Model loaded in 1.500000 ms.", *lines, "OutputX 0: tensor(sizes=[1, 2], [0.1, 0.2])"])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("later_ms", "runs", "executions"),
+    [(4.0, 25, 1 + 75 + 25), (0.01, 400, 400 + 400), (250.0, 10, 1 + 30 + 10)],
+)
+def test_what_executor_runner_says(later_ms: float, runs: int, executions: int) -> None:
+    """It warms up for 0.3 s and then runs for as long as it is told, but never more often than the log holds."""
+    asked: list[Sequence[str]] = []
+    times = ExecutorRunner().time(executor(asked, later_ms), WORK, 0.1)
+    assert (times.cold_load_ms, times.first_ms, times.page_cache_share) == (1.5, 20.0, None)
+    assert (times.engine_ms.runs, times.engine_ms.median) == (runs, later_ms)
+    assert [each[-1] for each in asked] == ["--num_executions=3", f"--num_executions={executions}"]
+    assert asked[0][:3] == ["--model_path=/m", "--method_name=encode_image", "--cpu_threads=1"]
+
+
+def test_longer_runs_of_executor_runner() -> None:
+    asked: list[Sequence[str]] = []
+    assert ExecutorRunner().median_ms(executor(asked, 4.0), WORK, 1.0) == 4.0
+    ExecutorRunner().run_slowly(executor(asked, 4.0), WORK)
+    assert [int(each[-1].partition("=")[2]) for each in asked] == [3, 251, 3, 100]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("Model executed successfully 3 time(s) in 40.1 ms.", "logs neither load nor executions: ...Model executed"),
+        ("Model loaded in 1.5 ms.\nIteration 3 of 3: 1.5 ms", "holds 1 of 3 executions | adb logcat -G 4M enlarges it"),
+    ],
+)
+def test_what_executor_runner_must_not_say(said: str, expected: str) -> None:
+    assert expected in problem(lambda: ExecutorRunner().time(lambda arguments: said, WORK, 0.1))
 
 
 # A process of its own
