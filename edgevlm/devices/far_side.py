@@ -21,6 +21,8 @@ from contextlib import suppress
 from typing import Any
 
 MARK = "EDGEVLM_FOLDER"
+WHOLE = b"edgevlm-whole"
+"""Follows a tar stream: to `tarfile` one that was cut off between two files is whole."""
 PACKAGES = ("numpy", "PIL", "tokenizers", "ai_edge_litert", "torch", "executorch")
 
 
@@ -50,7 +52,7 @@ def settle(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def unpack(request: dict[str, Any]) -> dict[str, Any]:
-    """Unpacks a tar stream from stdin, in full or not at all, once its size is known to fit."""
+    """Unpacks a tar stream from stdin, in full or not at all, once its size is known to fit; `WHOLE` follows it."""
     folder, to = request["folder"], request["to"]
     free = shutil.disk_usage(folder).free
     if request["size_bytes"] > free:
@@ -62,6 +64,8 @@ def unpack(request: dict[str, Any]) -> dict[str, Any]:
             # The stream is ours, and checking each path takes a small board longer than writing the files.
             tar.extraction_filter = lambda entry, path: entry
             tar.extractall(stage)
+        if not sys.stdin.buffer.read().endswith(WHOLE):
+            raise tarfile.ReadError("the stream was cut off")
         remove(to)  # it is there where a connection was lost once all had arrived
         os.rename(stage, to)
     except BaseException:

@@ -208,6 +208,7 @@ class Ssh:
             counted = _Counted(pipe, said, max(1, sum(sizes)), progress)
             with tarfile.open(fileobj=counted, mode="w|", dereference=True) as tar:
                 tar.add(local, arcname=local.name, filter=_without_owner)
+            pipe.write(far_side.WHOLE)
 
         request = {"do": "unpack", "folder": self.folder, "to": there, "size_bytes": blocks * _BLOCK_BYTES}
         self._python.do(request, feed)
