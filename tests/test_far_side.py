@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import edgevlm
 from edgevlm.devices import far_side, site
 from edgevlm.devices.address import Address
 from edgevlm.devices.connection import FAILED, Connection
@@ -248,3 +249,29 @@ def test_wheels_of_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_versions_are_those_that_are_installed_here() -> None:
     assert site.pinned("numpy") == f"numpy=={np.__version__}"
     assert site.pinned("nothing-of-that-name") == "nothing-of-that-name"
+
+
+def test_our_sources_are_found_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    """`builtin` is what the folder of the models is called that are not sent."""
+    checkout = tmp_path / "builtin"
+    for name in ("edgevlm", "runtimes", "converters", "benchmarks"):
+        shutil.copytree(
+            Path(edgevlm.__file__).parents[1] / name,
+            checkout / name,
+            ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"),
+        )
+    (checkout / "pyproject.toml").touch()
+    code = "from edgevlm.devices.site import own_sources; print(own_sources())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=checkout,
+        env={**os.environ, "EDGEVLM_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sent = Path(done.stdout.strip()) / "edgevlm"
+    assert (sent / "onboard" / "__main__.py").is_file()
+    assert (sent / "runtimes" / "tflite" / "__init__.py").is_file()
+    assert not (sent / "models" / "builtin").exists()
+    assert not (sent / "converters").exists()

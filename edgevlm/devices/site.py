@@ -68,7 +68,7 @@ def own_sources() -> Path:
         Path("edgevlm") / name / path.relative_to(root): path
         for name, root in parts.items()
         for path in sorted(root.rglob("*"))
-        if path.suffix in _OWN and "builtin" not in path.parts and "__pycache__" not in path.parts
+        if path.suffix in _OWN and not {"builtin", "__pycache__"} & set(path.relative_to(root).parts)
     }
 
     def copy(folder: Path) -> None:
