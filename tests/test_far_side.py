@@ -13,13 +13,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import wheels
 
 import edgevlm
 from edgevlm.devices import far_side, site
@@ -213,23 +213,11 @@ def test_a_python_that_dies_or_gives_no_answer(tmp_path: Path) -> None:
 # What it is sent
 
 
-def wheel(folder: Path, name: str, version: str, tags: str) -> None:
-    """A package of one module."""
-    about = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-{version}-{tags}.whl", "w") as file:
-        file.writestr(f"{name}/__init__.py", f"__version__ = '{version}'\n")
-        file.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        file.writestr(f"{about}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tags}\n")
-        file.writestr(f"{about}/RECORD", "")
-
-
 def test_wheels_of_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("NO_INDEX", "1"), ("FIND_LINKS", str(tmp_path))):
-        monkeypatch.setenv(f"PIP_{name}", value)
-    monkeypatch.setenv("EDGEVLM_CACHE_DIR", str(tmp_path / "cache"))
-    wheel(tmp_path, "thing", "1.5", "cp312-cp312-manylinux_2_27_aarch64")
-    wheel(tmp_path, "thing", "1.6", "cp312-cp312-manylinux_2_39_aarch64")  # for a newer C library
-    wheel(tmp_path, "thing", "1.7", "cp312-cp312-manylinux_2_27_x86_64")
+    wheels.only_from(tmp_path, monkeypatch)
+    wheels.write(tmp_path, "thing", "1.5", "cp312-cp312-manylinux_2_27_aarch64")
+    wheels.write(tmp_path, "thing", "1.6", "cp312-cp312-manylinux_2_39_aarch64")  # for a newer C library
+    wheels.write(tmp_path, "thing", "1.7", "cp312-cp312-manylinux_2_27_x86_64")
     told: list[str] = []
     for _ in range(2):
         found = site.site_packages(

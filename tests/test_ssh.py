@@ -19,6 +19,7 @@ from typing import Any
 
 import library
 import pytest
+import wheels
 from sshd import SERVER, Sshd, descendants, named, running_in
 
 import edgevlm
@@ -26,7 +27,7 @@ from edgevlm import schema
 from edgevlm.bench.measure import Effort
 from edgevlm.bench.worker import Assignment
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.devices import ssh
+from edgevlm.devices import site, ssh
 from edgevlm.devices.address import Address, parse
 from edgevlm.devices.device import resolve
 from edgevlm.devices.local import Local
@@ -59,6 +60,20 @@ def result(machine: Machine, job: Mapping[str, Any], timeout_seconds: float = 60
     *_, last = machine.ask(job, timeout_seconds=timeout_seconds)
     answer: Mapping[str, Any] = last["result"]
     return answer
+
+
+def python_over_there(folder: Path, cases: str, otherwise: str = "") -> str:
+    """A Python that does something else in some cases of a shell's, by its arguments."""
+    path = folder / "my-python"
+    path.write_text(f"""#!/bin/sh
+case "$*" in
+*edgevlm-python*) echo edgevlm-python 3 {sys.version_info.minor} "$0" ;;
+{cases}
+*) exec {sys.executable} {otherwise} "$@" ;;
+esac
+""")
+    path.chmod(0o755)
+    return str(path)
 
 
 def timing(path: str, seconds: float = 0.2) -> Mapping[str, Any]:
@@ -154,6 +169,80 @@ def test_a_machine_answers_and_is_left_as_it_was(sshd: Sshd, bundle: Bundle) -> 
     assert [share for _, share in sent] == sorted({share for _, share in sent})
     assert sent[-1][1] == 1
     assert sum("sending" in stage and share == 0 for stage, share in told) == 2  # our sources, and the bundle
+
+
+@needs_sshd
+def test_what_is_gone_is_sent_again_and_a_machine_that_is_gone_given_up(
+    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "PAUSES_SECONDS", (0.1,))
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for each in (first, second, third):
+        each.write_text(each.name)
+    told: list[str] = []
+
+    def sent(name: str) -> int:
+        return sum(f"sending {name} " in each for each in told)
+
+    with reach(sshd, progress=lambda stage, share: None if share == 1 else told.append(stage)) as machine:
+        folder, there = machine.folder, machine.put(first)
+        sshd.cut()
+        assert Path(machine.put(second)).read_text() == "second"
+        assert (machine.folder, machine.put(first), sent("first")) == (folder, there, 0)
+        sshd.cut()
+        _wait_until(lambda: named(str(sshd.config)) == [])
+        shutil.rmtree(folder)  # as a board does that is started anew
+        assert machine.put(first) == there
+        assert Path(there).read_text() == "first"
+        assert (sent("first"), sent("second")) == (1, 1)
+        sshd.stop()
+        with suppress(DeviceError):  # that it is lost may be noticed only now
+            machine.put(third)
+        with pytest.raises(DeviceError, match=r"2 tries to connect again failed: .* refused the connection") as caught:
+            machine.put(third)
+        assert not isinstance(caught.value, ConnectionLost)
+    assert f"{folder} stays on {sshd.address.name}: " in told[-1]
+
+
+@needs_sshd
+def test_a_job_without_an_answer_is_ended_over_there(sshd: Sshd, tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    with reach(sshd, python_over_there(tmp_path, f"*edgevlm.onboard*) . {job} ;;")) as machine:
+        job.write_text("exec sleep 60")  # it does not notice that its stdin ends
+        with pytest.raises(DeviceError, match="no answer within 2 s"):
+            result(machine, SYSTEM, timeout_seconds=2)
+        _wait_until(lambda: running_in(machine.folder) == [])
+        job.write_text("kill -KILL $$")
+        with pytest.raises(OutOfMemory):
+            result(machine, SYSTEM)
+        assert Path(machine.folder).is_dir()
+    assert list(sshd.there.iterdir()) == []
+
+
+@needs_sshd
+def test_a_machine_is_sent_what_it_lacks(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels.only_from(tmp_path, monkeypatch)
+    python = f"cp3{sys.version_info.minor}"
+    versions = dict(each.split("==") for each in map(site.pinned, site.PACKAGES))
+    for name, version in versions.items():
+        wheels.write(tmp_path, name, version, f"{python}-{python}-manylinux_2_27_{platform.machine()}")
+    with reach(sshd, python_over_there(tmp_path, "", "-S")) as machine:
+        assert {"numpy", "PIL", "tokenizers"} <= machine.packages
+        assert result(machine, SYSTEM)["versions"] == versions
+
+
+@needs_sshd
+@pytest.mark.parametrize(
+    ("libc", "said"),
+    [('["glibc", "2.17"]', "it has Linux with glibc 2.17"), ('["", ""]', "it has Linux with another C library")],
+)
+def test_a_machine_that_wheels_do_not_fit(sshd: Sshd, tmp_path: Path, libc: str, said: str) -> None:
+    edits = f"""-e 's/"libc": [[][^]]*]/"libc": {libc}/' -e 's/"packages": [[][^]]*]/"packages": ["PIL"]/'"""
+    python = python_over_there(tmp_path, f'-c*) {sys.executable} "$@" | sed {edits} ;;')
+    with pytest.raises(DeviceError, match=f"lacks numpy, tokenizers; they can be sent to .* {said}$") as caught:
+        reach(sshd, python).__enter__()
+    assert caught.value.hint == f"install them over there, for {python}"
+    assert list(sshd.there.iterdir()) == []
 
 
 @pytest.mark.slow
