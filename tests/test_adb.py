@@ -273,6 +273,7 @@ def test_figures_of_one_runner(phone: Phone, tmp_path: Path) -> None:
     assert last.at_seconds >= 0.2
     digest = hashlib.sha256(runner.read_bytes()).hexdigest()
     assert found.system.versions == {"my_benchmark_model": f"sha256 {digest[:12]}"}
+    assert sum("kill -9" in each for each in phone.commands) == 1  # at the end: jobs that have ended need no such thing
 
 
 @needs_adb

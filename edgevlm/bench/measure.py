@@ -220,12 +220,14 @@ def _ask(machine: Machine, job: Mapping[str, Any], progress: Progress) -> Mappin
     seconds = (_START_SECONDS + 20 * float(job.get("seconds", 1.0))) * float(job.get("patience", 1.0))
 
     def ask() -> Mapping[str, Any]:
+        found: Mapping[str, Any] | None = None
+        # To its end: of a job that is left before, a machine sees to it that nothing goes on, with a process more.
         for line in machine.ask(job, timeout_seconds=seconds * (_EMULATION if machine.emulator else 1)):
             if "progress" in line:
                 progress(line["progress"]["stage"], line["progress"]["share"])
-            if "result" in line:
-                found: Mapping[str, Any] = line["result"]
-                return found
-        raise DeviceError("the device ended the job without a result")
+            found = line.get("result", found)
+        if found is None:
+            raise DeviceError("the device ended the job without a result")
+        return found
 
     return try_again(ask, lambda number: progress(f"the connection was lost, trying again ({number} of {TRIES})", None))
