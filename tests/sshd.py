@@ -53,23 +53,8 @@ class Sshd:
 
     def start(self) -> None:
         """Listens, and waits until it does."""
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's privilege separation directory
-        settings = {
-            "Port": self._port,
-            "ListenAddress": HOST,
-            "HostKey": self.folder / "host",
-            "AuthorizedKeysFile": self.folder / "authorized_keys",
-            "PidFile": "none",
-            "StrictModes": "no",
-            "UsePAM": "no",
-            "PasswordAuthentication": "no",
-            "KbdInteractiveAuthentication": "no",
-            "SetEnv": f"TMPDIR={self.there}",
-            **self._settings,
-        }
-        config = self.folder / "sshd_config"
-        config.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        config, more = self.folder / "sshd_config", {"SetEnv": f"TMPDIR={self.there}", **self._settings}
+        config.write_text(settings(self._port, self.folder / "host", self.folder / "authorized_keys", **more))
         with (self.folder / "sshd.log").open("ab") as log:
             self._process = subprocess.Popen([str(SERVER), "-D", "-e", "-f", str(config)], stderr=log)
         for _ in range(200):
@@ -96,6 +81,25 @@ class Sshd:
             self._process.terminate()
             self._process.wait(10)
             self._process = None
+
+
+def settings(port: int, key: Path, authorized: Path, **more: str) -> str:
+    """A server's configuration file, for a server that can be started."""
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's privilege separation directory
+    lines = {
+        "Port": port,
+        "ListenAddress": HOST,
+        "HostKey": key,
+        "AuthorizedKeysFile": authorized,
+        "PidFile": "none",
+        "StrictModes": "no",
+        "UsePAM": "no",
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        **more,
+    }
+    return "".join(f"{name} {value}\n" for name, value in lines.items())
 
 
 def make_key(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import re
 import shutil
@@ -19,23 +21,28 @@ import library
 import numpy as np
 import pytest
 import torch
+from debian import repository
 from fetching import skipped_offline
-from sshd import named
+from sshd import SERVER, named
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgevlm.bench.artefacts import subjects
+from edgevlm.bench.measure import Effort, measure
+from edgevlm.bench.results import Emulated
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
+from edgevlm.devices import site
 from edgevlm.devices.local import Local
 from edgevlm.devices.machine import Machine
 from edgevlm.devices.profile import Profile, builtin
-from edgevlm.emulation import board_image, cpio
+from edgevlm.emulation import board_image, cpio, root
 from edgevlm.emulation.board import QEMU, board, memory_mb
 from edgevlm.errors import DeviceError, OutOfMemory
 from edgevlm.graphs.program import Program
-from edgevlm.process import scratch
+from edgevlm.process import scratch, store
 from edgevlm.targets import registry
 
 PI_5 = builtin()["raspberry-pi-5"]
@@ -154,6 +161,143 @@ def test_a_board_that_does_not_boot_says_why() -> None:
     strange = replace(PI_5, cpu=(replace(PI_5.cpu[0], qemu_cpu="cortex-a0"),))
     with pytest.raises(DeviceError, match=r"does not boot: .*cortex-a0"), board(replace(strange, memory_mb=LITTLE_MB)):
         pass
+
+
+# Without Debian's own packages: an image of small ones, and this computer's sshd in the place of QEMU
+
+
+def driver(content: bytes, *needs: bytes) -> bytes:
+    """A kernel module, as far as what it needs is read from it."""
+    return b"\x7fELF" + content + b"".join(b"\0" + each for each in needs) + b"\0"
+
+
+@boots
+@pytest.mark.skipif(shutil.which("cpio") is None or shutil.which("debugfs") is None, reason="needs cpio and debugfs")
+def test_an_image_holds_what_the_board_boots_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "folder", lambda: tmp_path / "cache")
+    version = f"python3.{sys.version_info.minor}"
+    drivers = {
+        "drivers/virtio/virtio_pci.ko.xz": lzma.compress(driver(b"pci", b"depends=virtio,virtio-pci-modern", b"x=1")),
+        "drivers/virtio/virtio-pci-modern.ko.xz": lzma.compress(driver(b"modern", b"depends=virtio")),
+        "drivers/virtio/virtio.ko.xz": lzma.compress(driver(b"virtio", b"depends=")),
+        "drivers/block/virtio_blk.ko": driver(b"blk", b"depends=virtio,built_in"),
+        "fs/ext4.ko": driver(b"ext4", b"depends=jbd2", b"softdep=pre: crc32c virtio"),
+        "fs/jbd2.ko": driver(b"jbd2", b"depends="),
+        "crypto/crc32c.ko": driver(b"crc", b"depends="),
+        "sound/unasked.ko": driver(b"sound", b"depends="),
+    }
+    packages = {
+        "python3": {f"usr/bin/{version}": b"python", "usr/lib/python3/module.py": b"FOUND = 1\n"},
+        "linux-image-cloud-arm64": {
+            "boot/vmlinuz-6.1": b"kernel",
+            **{f"lib/modules/6.1/kernel/{name}": content for name, content in drivers.items()},
+        },
+        "busybox-static": {"bin/busybox": b"busybox"},
+        "dropbear-bin": {"usr/sbin/dropbear": b"dropbear", "usr/share/doc/dropbear/copyright": b"long"},
+        "libstdc++6": {},
+        "libgomp1": {},
+    }
+    monkeypatch.setattr(root, "_APT", repository(tmp_path / "debian", root._codename(), packages))
+    wheels = tmp_path / "wheels"
+    (wheels / "numpy").mkdir(parents=True)
+    (wheels / "numpy" / "__init__.py").write_text("FOUND = 2\n")
+    monkeypatch.setattr(site, "site_packages", lambda requirements, **asked: wheels)  # pip's, of a network
+
+    image = board_image.prepare()
+    assert image.kernel.read_bytes() == b"kernel"
+    (tmp_path / "first").mkdir()
+    packed = gzip.decompress(image.first.read_bytes())
+    subprocess.run(["cpio", "-i", "--quiet", "-d"], input=packed, cwd=tmp_path / "first", check=True)
+    order = (tmp_path / "first" / "drivers" / "order").read_text().split()
+    assert order == ["virtio", "virtio_pci_modern", "virtio_pci", "virtio_blk", "jbd2", "crc32c", "ext4"]
+    for name, content in drivers.items():
+        there = tmp_path / "first" / "drivers" / f"{Path(name).name.partition('.')[0].replace('-', '_')}.ko"
+        assert there.exists() == ("unasked" not in name)
+        if there.exists():
+            assert there.read_bytes() == (lzma.decompress(content) if name.endswith(".xz") else content)
+    assert "switch_root /disk /sbin/init" in (tmp_path / "first" / "init").read_text()
+    assert (tmp_path / "first" / "bin" / "busybox").read_bytes() == b"busybox"
+
+    def on_disk(*words: str) -> str:
+        command = ["debugfs", "-R", " ".join(words), str(image.disk)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert image.disk.stat().st_size == 3 << 30
+    assert board_image.part().size_bytes < 100e6  # it is mostly holes
+    for name, said in (
+        (f"/usr/bin/{version}", "python"),
+        ("/usr/lib/python3/dist-packages/numpy/__init__.py", "FOUND = 2\n"),
+        ("/etc/passwd", "root:x:0:0:root:/root:/etc/session\n"),
+    ):
+        assert on_disk("cat", name) == said
+    assert 'Fast link dest: "/bin/busybox"' in on_disk("stat", "/sbin/init")
+    assert "Mode:  0755" in on_disk("stat", "/etc/session")
+    assert "User:     0" in on_disk("stat", "/etc/session")
+    assert "module.cpython-" in on_disk("ls", "/usr/lib/python3/__pycache__")  # compiled here, not there
+    assert "__pycache__" not in os.listdir(wheels / "numpy")
+    for left_out in ("boot", "lib/modules", "usr/share/doc"):
+        assert on_disk("stat", f"/{left_out}") == ""
+
+
+@pytest.fixture
+def no_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of three small files, and tests/qemu_system_stand_in.py in the place of QEMU."""
+    image = board_image.Image(*(tmp_path / name for name in ("kernel", "first", "disk")))
+    for path in (image.kernel, image.first, image.disk):
+        path.write_bytes(gzip.compress(path.name.encode()))
+    monkeypatch.setattr(board_image, "prepare", lambda progress: image)
+    program = tmp_path / "bin" / QEMU
+    program.parent.mkdir()
+    stand_in = Path(__file__).with_name("qemu_system_stand_in.py")
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {stand_in} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+
+
+@boots
+@pytest.mark.skipif(SERVER is None or os.geteuid() != 0, reason="needs OpenSSH's sshd, and root to log in as")
+@pytest.mark.usefixtures("no_qemu")
+def test_what_a_board_needs_of_memory_is_asked_by_ssh_with_keys_of_one_boot(tmp_path: Path) -> None:
+    bundle = library.tower_bundle("tflite", "fp32")
+    told: list[str] = []
+    with board(replace(PI_5, memory_mb=512), lambda stage, _: told.append(stage)) as machine:
+        assert (machine.architecture, machine.emulator) == (os.uname().machine, f"QEMU 7.2 ({QEMU})")
+        asked = subjects([bundle], ["encode_image"])
+        (found,) = measure(machine, "raspberry-pi-5", asked, Effort(), lambda stage, _: told.append(stage))
+    assert isinstance(found, Emulated)
+    assert found.fits is True
+    assert found.memory is not None
+    assert found.memory.anonymous_bytes > 0
+    assert found.counts is None
+    assert found.system is not None
+    assert found.system.emulator == f"QEMU 7.2 ({QEMU})"
+    assert found.memory_limit_bytes == found.system.memory_bytes
+    assert told[0].startswith("booting a board with 512 MiB and cortex-a76, which takes 10 to 60 s")
+    assert f"{found.artefact.name}, encode_image: watching its memory" in told
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert named(str(tmp_path)) == []
+
+
+@boots
+@pytest.mark.usefixtures("no_qemu")
+def test_a_board_that_ends_while_it_boots_is_told_of_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    little, enough = replace(PI_5, memory_mb=24), replace(PI_5, memory_mb=512)
+    with pytest.raises(DeviceError, match=r"does not boot: Kernel panic - .*: memory") as caught, board(little):
+        pass
+    assert "128 MiB" in str(caught.value.hint)
+    (tmp_path / "disk").unlink()
+    with pytest.raises(DeviceError, match=f"does not boot: {QEMU}: could not open '{tmp_path}/disk'"), board(enough):
+        pass
+    (tmp_path / "disk").touch()
+    monkeypatch.setenv("PATH", os.environ["PATH"].partition(":")[2])  # QEMU itself, which knows its processors
+    strange = replace(PI_5, cpu=(replace(PI_5.cpu[0], qemu_cpu="cortex-a0"),), memory_mb=64)
+    with pytest.raises(DeviceError, match=r"does not boot: .*cortex-a0"), board(strange):
+        pass
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_what_is_needed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,17 +12,23 @@ import arm_instructions as arm
 import library
 import numpy as np
 import pytest
+from debian import repository
 from fetching import skipped_offline
 
+from edgevlm.bench.artefacts import describe
+from edgevlm.bench.measure import Effort
+from edgevlm.bench.results import Emulated, Estimated, Failed
+from edgevlm.bench.worker import Assignment, examine
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.conversion import pipeline
+from edgevlm.devices.device import resolve
 from edgevlm.devices.profile import Cluster, builtin
 from edgevlm.emulation import counting, plugin, processor, root, runner, tools
 from edgevlm.emulation.counting import Emulation, dispatch_warnings, emulate, steady
 from edgevlm.emulation.parts import Part
 from edgevlm.emulation.setup import Setup, prepare, setup
-from edgevlm.errors import DeviceError, EdgeVLMError
+from edgevlm.errors import BundleError, DeviceError, EdgeVLMError, OutOfMemory
 from edgevlm.onboard.engines import sample_inputs
 from edgevlm.onboard.figures import Counts
 from edgevlm.process import interrupts, store
@@ -144,6 +150,47 @@ def test_sources_without_arm64_packages_are_said_to_be(tmp_path: Path, monkeypat
         root.prepare()
     assert "sources that have arm64 packages" in (raised.value.hint or "")
     assert list((tmp_path / "cache").rglob("*")) == []
+
+
+@emulates
+def test_a_root_file_system_is_unpacked_from_the_releases_own_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "folder", lambda: tmp_path / "cache")
+    packages = {
+        "python3": {"usr/bin/python3.11-config": b"", "usr/bin/python3.11": b"python", "usr/bin/python3": b"python"},
+        "libstdc++6": {},
+        "libgomp1": {},
+        "libc6": {"lib/aarch64-linux-gnu/libc.so.6": b"libc"},
+    }
+    codename = root._codename()
+    etc = repository(tmp_path / "debian", codename, packages, {"python3": "libc6"})
+    (etc / "sources.list.d").mkdir()
+    other = etc / "sources.list.d" / "other.list"  # of another suite, which is not asked
+    other.write_text(f"deb file:{tmp_path}/nowhere other main\n")
+    monkeypatch.setattr(root, "_APT", etc)
+    told: list[tuple[str, float | None]] = []
+    made = root.prepare(lambda *words: told.append(words))
+    assert (made.name, made.version, root.python(made)) == ("arm64 system", codename, "3.11")
+    files = {str(path.relative_to(made.path)): path.read_bytes() for path in made.path.rglob("*") if path.is_file()}
+    assert files == {name: content for each in packages.values() for name, content in each.items()}
+    assert told[0] == ("reading arm64 package lists", None)
+    assert [each for each in told if "unpacking" in each[0]] == [
+        ("unpacking arm64 packages", index / 4) for index in range(4)
+    ]
+    assert root.prepare(lambda stage, _: pytest.fail(stage)) == made
+    (made.path / "usr" / "bin" / "python3.11").unlink()
+    with pytest.raises(DeviceError, match=r"expected usr/bin/python3\.x, found none"):
+        root.python(made)
+    (tmp_path / "debian" / "libc6.deb").unlink()
+    with pytest.raises(DeviceError, match="cannot fetch arm64 packages: E: ") as raised:
+        root.prepare(packages=["libc6"])
+    assert "a network, once" in (raised.value.hint or "")
+    with pytest.raises(DeviceError, match="cannot find arm64 packages of nonsense: E: Unable to locate package"):
+        root.prepare(packages=["nonsense"])
+    monkeypatch.setattr(root, "_OS_RELEASE", other)
+    with pytest.raises(DeviceError, match="expected VERSION_CODENAME, such as bookworm"):
+        root.prepare()
 
 
 def test_an_interrupted_part_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +319,111 @@ def test_a_component_that_fails_there_says_why(ready: Setup, student: Bundle, tm
     assert artefact in raised.value.message or "ExecuTorch's error" in raised.value.message
     with pytest.raises(DeviceError, match="QEMU has no processor like it"):
         emulate(student, "encode_image", inputs, Cluster("A14", 2, 3000))
+
+
+# What is around the guest, with a stand-in for it
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    """What counting needs, without what is fetched for it: the guest is tests/guest_stand_in.c."""
+    counter = plugin.build()  # before the cache is another
+    monkeypatch.setattr(store, "folder", lambda: tmp_path / "cache")
+    programs = (tmp_path / "root" / "usr" / "bin" / "python3.11", tmp_path / "runner" / runner.PROGRAM)
+    for each in programs:
+        each.parent.mkdir(parents=True)
+    source = Path(__file__).with_name("guest_stand_in.c")
+    subprocess.run(["aarch64-linux-gnu-gcc", "-O1", "-static", "-o", programs[0], source], check=True)
+    shutil.copy(programs[0], programs[1])
+    system, packages, built = (Part(each, tmp_path / each, "") for each in ("root", "packages", "runner"))
+    made = Setup(tools.qemu(), system, counter, (packages,), built)
+    monkeypatch.setattr(counting, "prepare", lambda targets, progress: made)
+    return made
+
+
+@emulates
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("target", ["tflite", "executorch"])
+def test_a_guests_runs_are_told_apart_and_its_answer_comes_back(target: str) -> None:
+    bundle = library.tower_bundle(target, "fp32")
+    inputs = sample_inputs(bundle, "encode_image")
+    told: list[tuple[str, float | None]] = []
+    found = emulate(bundle, "encode_image", inputs, PI_5, runs=2, progress=lambda *words: told.append(words))
+    np.testing.assert_array_equal(found.outputs["embedding"], inputs["pixels"].ravel()[:32])
+    assert [each.float_multiply_adds for each in found.runs] == [4 * 1000] * 2
+    assert found.load.float_multiply_adds == 4 * (10 + 1) * 1000  # and the first run
+    assert found.load.instructions > found.runs[0].instructions > 3 * 1000
+    assert told[0][0] == "counting encode_image on cortex-a76"
+    assert all(0 <= (share or 0) <= 1 for _, share in told)
+    run, load = counting.count(bundle, "encode_image", PI_4)
+    assert (run.float_multiply_adds, load.float_multiply_adds) == (4000, 44000)
+    failure, said = (BundleError, "no such tower") if target == "tflite" else (DeviceError, r"\.pte: no such tower")
+    with pytest.raises(failure, match=said):
+        emulate(bundle, "encode_text", {"token_ids": library.tower_samples("token_ids", 1)[0]}, PI_5)
+    with pytest.raises(OutOfMemory, match="needed more memory"):
+        counting.count(bundle, "classify", PI_5)
+    with pytest.raises(DeviceError, match="expected 1 or more, got 0"):
+        counting.count(bundle, "encode_image", PI_5, runs=0)
+    with pytest.raises(DeviceError, match="A14: QEMU has no processor like it"):
+        counting.count(bundle, "encode_image", Cluster("A14", 2, 3000))
+
+
+def test_kernels_that_do_not_suit_the_core_are_warned_of() -> None:
+    counts = Counts(10**6, 0, 10**5, 0, 0, 0, 0)
+    whole = library.tower_bundle("tflite", "fp32")
+    bundle = replace(whole, manifest=replace(whole.manifest, recipe=BUILTIN["int8"]))
+    (said,) = dispatch_warnings(bundle, counts, PI_5)
+    assert "Cortex-A76 multiplies int8 with dot products, and none was executed" in said
+    assert "(recipe int8)" in said
+    for quiet in (
+        (bundle, counts, PI_4),
+        (bundle, replace(counts, dot_products=7), PI_5),
+        (bundle, replace(counts, matrix_products=7), PI_5),
+        (whole, counts, PI_5),
+    ):
+        assert dispatch_warnings(*quiet) == ()
+    kryo = replace(PI_5, core="Kryo", dot_product=False)
+    (said,) = dispatch_warnings(bundle, replace(counts, dot_products=1_234), kryo)
+    assert "1,234 dot products were executed on cortex-a76, which stands in for Kryo, which has none" in said
+
+
+@emulates
+def test_a_device_is_counted_and_estimated_where_no_board_can_be_booted(
+    stand_in: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program in ("qemu-aarch64", "setarch"):
+        (tmp_path / program).symlink_to(tools.find(program))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    bundle = library.tower_bundle("executorch", "fp32")
+    asked = Assignment(
+        resolve("raspberry-pi-5", builtin()), (str(bundle.path),), ("encode_image", "classify"), Effort(), False
+    )
+    told: list[tuple[str, float | None]] = []
+    found = list(examine(asked, lambda *words: told.append(words)))
+    counts, alone, together, failed, no_board = found
+    assert isinstance(counts, Emulated)
+    assert (counts.cpu_model, counts.stands_for, counts.memory, counts.fits) == ("cortex-a76", None, None, None)
+    assert counts.counts is not None
+    assert counts.counts.float_multiply_adds == 4000
+    assert counts.system.emulator == f"QEMU {stand_in.qemu.version} (qemu-aarch64)"
+    assert (counts.artefact, counts.component) == (describe(bundle), "encode_image")
+    assert counts.reproduce.endswith("--device raspberry-pi-5 --component encode_image")
+    for each, threads in ((alone, 1), (together, 4)):
+        assert isinstance(each, Estimated)
+        assert each.threads == threads
+        assert 0 < each.low_ms <= each.middle_ms <= each.high_ms
+        # So little is computed that its weights take longer to be read: the whole artefact at 17 GB/s.
+        assert each.bound_by == "bandwidth"
+        assert each.middle_ms == pytest.approx(counts.artefact.size_bytes / asked.device.profile.bandwidth_gb_s / 1e6)
+        assert each.reproduce.endswith(f"--threads {threads}")
+    assert isinstance(failed, Failed)
+    assert (failed.artefact, failed.component) == (counts.artefact, "classify")
+    assert "needed more memory than there is" in failed.message
+    assert isinstance(no_board, Failed)
+    assert no_board.message.startswith("memory on an emulated board: emulating a device needs qemu-system-aarch64")
+    assert no_board.hint == "sudo apt-get install qemu-system-arm"
+    shares = [share for _, share in told if share is not None]
+    assert shares == sorted(shares)
 
 
 def test_runs_that_differ_are_refused() -> None:
