@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,23 +23,24 @@ from sshd import SERVER, Sshd
 
 from edgevlm import schema
 from edgevlm.bench import results
-from edgevlm.bench.artefacts import describe
+from edgevlm.bench.artefacts import describe, subjects
 from edgevlm.bench.bench import merge
 from edgevlm.bench.emulate import judge
-from edgevlm.bench.measure import thread_counts
-from edgevlm.bench.peers import exports
+from edgevlm.bench.estimates.estimate import estimate, scaled
+from edgevlm.bench.measure import Effort, measure, thread_counts
+from edgevlm.bench.peers import exports, peers
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Process
-from edgevlm.bundle.bundle import Bundle
+from edgevlm.bench.worker import Assignment, examine
+from edgevlm.bundle.bundle import Bundle, hash_file
 from edgevlm.cli import main
 from edgevlm.devices import device, profile
-from edgevlm.errors import DeviceError, InputError
+from edgevlm.errors import ConnectionLost, DeviceError, InputError, MissingDependency, OutOfMemory
 from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.models import catalogue
-from edgevlm.onboard import tensorrt
-from edgevlm.onboard.figures import Counts, Memory, Spread, System, Times, spread
+from edgevlm.onboard.figures import Counts, Memory, Spread, Sustained, System, Times, Window, spread
 from edgevlm.onboard.pages import drop, resident_share
 from edgevlm.process import store
-from edgevlm.process.progress import silent
+from edgevlm.process.progress import Progress, silent
 
 needs_sshd = pytest.mark.skipif(SERVER is None or shutil.which("ssh") is None, reason="needs OpenSSH's sshd and ssh")
 QUICK = ("--seconds", "0.1", "--threads", "1", "--component", "encode_image", "--processes", "1")
@@ -287,7 +288,8 @@ def test_other_toolchains_files_run_beside_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_onnx_runtime_quantises_a_text_towers_weights_and_not_its_mask() -> None:
+def test_onnx_runtime_quantises_a_text_towers_weights_and_not_its_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")  # as the engine sets it, but for this test alone
     folder = exports.make(
         catalogue.load(str(library.checkpoint("clip"))), "encode_text", "onnx", quantised=True, progress=silent
     )
@@ -613,10 +615,228 @@ def test_results_survive_a_file(bundle: Bundle, tmp_path: Path) -> None:
         results.from_json({"schema_version": 1, "evidence": "guessed"}, where="line 1")
 
 
-def test_trtexecs_times(tmp_path: Path) -> None:
-    path = tmp_path / "times.json"
-    path.write_text('[{"startComputeMs": 1.5, "latencyMs": 0.5}, {"latencyMs": 0.75}]')
-    assert tensorrt.read_latencies(path) == [0.5, 0.75]
-    path.write_text('[{"latency": 0.5}]')
-    with pytest.raises(DeviceError, match="not as documented"):
-        tensorrt.read_latencies(path)
+# What a worker makes of a machine's answers
+
+
+class Scripted:
+    """A machine that says to each job what stands next in its script, the last again and again."""
+
+    architecture, packages = "aarch64", frozenset({"torch"})
+
+    def __init__(self, emulator: str | None = None, **script: list[Any]) -> None:
+        self.emulator, self.script = emulator, {"system": [schema.write(this_system())]} | script
+        self.asked: list[tuple[str, float]] = []
+
+    def put(self, local: Path, progress: Progress = silent) -> str:
+        return str(local)
+
+    def ask(self, job: Mapping[str, Any], *, timeout_seconds: float) -> Iterator[Mapping[str, Any]]:
+        self.asked.append((job["job"], timeout_seconds))
+        said = self.script[job["job"]]
+        now = said[0] if len(said) == 1 else said.pop(0)
+        if isinstance(now, Exception):
+            raise now
+        yield {"progress": {"stage": "working", "share": None}}
+        if now is not None:
+            yield {"result": now}
+
+    def __enter__(self) -> Scripted:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def timed(median_ms: float) -> Mapping[str, Any]:
+    plain: Mapping[str, Any] = schema.write(Times(1.0, None, 2.0, spread([median_ms] * 5)))
+    return plain
+
+
+MEMORY = schema.write(Memory(40, 10, 50, 20))
+
+
+def test_an_emulated_machine_is_asked_for_memory_alone_and_given_time(bundle: Bundle) -> None:
+    killed = OutOfMemory("too little", hint="a smaller recipe")
+    machine = Scripted("QEMU 7.2", memory=[MEMORY, killed, DeviceError("broken")])
+    found = list(measure(machine, "pi", subjects([bundle], ()), Effort(), silent))
+    fits, none, failed = found
+    assert isinstance(fits, Emulated)
+    assert isinstance(none, Emulated)
+    assert (fits.memory, fits.fits) == (Memory(40, 10, 50, 20), True)
+    assert (none.memory, none.fits) == (None, False)
+    assert failed == Failed("pi", describe(bundle), "broken", None, "encode_text")
+    assert [each.component for each in (fits, none)] == ["encode_image", "classify"]
+    assert fits.system is not None
+    assert (fits.system.emulator, fits.counts) == ("QEMU 7.2", None)
+    assert [name for name, _ in machine.asked] == ["system", "memory", "memory", "memory"]
+    assert min(seconds for _, seconds in machine.asked) > 1000  # an emulator is ten times as slow
+
+
+def test_what_fails_once_is_not_asked_again_and_a_lost_connection_is(bundle: Bundle) -> None:
+    lost, told = ConnectionLost("gone", hint=None), list[str]()
+    asked, effort = subjects([bundle], ["encode_image", "classify"]), Effort(threads=(1,), sustained_seconds=5)
+    windows = schema.write(Sustained((Window(1.0, 6.0, None, None),), None))
+    machine = Scripted(
+        memory=[MEMORY],
+        time=[timed(5.0), timed(7.0), lost, timed(6.0), DeviceError("hot"), timed(4.0)],
+        sustained=[windows],
+    )
+    found = list(measure(machine, "pi", asked, effort, lambda stage, _: told.append(stage)))
+    assert [type(each) for each in found] == [Measured, Measured, Measured, Failed, Measured, Measured]
+    (failed,) = (each for each in found if isinstance(each, Failed))
+    assert (failed.component, failed.message) == ("classify", "hot")
+    last = found[-1]
+    assert isinstance(last, Measured)
+    assert last.component == "encode_image"
+    assert [each.median_ms for each in last.processes] == [5.0, 6.0, 4.0]
+    assert last.memory == Memory(40, 10, 50, 20)
+    assert last.sustained == Sustained((Window(1.0, 6.0, None, None),), None)
+    assert [name for name, _ in machine.asked].count("sustained") == 1
+    assert any("the connection was lost, trying again (2 of 3)" in each for each in told)
+    assert any(each.endswith("encode_image: working") for each in told)
+    with pytest.raises(ConnectionLost):
+        list(measure(Scripted(memory=[lost]), "pi", asked, effort, silent))
+    with pytest.raises(ConnectionLost):
+        list(measure(Scripted(memory=[MEMORY], time=[timed(5.0), timed(5.0), lost]), "pi", asked, effort, silent))
+    mute = list(measure(Scripted(memory=[None]), "pi", asked, effort, silent))
+    assert {each.message for each in mute if isinstance(each, Failed)} == {"the device ended the job without a result"}
+
+
+def test_a_phone_that_is_not_there_is_estimated_from_what_others_measured_on_it() -> None:
+    bundle = library.student("coreml", "fp16")
+
+    def examined(name: str) -> list[results.Result]:
+        asked = Assignment(device.resolve(name, profile.builtin()), (str(bundle.path),), (), Effort(), False)
+        return list(examine(asked, silent))
+
+    found = examined("iphone-12-pro-max")
+    assert [each.component for each in found if isinstance(each, Estimated)] == list(bundle.components)
+    for each in found:
+        assert isinstance(each, Estimated)
+        assert (each.threads, each.unit, each.bound_by) == (0, "npu", "calibration point")
+        assert 0 < each.low_ms <= each.middle_ms <= each.high_ms
+        assert each.calibration
+        assert "--threads" not in each.reproduce
+    unknown = examined("iphone-15-pro")
+    assert len(unknown) == len(bundle.components)
+    for other in unknown:
+        assert isinstance(other, Failed)
+        assert "nobody published a latency on this device's accelerator" in other.message
+    old = Bundle(bundle.path, replace(bundle.manifest, multiply_adds={}))
+    (failed, *_) = scaled(device.resolve("iphone-12-pro-max", profile.builtin()), subjects([old], ()))
+    assert isinstance(failed, Failed)
+    assert "it is of an older format" in failed.message
+    assert failed.hint == "convert it again"
+
+
+def test_what_no_latency_is_estimated_for_says_why(bundle: Bundle) -> None:
+    pi = device.resolve("raspberry-pi-5", profile.builtin())
+    (subject,) = subjects([bundle], ["encode_image"])
+    one, many, three = estimate(pi, subject, COUNTS, (1, 8, 3))
+    assert isinstance(one, Estimated)
+    assert isinstance(many, Failed)
+    assert isinstance(three, Estimated)
+    assert many.message == "no latency is estimated for 8 threads on 4 Cortex-A76"
+    assert (one.threads, three.threads) == (1, 3)
+    narrow = replace(pi.profile, cpu=(replace(pi.profile.cpu[0], fma_lanes=0),))
+    (failed,) = estimate(replace(pi, profile=narrow), subject, COUNTS, (1,))
+    assert isinstance(failed, Failed)
+    assert "a core of unknown width" in failed.message
+    assert "fma_lanes" in str(failed.hint)
+    # Kernels of integers execute more instructions a cycle.
+    much = replace(COUNTS, instructions=10**9)
+    (of_floats,) = estimate(pi, subject, much, (1,))
+    (of_integers,) = estimate(pi, subject, replace(much, integer_multiply_adds=10**6), (1,))
+    assert isinstance(of_floats, Estimated)
+    assert isinstance(of_integers, Estimated)
+    assert of_integers.middle_ms < of_floats.middle_ms
+
+
+def test_peers_are_files_in_every_way_that_a_device_can_run_them(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what the process that makes them says, and not that process, which takes long."""
+    made = []
+    for index, (kind, recipe, component) in enumerate(
+        (
+            ("onnx", "fp32", "encode_image"),
+            ("onnx", "fp32", "encode_text"),
+            ("onnx", "int8", "encode_image"),
+            ("openvino", "fp32", "encode_image"),
+        )
+    ):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        facts = {"sha256": f"{index}" * 64, "size_bytes": 100 + index, "accuracy": 1 - index / 100}
+        (folder / exports.FACTS).write_text(json.dumps(facts))
+        made.append({"kind": kind, "recipe": recipe, "component": component, "folder": str(folder)})
+    failure = {"kind": "onnx", "recipe": "int8", "component": "encode_text", "folder": None}
+    made.append(failure | {"message": "too odd", "hint": "none"})
+    asked: list[Any] = []
+
+    def said(command: Any, job: Any, **_: Any) -> Iterator[Mapping[str, Any]]:
+        asked.append(job)
+        yield {"progress": {"stage": "making onnx fp32 of encode_image", "share": None}}
+        yield {"result": {"made": made}}
+
+    monkeypatch.setattr(peers, "answers", said)
+    told: list[str] = []
+    accelerated = {"onnxruntime": ["TensorrtExecutionProvider", "CUDAExecutionProvider", exports.ON_CPU]}
+    offered = peers.offers(Scripted(providers=[accelerated | {"openvino": True, "trtexec": True}]))
+    failed, *found = peers.make_peers("jetson", bundle, offered, lambda stage, _: told.append(stage))
+    job = {"bundle": str(bundle.path), "components": ["encode_image", "encode_text"], "kinds": ["onnx", "openvino"]}
+    assert asked == [job]
+    assert told == ["making onnx fp32 of encode_image"]
+    assert failed == Failed("jetson", None, "onnx int8 could not be made: too odd", "none", "encode_text")
+    assert all(isinstance(each, peers.PeerSubject) for each in found)
+    said_of = {(each.artefact.target, each.artefact.recipe): each for each in found if not isinstance(each, Failed)}
+    assert list(said_of) == [
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "fp32 on TensorRT"),
+        ("onnxruntime", "fp32 on CUDA"),
+        ("tensorrt", "fp16"),
+        ("onnxruntime", "int8"),
+        ("openvino", "fp32"),
+    ]
+    assert len(found) == 4 * 2 + 1 + 1
+    whole, fast = said_of["onnxruntime", "fp32"], said_of["tensorrt", "fp16"]
+    assert (whole.artefact.size_bytes, whole.artefact.accuracy, whole.on_cpu) == (201, 0.99, True)
+    assert (fast.artefact.size_bytes, fast.artefact.accuracy, fast.on_cpu) == (201, None, False)
+    assert whole.artefact.model == describe(bundle).model
+    assert whole.job(Scripted(), silent) == {
+        "job": "time",
+        "onnx": f"{tmp_path / '1'}/model.onnx",
+        "provider": exports.ON_CPU,
+        "input": schema.write(bundle.components["encode_text"].spec.inputs[0]),
+    }
+    assert fast.job(Scripted(), silent)["job"] == "tensorrt"
+    again = "edgevlm bench {} --device jetson --component encode_text --peers --seconds 2"
+    assert replace(whole, options=("--seconds", "2")).command("jetson") == again.format(bundle.path)
+    only = {"onnxruntime": [], "openvino": True, "trtexec": False}
+    assert [
+        each.artefact.target
+        for each in peers.make_peers("host", bundle, only, silent)
+        if isinstance(each, peers.PeerSubject)
+    ] == ["openvino"]
+    assert asked[-1]["kinds"] == ["openvino"]
+
+
+def test_a_peers_file_is_made_once_and_keeps_what_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "folder", lambda: tmp_path)
+    model = catalogue.load(str(library.checkpoint("clip")))
+    told: list[str] = []
+    with monkeypatch.context() as here:
+        here.setenv("CI", "true")  # as the process that makes them sets it, for OpenVINO to send nothing
+        folder = exports.make(model, "encode_text", "openvino", False, lambda said, _: told.append(said))
+    facts = json.loads((folder / exports.FACTS).read_text())
+    files = [folder / "model.xml", folder / "model.bin"]
+    assert sorted(folder.iterdir()) == sorted([*files, folder / exports.FACTS])
+    assert facts["accuracy"] > 0.999999
+    assert facts["size_bytes"] == sum(each.stat().st_size for each in files)
+    assert facts["sha256"] == hash_file(files[0])
+    assert exports.make(model, "encode_text", "openvino", False, lambda said, _: pytest.fail(said)) == folder
+    assert told == ["making openvino fp32 of encode_text"]
+    monkeypatch.setitem(exports._PACKAGES, "onnx", ("onnx", "nowhere"))
+    with pytest.raises(MissingDependency, match="nowhere") as missing:
+        exports.make(model, "encode_text", "onnx", quantised=False, progress=silent)
+    assert "edgevlm[peers]" in str(missing.value.hint)

@@ -13,13 +13,17 @@ import pytest
 from bench_results import artefact, measured
 from click.testing import CliRunner
 
+from edgevlm import schema
 from edgevlm.bench.report.answers import answers
 from edgevlm.bench.report.terminal import answers_in_words
 from edgevlm.cli import main
 from edgevlm.errors import DeviceError
 from edgevlm.inference.generator import Generator, generator_of
 from edgevlm.onboard.answers import QUESTION, Part, parts
-from edgevlm.onboard.engines import sample_jpeg
+from edgevlm.onboard.engines import make, sample_jpeg
+from edgevlm.onboard.figures import Times
+from edgevlm.onboard.timing import LEAST_RUNS, clock
+from edgevlm.process.progress import silent
 from edgevlm.targets import registry
 
 PARTS = ("encode_image", "prompt", "token_at_8", "token_at_16", "token_at_32")
@@ -64,6 +68,29 @@ def test_parts_are_what_an_answer_computes(captioner: Generator) -> None:
     place.see(seen.answers[0])
     wanted = [place.put([ids[number % len(ids)] if number != 7 else ids[0]]) for number in range(8)][-1]
     np.testing.assert_allclose(Part(captioner, "token_at_8", sample_jpeg()).run(), wanted, atol=1e-4)
+
+
+def test_a_job_times_a_part_of_an_answer(captioner: Generator) -> None:
+    bundle = library.talker("blip", "tflite", "fp32")
+    job = {"bundle": str(bundle.path), "component": "token_at_8", "threads": 1}
+    engine = make(job)
+    with pytest.raises(ValueError, match="not loaded"):
+        engine.prepare()
+    engine.load()
+    with pytest.raises(ValueError, match="not prepared"):
+        engine.run()
+    engine.prepare()
+    np.testing.assert_array_equal(engine.run(), Part(captioner, "token_at_8", sample_jpeg()).run())
+    assert engine.positions == 1
+    assert {path.name for path in engine.files} == {each.file for each in bundle.components.values()}
+    found = clock({**job, "component": "prompt", "seconds": 0.05, "stages": True}, silent)
+    times = schema.read(Times, found, where="times", error=DeviceError)
+    assert times.positions == 1
+    assert times.engine_ms.runs >= LEAST_RUNS
+    assert times.tokenise_ms is not None
+    assert times.decode_ms is None
+    with pytest.raises(DeviceError, match="no part 'encode_text': expected one of encode_image, prompt"):
+        clock({**job, "component": "encode_text", "seconds": 0.05}, silent)
 
 
 def test_times_add_up_to_a_first_token() -> None:
