@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 from sshd import SERVER, Sshd
 
 from edgevlm import schema
-from edgevlm.bench import results
+from edgevlm.bench import results, worker
 from edgevlm.bench.artefacts import describe, subjects
 from edgevlm.bench.bench import merge
 from edgevlm.bench.emulate import judge
@@ -702,6 +702,63 @@ def test_what_fails_once_is_not_asked_again_and_a_lost_connection_is(bundle: Bun
     assert {each.message for each in mute if isinstance(each, Failed)} == {"the device ended the job without a result"}
 
 
+def test_a_worker_measures_peers_after_the_bundle(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / exports.FACTS).write_text(json.dumps({"sha256": "0" * 64, "size_bytes": 7, "accuracy": 0.5}))
+    made = {"kind": "onnx", "recipe": "fp32", "component": "encode_image", "folder": str(tmp_path)}
+    broken = {"kind": "onnx", "recipe": "int8", "component": "encode_image", "folder": None} | {"message": "odd"}
+    result = {"result": {"made": [made, broken | {"hint": None}]}}
+    monkeypatch.setattr(peers, "answers", lambda *_, **__: iter([result]))
+
+    def examined(bundle: Bundle, part: str, **offered: Any) -> list[results.Result]:
+        providers = {"onnxruntime": [], "openvino": False, "trtexec": False} | offered
+        machine = Scripted(memory=[MEMORY], time=[timed(5.0)], providers=[providers])
+        monkeypatch.setattr(worker, "_machine", lambda found, targets, progress: machine)
+        known, effort = device.resolve("host", profile.builtin()), Effort(threads=(1,), processes=1)
+        asked = Assignment(known, (str(bundle.path),), (part,), effort, True, ("--seconds", "1"))
+        return list(examine(asked, silent))
+
+    ours, failed, peer = examined(bundle, "encode_image", onnxruntime=[exports.ON_CPU])
+    assert isinstance(ours, Measured)
+    assert ours.artefact == describe(bundle)
+    assert failed == Failed("host", None, "onnx int8 could not be made: odd", None, "encode_image")
+    assert isinstance(peer, Measured)
+    assert (peer.artefact.target, peer.artefact.size_bytes, peer.artefact.accuracy) == ("onnxruntime", 7, 0.5)
+    assert peer.reproduce.endswith("--component encode_image --peers --seconds 1 --threads 1")
+    ours, *others = examined(bundle, "classify", onnxruntime=[exports.ON_CPU])  # of which no peer is made
+    assert isinstance(ours, Measured)
+    assert [each.component for each in others if isinstance(each, Failed)] == ["encode_image"]
+    assert len(others) == 1
+    ours, none = examined(bundle, "encode_image")
+    assert isinstance(ours, Measured)
+    assert isinstance(none, Failed)
+    assert none.message.startswith("neither ONNX Runtime nor OpenVINO nor trtexec is installed there")
+    assert none.hint == "pip install 'edgevlm[peers]'"
+    ours, talks = examined(library.talker("blip", "tflite", "fp32"), "prompt", openvino=True)
+    assert isinstance(ours, Measured)
+    assert isinstance(talks, Failed)
+    assert "talks, and peers are made of dual encoders so far" in talks.message
+
+    def gone(*_: Any, **__: Any) -> Iterator[Mapping[str, Any]]:
+        raise InputError("the model is not found", hint="elsewhere")
+
+    monkeypatch.setattr(peers, "answers", gone)
+    _, failed = examined(bundle, "encode_image", openvino=True)
+    message = f"other toolchains' files of {bundle.path.name}: the model is not found"
+    assert failed == Failed("host", None, message, "elsewhere")
+
+
+def test_a_machine_of_another_processor_is_not_the_device(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Scripted()
+    monkeypatch.setattr(machine, "architecture", "x86_64")
+    monkeypatch.setattr(worker, "_machine", lambda found, targets, progress: machine)
+    board = device.resolve("raspberry-pi-5=ssh://pi@10.0.0.2", profile.builtin())
+    with pytest.raises(DeviceError, match="has a processor of aarch64, and the machine that was reached one of x86_64"):
+        list(examine(Assignment(board, (str(bundle.path),), (), Effort(), False), silent))
+    assert machine.asked == []
+
+
 def test_a_phone_that_is_not_there_is_estimated_from_what_others_measured_on_it() -> None:
     bundle = library.student("coreml", "fp16")
 
@@ -819,6 +876,25 @@ def test_peers_are_files_in_every_way_that_a_device_can_run_them(
         if isinstance(each, peers.PeerSubject)
     ] == ["openvino"]
     assert asked[-1]["kinds"] == ["openvino"]
+
+
+def test_peers_are_made_of_the_model_that_the_bundle_was_made_of(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Mapping[str, Any]] = []
+    asked = {"components": ["encode_image", "encode_text"], "kinds": ["onnx"]}
+    with pytest.raises(InputError, match="made of 'small', which is not found") as missing:
+        exports.work({"bundle": str(bundle.path), **asked}, said.append)
+    assert missing.value.hint == "run this in the folder in which small is the checkpoint that was converted"
+    monkeypatch.setitem(exports._PACKAGES, "onnx", ("nowhere",))
+    exports.work({"bundle": str(library.student("coreml", "fp16").path), **asked}, said.append)
+    ((made,),) = (each["result"].values() for each in said)
+    assert [(each["component"], each["recipe"]) for each in made] == [
+        (component, recipe) for component in asked["components"] for recipe in ("fp32", "int8")
+    ]
+    assert {each["folder"] for each in made} == {None}
+    assert all("needs the package 'nowhere'" in each["message"] for each in made)
+    assert all("edgevlm[peers]" in each["hint"] for each in made)
 
 
 def test_a_peers_file_is_made_once_and_keeps_what_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
