@@ -4,7 +4,7 @@
 //     guest_stand_in MODEL METHOD RUNS OUT INPUT...     as edgevlm/emulation/runner.cpp
 //     guest_stand_in -m edgevlm.onboard     as Python, with the job `count` on stdin: edgevlm/onboard/counting.py
 //
-// `encode_text` fails, and `classify` needs more memory than there is.
+// `encode_text` fails, and `classify` needs more memory than there is: in the midst of its answer, as Python.
 
 #include <signal.h>
 #include <stdio.h>
@@ -57,7 +57,11 @@ static void answer_job(void) {
     if (!fgets(line, sizeof line, stdin)) exit(5);
     int runs = atoi(after(line, "runs"));
     char *path = strstr(line, "\"pixels\"") ? after(line, "pixels") : NULL, *component = after(line, "component");
-    if (!strcmp(component, "classify")) raise(SIGKILL);
+    if (!strcmp(component, "classify")) {
+        printf("{\"result\": {\"outputs\": {\"scores\": [0.");
+        fflush(stdout);
+        raise(SIGKILL);
+    }
     if (!path) {
         puts("{\"error\": {\"kind\": \"BundleError\", \"message\": \"no such tower\", \"hint\": \"convert it again\"}}");
         exit(0);

@@ -786,6 +786,14 @@ def test_a_phone_that_is_not_there_is_estimated_from_what_others_measured_on_it(
     assert failed.hint == "convert it again"
 
 
+def test_a_device_to_emulate_without_a_processor_is_told_of(bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "devices.yaml"
+    path.write_text("mine: {title: Mine, reach: qemu-user, chip: X, targets: [tflite]}")
+    asked = Assignment(device.resolve("mine", profile.read(path)), (str(bundle.path),), (), Effort(), False)
+    with pytest.raises(DeviceError, match="Mine: expected a cpu in its profile, got none"):
+        list(examine(asked, silent))
+
+
 def test_what_no_latency_is_estimated_for_says_why(bundle: Bundle) -> None:
     pi = device.resolve("raspberry-pi-5", profile.builtin())
     (subject,) = subjects([bundle], ["encode_image"])

@@ -368,6 +368,14 @@ def test_a_guests_runs_are_told_apart_and_its_answer_comes_back(target: str) -> 
         counting.count(bundle, "encode_image", Cluster("A14", 2, 3000))
 
 
+def test_a_guest_that_ends_before_it_reads_its_job_says_why(tmp_path: Path) -> None:
+    fake(tmp_path, "guest", "echo error: no such processor >&2; exit 1")
+    job = "x" * 1_000_000  # more than a pipe holds
+    code = counting._run([tmp_path / "guest"], job, tmp_path, "counting", 1, lambda stage, share: None)
+    with pytest.raises(DeviceError, match="exit code 1 and without a result: error: no such processor"):
+        counting._answers(tmp_path, code)
+
+
 def test_kernels_that_do_not_suit_the_core_are_warned_of() -> None:
     counts = Counts(10**6, 0, 10**5, 0, 0, 0, 0)
     whole = library.tower_bundle("tflite", "fp32")

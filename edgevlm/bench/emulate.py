@@ -12,7 +12,7 @@ from edgevlm.bench.results import Emulated, Failed, Result
 from edgevlm.devices.device import Device
 from edgevlm.devices.profile import Cluster
 from edgevlm.emulation import board, counting, tools
-from edgevlm.errors import EdgeVLMError
+from edgevlm.errors import DeviceError, EdgeVLMError
 from edgevlm.onboard import system
 from edgevlm.onboard.figures import Counts
 from edgevlm.process.progress import Progress
@@ -26,7 +26,10 @@ def emulate(device: Device, subjects: Sequence[BundledSubject], effort: Effort, 
     """
     cluster = device.profile.fastest
     if cluster is None:
-        return
+        raise DeviceError(
+            f"{device.profile.title}: expected a cpu in its profile, got none, so that it cannot be emulated",
+            hint="edgevlm devices --show raspberry-pi-5 prints a profile that has one",
+        )
     for index, subject in enumerate(subjects):
         said = f"{subject.artefact.name}, {subject.component}"
 

@@ -12,15 +12,16 @@ import json
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import F32, Array
+from edgevlm.devices.answers import parsed
 from edgevlm.devices.profile import Cluster
 from edgevlm.emulation import plugin, processor, root, runner, tools
 from edgevlm.emulation.plugin import between
@@ -184,8 +185,9 @@ def _run(command: Sequence[Path | str], job: str, work: Path, stage: str, marks:
         try:
             if process.stdin is None:
                 raise ValueError("expected a pipe")
-            process.stdin.write(job.encode())
-            process.stdin.flush()  # and left open: the job ends with it
+            with suppress(BrokenPipeError):  # it has ended already; what it left says why
+                process.stdin.write(job.encode())
+                process.stdin.flush()  # and left open: the job ends with it
             while process.poll() is None:
                 seen = (work / "counts").read_bytes().count(b"\n") if (work / "counts").exists() else 0
                 progress(stage, min(1.0, seen / marks))
@@ -194,14 +196,15 @@ def _run(command: Sequence[Path | str], job: str, work: Path, stage: str, marks:
             process.kill()
             process.wait()
             if process.stdin is not None:
-                process.stdin.close()
+                with suppress(BrokenPipeError):  # what of the job is still to be written
+                    process.stdin.close()
     return process.returncode
 
 
 def _answers(work: Path, code: int) -> dict[str, F32]:
     """What the job's result has of outputs."""
-    lines = (work / "stdout").read_text(encoding="utf-8").splitlines()
-    said: Mapping[str, Any] = json.loads(lines[-1]) if lines else {}
+    lines = (work / "stdout").read_bytes().splitlines()
+    said = (parsed(lines[-1]) if lines else None) or {}  # a line that was being written when it ended is none
     if "error" in said:
         raise from_json(said["error"])
     if "result" not in said:
