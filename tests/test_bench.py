@@ -17,9 +17,13 @@ from typing import Any
 
 import library
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from sshd import SERVER, Sshd
+from torch import Tensor, nn
 
 from edgevlm import schema
 from edgevlm.bench import results, worker
@@ -32,9 +36,11 @@ from edgevlm.bench.peers import exports, peers
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Process
 from edgevlm.bench.worker import Assignment, examine
 from edgevlm.bundle.bundle import Bundle, hash_file
+from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.cli import main
 from edgevlm.devices import device, profile
 from edgevlm.errors import ConnectionLost, DeviceError, InputError, MissingDependency, OutOfMemory
+from edgevlm.graphs.program import Program
 from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.models import catalogue
 from edgevlm.onboard.figures import Counts, Memory, Spread, Sustained, System, Times, Window, spread
@@ -903,6 +909,36 @@ def test_peers_are_made_of_the_model_that_the_bundle_was_made_of(
     assert {each["folder"] for each in made} == {None}
     assert all("needs the package 'nowhere'" in each["message"] for each in made)
     assert all("edgevlm[peers]" in each["hint"] for each in made)
+
+
+class Masked(nn.Module):
+    """x float32 [1, 64] -> float32 [1, 64]: a layer, and a product with a constant that is no layer's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64)
+        self.register_buffer("mask", 3 * torch.eye(64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) @ self.mask
+
+
+def test_onnx_runtime_quantises_a_layers_weights_and_no_other_constant(tmp_path: Path) -> None:
+    taken, given = (TensorSpec(name, "float32", (1, 64), "any") for name in ("x", "y"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module, x = Masked().eval().requires_grad_(False), torch.randn(1, 64)
+    program = Program(ComponentSpec("masked", (taken,), (given,)), module, (x,))
+    exports._write_onnx(program, path := tmp_path / "model.onnx", quantised=True)
+    found = onnx.load(path).graph
+    weights = {each.name: onnx.numpy_helper.to_array(each) for each in found.initializer}
+    mask = next(name for name, value in weights.items() if np.array_equal(value, module.mask.numpy()))
+    assert {node.op_type for node in found.node if mask in node.input} == {"MatMul"}
+    (whole,) = (value for value in weights.values() if value.dtype == np.int8 and value.ndim == 2)
+    assert whole.shape == (64, 64)
+    assert np.abs(whole.astype(int)).max() in ((63, 64) if exports._sums_overflow() else (127, 128))
+    (answer,) = onnxruntime.InferenceSession(path).run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(answer, module(x).numpy(), atol=0.03 * float(module(x).abs().max()))
 
 
 def test_a_peers_file_is_made_once_and_keeps_what_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

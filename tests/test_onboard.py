@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import executorch
@@ -32,7 +33,7 @@ def program(path: Path, script: str) -> Path:
     return path
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="needs Linux and g++")
 def test_a_board_without_torch_is_timed_by_its_runner(tmp_path: Path) -> None:
     """The runner, built for this computer from the wheel that is installed here."""
     (folder := tmp_path / "runner").mkdir()
