@@ -10,19 +10,17 @@ OUT/bundles/           the artefacts that were measured
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits, Recipe
 from edgevlm.compression.calibration import CalibrationData, calibration_inputs
 from edgevlm.conversion import cache, pipeline
 from edgevlm.errors import CheckFailed, InputError, OutputError, UnsupportedError
-from edgevlm.graphs.program import Programs
-from edgevlm.inputs.rows import PIXELS
 from edgevlm.models import catalogue
 from edgevlm.process import scratch
 from edgevlm.process.locking import locked
@@ -33,15 +31,15 @@ from edgevlm.tuning import plots
 from edgevlm.tuning.notes import STATE, Notes
 from edgevlm.tuning.recipe_file import next_command, write_recipe
 from edgevlm.tuning.request import TuneRequest
-from edgevlm.tuning.search import Bench, best, measure, search
-from edgevlm.tuning.sensitivity import LayerCost, measure_layers
+from edgevlm.tuning.search import Bench, best, search, try_out
+from edgevlm.tuning.sensitivity import LayerCost
 from edgevlm.tuning.task import Task
 from edgevlm.tuning.trial import Trial
+from edgevlm.tuning.workbench import Workbench
 
 _LOCK = ".tune.lock"
-# A layer's cost is measured on fewer pictures than a recipe's: there are many more layers than recipes.
-_LAYER_PICTURES = 64
-_LAYER_CALIBRATION = 16
+# Between two pictures of a search that goes on: one takes longer than to read a trial that was noted before.
+_DRAW_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -90,102 +88,95 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
         task = Task(model, data, pictures=request.pictures, progress=progress)
         accuracy = task.set_reference(model.original.answer(task.samples)).accuracy
         inputs = calibration_inputs(model.programs, calibration.rows(model.programs, model, progress))
-        finder = _Finder(request, notes, task, accuracy, model.programs, inputs, progress)
-        return finder.run()
-
-
-class _Finder:
-    """One search: its measurements so far and how the next are made."""
-
-    def __init__(
-        self,
-        request: TuneRequest,
-        notes: Notes,
-        task: Task,
-        accuracy: float,
-        programs: Programs,
-        inputs: Mapping[str, list[torch.Tensor]],
-        progress: Progress,
-    ) -> None:
-        self._request, self._notes, self._task, self._accuracy = request, notes, task, accuracy
-        self._programs, self._inputs, self._progress = programs, inputs, progress
-        plain = replace(BUILTIN["fp32"], parity=ParityLimits(), calibration=request.calibration_rules)
-        self._conversion = pipeline.Request(
+        conversion = pipeline.Request(
             model=request.model,
             targets=(request.target,),
-            recipe=plain,
+            recipe=_plain(request),
             out=request.out / "bundles",
             force=True,
             calibration=request.calibration_source,
         )
-
-    def run(self) -> Tuned:
-        bench = self._bench()
-        plain = self._notes.find(self._conversion.recipe)
-        if plain is None:
-            plain = measure(bench, self._conversion.recipe, self._progress)
-            self._notes.add_trial(plain)
-        found = [plain]
-        for trial in search(bench, self._notes, max_drop=self._request.max_drop, costs=self._costs):
-            found.append(trial)
-            plots.draw_trade_off(found, self._accuracy, self._request.max_drop, self._request.out / "trade-off.svg")
-        chosen = best(found[1:], max_drop=self._request.max_drop, objective=self._request.objective)
-        self._costs(BUILTIN["int8-static"])
-        plots.draw_costs(self._notes.costs, self._request.out / "sensitivity.svg")
-        if chosen is None:
-            least = min((trial for trial in found[1:] if trial.error is None), key=lambda trial: trial.drop)
-            raise CheckFailed(
-                f"no recipe loses {self._request.max_drop:g} points or less: {least.recipe.name} loses "
-                f"{least.drop:.2f}",
-                hint="allow more with --max-drop, or train around it with edgevlm distill --compress; what was tried "
-                f"lies in {self._request.out}",
-            )
-        path = self._request.out / "recipe.yaml"
-        pictures_asked = len(self._task.samples[PIXELS])
-        write_recipe(path, chosen, self._request, accuracy=self._accuracy, pictures=pictures_asked)
-        return Tuned(
-            best=chosen,
-            trials=tuple(found),
-            costs=self._notes.costs,
-            accuracy=self._accuracy,
-            recipe_file=path,
-            next_command=next_command(path, chosen, self._request),
-            pictures=pictures_asked,
-            words=self._task.words,
-        )
-
-    def _bench(self) -> Bench:
-        (outcome,) = pipeline.convert(self._conversion, self._progress)
+        (outcome,) = pipeline.convert(conversion, progress)
         if outcome.bundle is None:
-            raise outcome.error or CheckFailed(f"{self._request.target}: the float32 model was not converted")
-        return Bench(
-            request=self._conversion,
-            task=self._task,
-            floats=self._accuracy,
-            programs=self._programs,
-            calibration=self._inputs,
-            baseline=outcome.bundle,
-            progress=self._progress,
-        )
+            raise outcome.error or CheckFailed(f"{request.target}: the float32 model was not converted")
+        bench = Workbench(conversion, task, accuracy, model.programs, inputs, outcome.bundle, progress)
+        return find(request, bench, notes, progress)
 
-    def _costs(self, recipe: Recipe) -> list[LayerCost]:
-        """What each layer costs under a recipe, the worst first; measured once."""
-        plain = replace(recipe, weights=replace(recipe.weights, float_layers=()))
-        if not plain.quantises:  # palettes: coremltools decides on them as it converts, so int8's order stands in
-            plain = BUILTIN["int8"]
-        done = self._notes.costs.get(plain.name, ())
-        fewer = {name: tensors[:_LAYER_CALIBRATION] for name, tensors in self._inputs.items()}
-        for cost in measure_layers(
-            self._programs,
-            plain,
-            fewer,
-            self._task,
-            pictures=_LAYER_PICTURES,
-            skip=frozenset(each.layer for each in done),
-            progress=self._progress,
-        ):
-            self._notes.add_cost(plain.name, cost)
-        return sorted(self._notes.costs.get(plain.name, ()), key=lambda cost: cost.rank, reverse=True)
+
+def find(request: TuneRequest, bench: Bench, notes: Notes, progress: Progress = silent) -> Tuned:
+    """The search itself, from what has been noted on, and its files.
+
+    Args:
+        request: What to search for; its folder is there.
+        bench: What says of a recipe what it comes to.
+        notes: What was measured before the search was stopped.
+        progress: Told what is being tried.
+
+    Raises:
+        CheckFailed: no recipe is within the allowed drop; what was tried is kept.
+    """
+    plain = _plain(request)
+    found = [try_out(bench, notes, plain, progress)]
+    costs = partial(_costs, bench, notes)
+    picture, drawn = request.out / "trade-off.svg", time.monotonic()
+    for trial in search(bench, notes, plain, max_drop=request.max_drop, costs=costs, progress=progress):
+        found.append(trial)
+        if time.monotonic() - drawn > _DRAW_SECONDS:
+            plots.draw_trade_off(found, bench.accuracy, request.max_drop, picture)
+            drawn = time.monotonic()
+    plots.draw_trade_off(found, bench.accuracy, request.max_drop, picture)
+    chosen = best(found[1:], max_drop=request.max_drop, objective=request.objective)
+    costs(BUILTIN["int8-static"])
+    plots.draw_costs(notes.costs, request.out / "sensitivity.svg")
+    if chosen is None:
+        raise _nothing(request, found[1:])
+    path = request.out / "recipe.yaml"
+    write_recipe(path, chosen, request, accuracy=bench.accuracy, pictures=bench.pictures)
+    return Tuned(
+        best=chosen,
+        trials=tuple(found),
+        costs={name: tuple(_worst_first(each)) for name, each in notes.costs.items()},
+        accuracy=bench.accuracy,
+        recipe_file=path,
+        next_command=next_command(path, chosen, request),
+        pictures=bench.pictures,
+        words=bench.words,
+    )
+
+
+def _plain(request: TuneRequest) -> Recipe:
+    return replace(BUILTIN["fp32"], parity=ParityLimits(), calibration=request.calibration_rules)
+
+
+def _costs(bench: Bench, notes: Notes, recipe: Recipe) -> list[LayerCost]:
+    """What each layer costs under a recipe, the worst first; measured once."""
+    plain = replace(recipe, weights=replace(recipe.weights, float_layers=()))
+    if not plain.quantises:  # palettes: coremltools decides on them as it converts, so int8's order stands in
+        plain = BUILTIN["int8"]
+    done = notes.costs.get(plain.name, ())
+    for cost in bench.measure_layers(plain, skip=frozenset(each.layer for each in done)):
+        notes.add_cost(plain.name, cost)
+    return _worst_first(notes.costs.get(plain.name, ()))
+
+
+def _worst_first(costs: Sequence[LayerCost]) -> list[LayerCost]:
+    return sorted(costs, key=lambda cost: cost.rank, reverse=True)
+
+
+def _nothing(request: TuneRequest, tried: Sequence[Trial]) -> CheckFailed:
+    """What is wrong where no recipe is within the allowed drop."""
+    converted = [trial for trial in tried if trial.error is None]
+    if not converted:
+        return CheckFailed(
+            f"{request.target}: no recipe was converted; {tried[0].recipe.name}: {tried[0].error}",
+            hint=f"edgevlm convert --target {request.target} --recipe {tried[0].recipe.name} tries that one alone",
+        )
+    least = min(converted, key=lambda trial: trial.drop)
+    return CheckFailed(
+        f"no recipe loses {request.max_drop:g} points or less: {least.recipe.name} loses {least.drop:.2f}",
+        hint="allow more with --max-drop, or train around it with edgevlm distill --compress; what was tried "
+        f"lies in {request.out}",
+    )
 
 
 def _identity(request: TuneRequest, data: str, calibration: CalibrationData) -> dict[str, str]:
