@@ -19,6 +19,9 @@ from edgevlm.blame.page import verdict, write_page
 from edgevlm.blame.reference import Expected, expected_values
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.cli import main
+from edgevlm.conversion.proof import fixtures
+from edgevlm.inputs.texts import Tokenizer
+from edgevlm.parity.comparison import ask
 from edgevlm.targets import registry
 from edgevlm.targets.runtime import TracedOp
 
@@ -151,6 +154,23 @@ def test_verify_blames_by_command(tmp_path: Path) -> None:
     assert culprit["layer"].startswith("encode_image/stem")
     assert culprit["error"] > blamed_component["limit"]
     assert "encode_image/stem" in page.read_text()
+
+
+def test_verify_compares_on_the_sample_that_is_answered_worst(tmp_path: Path) -> None:
+    bundle, page = library.student("tflite", "int8"), tmp_path / "page.html"
+    shown = CliRunner().invoke(main, ["verify", str(bundle.path), "--blame", "--out", str(page), "--json"])
+    assert shown.exit_code == 0, shown.output
+    blames = json.loads(shown.stdout)["blame"]
+    assert [each["component"] for each in blames] == ["encode_image", "encode_text"]
+    with registry.runtime("tflite").open(bundle, threads=1) as session:
+        samples, reference = fixtures(bundle, Tokenizer.of_bundle(bundle))
+        specs = [component.spec for component in bundle.components.values()]
+        answers = ask(session, specs, samples)
+    for each in blames:
+        rows = reference[each["component"]]["embedding"] - answers[each["component"]]["embedding"]
+        assert each["sample"] == np.abs(rows).max(1).argmax()
+        assert each["first"] is None or each["steps"][each["first"]]["error"] > each["limit"]
+        assert each["component"] in page.read_text()
 
 
 def test_another_model_is_refused() -> None:

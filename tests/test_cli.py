@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import library
@@ -20,12 +21,17 @@ from safetensors.numpy import load_file, save_file
 from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.golden import GOLDEN, REFERENCE
-from edgevlm.bundle.manifest import Manifest, ParityReport
+from edgevlm.bundle.manifest import CalibrationRecord, Manifest, ParityCheck, ParityReport
+from edgevlm.bundle.recipe import BUILTIN
+from edgevlm.bundle.trust import trust
 from edgevlm.cli import main
+from edgevlm.commands import showing
+from edgevlm.conversion.pipeline import Outcome
 from edgevlm.errors import BundleError
 from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.parity import golden
+from edgevlm.targets.converter import OpRange
 
 LABELS = "a red circle, a blue square, a green triangle, a yellow star"
 
@@ -51,6 +57,72 @@ def test_convert_says_where_the_bundle_is(bundle: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert f"coreml: {tmp_path / bundle.name}" in result.stdout.splitlines()
     assert (tmp_path / bundle.name / "manifest.json").read_bytes() == (bundle / "manifest.json").read_bytes()
+
+
+def test_convert_tells_programs_of_every_check(bundle: Path, tmp_path: Path) -> None:
+    result = run("convert", "--target", "coreml", "--out", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    (outcome,) = json.loads(result.stdout)["outcomes"]
+    made = Bundle.open(bundle)
+    assert (outcome["status"], outcome["cached"], outcome["error"], outcome["at_risk"]) == ("passed", True, None, None)
+    assert outcome["bundle"] == str(tmp_path / bundle.name)
+    assert (outcome["size_bytes"], outcome["artefact_bytes"]) == (made.size_bytes, made.artefact_bytes)
+    assert outcome["parity"] == schema.write(made.manifest.parity)
+
+
+def test_what_a_target_cannot_hold_is_said_with_what_to_do(tmp_path: Path) -> None:
+    arguments = ("convert", "--target", "tflite", "--recipe", "palette-6", "--out", tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "tflite: tflite cannot hold this: " in result.stderr
+    assert "\n  try: " in result.stderr
+    (outcome,) = json.loads(run(*arguments, "--json").stdout)["outcomes"]
+    assert (outcome["status"], outcome["bundle"], outcome["parity"]) == ("failed", None, None)
+    assert outcome["error"]["message"] in result.stderr
+    assert not list(tmp_path.glob("*.edgevlm"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "calibrated", "way_out"),
+    [
+        ("fp16", False, "--recipe fp32, or edgevlm audit"),
+        ("int8", False, "edgevlm tune, which finds the smallest recipe"),
+        ("palette-6", False, "edgevlm tune, which finds the smallest recipe"),
+        ("int8-static", True, "--calibration-texts FILE"),
+        ("prune-50", False, "--recipe recovery --compress prune-50 --out OUT"),
+    ],
+)
+def test_a_bundle_that_failed_parity_is_shown_with_the_way_out(
+    recipe: str, calibrated: bool, way_out: str, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passed = Bundle.open(bundle)
+    checks = (
+        ParityCheck("encode_image", "min_cosine", 0.5, 0.9, False),
+        ParityCheck("encode_text", "min_cosine", 0.95, 0.9, True),
+    )
+    record = CalibrationRecord("photos/", None, 128, 0, "0" * 64) if calibrated else None
+    report = ParityReport("host-runtime", 200, checks)
+    manifest = replace(passed.manifest, recipe=BUILTIN[recipe], calibration=record, parity=report)
+    ops = [
+        OpRange(f"encode_image/{place}", "linear", "fp16", peak, 1e-4, 8.0, 0.0, None, "near", ())
+        for place, peak in (("stem", 20_000.0), ("head", 40_000.0))
+    ]
+    outcome = Outcome("coreml", "failed parity", Bundle(bundle, manifest), None, 1.0, at_risk=tuple(ops), notes=("a",))
+    showing.outcomes([outcome, replace(outcome, at_risk=None)])
+    said = capsys.readouterr()
+    assert "encode_image: min_cosine 0.5, allowed 0.9" in said.out
+    assert "encode_text" not in said.out
+    assert f"coreml: {bundle}\n" in said.out
+    assert said.err.count("note: a\n") == 1
+    near = "2 ops come close to float16's limits, such as encode_image/head (linear, up to 4e+04)"
+    assert said.err.count(near) == 1
+    assert said.err.count("  try: ") == said.err.count(f"  try: {way_out}" if calibrated else way_out) == 2
+    told = showing.outcome_json(outcome)
+    assert [(op["place"], round(op["headroom"], 2)) for op in told["at_risk"]] == [
+        ("encode_image/stem", 3.28),
+        ("encode_image/head", 1.64),
+    ]
+    assert [check["passed"] for check in told["parity"]["checks"]] == [False, True]
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +219,26 @@ def test_run_takes_a_label_file(bundle: Path, pictures: dict[str, Path], tmp_pat
     assert result.stdout.splitlines()[1].endswith("a blue square")
 
 
+def test_run_says_where_no_label_fits_and_takes_sentences_about_labels(
+    bundle: Path, pictures: dict[str, Path], tmp_path: Path
+) -> None:
+    picture = pictures["a red circle"]
+    assert "none of the labels fits" in run("run", bundle, picture, "--labels", LABELS, "--threshold", 0.99).stdout
+    written = {"first": {"descriptions": ["a blue square"]}, "second": {"descriptions": ["a red circle", "red"]}}
+    (tmp_path / "d.json").write_text(json.dumps({"schema_version": 1, "labels": written}))
+    asked = ("run", bundle, picture, "--labels", "first, second", "--descriptions", tmp_path / "d.json")
+    assert run(*asked).stdout.splitlines()[1].endswith("second")
+
+
+def test_export_says_what_it_leaves_out(bundle: Path, tmp_path: Path) -> None:
+    result = run("export", bundle, "--for-app", tmp_path)
+    made = Bundle.open(tmp_path / bundle.name)
+    assert result.stdout.splitlines()[1:] == [f"digest {made.digest}"]
+    assert f"{made.size_bytes / 1e6:.2f} MB in {len(made.manifest.files)} files" in result.stdout
+    left_out = len(Bundle.open(bundle).manifest.files) - len(made.manifest.files)
+    assert f"left out: {left_out} files of" in result.stderr
+
+
 def test_verify_passes_and_says_how(bundle: Path) -> None:
     shown = run("verify", bundle).stdout
     assert "files are what the manifest says" in shown
@@ -154,6 +246,31 @@ def test_verify_passes_and_says_how(bundle: Path) -> None:
     report = json.loads(run("verify", bundle, "--json").stdout)
     assert report["passed"]
     assert report["parity"]["evidence"] in ("program-semantics", "device")
+
+
+def test_verify_fails_where_one_answer_of_many_is_another(tmp_path: Path) -> None:
+    made = library.student("tflite", "int8")
+    copy = shutil.copytree(made.path, tmp_path / made.path.name)
+    answers = load_file(copy / REFERENCE)
+    answers["encode_image.embedding"][-1] *= -1
+    save_file(answers, copy / REFERENCE)
+    trust(seal(copy, made.manifest))
+    result = run("verify", copy)
+    assert result.exit_code == 1, result.output
+    failed = [row for row in map(str.split, result.stdout.splitlines()) if row[-1:] == ["failed"]]
+    (cosine,) = [float(row[2]) for row in failed if row[1] == "min_cosine"]
+    assert -1 <= cosine < -0.9
+    assert {row[0] for row in failed} == {"encode_image"}
+    proofs = made.manifest.weights
+    assert proofs
+    for proof in proofs:
+        count = f"{proof.decided} of {proof.decided}"
+        assert f"{proof.component}: {count} integer weights are as NNCF decided" in result.stdout
+        assert f"{count} weights as NNCF decided: {proof.decided} int8" in run("inspect", made.path).stdout
+    assert "the same command with --blame" in result.stderr
+    found = json.loads(run("verify", copy, "--json").stdout)
+    assert not found["passed"]
+    assert [each["identical"] for each in found["weights"]] == [proof.decided for proof in proofs]
 
 
 @pytest.mark.parametrize("change", ["another name", "fewer rows", "other shape"])
@@ -369,6 +486,9 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no labels": (["run", "{bundle}", "{picture}"], "none baked in"),
     "only commas": (["run", "{bundle}", "{picture}", "--labels", ", ,"], "expected labels"),
     "labels and text": (["run", "{bundle}", "{picture}", "--labels", "a", "--text", "b"], "got both"),
+    "a question and a text": (["run", "{bundle}", "{picture}", "--ask", "a?", "--text", "b"], "--text, got both"),
+    "sentences about nothing": (["run", "{bundle}", "{picture}", "--descriptions", "d.json"], "needs --labels"),
+    "scores of a text": (["run", "{bundle}", "{picture}", "--text", "a", "--scores", "cosine"], "are about labels"),
 }
 
 

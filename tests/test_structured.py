@@ -285,6 +285,29 @@ def run(*arguments: object) -> Any:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+def test_the_command_shows_what_is_left_and_what_to_do_next(tmp_path: Path) -> None:
+    whole, smaller = tmp_path / "the whole", tmp_path / "a smaller"
+    folders.save(whole, student(TINY["vit"], fixed_labels(), halved=False))
+    command = ("prune", whole, "--mlp", "50%", "--heads", "25%", "--data", DATA)
+    done = run(*command, "--out", smaller)
+    assert done.exit_code == 0, done.output
+    told = json.loads(run(*command, "--out", tmp_path / "other", "--json").stdout)
+    (tower,) = told["towers"]
+    assert (told["folder"], tower["component"]) == (str(tmp_path / "other"), "encode_image")
+    assert folders.read(tmp_path / "other").image_config == folders.read(smaller).image_config
+    assert tower["structures"]["heads"] == {"before": 8, "after": 6}
+    assert tower["structures"]["mlp"]["before"] == 2 * tower["structures"]["mlp"]["after"]
+    for kind, change in tower["structures"].items():
+        assert f"{kind} {change['before']} → {change['after']}" in done.stdout
+    assert f"{smaller}, judged by 24 pictures" in done.stdout
+    recovered = f"--recipe recovery --data {DATA} --out '{smaller}'-recovered"
+    assert f"next: edgevlm distill --student '{smaller}' --teacher TEACHER {recovered}\n" in done.stderr
+    checkpoint = write_clip_checkpoint(tmp_path / "clip")
+    done = run("prune", checkpoint, "--mlp", "50%", "--data", DATA, "--out", tmp_path / "c", "--tower", "both")
+    assert f"next: edgevlm convert {tmp_path / 'c'} --target all\n" in done.stderr
+    assert {line.split()[0] for line in done.stdout.splitlines() if "mlp" in line} == {"encode_image", "encode_text"}
+
+
 @pytest.mark.slow
 def test_the_command_prunes_and_distilling_recovers(tmp_path: Path) -> None:
     data, smaller = "scenes:train:192:5", tmp_path / "smaller"
