@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from pictures import scene
 from torch import nn
 
+from edgevlm.benchmarks.bundles import bundle_for_tests
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle.manifest import Labels
+from edgevlm.bundle.manifest import BundledComponent, Labels
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits, Recipe, resolve
 from edgevlm.cli import main
 from edgevlm.compression.calibration import CalibrationSource
@@ -391,14 +392,43 @@ class entry:
     converter = runtime = Kept
 
 
-def test_the_command_goes_on_and_shows_what_was_found(
-    planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def _kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installs the target."""
     installed = tmp_path / "site" / "kept-1.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: kept\nVersion: 1\n")
     (installed / "entry_points.txt").write_text(f"[edgevlm.targets]\nkept = {__name__}:entry\n")
     monkeypatch.syspath_prepend(str(installed.parent))
+
+
+@pytest.mark.usefixtures("_kept")
+def test_an_artefact_whose_answers_are_no_numbers_is_none_and_can_be_written_down(
+    planted: Path, tmp_path: Path
+) -> None:
+    class Broken(nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(pixels), 24), torch.nan)
+
+    model, data = catalogue.load(planted), open_data(str(planted.parent / "photos"))
+    task = Task(model, data, pictures=24, progress=silent)
+    accuracy = task.set_reference(model.original.answer(task.samples)).accuracy
+    programs = {"encode_image": replace(model.programs["encode_image"], module=Broken())}
+    made = tmp_path / "b.edgevlm"
+    made.mkdir()
+    files = Kept().lower(programs, BUILTIN["fp32"], made)
+    components = {"encode_image": BundledComponent(programs["encode_image"].spec, files[0].path)}
+    bundle = bundle_for_tests(made, components, target="kept")
+    request = pipeline.Request(planted, ("kept",), BUILTIN["fp32"], tmp_path)
+    trial = Workbench(request, task, accuracy, programs, {}, bundle).measure(BUILTIN["fp32"], silent)
+    assert trial.error == "answers of encode_image are not finite"
+    Notes.open(tmp_path, {}).add_trial(trial)
+    assert Notes.open(tmp_path, {}).find(BUILTIN["fp32"]) == trial
+
+
+@pytest.fixture
+def stopped(planted: Path, tmp_path: Path, _kept: None) -> TuneRequest:
+    """A search that was stopped before its second trial."""
     photos, out = planted.parent / "photos", tmp_path / "out"
     request = TuneRequest(str(planted), "kept", str(photos), out, 2.5, CALIBRATION, pictures=24)
 
@@ -408,16 +438,21 @@ def test_the_command_goes_on_and_shows_what_was_found(
 
     with pytest.raises(KeyboardInterrupt):
         tune(request, stop)
+    return request
+
+
+def test_the_command_goes_on_and_shows_what_was_found(stopped: TuneRequest, planted: Path) -> None:
+    photos, out = stopped.data, stopped.out
     stored = json.loads((out / "tune.json").read_text())
     (plain,) = stored["trials"]
     assert (plain["recipe"]["name"], plain["size_bytes"], plain["drop"]) == ("fp32", 2000, 0)
     notes = Notes.open(out, stored["identity"])
-    int8 = replace(BUILTIN["int8"], parity=ParityLimits(), calibration=request.calibration_rules)
+    int8 = replace(BUILTIN["int8"], parity=ParityLimits(), calibration=stopped.calibration_rules)
     notes.add_trial(Trial(int8, Score(0.25, 0.5, 0.9), 700, 600, 0.5, 2.0))
     for component, program in catalogue.load(planted).programs.items():
         for layer in layer_names(program):
             notes.add_cost("int8-static", LayerCost(f"{component}/{layer}", Score(0.25, 1, 0.99)))
-    command = ["tune", str(planted), "--target", "kept", "--data", str(photos), "--calibration", CALIBRATION.data]
+    command = ["tune", str(planted), "--target", "kept", "--data", photos, "--calibration", CALIBRATION.data]
     command += ["--pictures", "24", "--max-drop", "2.5%", "--out", str(out)]
     shown = CliRunner().invoke(main, command)
     assert shown.exit_code == 0, shown.output

@@ -47,7 +47,7 @@ class Bench(Protocol):
         """The one that is nearest to the float model, as far as that is known without an artefact."""
 
     def measure(self, recipe: Recipe, progress: Progress) -> Trial:
-        """What the recipe comes to; a trial with an error where there is no artefact."""
+        """What the recipe comes to; a trial with an error where there is no artefact that answers."""
 
     def measure_layers(self, recipe: Recipe, *, skip: frozenset[str]) -> Iterator[LayerCost]:
         """What each layer costs under a recipe, but for those that have been measured already."""

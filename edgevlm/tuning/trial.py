@@ -21,7 +21,7 @@ class Trial:
             machine's time says nothing of a device's (Core ML off Apple).
         drop: Accuracy lost, in points (hundredths).
         kept: Least cosine and agreement with the float model on the samples that every conversion is proved on.
-        error: Why there is no artefact; the other figures are zero then.
+        error: Why there is no artefact, or none whose answers are numbers; the other figures are zero then.
     """
 
     recipe: Recipe

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from edgevlm.bundle.bundle import Bundle
@@ -81,12 +82,16 @@ class Workbench:
         if recipe != self._request.recipe:
             (outcome,) = pipeline.convert(replace(self._request, recipe=recipe, force=True), progress)
             if outcome.bundle is None:
-                message = outcome.error.message if outcome.error else outcome.status
-                return Trial(recipe, Score(0, 0, 0), 0, 0, None, 100.0, error=message)
+                return _failed(recipe, outcome.error.message if outcome.error else outcome.status)
             bundle = outcome.bundle
         with registry.runtime(self._target).open(bundle, threads=1) as session:
             specs = [component.spec for component in bundle.components.values()]
             answers = ask(session, specs, self._task.samples, lambda share: progress("asking the artefact", share))
+            wrong = [
+                name for name, rows in answers.items() if not all(np.isfinite(each).all() for each in rows.values())
+            ]
+            if wrong:  # which no score could be made of that is written down
+                return _failed(recipe, f"answers of {', '.join(wrong)} are not finite")
             ratio = self._latency_ratio(session)
         score = self._task.score(answers)
         size, download = bundle.artefact_bytes, bundle.manifest.compressed_size_bytes
@@ -127,6 +132,10 @@ class Workbench:
                         runner.run(component, arrays)
                     times[place].append(time.process_time() - began)
         return statistics.median(times[0]) / statistics.median(times[1])
+
+
+def _failed(recipe: Recipe, error: str) -> Trial:
+    return Trial(recipe, Score(0, 0, 0), 0, 0, None, 100.0, error=error)
 
 
 def _kept(bundle: Bundle) -> ParityLimits:
