@@ -249,6 +249,19 @@ def test_several_threads_may_read_one_answer() -> None:
     assert sorted(pieces) == sorted(asking(model).generate(picture, max_tokens=12))
 
 
+def test_several_threads_may_read_a_conversations_answers_in_any_order() -> None:
+    model, picture, questions = load("llava"), scene(40, 40, seed=5), ("What?", "How many?", "Where?")
+    asked = asking(model)
+    chat = asked.chat(picture)
+    expected = [chat.ask(each, max_tokens=4).text for each in questions]
+    for _ in range(5):
+        chat = asked.chat(picture)
+        answers = [chat.ask(each, max_tokens=4) for each in questions]
+        with ThreadPoolExecutor(3) as threads:
+            found = list(threads.map(lambda answer: answer.text, reversed(answers), timeout=30))
+        assert found == expected[::-1]
+
+
 def test_scores_are_log_likelihoods() -> None:
     model, picture = load("llava"), scene(40, 40, seed=5)
     asked = asking(model)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -523,7 +524,7 @@ class Conversation:
         self._picture = None if picture is None else one_picture(picture)
         self._place = model.place()
         self._answers: list[Answer] = []
-        """Those that were asked for and not waited for, in their order; the last one of all stays."""
+        """All that were asked for, in their order."""
         self._said: list[int] = []
         """Ids of an answer that are not in the state yet."""
 
@@ -567,10 +568,12 @@ class Conversation:
         return answer
 
     def _tokens(self, question: str, chooser: Chooser, answer: Answer) -> Iterator[int]:
-        """Token after token, until the context is full."""
-        while self._answers[0] is not answer:
-            self._answers[0].settle()
-            del self._answers[0]
+        """Token after token, until the context is full.
+
+        An answer waits for those before it and for none behind it, so that threads never wait in a circle.
+        """
+        for earlier in takewhile(lambda each: each is not answer, self._answers):
+            earlier.settle()
         if self._place.used:
             logits = self._place.put([*self._said, *go_on(self._model.dialogue, question, self._model.tokenizer)])
         else:
