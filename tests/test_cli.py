@@ -488,7 +488,19 @@ BAD: dict[str, tuple[list[str], str]] = {
     "labels and text": (["run", "{bundle}", "{picture}", "--labels", "a", "--text", "b"], "got both"),
     "a question and a text": (["run", "{bundle}", "{picture}", "--ask", "a?", "--text", "b"], "--text, got both"),
     "sentences about nothing": (["run", "{bundle}", "{picture}", "--descriptions", "d.json"], "needs --labels"),
-    "scores of a text": (["run", "{bundle}", "{picture}", "--text", "a", "--scores", "cosine"], "are about labels"),
+    "scores of a text": (["run", "{bundle}", "{picture}", "--text", "a", "--scores", "cosine"], "--scores: of labels"),
+    "scores of words": (
+        ["run", "{bundle}", "{picture}", "--ask", "a?", "--threshold", "0.1", "--top", "5"],
+        "--threshold, --top: of labels",
+    ),
+    "labels drawn by chance": (
+        ["run", "{bundle}", "{picture}", "--ask", "a?", "--labels", "a, b", "--system", "Be kind.", "--seed", "0"],
+        "--system, --seed: of an answer in words",
+    ),
+    "words of a text": (
+        ["run", "{bundle}", "{picture}", "--text", "a", "--max-tokens", "256"],
+        "--max-tokens: of an answer in words",
+    ),
 }
 
 

@@ -363,6 +363,8 @@ def test_the_command_line_asks_and_describes(tmp_path: Path) -> None:
     assert [each["text"] for each in told["answers"]] == expected
     assert {each["finish"] for each in told["answers"]} == {"length"}
     assert all(each["times"]["first_token_ms"] > 0 for each in told["answers"])
+    nothing = run("run", bundle.path, tmp_path / "1.png", "--ask", "", "--max-tokens", 5, "--json")
+    assert {each["question"] for each in json.loads(nothing.stdout)["answers"]} == {""}
     assert run("describe", bundle.path, tmp_path / "1.png", "--max-tokens", 5).stdout == f"{described}\n"
     drawn = [
         run("describe", bundle.path, tmp_path / "1.png", "--temperature", 2, "--seed", seed, "--max-tokens", 8).stdout

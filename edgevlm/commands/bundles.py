@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, Number, as_json, refuse_unwritable
-from edgevlm.commands.talk import answer, answer_options
+from edgevlm.commands.options import PATH, Number, as_json, refuse_given, refuse_unwritable
+from edgevlm.commands.talk import OF_ANSWERS, answer, answer_options
 from edgevlm.errors import BundleError, CheckFailed, InputError
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from edgevlm.inputs.texts import Tokenizer
     from edgevlm.process.progress import Progress
     from edgevlm.targets.inspection import PackageReader
+
+_OF_LABELS = ("scores", "threshold", "top")
+"""Parameters of `run`."""
 
 
 @click.command()
@@ -292,6 +295,7 @@ def run(
     if ask is not None and (text is not None or descriptions is not None):
         raise InputError("expected --ask, alone or with --labels, or --text, got both")
     if ask is not None and labels is None:
+        refuse_given(_OF_LABELS, "labels, and --ask without --labels asks for words")
         answer(
             bundle, images, ask, system=system, max_tokens=max_tokens, temperature=temperature, seed=seed,
             threads=threads, as_json=as_json,
@@ -301,8 +305,9 @@ def run(
         raise InputError("expected --labels or --text, got both")
     if descriptions is not None and labels is None:
         raise InputError("--descriptions needs --labels: it is about them")
-    if text is not None and (scores is not None or threshold is not None):
-        raise InputError("--scores and --threshold are about labels; --text ranks pictures by their cosine")
+    refuse_given(OF_ANSWERS, "an answer in words, which --ask without --labels asks a model for that talks")
+    if text is not None:
+        refuse_given(_OF_LABELS, "labels, and --text ranks pictures by their cosine")
     with terminal.progress_bar() as progress:
         given = pictures.read_given(images)
         progress("opening the bundle", None)

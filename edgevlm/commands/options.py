@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from edgevlm.errors import OutputError
+from edgevlm.errors import InputError, OutputError
 
 PATH = click.Path(path_type=Path)
 
@@ -93,3 +94,20 @@ def refuse_unwritable(path: Path) -> None:
         writable = False
     if not writable:
         raise OutputError(f"{path}: expected a file that can be written", hint="choose another with --out")
+
+
+def refuse_given(names: tuple[str, ...], whose: str) -> None:
+    """Refuses options, by their parameters' names, that were given and of which nothing would be made.
+
+    Args:
+        names: Such as `max_tokens`.
+        whose: What they belong to.
+
+    Raises:
+        InputError: one was given.
+    """
+    context = click.get_current_context()
+    given = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(f"{options}: of {whose}", hint="leave it out")

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from edgevlm.inference.generator import Answer
 
 
+OF_ANSWERS = ("system", "max_tokens", "temperature", "seed")
+"""Parameters of `answer_options`."""
+
+
 def answer_options(command: Callable[..., None]) -> Callable[..., None]:
     """How an answer is given: the options of every command that has one given."""
     for option in reversed((
@@ -105,7 +109,7 @@ def answer(
                     stopped = True
             if not as_json:
                 terminal.say("")
-            return _told(picture, question or talker.dialogue.describe, found)
+            return _told(picture, talker.dialogue.describe if question is None else question, found)
 
         answers: list[dict[str, Any]] = []
         unreadable: dict[str, ImageError] = {}
