@@ -515,6 +515,20 @@ def measured(like: Emulated, median_ms: float) -> Measured:
     return Measured("host", like.artefact, "encode_image", 1, times, None, like.system, "", processes=processes)
 
 
+def test_the_gate_passes_no_figure_that_is_gone(bundle: Bundle, tmp_path: Path) -> None:
+    whole = emulated(bundle, memory=Memory(1, 1, 1, 1), fits=True)
+    lesser = emulated(bundle, load_counts=None, artefact=replace(whole.artefact, accuracy=None))
+    results.write(tmp_path / "old.jsonl", [whole])
+    results.write(tmp_path / "new.jsonl", [lesser])
+    done = bench("--compare", tmp_path / "old.jsonl", tmp_path / "new.jsonl", "--json")
+    assert done.exit_code == 1, done.output
+    names = f"raspberry-pi-5: {whole.artefact.name}: encode_image: "
+    figures = ("centred cosine", "memory", "counts of opening", "whether it fits")
+    assert json.loads(done.stdout)["regressions"] == [f"{names}{figure} before, and gone" for figure in figures]
+    back = bench("--compare", tmp_path / "new.jsonl", tmp_path / "old.jsonl", "--json")
+    assert json.loads(back.stdout)["regressions"] == []
+
+
 def test_the_gate(bundle: Bundle, tmp_path: Path) -> None:
     base = emulated(bundle)
     old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"

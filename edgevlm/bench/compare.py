@@ -126,6 +126,7 @@ def compare(old: Path, new: Path, limit: float, time_limit: float = TIME_LIMIT) 
             problems.append(f"{was.device}: {was.artefact.name}: {was.component}: {evidence(was)} before, and gone")
         else:
             changes += _changes(was, now, limit, time_limit)
+            problems += _gone(was, now)
     changes += [_new(now) for key, now in after.items() if key not in before]
     return Comparison(tuple(changes), tuple(problems))
 
@@ -176,6 +177,22 @@ def _changes(old: Measured | Emulated, new: Measured | Emulated, limit: float, t
             now_count = schema.write(new.counts)[field]
             gated = field == "instructions"
             yield Change(*names, field, was_count, now_count, "", _exact(was_count, now_count, limit, gated=gated))
+
+
+def _gone(old: Measured | Emulated, new: Measured | Emulated) -> Iterator[str]:
+    """Figures that there were, and are no more: of those nothing can be told, which must not pass for the same."""
+    had, has = _figures(old), _figures(new)
+    for figure, value in had.items():
+        if value is not None and has.get(figure) is None:
+            yield f"{old.device}: {old.artefact.name}: {old.component}: {figure} before, and gone"
+
+
+def _figures(result: Measured | Emulated) -> dict[str, object]:
+    """What a result may have, or not."""
+    found: dict[str, object] = {"centred cosine": result.artefact.accuracy, "memory": result.memory}
+    if isinstance(result, Emulated):
+        found |= {"counts of opening": result.load_counts, "whether it fits": result.fits}
+    return found
 
 
 def _exact(old: float, new: float, limit: float, *, gated: bool = True) -> Verdict:
