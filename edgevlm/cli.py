@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -104,5 +105,6 @@ def program() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more, at its end
         if error.errno == errno.EPIPE:  # whoever read, such as `head`, has enough
             sys.exit(1)
-        terminal.say(f"error: the output cannot be written: {error.strerror}", err=True)
+        with suppress(OSError):  # it may be stderr that is full
+            terminal.say(f"error: the output cannot be written: {error.strerror}", err=True)
         sys.exit(OutputError.exit_code)

@@ -168,7 +168,7 @@ def from_json(data: object, *, otherwise: type[EdgeVLMError]) -> EdgeVLMError:
 
 def debugging() -> bool:
     """Whether EDGEVLM_DEBUG=1 asks to see all: tracebacks, and what third parties say."""
-    return bool(os.environ.get("EDGEVLM_DEBUG"))
+    return os.environ.get("EDGEVLM_DEBUG", "") not in ("", "0")
 
 
 @contextmanager

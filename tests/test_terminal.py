@@ -19,6 +19,7 @@ from PIL import Image
 
 import edgevlm
 from edgevlm.cli import main
+from edgevlm.errors import CheckpointError
 from edgevlm.errors import OutputError
 from edgevlm.process import store, terminal
 from edgevlm.process.paths import user_path
@@ -102,6 +103,19 @@ def test_a_full_output_is_one_line() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr == f"error: the output cannot be written: {os.strerror(errno.ENOSPC)}\n"
+    with open("/dev/full", "w") as full:  # errors go nowhere, and what came of them is told all the same
+        command = [sys.executable, "-m", "edgevlm", "verify", "gone", "--json"]
+        assert subprocess.run(command, stdout=subprocess.PIPE, stderr=full, timeout=120).returncode == 2
+
+
+@pytest.mark.parametrize(("value", "raised"), [("1", CheckpointError), ("0", SystemExit), ("", SystemExit)])
+def test_whoever_asks_for_all_gets_the_traceback(
+    value: str, raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEVLM_DEBUG", value)
+    done = CliRunner().invoke(main, ["convert", "./gone", "--target", "coreml"])
+    assert isinstance(done.exception, raised)
+    assert done.exit_code == (1 if raised is CheckpointError else 2)
 
 
 def test_whoever_reads_may_have_enough() -> None:
