@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from test_questions import choice, pope, vqa
 
 import edgevlm
 from edgevlm.cli import main
-from edgevlm.data.questions import PictureQuestion, Questions
-from edgevlm.errors import DataError, ImageError, InputError, OutputError
-from edgevlm.evaluation.asking import said_letter
+from edgevlm.data.questions import PictureQuestion, Questions, open_questions
+from edgevlm.errors import DataError, EdgeVLMError, ImageError, InputError, OutputError
+from edgevlm.evaluation.asking import Asked, ask_questions, said_letter
 from edgevlm.evaluation.judging import judge, mean
 from edgevlm.evaluation.speaking import evaluate_answers
 from edgevlm.inference.generator import Generator
+from edgevlm.process.progress import Progress, silent
 
 TOKENS = 4
 
@@ -37,6 +39,11 @@ def shown(tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+def saying(answer: str) -> Any:
+    """A model that says the same to all."""
+    return SimpleNamespace(generate=lambda *_, **__: SimpleNamespace(text=answer))
 
 
 def no_more(*_: object, **__: object) -> Any:
@@ -79,6 +86,25 @@ def test_a_stopped_run_goes_on(shown: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert file.read_bytes() == b"".join(lines)
 
 
+def test_one_run_at_a_time_keeps_answers_in_a_file(shown: Path) -> None:
+    data, file = open_questions(pope(shown)), shown / "kept" / "a.jsonl"
+    refused: list[EdgeVLMError] = []
+
+    def ask(progress: Progress) -> dict[str, str | ImageError]:
+        return ask_questions(saying("yes"), data, Asked("{}"), file, model="m", progress=progress)
+
+    def ask_as_well(*_: object) -> None:
+        with pytest.raises(OutputError, match=r"a\.jsonl: another edgevlm evaluate keeps its answers in") as caught:
+            ask(silent)
+        refused.append(caught.value)
+
+    assert ask(ask_as_well) == {"1": "yes", "2": "yes"}
+    assert {each.hint for each in refused} == {"wait, or name another folder with --keep"}
+    assert [json.loads(line).get("key") for line in file.read_text().splitlines()] == [None, "1", "2"]
+    assert [each.name for each in file.parent.iterdir()] == ["a.jsonl"]
+    assert ask(no_more) == {"1": "yes", "2": "yes"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -98,8 +124,9 @@ def test_answers_of_another_kind_are_not_gone_on_from(
     (file,) = folder.glob("*.jsonl")
     text = "\n".join(change(file.read_text().splitlines())) + "\n"
     file.write_text(text)
-    with pytest.raises(OutputError, match=message):
+    with pytest.raises(OutputError, match=message) as caught:
         evaluate_answers(model, data, max_tokens=TOKENS, keep=folder)
+    assert caught.value.hint == "name another folder with --keep, or remove this file"
     assert file.read_text() == text
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from edgevlm.data.questions import LETTERS, Form, PictureQuestion, Questions
 from edgevlm.errors import ImageError, InputError, OutputError
 from edgevlm.evaluation.answers import spread
 from edgevlm.inference.generator import Generator
+from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress
 from edgevlm.process.writing import output_errors
 
@@ -39,6 +40,7 @@ PROMPTS: Mapping[Form, str] = {
 }
 """What LLaVA 1.5 is asked with (https://arxiv.org/abs/2310.03744), and most models since."""
 MOST_TOKENS: Mapping[Form, int] = {**dict.fromkeys(PROMPTS, 16), "docvqa": 32, "captions": 64}
+_ELSEWHERE = "name another folder with --keep, or remove this file"
 _BEHIND_A_LETTER = ("", ".", ")", ":", ",")
 
 
@@ -79,7 +81,8 @@ def ask_questions(
         progress: Told how far it is.
 
     Raises:
-        OutputError: the file holds the answers of another model, or to other questions, or cannot be written.
+        OutputError: the file holds the answers of another model, or to other questions, or cannot be written; or
+            another run keeps its answers in it.
         InputError: a question does not fit the model's context.
     """
     identity = {
@@ -149,8 +152,11 @@ def _opened(
     if path is None:
         yield lambda line: None, {}
         return
-    with output_errors(path):
+    lock = path.with_name(f".{path.name}.lock")
+    busy = f"{path}: another edgevlm evaluate keeps its answers in this file"
+    with ExitStack() as held, output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        held.enter_context(locked(lock, busy, "wait, or name another folder with --keep"))
         lines = _whole_lines(path)
         found = kept_answers(path, identity)
         with path.open("r+" if path.exists() else "w", encoding="utf-8") as file:
@@ -195,8 +201,9 @@ def kept_answers(path: Path, identity: Mapping[str, Any]) -> dict[str, str | Ima
 
 
 def _line(path: Path, number: int, line: bytes) -> Mapping[str, Any]:
+    where = f"{path}: line {number}"
     try:
-        value = schema.parse_json(line.decode("utf-8"), where=f"{path}: line {number}", error=OutputError)
+        value = schema.parse_json(line.decode("utf-8"), where=where, error=OutputError, hint=_ELSEWHERE)
     except UnicodeDecodeError as error:
         raise _other(path, f"line {number} is no UTF-8") from error
     if not isinstance(value, Mapping):
@@ -213,9 +220,9 @@ def _check(path: Path, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> 
         raise OutputError(
             f"{path}: holds answers with another {', '.join(differing)}: expected "
             f"{', '.join(f'{key} {identity[key]!r:.60}' for key in differing)}",
-            hint="name another folder with --keep, or remove this file",
+            hint=_ELSEWHERE,
         )
 
 
 def _other(path: Path, what: str) -> OutputError:
-    return OutputError(f"{path}: expected kept answers, but {what}", hint="name another folder with --keep")
+    return OutputError(f"{path}: expected kept answers, but {what}", hint=_ELSEWHERE)

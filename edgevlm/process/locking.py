@@ -13,11 +13,16 @@ from edgevlm.process import interrupts
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str, hint: str = "wait, or choose another --out") -> Iterator[None]:
     """Holds the lock on an empty file, which is there only as long as somebody holds it, while the block runs.
 
+    Args:
+        path: The file.
+        busy: What another process that holds it is doing.
+        hint: What to do then.
+
     Raises:
-        OutputError: another process holds it; `busy` says what that one is doing.
+        OutputError: another process holds it.
     """
     with ExitStack() as held:
         while True:
@@ -25,7 +30,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise OutputError(busy, hint="wait, or choose another --out") from error
+                raise OutputError(busy, hint=hint) from error
             # The holder before may have removed it after it was opened here: then it locks nobody out.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
                 break
