@@ -8,7 +8,8 @@ import click
 import pytest
 
 from edgevlm.cli import main
-from edgevlm.commands.options import Share
+from edgevlm.commands.options import Share, whole_numbers
+from edgevlm.errors import InputError
 
 
 def shares() -> Iterator[tuple[str, click.Option]]:
@@ -62,3 +63,14 @@ def test_a_share_may_be_written_as_one_unless_people_would_mean_another() -> Non
     with pytest.raises(click.BadParameter, match="less than 100%"):
         value("100%", Share(below=True))
     assert value("250%", Share(10)) == 2.5
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1,", "1,0", "1,many", "-1", "1.5", "\u0661", pytest.param("9" * 5_000, id="5,000 digits")]
+)
+def test_numbers_with_commas_between_them_are_whole_and_of_some_digits(text: str) -> None:
+    assert whole_numbers("--shots", " 1, 64,5", "1,5") == (1, 64, 5)
+    with pytest.raises(InputError) as caught:
+        whole_numbers("--shots", text, "1,5")
+    expected = "--shots: expected whole numbers of at least 1 with commas between them, such as 1,5, got "
+    assert caught.value.message == f"{expected}{text!r:.60}"

@@ -209,6 +209,15 @@ def test_categories_letters_and_pictures_that_cannot_be_read() -> None:
         judge(asked, {"3": ImageError("3: cannot be read")})
 
 
+def test_an_index_may_have_any_number_of_digits() -> None:
+    longest = "1" * 5_000
+    keys = ("7", "4000007", "0", f"{longest}000007", longest)
+    asked = questions("choice", *(PictureQuestion(key, "1", "?", ("A",), ("red", "green")) for key in keys))
+    circular = judge(asked, {**dict.fromkeys(keys, "A"), "4000007": "B"}).circular
+    assert circular is not None
+    assert (circular.questions, circular.score) == (1, 0.0)
+
+
 @pytest.mark.parametrize(
     ("answer", "letter"),
     [

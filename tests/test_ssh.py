@@ -103,6 +103,7 @@ def test_addresses() -> None:
         ("ssh://pi:secret@host", "ssh-copy-id"),
         ("ssh://host:0", "1 to 65535"),
         ("ssh://host:99999", "1 to 65535"),
+        (f"ssh://host:{'9' * 5_000}", "expected a device's address"),
         ("ssh://fe80::1", "brackets"),
         ("ssh://host/folder", "got"),
         ("adb://", "adb devices"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, as_json
+from edgevlm.commands.options import PATH, as_json, whole_numbers
 from edgevlm.errors import CheckFailed, InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -24,12 +24,7 @@ _HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def _lengths(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
-    if given is None:
-        return None
-    parts = [part.strip() for part in given.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise InputError(f"--lengths: expected whole numbers with commas between them, such as 1,64, got {given!r}")
-    return tuple(map(int, parts))
+    return None if given is None else whole_numbers("--lengths", given, "1,64")
 
 
 @click.command()

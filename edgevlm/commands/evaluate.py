@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from edgevlm.commands.options import PATH, as_json, max_unreadable, refuse_unwritable
+from edgevlm.commands.options import PATH, as_json, max_unreadable, refuse_unwritable, whole_numbers
 from edgevlm.errors import InputError
 from edgevlm.process import terminal
 
@@ -205,12 +205,7 @@ def _parse_data(data: Sequence[str]) -> dict[str, str]:
 
 
 def _parse_shots(text: str | None) -> tuple[int, ...]:
-    if text is None:
-        return ()
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-        raise InputError(f"--shots: expected whole numbers of at least 1 with commas between them, got {text!r}")
-    return tuple(sorted({int(part) for part in parts}))
+    return () if text is None else tuple(sorted(set(whole_numbers("--shots", text, "1,5"))))
 
 
 def _write(path: Path, text: str) -> None:

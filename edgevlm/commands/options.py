@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,21 @@ class Share(click.ParamType):  # type: ignore[type-arg]  # older ones take no ar
             most = f"less than {self.most:.0%}" if self.below else f"at most {self.most:.0%}"
             self.fail(f"expected 0% or more and {most}, got {value!r}", param, ctx)
         return share
+
+
+def whole_numbers(option: str, text: str, example: str) -> tuple[int, ...]:
+    """The numbers that a user wrote with commas between them.
+
+    Raises:
+        InputError: something else is among them, or a number that has more than nine digits, or is none to count with.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("[0-9]{1,9}", part) and int(part) for part in parts):
+        raise InputError(
+            f"{option}: expected whole numbers of at least 1 with commas between them, such as {example}, got "
+            f"{text!r:.60}"
+        )
+    return tuple(map(int, parts))
 
 
 def _ways(number: float) -> str:

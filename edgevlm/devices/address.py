@@ -13,7 +13,7 @@ _FORMS = "ssh://[USER@]HOST[:PORT] or adb://SERIAL"
 _SSH = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?"
     r"(?:\[(?P<numbers>[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?)\]|(?P<host>[A-Za-z0-9_][A-Za-z0-9_.-]*))"
-    r"(?::(?P<port>[0-9]+))?/?"
+    r"(?::(?P<port>[0-9]{1,9}))?/?"
 )
 _SERIAL = re.compile(r"[A-Za-z0-9_\[][A-Za-z0-9_.:\[\]%-]*")
 

@@ -27,8 +27,8 @@ _DRAWS = 2_000
 """Of a bootstrap."""
 _SHARE = 0.95
 """Of the draws that an interval holds."""
-_ROTATION = 1_000_000
-"""MMBench's rotations of one question have indices that differ by multiples of this."""
+_ROTATED_DIGITS = 6
+"""MMBench's rotations of one question have indices whose last digits are the same, as many as these."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _circular(questions: Sequence[PictureQuestion], scores: Sequence[float]) -> 
     """Of the questions that are asked in several orders of their options; None where none is."""
     orders: dict[str, list[float]] = defaultdict(list)
     for question, score in zip(questions, scores, strict=True):
-        key = str(int(question.key) % _ROTATION) if question.key.isdecimal() else question.key
+        key = str(int(question.key[-_ROTATED_DIGITS:])) if question.key.isdecimal() else question.key
         orders[key].append(score)
     several = [min(each) for each in orders.values() if len(each) > 1]
     return mean(several) if several else None
