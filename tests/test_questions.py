@@ -176,6 +176,27 @@ def test_bad_files_are_refused(name: str, content: Any, message: str, tmp_path: 
         open_questions(write(tmp_path, name, content))
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "choice"])
+def test_a_byte_order_mark_changes_nothing(form: Form, tmp_path: Path) -> None:
+    plain = opened(form, tmp_path)
+    for file in tmp_path.glob("*.json"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert [*open_questions(plain.name)] == [*plain]
+
+
+def test_lines_end_with_a_newline_alone(tmp_path: Path) -> None:
+    asked = "Is\u2028there\u2029a\x85dog?"  # line breaks to some, which JSON may have as they are
+    lines = [
+        json.dumps({"image": "a.jpg", "text": text, "label": "yes"}, ensure_ascii=False) for text in (asked, "A cat?")
+    ]
+    (tmp_path / "a.jpg").write_bytes(picture((255, 0, 0)))
+    for end in ("\n", "\r\n", "\n\n"):
+        data = open_questions(write(tmp_path, "a.jsonl", end.join(lines)))
+        assert [each.text for each in data] == [asked, "A cat?"]
+    with pytest.raises(DataError, match=r"a\.jsonl: line 5: not readable as JSON"):
+        open_questions(write(tmp_path, "a.jsonl", "\n\n".join([*lines, "{"])))
+
+
 def test_a_question_without_people_and_an_id_twice_are_refused(tmp_path: Path) -> None:
     file = vqa(tmp_path)
     answers = write(tmp_path, "a.json", {"annotations": [{"question_id": 1, "answers": [{"answer": "yes"}]}]})

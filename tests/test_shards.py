@@ -45,7 +45,7 @@ def test_a_shard_by_hand_with_every_kind_of_words(tmp_path: Path) -> None:
             "__index__": b"anything",
             "x/1.png": PNG,
             "x/1.cls": b"3\n",
-            "x/1.txt": "a café\r\n\n  two lines \na café".encode(),
+            "x/1.txt": "a café\r\n\n  two\u2028lines \na café".encode(),
             "x/2.seg.png": b"no picture",
             "x/2.JPG": encode(scene(6, 9), "JPEG"),
             "x/2.json": json.dumps({"caption": "one", "captions": ["two", "one"], "label": "cat", "url": "u"}).encode(),
@@ -62,7 +62,7 @@ def test_a_shard_by_hand_with_every_kind_of_words(tmp_path: Path) -> None:
     data = open_data(path)
     assert data.labels == ("10", "3", "cat")
     assert _examples(data) == [
-        Example("a.tar/x/1", 1, ("a café", "two lines")),
+        Example("a.tar/x/1", 1, ("a café", "two\u2028lines")),
         Example("a.tar/x/2", 2, ("one", "two")),
         Example("a.tar/x/3", 0),
         Example("a.tar/x/4", 2),

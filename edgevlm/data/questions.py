@@ -169,16 +169,16 @@ def is_questions(path: Path) -> bool:
 
 
 def _read(path: Path) -> str:
-    return schema.read_text(path, "JSON", error=DataError, encoding="utf-8", most_bytes=schema.LARGEST_JSON_BYTES)
+    return schema.read_text(path, "JSON", error=DataError, most_bytes=schema.LARGEST_JSON_BYTES)
 
 
 def _parse(text: str, path: Path) -> Any:
     """A JSON text, or one a line."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    if len(lines) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in lines[:2]):
-        places = (f"{path}: line {number}" for number in range(1, len(lines) + 1))
+    lines = {number: line for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+    first = list(lines.values())[:2]
+    if len(first) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in first):
         return [
-            schema.parse_json(line, where=place, error=DataError) for line, place in zip(lines, places, strict=False)
+            schema.parse_json(line, where=f"{path}: line {number}", error=DataError) for number, line in lines.items()
         ]
     return schema.parse_json(text, where=str(path), error=DataError)
 

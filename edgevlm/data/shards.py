@@ -11,6 +11,7 @@ Of a sample's fields (see `edgevlm.data.tar_index`) these are read, others are i
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def _read_sample(where: str, file: BinaryIO, sample: TarSample) -> _Sample:
     labels = {_label(where, value) for value in (texts.get("cls"), told.get("label")) if value is not None}
     if len(labels) > 1:
         raise DataError(f"{where}: expected one label, got {' and '.join(sorted(labels))} from .cls and .json")
-    captions = [*texts.get("txt", "").splitlines(), *_told_captions(where, told)]
+    captions = [*re.split(r"[\r\n]+", texts.get("txt", "")), *_told_captions(where, told)]
     return _Sample(
         key=sample.key,
         picture=sample.fields[pictures[0]],
