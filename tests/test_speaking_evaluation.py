@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +105,45 @@ def test_one_run_at_a_time_keeps_answers_in_a_file(shown: Path) -> None:
     assert [json.loads(line).get("key") for line in file.read_text().splitlines()] == [None, "1", "2"]
     assert [each.name for each in file.parent.iterdir()] == ["a.jsonl"]
     assert ask(no_more) == {"1": "yes", "2": "yes"}
+
+
+def test_files_of_the_same_name_keep_their_answers_apart(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, folder = talker_checkpoint("smolvlm"), shown / "kept"
+    monkeypatch.setattr(Generator, "generate", saying("yes").generate)
+    files = [shown / each / "q.json" for each in ("a", "b")]
+    for file, label in zip(files, ("yes", "no"), strict=True):
+        file.parent.mkdir()
+        file.write_text(json.dumps({"image": "a.jpg", "text": "Is there a dog?", "label": label}))
+    given = {str(file): file for file in files}
+    apart = {each.name: each for each in evaluate_answers(model, given, images=shown, keep=folder).sets}
+    assert [each.judged.total.score for each in apart.values()] == [1.0, 0.0]
+    assert all(re.search(r"/smolvlm-q\.json-[0-9a-f]{8}\.jsonl$", str(each.answers)) for each in apart.values())
+    monkeypatch.setattr(Generator, "generate", no_more)
+    again = evaluate_answers(model, dict(reversed(given.items())), images=shown, keep=folder)
+    assert {each.name: each.answers for each in again.sets} == {name: each.answers for name, each in apart.items()}
+    monkeypatch.setattr(Generator, "generate", saying("yes").generate)
+    evaluate_answers(model, files[0], images=shown, keep=folder)  # alone it has the plain name
+    with pytest.raises(OutputError, match=r"smolvlm-q\.json\.jsonl: holds answers with another data") as caught:
+        evaluate_answers(model, files[1], images=shown, keep=folder)
+    assert "--data NAME=DATA" in str(caught.value.hint)
+    evaluate_answers(model, {"b": files[1]}, images=shown, keep=folder)
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_the_model_is_opened(
+    shown: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pope(shown)
+    with pytest.raises(OutputError, match=r"cannot write \S+/a\.jpg/kept: Not a directory"):
+        evaluate_answers("gone", data, keep=shown / "a.jpg" / "kept")
+
+    def fill(path: Path, *_: object, **__: object) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    with pytest.raises(OutputError, match=r"no disk space left while writing \S+/kept \("):
+        evaluate_answers("gone", data, keep=shown / "kept")
+    assert not (shown / "kept").exists()
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def _check(path: Path, kept: Mapping[str, Any], identity: Mapping[str, Any]) -> 
         raise OutputError(
             f"{path}: holds answers with another {', '.join(differing)}: expected "
             f"{', '.join(f'{key} {identity[key]!r:.60}' for key in differing)}",
-            hint=_ELSEWHERE,
+            hint=f"name the data, as in --data NAME=DATA, {_ELSEWHERE}" if "data" in differing else _ELSEWHERE,
         )
 
 

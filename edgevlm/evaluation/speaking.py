@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from edgevlm.inference.generator import Generator
 from edgevlm.models import catalogue, families
 from edgevlm.process.paths import user_path
 from edgevlm.process.progress import Progress, silent
-from edgevlm.process.writing import made
+from edgevlm.process.writing import made, output_errors
 
 Data = str | Path | Dataset | Questions
 
@@ -118,8 +119,9 @@ def evaluate_answers(
         raise InputError(f"expected max_tokens and limit of at least 1, got {max_tokens} and {limit}")
     given = data if isinstance(data, Mapping) else {"": data}
     sets = {name or str(getattr(one, "name", one)): _open(one, images, answers) for name, one in given.items()}
+    words = _words(sets)
     progress("opening the model", None)
-    with _open_talker(model) as talker:
+    with _folder(keep), _open_talker(model) as talker:
         found = []
         for name, one in sets.items():
             how = Asked(
@@ -128,10 +130,9 @@ def evaluate_answers(
                 MOST_TOKENS[one.form] if max_tokens is None else max_tokens,
                 limit,
             )
-            file = None if keep is None else Path(keep) / f"{_word(talker.name)}-{_word(name)}.jsonl"
+            file = None if keep is None else Path(keep) / f"{_word(talker.name)}-{words[name]}.jsonl"
             began = time.monotonic()
-            with nullcontext() if keep is None else made(Path(keep), ignored=True):
-                said = ask_questions(talker.generator, one, how, file, model=talker.identity, progress=progress)
+            said = ask_questions(talker.generator, one, how, file, model=talker.identity, progress=progress)
             judged = judge(one, said)
             if len(judged.skipped) > max_unreadable * len(said):
                 raise DataError(
@@ -152,6 +153,29 @@ def _open(one: Data, images: str | Path | None, answers: str | Path | None) -> Q
     if isinstance(one, str | Path):
         one = open_data(one, images=None if images is None else Path(images))
     return to_describe(one)
+
+
+@contextmanager
+def _folder(keep: str | Path | None) -> Iterator[None]:
+    """Makes the folder of the answers, before the long work."""
+    with ExitStack() as held:
+        if keep is not None:
+            with output_errors(Path(keep)):
+                held.enter_context(made(Path(keep), ignored=True))
+        yield
+
+
+def _words(sets: Mapping[str, Questions]) -> dict[str, str]:
+    """A part of a file's name for each set: its own, and where another has the same, the beginning of its fingerprint.
+
+    So `a/q.json` and `b/q.json` each have a file, whatever their order.
+    """
+    words = {name: _word(name) for name in sets}
+    counts = Counter(word.casefold() for word in words.values())  # some file systems take Q and q for one
+    return {
+        name: f"{word}-{sets[name].fingerprint[:8]}" if counts[word.casefold()] > 1 else word
+        for name, word in words.items()
+    }
 
 
 def _word(name: str) -> str:

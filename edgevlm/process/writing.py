@@ -111,9 +111,9 @@ def made(folder: Path, *, ignored: bool = False) -> Iterator[None]:
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / GITIGNORE
-    if ignored and folder in new:
-        note.write_text("# Made by edgevlm, which can make it again.\n*\n", encoding="utf-8")
     try:
+        if ignored and folder in new:
+            note.write_text("# Made by edgevlm, which can make it again.\n*\n", encoding="utf-8")
         yield
     finally:
         with suppress(OSError):
