@@ -45,7 +45,11 @@ def run(*arguments: object) -> Result:
 
 def saying(answer: str) -> Any:
     """A model that says the same to all."""
-    return SimpleNamespace(generate=lambda *_, **__: SimpleNamespace(text=answer))
+    return SimpleNamespace(
+        dialogue=SimpleNamespace(describe="Describe this."),
+        generate=lambda *_, **__: SimpleNamespace(text=answer),
+        refuse_unfit=lambda *_: None,
+    )
 
 
 def no_more(*_: object, **__: object) -> Any:
@@ -88,6 +92,40 @@ def test_a_stopped_run_goes_on(shown: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert file.read_bytes() == b"".join(lines)
 
 
+def test_questions_that_cannot_be_asked_are_named_before_the_first_is(shown: Path) -> None:
+    model = asking(talker_model("smolvlm"))
+    longest = "word " * model.dialogue.context_length
+
+    def ask(how: Asked, *asked: PictureQuestion) -> EdgeVLMError:
+        data = Questions("q.json", "choice" if asked[0].options else "gqa", asked, no_more)
+        with pytest.raises(InputError) as caught:
+            ask_questions(model, data, how, shown / "kept.jsonl", model="m", progress=silent)
+        hint = "change each such question, or take it out of the file; for longer ones convert the model with a longer"
+        assert str(caught.value.hint).startswith(hint)
+        return caught.value
+
+    texts = ("Is this a cat?", longest, "What is <image>?", longest)
+    said = ask(Asked("{}"), *(PictureQuestion(f"k{row}", "a.jpg", text, ("yes",)) for row, text in enumerate(texts)))
+    assert "q.json: 3 of 4 questions cannot be asked, the first is k1: expected at most" in said.message
+    said = ask(Asked("{}"), PictureQuestion("k0", "a.jpg", "<image>?", ("yes",)))
+    assert "1 of 1 questions cannot be asked, the first is k0: expected texts without <image>" in said.message
+    for how in (Asked("{}"), Asked("{}", "likelihood")):
+        said = ask(how, PictureQuestion("k0", "a.jpg", "Which?", ("A",), ("one", longest)))
+        assert "the first is k0: expected a" in said.message
+    assert not (shown / "kept.jsonl").exists()  # which would hold answers to other questions, once these are changed
+
+
+def test_a_question_that_fits_no_cut_picture_is_named(shown: Path) -> None:
+    def refuse(*_: object, **__: object) -> Any:
+        raise InputError("expected at most 10 more positions", hint="shorten the text")
+
+    model, data = saying("yes"), open_questions(pope(shown))
+    model.generate = refuse
+    with pytest.raises(InputError, match=r"random\.json: question 1: expected at most 10 more positions") as caught:
+        ask_questions(model, data, Asked("{}"), None, model="m", progress=silent)
+    assert "take it out of the file" in str(caught.value.hint)
+
+
 def test_one_run_at_a_time_keeps_answers_in_a_file(shown: Path) -> None:
     data, file = open_questions(pope(shown)), shown / "kept" / "a.jsonl"
     refused: list[EdgeVLMError] = []
@@ -95,7 +133,9 @@ def test_one_run_at_a_time_keeps_answers_in_a_file(shown: Path) -> None:
     def ask(progress: Progress) -> dict[str, str | ImageError]:
         return ask_questions(saying("yes"), data, Asked("{}"), file, model="m", progress=progress)
 
-    def ask_as_well(*_: object) -> None:
+    def ask_as_well(_: str, share: float | None) -> None:
+        if share is None:  # nothing is asked yet
+            return
         with pytest.raises(OutputError, match=r"a\.jsonl: another edgevlm evaluate keeps its answers in") as caught:
             ask(silent)
         refused.append(caught.value)
@@ -104,7 +144,7 @@ def test_one_run_at_a_time_keeps_answers_in_a_file(shown: Path) -> None:
     assert {each.hint for each in refused} == {"wait, or name another folder with --keep"}
     assert [json.loads(line).get("key") for line in file.read_text().splitlines()] == [None, "1", "2"]
     assert [each.name for each in file.parent.iterdir()] == ["a.jsonl"]
-    assert ask(no_more) == {"1": "yes", "2": "yes"}
+    assert ask(silent) == {"1": "yes", "2": "yes"}
 
 
 def test_files_of_the_same_name_keep_their_answers_apart(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:

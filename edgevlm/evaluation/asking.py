@@ -10,7 +10,7 @@ The first line says what was asked of whom: with other answers none of these can
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,9 @@ PROMPTS: Mapping[Form, str] = {
 """What LLaVA 1.5 is asked with (https://arxiv.org/abs/2310.03744), and most models since."""
 MOST_TOKENS: Mapping[Form, int] = {**dict.fromkeys(PROMPTS, 16), "docvqa": 32, "captions": 64}
 _ELSEWHERE = "name another folder with --keep, or remove this file"
+_UNFIT = (
+    "change each such question, or take it out of the file; for longer ones convert the model with a longer --context"
+)
 _BEHIND_A_LETTER = ("", ".", ")", ":", ",")
 
 
@@ -83,7 +86,8 @@ def ask_questions(
     Raises:
         OutputError: the file holds the answers of another model, or to other questions, or cannot be written; or
             another run keeps its answers in it.
-        InputError: a question does not fit the model's context.
+        InputError: questions do not fit the model's context, or have the token that stands for a picture in them:
+            before the first is asked, where their words alone tell.
     """
     identity = {
         "edgevlm_answers": VERSION,
@@ -93,8 +97,9 @@ def ask_questions(
         "choosing": how.choosing,
         "max_tokens": how.max_tokens,
     }
+    rows = spread(len(data), how.limit)
+    _refuse_unfit(talker, data, [data[row] for row in rows], how, progress)
     with _opened(path, identity) as (keep, found):
-        rows = spread(len(data), how.limit)
         shown: tuple[str, Any] | None = None
         for done, row in enumerate(rows):
             question = data[row]
@@ -110,6 +115,9 @@ def ask_questions(
             except ImageError as error:
                 found[question.key] = error
                 line = {"key": question.key, "error": error.message}
+            except InputError as error:
+                hint = _UNFIT if type(error) is InputError else error.hint
+                raise type(error)(f"{data.name}: question {question.key}: {error.message}", hint=hint) from error
             keep(line)
         return {data[row].key: found[data[row].key] for row in rows}
 
@@ -130,17 +138,52 @@ def said_letter(answer: str, question: PictureQuestion) -> str | None:
     return named.pop() if len(named) == 1 else None
 
 
+def _refuse_unfit(
+    talker: Generator, data: Questions, questions: Sequence[PictureQuestion], how: Asked, progress: Progress
+) -> None:
+    """Refuses all questions at once that cannot be asked: a file without them is another, and asked from the start."""
+    known: dict[tuple[str, tuple[str, ...]], InputError | None] = {}
+    unfit: list[tuple[str, InputError]] = []
+    progress(f"{data.name}: reading {len(questions):,} questions", None)
+    for question in questions:
+        words = _words(talker, question, how)
+        if words not in known:
+            known[words] = _what_is_unfit(talker, *words)
+        if (found := known[words]) is not None:
+            unfit.append((question.key, found))
+    if unfit:
+        key, first = unfit[0]
+        raise InputError(
+            f"{data.name}: {len(unfit):,} of {len(questions):,} questions cannot be asked, the first is {key}: "
+            f"{first.message}",
+            hint=_UNFIT,
+        ) from first
+
+
+def _what_is_unfit(talker: Generator, text: str, options: Sequence[str]) -> InputError | None:
+    try:
+        talker.refuse_unfit(text, options)
+    except InputError as error:
+        return error
+    return None
+
+
+def _words(talker: Generator, question: PictureQuestion, how: Asked) -> tuple[str, tuple[str, ...]]:
+    """What a model is asked, and the options that are scored behind it; none where it is to say the answer."""
+    text, options = question.text or talker.dialogue.describe, question.options
+    if options and how.choosing == "letter":
+        named = "\n".join(f"{letter}. {each}" for letter, each in zip(LETTERS, options, strict=False))
+        text, options = f"{question.text}\n{named}", ()
+    return how.prompt.replace("{}", text), options
+
+
 def _answer(talker: Generator, picture: Any, question: PictureQuestion, how: Asked) -> str:
     """What the model says, or the letter of the likeliest option."""
-    text = how.prompt.replace("{}", question.text or talker.dialogue.describe)
-    if question.options and how.choosing == "likelihood":
-        options = list(question.options)
+    text, options = _words(talker, question, how)
+    if options:
         likely = talker.score(picture, text, options)
         lengths = [len(talker.tokenizer.pieces(each)) for each in options]
         return LETTERS[max(range(len(options)), key=lambda place: likely[place] / lengths[place])]
-    if question.options:
-        named = "\n".join(f"{letter}. {each}" for letter, each in zip(LETTERS, question.options, strict=False))
-        text = how.prompt.replace("{}", f"{question.text}\n{named}")
     return talker.generate(picture, text, max_tokens=how.max_tokens).text.strip()
 
 

@@ -240,12 +240,7 @@ class Place:
         """
         if not ids:
             raise InputError("expected at least one token to go on from, got none")
-        if len(ids) > self.left:
-            raise InputError(
-                f"expected at most {self.left:,} more positions, of a context of "
-                f"{self._dialogue.context_length:,}, got {len(ids):,}",
-                hint="shorten the text, or convert the model with a longer --context",
-            )
+        _refuse_longer(len(ids), self.left, self._dialogue)
         lengths, start, logits = self._specs[DECODE].lengths, 0, np.zeros(0, np.float32)
         at = {place: row for row, place in enumerate(places)}
         while start < len(ids):
@@ -268,6 +263,15 @@ class Place:
         token_ids = np.zeros((1, length), np.int32)
         token_ids[0, : len(ids)] = ids
         return self._session.run(EMBED_TOKENS, {TOKEN_IDS: token_ids})[EMBEDDINGS]
+
+
+def _refuse_longer(count: int, left: int, dialogue: Dialogue) -> None:
+    """Refuses more positions than are left."""
+    if count > left:
+        raise InputError(
+            f"expected at most {left:,} more positions, of a context of {dialogue.context_length:,}, got {count:,}",
+            hint="shorten the text, or convert the model with a longer --context",
+        )
 
 
 class Generator:
@@ -355,17 +359,10 @@ class Generator:
                 room for; see `generate` for the others.
             TensorError: logits are no numbers.
         """
-        spelling = self.dialogue.spelling
-        pieces = {each: self.tokenizer.pieces(checked(each, spelling)) for each in listed_texts(answers, "answers")}
+        pieces = self._pieces(answers)
         seen = None if picture is None else self.see(picture)
         written = self.write([Message("user", self._text(text), 0 if seen is None else 1)], seen)
-        room = self.dialogue.context_length - len(written.ids) + 1
-        for each, ids in pieces.items():
-            if not 0 < len(ids) <= room:
-                raise InputError(
-                    f"expected answers of 1 to {room:,} tokens, which the context of {self.dialogue.context_length:,} "
-                    f"leaves, got one of {len(ids):,}: {each[:60]!r}"
-                )
+        self._refuse_longer_answers(pieces, written)
         place, found = self.place(), []
         first = self.begin(place, written, seen)
         begun = place.used
@@ -414,6 +411,21 @@ class Generator:
             known[ids] = label
         return lambda picture: softmax(self.score(picture, text, named))
 
+    def refuse_unfit(self, text: str | None, answers: Sequence[str] = ()) -> None:
+        """Refuses what fits the context behind no picture, without running anything.
+
+        Args:
+            text: The question; the model's own where None.
+            answers: To be scored behind it.
+
+        Raises:
+            InputError: as `generate` or `score` would, behind a picture that is not cut into tiles.
+        """
+        pieces = self._pieces(answers)
+        written = self._written([Message("user", self._text(text), 1)], [Cut()])
+        _refuse_longer(len(written.ids), self.dialogue.context_length, self.dialogue)
+        self._refuse_longer_answers(pieces, written)
+
     def see(self, picture: Picture) -> Seen:
         """A picture, encoded."""
         began = time.perf_counter()
@@ -438,7 +450,9 @@ class Generator:
         """A dialogue's ids."""
         if seen is None and self.dialogue.chat is None:
             raise InputError("expected a picture, which this model describes, got none")
-        shown = [] if seen is None else [seen.cut]
+        return self._written(messages, [] if seen is None else [seen.cut])
+
+    def _written(self, messages: Sequence[Message], shown: Sequence[Cut]) -> Written:
         if self.dialogue.chat is None:
             messages = [replace(message, pictures=0) for message in messages]
         return write(self.dialogue, messages, shown, self.tokenizer)
@@ -465,6 +479,21 @@ class Generator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _pieces(self, answers: Sequence[str]) -> dict[str, list[int]]:
+        """The ids of each answer."""
+        spelling = self.dialogue.spelling
+        return {each: self.tokenizer.pieces(checked(each, spelling)) for each in listed_texts(answers, "answers")}
+
+    def _refuse_longer_answers(self, pieces: Mapping[str, Sequence[int]], written: Written) -> None:
+        """Refuses answers for which the context leaves no room behind a dialogue."""
+        room = self.dialogue.context_length - len(written.ids) + 1
+        for each, ids in pieces.items():
+            if not 0 < len(ids) <= room:
+                raise InputError(
+                    f"expected answers of 1 to {room:,} tokens, which the context of {self.dialogue.context_length:,} "
+                    f"leaves, got one of {len(ids):,}: {each[:60]!r}"
+                )
 
     def _text(self, text: str | None) -> str:
         return self.dialogue.describe if text is None else text
