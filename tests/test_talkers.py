@@ -513,6 +513,14 @@ BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / "tokenizer.json").write_text("{}"),
         "expected the files of a tokenizer that transformers reads",
     ),
+    "texts of no length": (
+        lambda f: _config(f, lambda c: c.update(model_max_length=[0]), "tokenizer_config.json"),
+        r"model_max_length: expected a whole number of at least 1, got \[0\]",
+    ),
+    "pictures narrower than a patch": (
+        lambda f: _config(f, lambda c: c.update(crop_size={"height": 32, "width": 3}), "preprocessor_config.json"),
+        "expected pictures of at least one patch, 8 pixels a side, got 32 x 3",
+    ),
     "a processor that pads": (
         lambda f: _config(f, lambda c: c.update(do_pad=True), "preprocessor_config.json"),
         "do_pad: expected false",
@@ -558,6 +566,13 @@ def test_what_a_bundle_cannot_carry_is_refused_by_name(case: str, tmp_path: Path
     change(folder)
     with pytest.raises(CheckpointError, match=message):
         talking.load(folder, name="l")
+
+
+def test_a_tokenizer_that_fails_at_a_text_is_refused(tmp_path: Path) -> None:
+    folder = talkers.write_blip(tmp_path / "blip")
+    _config(folder, lambda c: c.update(unk_token="[X]"), "tokenizer_config.json")
+    with pytest.raises(CheckpointError, match=r"the files of a tokenizer that transformers reads, got: .*WordPiece"):
+        talking.load(folder, name="b")
 
 
 def test_settings_that_are_not_carried_are_said(tmp_path: Path) -> None:

@@ -566,6 +566,8 @@ def without_the_ending(folder: Path) -> None:
         ("clip", with_keys(auto_map={"AutoTokenizer": ["a.B", None]}), "auto_map: expected .* own code"),
         ("clip", with_keys(tokenizer_class=3), "got 3"),
         ("siglip", with_keys(tokenizer_class="CLIPTokenizer"), "ids of transformers' CLIPTokenizer on a device"),
+        ("clip", with_keys(model_max_length=[0]), r"model_max_length: expected a whole number .*, got \[0\]"),
+        ("clip", with_keys(model_max_length=7.5), r"model_max_length: expected a whole number .*, got 7\.5"),
         ("siglip", with_keys(padding_side="left"), "padding_side: expected right"),
         ("siglip", with_keys(truncation_side="left"), "truncation_side: expected right"),
         ("siglip", with_keys(pad_token="<nowhere>"), "pad_token '<nowhere>' in the vocabulary"),

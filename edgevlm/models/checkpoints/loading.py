@@ -97,13 +97,8 @@ def _read_logit_scale(network: Network, where: Path) -> float:
 
 def _read_image_preprocessing(folder: Path, network: Network) -> ImagePreprocessing:
     vision = network.config.vision_config
-    image = picture_rules.from_checkpoint(folder, image_size=(vision.image_size, vision.image_size))
-    if min(image.height, image.width) < vision.patch_size:
-        raise CheckpointError(
-            f"{folder}: expected pictures of at least one patch, {vision.patch_size} pixels a side, "
-            f"got {image.height} x {image.width}"
-        )
-    return image
+    size = (vision.image_size, vision.image_size)
+    return picture_rules.from_checkpoint(folder, image_size=size, patch_size=vision.patch_size)
 
 
 def _read_tokenizer(folder: Path, family: Family, network: Network) -> text_rules.CheckpointTokenizer:

@@ -39,7 +39,7 @@ _LARGEST_NUMBER = 1e30
 _COMPARED_SIZES = ((97, 64), (41, 75))
 
 
-def from_checkpoint(folder: Path, *, image_size: tuple[int, int]) -> ImagePreprocessing:
+def from_checkpoint(folder: Path, *, image_size: tuple[int, int], patch_size: int = 1) -> ImagePreprocessing:
     """Reads a checkpoint's `preprocessor_config.json`, or the `processor_config.json` that nests it.
 
     Which file counts, what missing and null keys mean, and which processor a name stands for is transformers' word.
@@ -49,15 +49,23 @@ def from_checkpoint(folder: Path, *, image_size: tuple[int, int]) -> ImagePrepro
         folder: The checkpoint.
         image_size: (height, width) in pixels that the network was trained with. Used only where the config neither
             resizes nor crops: elsewhere the config's own final size counts, since CLIP's positions can be interpolated.
+        patch_size: Pixels of a side of what the network looks at in one piece.
 
     Raises:
         CheckpointError: no such file; one that is damaged, names no processor or needs the checkpoint's own code; a
-            value of the wrong type or range; a config that leaves the size of the pixels to the picture; or a
-            processor that does something else to a picture than a device would.
+            value of the wrong type or range; a config that leaves the size of the pixels to the picture; pictures
+            smaller than a patch; or a processor that does something else to a picture than a device would.
     """
     where, config = _find_config(folder)
     processor = _open(folder, config, where)
     rules = _read_rules(processor, image_size, where)
+    if min(rules.height, rules.width) < patch_size:
+        raise CheckpointError(
+            f"{where}: expected pictures of at least one patch, {patch_size} pixels a side, got {rules.height} x "
+            f"{rules.width}",
+            hint="copy the file from the original checkpoint: the network takes pictures of "
+            f"{image_size[0]} x {image_size[1]}",
+        )
     _compare(processor, rules, where)
     return rules
 

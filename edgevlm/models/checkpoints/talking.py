@@ -204,8 +204,9 @@ def _text_config(network: Any) -> Any:
 def _picture_rules(folder: Path, network: Any, *, tiles: bool) -> tuple[ImagePreprocessing, Tiling | None]:
     if tiles:
         return picture_rules.tiles_from_checkpoint(folder)
-    side = network.config.vision_config.image_size
-    return picture_rules.from_checkpoint(folder, image_size=(side, side)), None
+    vision = network.config.vision_config
+    size = (vision.image_size, vision.image_size)
+    return picture_rules.from_checkpoint(folder, image_size=size, patch_size=vision.patch_size), None
 
 
 def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTokenizerBase, bytes]:
@@ -214,21 +215,19 @@ def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTo
     if config_file.is_file():
         text_rules.refuse_own_tokenizer(config_file, read_json(config_file))
     theirs = text_rules.open_tokenizer(folder)
+    text_rules.longest_text(folder, theirs)  # which is refused here by its name
     where = str(folder / TOKENIZER_FILE)
     backend = getattr(theirs, "backend_tokenizer", None)
     contents = [read_file(folder / TOKENIZER_FILE)] if (folder / TOKENIZER_FILE).is_file() else []
     if backend is not None:
         contents.append(backend.to_str(pretty=True).encode())
+    expected = [_ids_of(folder, theirs, text) for text in text_rules.AWKWARD_TEXTS]
     difference = ""
     for content in contents:
         rehearse(content, where, text_rules.AWKWARD_TEXTS)
         ours = IsolatedTokenizer.from_bytes(without_rules(where), content)
         difference = next(
-            (
-                text
-                for text in text_rules.AWKWARD_TEXTS
-                if ours.pieces(text) != theirs(text, add_special_tokens=False)["input_ids"]
-            ),
+            (text for text, ids in zip(text_rules.AWKWARD_TEXTS, expected, strict=True) if ours.pieces(text) != ids),
             "",
         )
         if not difference:
@@ -246,6 +245,12 @@ def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTo
         else f"{folder}: expected a tokenizer that the `tokenizers` library runs, got one that runs in Python alone",
         hint="save it again: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
     )
+
+
+def _ids_of(folder: Path, theirs: PreTrainedTokenizerBase, text: str, *, special: bool = False) -> list[int]:
+    """transformers' ids of a text, with those that it adds to every text where `special`."""
+    with text_rules.reading(folder, "tokenizer"):
+        return list(theirs(text, add_special_tokens=special)["input_ids"])
 
 
 def _lengths(lengths: tuple[int, ...] | None, context_length: int) -> tuple[int, ...]:
@@ -320,7 +325,8 @@ def _spelling(folder: Path, parts: Parts, ours: Tokenizer, theirs: PreTrainedTok
     if parts.image_token_id is None:
         return None
     known = 0 <= parts.image_token_id < parts.embed_tokens.num_embeddings
-    token = theirs.convert_ids_to_tokens(parts.image_token_id) if known else None
+    with text_rules.reading(folder, "tokenizer"):
+        token = theirs.convert_ids_to_tokens(parts.image_token_id) if known else None
     if not isinstance(token, str) or ours.pieces(token) != [parts.image_token_id]:
         raise CheckpointError(
             f"{folder}: expected a token that stands for a picture, of the id {parts.image_token_id}, got {token!r}",
@@ -351,7 +357,7 @@ def _spelling(folder: Path, parts: Parts, ours: Tokenizer, theirs: PreTrainedTok
 
 
 def _begin_ids(folder: Path, theirs: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    with_special, without = theirs("a")["input_ids"], theirs("a", add_special_tokens=False)["input_ids"]
+    with_special, without = _ids_of(folder, theirs, "a", special=True), _ids_of(folder, theirs, "a")
     count = len(with_special) - len(without)
     if with_special[count:] != without:
         raise CheckpointError(
@@ -371,8 +377,7 @@ def _compare(folder: Path, dialogue: Dialogue, ours: Tokenizer, theirs: PreTrain
         written = write(dialogue, messages, shown, ours)
         text = spell(render(chat, messages), spelling, shown)
         special = theirs.bos_token is None or not text.startswith(theirs.bos_token)
-        expected = tuple(theirs(text, add_special_tokens=special)["input_ids"])
-        if written.ids != expected:
+        if written.ids != tuple(_ids_of(folder, theirs, text, special=special)):
             raise CheckpointError(
                 f"{folder}: expected the ids of transformers on a device too, got others for {text[:80]!r}"
             )

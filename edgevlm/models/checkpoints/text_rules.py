@@ -16,7 +16,7 @@ import tokenizers
 
 from edgevlm import schema
 from edgevlm.bundle.spec import TextCanonicalisation, TextPreprocessing
-from edgevlm.errors import CheckpointError
+from edgevlm.errors import CheckpointError, EdgeVLMError
 from edgevlm.inputs.texts import TOKENIZER_FILE, parse, read_file
 from edgevlm.models.checkpoints.files import read_json, refuse_own_code
 from edgevlm.models.families import Family
@@ -100,7 +100,7 @@ def from_checkpoint(
     folder = Path(folder)
     file = _read_tokenizer_json(folder)
     original = _open(folder, family, has_tokenizer_json=file is not None)
-    context_length = min(context_length, original.tokenizer.model_max_length)
+    context_length = min(context_length, longest_text(folder, original.tokenizer))
     if context_length < 3:
         raise CheckpointError(f"{folder}: expected a context of at least 3 ids, got {context_length}")
     built = original.to_tokenizer_json()
@@ -233,11 +233,28 @@ def open_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    with _reading(folder, name):
+    with reading(folder, name):
         opened: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, config=config, local_files_only=True, trust_remote_code=False
         )
     return opened
+
+
+def longest_text(folder: Path, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many ids the tokenizer cuts a text to; a very large number where its files do not say.
+
+    Raises:
+        CheckpointError: they say no whole number of at least 1; transformers takes it, and fails at the first text.
+    """
+    longest = tokenizer.model_max_length
+    is_whole = isinstance(longest, int) or (isinstance(longest, float) and longest.is_integer())
+    if isinstance(longest, bool) or not is_whole or longest < 1:
+        raise CheckpointError(
+            f"{folder / 'tokenizer_config.json'}: model_max_length: expected a whole number of at least 1, got "
+            f"{longest!r}"[:300],
+            hint="name the number of ids that the model was trained with, or leave the key out",
+        )
+    return int(longest)
 
 
 def refuse_own_tokenizer(path: Path, config: Mapping[str, Any]) -> None:
@@ -262,7 +279,7 @@ def _open(folder: Path, family: Family, *, has_tokenizer_json: bool) -> _Origina
     if is_siglip2:
         # Its class pads on the left where the file says nothing, which no SigLIP was trained with.
         given: dict[str, Any] = {} if "padding_side" in config else {"padding_side": "right"}
-        with _reading(folder, name):
+        with reading(folder, name):
             tokenizer = Siglip2Tokenizer.from_pretrained(folder, local_files_only=True, **given)
     else:
         tokenizer = open_tokenizer(folder, name, AutoConfig.for_model(family))
@@ -289,7 +306,7 @@ def _open_siglip(folder: Path, config: Mapping[str, Any], *, lower_case: bool, h
             "google/siglip-base-patch16-224: tuning leaves the vocabulary as it is",
         )
     whole = model.is_file() and is_sentencepiece_available() and is_protobuf_available()
-    with _reading(folder, "SiglipTokenizer"):
+    with reading(folder, "SiglipTokenizer"):
         opened = (SiglipTokenizer if whole else TokenizersBackend).from_pretrained(folder, local_files_only=True)
         tokenizer: PreTrainedTokenizerBase = opened
     for token in ("eos_token", "pad_token"):
@@ -442,7 +459,7 @@ def _find_difference(
         texts += [text for token in tokens for text in (f"a {token} b", f"x{token}y")]
     given = texts if original.canonicalises_itself else [device.canonical(text) for text in texts]
     here = device.encode(texts).tolist()
-    with _reading(folder, original.name):
+    with reading(folder, original.name):
         rows = original.tokenizer(given, padding="max_length", truncation=True, max_length=length)["input_ids"]
     for text, expected, got in zip(texts, map(list, rows), here, strict=True):
         if expected != got:
@@ -452,11 +469,20 @@ def _find_difference(
 
 
 @contextmanager
-def _reading(folder: Path, name: str) -> Iterator[None]:
+def reading(folder: Path, name: str) -> Iterator[None]:
+    """Around whatever transformers' tokenizer of a folder is asked, which may raise anything.
+
+    Args:
+        folder: The checkpoint.
+        name: What the tokenizer is called in errors.
+
+    Raises:
+        CheckpointError: it raised.
+    """
     try:
         with quiet():
             yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, EdgeVLMError):
         raise
     except BaseException as error:  # of many kinds, all about the files; the library's panics are no Exception
         for path in sorted(folder.glob("*.json")):
