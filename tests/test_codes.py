@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import library
@@ -11,15 +14,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import edgevlm
 from edgevlm.cli import main
 from edgevlm.data.sources import open_data
-from edgevlm.errors import DataError, InputError, TensorError
-from edgevlm.evaluation import index
+from edgevlm.errors import BundleError, DataError, InputError, TensorError
+from edgevlm.evaluation import encoders, index
 from edgevlm.evaluation.encoders import open_encoder
 from edgevlm.inference import codes
+from edgevlm.inference.embedder import BundleModel
 
 F32 = NDArray[np.float32]
 PICTURES = 400
@@ -215,6 +219,36 @@ def test_a_bundles_mean_is_that_of_its_golden_pictures(bundle: Path) -> None:
         )
         assert model.mean_embedding.dtype == np.float32
         assert model.mean_embedding == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_bundle_for_an_app_has_no_mean_and_says_where_it_is(bundle: Path, tmp_path: Path) -> None:
+    exported = edgevlm.export_for_app(edgevlm.Bundle.open(bundle), tmp_path / "app")
+    with edgevlm.open(exported.path, trusted=True) as model, pytest.raises(BundleError, match="no such file") as raised:
+        _ = model.mean_embedding
+    assert raised.value.hint == "index with the whole bundle that it was exported from"
+
+
+def test_a_bundle_for_an_app_is_evaluated_without_a_mean(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = edgevlm.export_for_app(edgevlm.Bundle.open(bundle), tmp_path / "app")
+    monkeypatch.setattr(encoders, "BundleModel", partial(BundleModel, trusted=True))  # a process less
+    with open_encoder(exported.path) as encoder:
+        assert encoder.mean_embedding is None
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of another length"])
+def test_a_damaged_reference_is_a_bundle_error(damage: str, bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / bundle.name)
+    file = copy / "golden" / "reference.safetensors"
+    if damage == "cut short":
+        file.write_bytes(file.read_bytes()[:40])
+    else:
+        save_file({"encode_image.embedding": np.ones((2, 3), np.float32)}, file)
+    with edgevlm.open(bundle) as model:
+        model.bundle = replace(model.bundle, path=copy)
+        with pytest.raises(BundleError, match=r"readable safetensors|numbers, got one of the shape"):
+            _ = model.mean_embedding
 
 
 def test_the_command_measures_what_a_bundle_ships(bundle: Path) -> None:

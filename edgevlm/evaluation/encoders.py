@@ -11,6 +11,7 @@ from PIL import Image
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.dialogue import LOGITS
+from edgevlm.bundle.golden import REFERENCE
 from edgevlm.bundle.manifest import is_bundle
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import TensorError
@@ -139,7 +140,9 @@ class BundleEncoder(Closing):
         self._has_logits = any(output.name == LOGITS for spec in specs for output in spec.outputs)
         encodes = encoder(specs, PIXELS) is not None
         self.embedding_dim = dim if encodes else None
-        self.mean_embedding = self._model.mean_embedding if encodes else None
+        # One that was exported for an app keeps none.
+        keeps = encodes and (bundle.path / REFERENCE).exists()
+        self.mean_embedding = self._model.mean_embedding if keeps else None
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> F32:
         """See `Encoder`.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.dialogue import Sampling
+from edgevlm.bundle.golden import REFERENCE
 from edgevlm.bundle.spec import F32
 from edgevlm.bundle.tensors import refuse_large_header
 from edgevlm.errors import BundleError, InputError, LabelError, TensorError
@@ -87,18 +88,37 @@ class BundleModel(Closing):
         Raises:
             InputError: the bundle is of a model that talks.
             TensorError: the bundle has no `encode_image`.
+            BundleError: the file is damaged, or is left out, as in a bundle that was exported for an app.
         """
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         _ = self.bundle.manifest.embedding  # which refuses a model that talks
         if "encode_image" not in self.bundle.components:
             raise self._lacking("encode_image, so it has no embeddings")
-        path = self.bundle.path / "golden" / "reference.safetensors"
+        path = self.bundle.path / REFERENCE
+        if not path.exists():
+            raise BundleError(
+                f"{self.bundle.path}: expected {REFERENCE}, of which the mean embedding of the sample pictures is, got "
+                "no such file, as in a bundle that was exported for an app",
+                hint="index with the whole bundle that it was exported from",
+            )
         refuse_large_header(path, error=BundleError)
-        tensors = load_file(path)
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise BundleError(
+                f"{path}: expected a readable safetensors file, got one that is not: {error}",
+                hint="convert the model again",
+            ) from error
         rows = tensors.get("encode_image.embedding", tensors.get("image"))  # its name up to format 1.2
-        if rows is None:
-            raise BundleError(f"{self.bundle.path}: golden/reference.safetensors has no encode_image.embedding")
+        dim = self.bundle.manifest.embedding.dim
+        if rows is None or rows.ndim != 2 or rows.shape[1] != dim or not len(rows):
+            found = "no such tensor" if rows is None else f"one of the shape {list(rows.shape)}"
+            raise BundleError(
+                f"{path}: expected a tensor encode_image.embedding of rows of {dim} numbers, got {found}",
+                hint="convert the model again",
+            )
         return np.asarray(rows.mean(0, dtype=np.float64), np.float32)
 
     def encode_image(self, images: Sequence[Picture]) -> F32:
