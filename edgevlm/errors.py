@@ -30,6 +30,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+_LONGEST_SHOWN = 100
+
 
 class EdgeVLMError(Exception):
     """The root of every error that EdgeVLM raises on purpose.
@@ -164,6 +166,19 @@ def from_json(data: object, *, otherwise: type[EdgeVLMError]) -> EdgeVLMError:
         error, str(data.get("message") or "no reason was given"), hint=None if hint is None else str(hint)
     )
     return error
+
+
+def shown(value: object) -> str:
+    """A wrong value as a message shows it: cut where it is long.
+
+    >>> shown("two")
+    "'two'"
+    """
+    try:
+        text = repr(value)
+    except Exception:  # such as an integer of more digits than Python writes out
+        text = f"something of the type {type(value).__name__} that cannot be written out"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def debugging() -> bool:

@@ -22,7 +22,7 @@ from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency
-from edgevlm.targets.boundary import find_component, validate_inputs
+from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.inspection import Advice, OpCount, OpCoverage, Package
 from edgevlm.targets.runtime import SerialSession, State, TracedOp
 
@@ -72,10 +72,12 @@ class CoreMLRuntime:
             threads: CPU threads of the evaluator; Apple's runtime chooses for itself.
 
         Raises:
+            InputError: an impossible number of threads.
             BundleError: a package is damaged, or its inputs and outputs are not those of the manifest.
             UnsupportedError: off Apple, a package has ops that the evaluator does not know.
             MissingDependency: coremltools, or off Apple torch, is not installed.
         """
+        validate_threads(threads)
         _require("coremltools")
         on_apple = apple_runtime_works()
         loaded: dict[str, tuple[ComponentSpec, _Predictor]] = {}

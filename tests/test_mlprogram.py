@@ -19,7 +19,7 @@ from mlprograms import Array, convert, save, write_program
 from PIL import Image
 
 from edgevlm.benchmarks.measuring import resident_mb
-from edgevlm.errors import BundleError, TensorError, UnsupportedError
+from edgevlm.errors import BundleError, InputError, TensorError, UnsupportedError
 from edgevlm.runtimes.mlprogram.evaluator import Feature, MLProgram
 
 torch.set_num_threads(1)
@@ -334,7 +334,7 @@ def test_what_is_no_state_and_no_number_of_threads_is_refused(tmp_path: Path) ->
     path = write_program(tmp_path / "p.mlpackage", x, lambda x: mb.relu(x=x))
     with pytest.raises(TensorError, match="make one with this program's make_state"):
         MLProgram.open(path).predict(x, {})  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedError, match=r"p\.mlpackage: threads: expected at least 1, got 0"):
+    with pytest.raises(InputError, match=r"p\.mlpackage: threads: expected a whole number from 1 to 1,024, got 0"):
         MLProgram.open(path, threads=0)
 
 

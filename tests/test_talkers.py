@@ -213,7 +213,8 @@ def test_many_questions_may_wait() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"sampling": Sampling(temperature)} for temperature in (-1.0, float("nan"), float("inf"))),
+        *({"sampling": Sampling(temperature)} for temperature in (-1.0, float("nan"), float("inf"), 10**400, 10**5000)),
+        *({"sampling": Sampling("a")}, {"sampling": Sampling(1.0, top_p=None)}, {"sampling": Sampling(None)}),  # type: ignore[arg-type]
         *({"sampling": Sampling(1.0, top_k=-1)}, {"sampling": Sampling(1.0, top_p=0.0)}, {"sampling": {}}),
         *({"sampling": Sampling(1.0, top_p=float("nan"))}, {"seed": -1}, {"max_tokens": 1.5}, {"max_tokens": True}),
     ],

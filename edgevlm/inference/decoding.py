@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 from edgevlm.bundle.dialogue import Sampling
 from edgevlm.bundle.spec import F32
-from edgevlm.errors import InputError, TensorError
+from edgevlm.errors import InputError, TensorError, shown
 from edgevlm.inference.embeddings import softmax
 
 _COLDEST = 1e-4
@@ -98,8 +100,14 @@ def _check(sampling: Sampling, seed: int) -> None:
     if not isinstance(sampling, Sampling):
         raise InputError(f"sampling: expected a Sampling or None, got {type(sampling).__name__}")
     whole = [isinstance(each, int) and not isinstance(each, bool) and each >= 0 for each in (sampling.top_k, seed)]
-    if not (0 <= sampling.temperature < np.inf and 0 < sampling.top_p <= 1 and all(whole)):
+    temperature, top_p = sampling.temperature, sampling.top_p
+    are_numbers = all(
+        isinstance(each, int | float | np.floating) and not isinstance(each, bool) for each in (temperature, top_p)
+    )
+    # Python compares an integer of any length with a float, and numpy divides by none that no float holds.
+    if not (are_numbers and 0 <= temperature <= sys.float_info.max and 0 < top_p <= 1 and all(whole)):
         raise InputError(
-            f"expected a temperature of 0 or more, a top_k and a seed of 0, 1, ..., and a top_p above 0 and at most 1, "
-            f"got {sampling} and the seed {seed!r}"
+            "expected a temperature of 0 or more, a top_k and a seed of 0, 1, ..., and a top_p above 0 and at most 1, "
+            f"got {shown(sampling)} and the seed {shown(seed)}",
+            hint="temperature 0 takes the likeliest word; Sampling() is that",
         )

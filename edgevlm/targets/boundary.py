@@ -13,7 +13,10 @@ import numpy as np
 
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, LOGITS, POSITIONS
 from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
-from edgevlm.errors import InputError, TensorError
+from edgevlm.errors import InputError, TensorError, shown
+
+MOST_THREADS = 1024
+"""More cores than a machine has that runs a model of this size; of far more, each runtime makes something else."""
 
 T = TypeVar("T")
 
@@ -138,18 +141,22 @@ def find_component(components: Mapping[str, T], name: str) -> T:
 
 
 def validate_threads(threads: int | None) -> None:
-    """Refuses what is neither None (the runtime's own choice) nor a whole number of at least 1.
+    """Refuses what is neither None (the runtime's own choice) nor a whole number from 1 to `MOST_THREADS`.
 
     >>> validate_threads(0)
     Traceback (most recent call last):
         ...
-    edgevlm.errors.InputError: threads: expected a whole number of at least 1, got 0
+    edgevlm.errors.InputError: threads: expected a whole number from 1 to 1,024, got 0
 
     Raises:
         InputError: anything else.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads: expected a whole number of at least 1, got {threads!r}")
+    is_whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if threads is not None and not (is_whole and 1 <= threads <= MOST_THREADS):
+        raise InputError(
+            f"threads: expected a whole number from 1 to {MOST_THREADS:,}, got {shown(threads)}",
+            hint="without it, the backend chooses",
+        )
 
 
 def _validate(component: str, tensor: TensorSpec, array: Any, shape: tuple[int, ...]) -> Array:

@@ -24,6 +24,7 @@ from edgevlm.runtimes.mlprogram.plan import make_plan
 from edgevlm.runtimes.mlprogram.program import Function
 from edgevlm.runtimes.mlprogram.steps import Mode, Observer, located, round_to
 from edgevlm.runtimes.mlprogram.values import Cell, Value
+from edgevlm.targets.boundary import validate_threads
 from edgevlm.targets.inspection import OpCount
 
 Precision = Literal["declared", "fp32", "audit"]
@@ -88,8 +89,7 @@ class MLProgram:
     def __init__(self, function: Function, *, precision: Precision = "declared", threads: int | None = None) -> None:
         if precision not in ("declared", "fp32", "audit"):
             raise UnsupportedError(f"precision: expected 'declared', 'fp32' or 'audit', got {precision!r}")
-        if threads is not None and threads < 1:
-            raise UnsupportedError(f"threads: expected at least 1, got {threads}")
+        validate_threads(threads)
         self._function = function
         self._rounds = precision != "fp32"
         self._audit = Audit() if precision == "audit" else None
@@ -126,6 +126,7 @@ class MLProgram:
         Raises:
             BundleError: the package is damaged, is no ML Program, or contradicts itself.
             UnsupportedError: it has ops, arguments or types that are not known here; all unknown ops are named.
+            InputError: an impossible number of threads.
             MissingDependency: coremltools is not installed.
         """
         read = read_function(Path(path), function)
