@@ -208,7 +208,7 @@ def test_wrong_use_is_refused_before_the_work(bundle: Bundle, tmp_path: Path) ->
         ((bundle.path, copy), "two bundles are called"),
         ((bundle.path, "--component", "encode_smell"), "no bundle has a component"),
         ((bundle.path, "--seconds", "nan"), "finite number"),
-        ((bundle.path, "--threads", "0"), "0 is not in the range"),
+        ((bundle.path, "--threads", "0"), "expected a whole number from 1 to 256, got 0"),
         ((bundle.path, "--devices", tmp_path / "none.yaml"), "cannot be read"),
         ((bundle.path, "--compare", "a", "b"), "--compare takes"),
     ):

@@ -20,17 +20,21 @@ from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
 from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 import edgevlm
 from edgevlm.cli import main
 from edgevlm.data.dataset import Dataset
 from edgevlm.data.sources import open_data
+from edgevlm.distillation import trainer
+from edgevlm.distillation.batches import Batch, Batches
 from edgevlm.distillation.distillation import Distilled
 from edgevlm.distillation.recipe import DistillRecipe, LossTerm, Schedule, resolve
 from edgevlm.enrichment.descriptions import Descriptions
 from edgevlm.errors import (
     CheckpointError,
     DataError,
+    ImageError,
     InputError,
     LabelError,
     OutputError,
@@ -485,7 +489,7 @@ def test_a_full_disk_is_said_plainly(
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"seed": -1}, InputError, "seed: expected at least 0, got -1"),
+        ({"seed": -1}, InputError, "seed: expected a whole number from 0 to .*, got -1"),
         ({"descriptions": Descriptions({}, {})}, LabelError, "no description of 'ball'"),
         ({"teacher": ("a", "b")}, UnsupportedError, "several teachers cannot keep the text tower"),
         ({"student": "resnet-18"}, InputError, "no student 'resnet-18': expected one of vit-xxs"),
@@ -497,6 +501,11 @@ def test_a_full_disk_is_said_plainly(
         ({"data": "gone/"}, DataError, "gone"),
         ({"data": "scenes:train:40"}, RecipeError, "needs labels, and .* has captions only"),
         ({"image_size": 65}, InputError, "a multiple of 8"),
+        ({"image_size": 100_000_000}, InputError, "image_size: expected at most 8,192, got 100,000,000"),
+        ({"seed": 2**64}, InputError, "seed: expected a whole number from 0 to 9,223,372,036,854,775,807, got 1844"),
+        ({"seed": "1"}, InputError, "seed: expected a whole number from 0 .*, got '1'"),
+        ({"workers": 10**20}, InputError, "workers: expected a whole number from 0 to 1,024, got 1000"),
+        ({"accumulate": 0}, InputError, "accumulate: expected a whole number from 1 to 1,000,000, got 0"),
         ({"accumulate": 5}, InputError, "a batch size that 1 processes x 5 accumulated parts divide"),
     ],
 )
@@ -507,6 +516,26 @@ def test_what_cannot_work_is_refused_before_the_long_work(
     with pytest.raises(error, match=message):
         edgevlm.distill(**options, out=tmp_path / "s", cache=tmp_path / "cache")
     assert not (tmp_path / "s").exists()
+
+
+class Unreadable(Batches):
+    """One batch, of a picture that cannot be read."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, item: int) -> Batch:
+        raise ImageError("a.png: cut short", hint="take it out")
+
+
+def test_an_error_of_a_process_that_reads_ahead_is_told_as_it_is() -> None:
+    loader = DataLoader(trainer._Answers(Unreadable()), batch_size=None, num_workers=1)
+    with pytest.raises(ImageError) as raised:
+        trainer._made(next(iter(loader)))
+    assert (raised.value.message, raised.value.hint) == ("a.png: cut short", "take it out")
 
 
 def test_an_unknown_loss_is_named(teacher: Path, pictures: Path, tmp_path: Path) -> None:

@@ -69,10 +69,14 @@ def test_a_file_says_only_what_differs(tmp_path: Path) -> None:
         ("losses: []", "losses: expected at least one loss"),
         ("losses: [{loss: clip, wieght: 1}]", r"losses.*wieght"),
         ("losses: [{loss: clip, weight: heavy}]", r"losses.*weight"),
-        ("losses: [{loss: clip}]\nschedule: {epochs: 0}", r"schedule\.epochs: expected at least 1, got 0"),
+        ("losses: [{loss: clip}]\nschedule: {epochs: 0}", r"schedule\.epochs: expected 1 to 1,000,000, got 0"),
+        (
+            "losses: [{loss: clip}]\nschedule: {epochs: 1000001}",
+            r"schedule\.epochs: expected 1 to 1,000,000, got 10",
+        ),
         ("losses: [{loss: clip}]\nschedule: {epochs: 1.5}", r"schedule\.epochs"),
         ("losses: [{loss: clip}]\nschedule: {lr: 1}", r"schedule.*lr"),
-        ("losses: [{loss: clip}]\nschedule: {batch_size: 1}", r"schedule\.batch_size: expected at least 2"),
+        ("losses: [{loss: clip}]\nschedule: {batch_size: 1}", r"schedule\.batch_size: expected 2 to 1,000,000"),
         ("losses: [{loss: clip}]\nschedule: {learning_rate: 0}", r"schedule\.learning_rate: expected a number above 0"),
         (
             "losses: [{loss: clip}]\nschedule: {learning_rate: .inf}",

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from edgevlm.cli import main
-from edgevlm.commands.options import Share, whole_numbers
+from edgevlm.commands.options import Share, Whole, whole_numbers
 from edgevlm.errors import InputError
 
 
@@ -74,3 +74,27 @@ def test_numbers_with_commas_between_them_are_whole_and_of_some_digits(text: str
         whole_numbers("--shots", text, "1,5")
     expected = "--shots: expected whole numbers of at least 1 with commas between them, such as 1,5, got "
     assert caught.value.message == f"{expected}{text!r:.60}"
+def test_every_whole_number_has_two_ends() -> None:
+    found = 0
+    for name, command in main.commands.items():
+        for option in command.params:
+            if isinstance(option.type, click.types.IntParamType):
+                found += 1
+                assert isinstance(option.type, Whole), f"{name} {option.opts[0]}"
+                for text in ("99999999999999999999", "-99999999999999999999", "9" * 4000):
+                    with pytest.raises(click.BadParameter, match="expected a whole number from"):
+                        option.type.convert(text, None, None)
+                with pytest.raises(click.BadParameter):
+                    option.type.convert("9" * 5000, None, None)  # more digits than Python reads
+    assert found > 20
+
+
+def test_a_whole_number_is_told_with_its_ends() -> None:
+    assert Whole(1, 1024).convert("1024", None, None) == 1024
+    with pytest.raises(click.BadParameter, match="expected a whole number from 1 to 1,024, got 1025"):
+        Whole(1, 1024).convert("1025", None, None)
+    with pytest.raises(click.BadParameter, match="from 1 to 1,024, got one of 60 digits"):
+        Whole(1, 1024).convert("9" * 60, None, None)
+    context = click.Context(click.Command("command"))
+    for kind, said in ((Whole(), "[x>=1]"), (Whole(1, 1024), "[1<=x<=1024]"), (Whole(-(2**63), 2**63), "of it")):
+        assert (click.Option(["--n"], type=kind, help="of it").get_help_record(context) or ("", ""))[1].endswith(said)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import as_json
+from edgevlm.commands.options import Whole, as_json
 from edgevlm.errors import CheckFailed, InputError
 from edgevlm.process import terminal
 
@@ -22,8 +22,8 @@ _COLOURS = {"overflow": "red", "underflow": "red", "near": "yellow"}
 @click.argument("model", required=False, default="edgevlm-student")
 @click.option("--target", default="all", show_default=True, help="coreml, executorch, tflite, or all.")
 @click.option("--data", help="Pictures to run it on; left out, those that parity is measured on.")
-@click.option("--samples", type=click.IntRange(min=1), default=32, show_default=True, help="How many to draw.")
-@click.option("--top", type=click.IntRange(min=1), default=6, show_default=True, help="Ops of each component to show.")
+@click.option("--samples", type=Whole(), default=32, show_default=True, help="How many to draw.")
+@click.option("--top", type=Whole(), default=6, show_default=True, help="Ops of each component to show.")
 @as_json
 def audit(model: str, target: str, data: str | None, samples: int, top: int, as_json: bool) -> None:
     """Show how close MODEL comes to the limits of float16, and the recipe that keeps it within.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, Number, Share, as_json
+from edgevlm.commands.options import PATH, Number, Share, Whole, as_json
 from edgevlm.errors import CannotTell, CheckFailed, InputError
 from edgevlm.process import terminal
 
@@ -28,15 +28,11 @@ _SECONDS, _PROCESSES = 1.0, 3
 )
 @click.option("--out", type=PATH, default="bench", show_default=True, help="Folder for the report.")
 @click.option("--component", "components", multiple=True, help="Only this one: encode_image, prompt ...; may repeat.")
-@click.option(
-    "--threads", type=click.IntRange(1, 256), multiple=True, help="CPU threads; may repeat; 1, 2, 4 ... if left out."
-)
+@click.option("--threads", type=Whole(1, 256), multiple=True, help="CPU threads; may repeat; 1, 2, 4 ... if left out.")
 @click.option(
     "--seconds", type=Number(0.05, 600), default=_SECONDS, show_default=True, help="Of warm inference, each time."
 )
-@click.option(
-    "--processes", type=click.IntRange(1, 30), default=_PROCESSES, show_default=True, help="That share these seconds."
-)
+@click.option("--processes", type=Whole(1, 30), default=_PROCESSES, show_default=True, help="That share these seconds.")
 @click.option(
     "--sustained", type=Number(0, 3600), default=0.0, metavar="SECONDS", help="Run without a pause, for the heat."
 )

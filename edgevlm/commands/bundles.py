@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, Number, as_json, refuse_given, refuse_unwritable
+from edgevlm.commands.options import PATH, Number, Whole, as_json, refuse_given, refuse_unwritable, threads
 from edgevlm.commands.talk import OF_ANSWERS, answer, answer_options
 from edgevlm.errors import BundleError, CheckFailed, InputError
 
@@ -253,8 +253,8 @@ def export(bundle: Path, folder: Path, force: bool, as_json: bool) -> None:
     "--ask", help="A question about each picture, to a model that talks; with --labels, how probable each answer is."
 )
 @answer_options
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many labels to show.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend.")
+@click.option("--top", type=Whole(), default=5, show_default=True, help="How many labels to show.")
+@threads
 @as_json
 def run(
     bundle: Path,

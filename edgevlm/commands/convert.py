@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, as_json, whole_numbers
+from edgevlm.commands.options import PATH, Whole, as_json, whole_numbers
 from edgevlm.errors import CheckFailed, InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _lengths(context: click.Context, option: click.Parameter, given: str | None)
 @click.option(
     "--context",
     "context_length",
-    type=click.IntRange(min=1),
+    type=Whole(),
     help="Of a model that talks: positions of a dialogue, pictures and answers included.",
 )
 @click.option(

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from edgevlm.commands.options import PATH, Number, as_json, max_unreadable
+from edgevlm.commands.options import PATH, Number, Whole, as_json, max_unreadable
 from edgevlm.errors import InputError
+from edgevlm.process.limits import (
+    LARGEST_SEED,
+    LONGEST_SIDE,
+    MOST_EPOCHS,
+    MOST_PICTURES,
+    MOST_THREADS,
+    MOST_WORKERS,
+)
 
 if TYPE_CHECKING:
     from edgevlm.distillation.distillation import Distilled
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
 @click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
 @click.option("--few-shot", help="Data of new classes, of which a few pictures are mixed into every batch.")
-@click.option("--shots", type=click.IntRange(min=1), help="Pictures of each new class; the recipe's if left out.")
+@click.option("--shots", type=Whole(1, MOST_PICTURES), help="Pictures of each new class; the recipe's if left out.")
 @click.option(
     "--compress",
     metavar="RECIPE",
@@ -45,15 +53,15 @@ if TYPE_CHECKING:
     help="Keep the teacher's, bake the labels instead, or train text-xs, text-s or text-m, with a recipe that does, "
     "such as clip-kd; the recipe's choice if left out.",
 )
-@click.option("--image-size", type=click.IntRange(min=16), help="Side of the student's pictures, in pixels.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
-@click.option("--batch-size", type=click.IntRange(min=2), help="Instead of the recipe's.")
+@click.option("--image-size", type=Whole(16, LONGEST_SIDE), help="Side of the student's pictures, in pixels.")
+@click.option("--epochs", type=Whole(1, MOST_EPOCHS), help="Instead of the recipe's.")
+@click.option("--batch-size", type=Whole(2, MOST_PICTURES), help="Instead of the recipe's.")
 @click.option("--learning-rate", type=Number(min=0, min_open=True), help="Instead of the recipe's.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights, order and views.")
+@click.option("--seed", type=Whole(0, LARGEST_SEED), default=0, show_default=True, help="Of weights, order and views.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@click.option("--accumulate", type=click.IntRange(min=1), default=1, show_default=True, help="Parts of a batch.")
-@click.option("--workers", type=click.IntRange(min=0), default=1, show_default=True, help="Processes that read ahead.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of torch.")
+@click.option("--accumulate", type=Whole(1, MOST_PICTURES), default=1, show_default=True, help="Parts of a batch.")
+@click.option("--workers", type=Whole(0, MOST_WORKERS), default=1, show_default=True, help="Processes that read ahead.")
+@click.option("--threads", type=Whole(1, MOST_THREADS), help="CPU threads of torch.")
 @click.option("--checkpoint-every", type=Number(min=0), default=60.0, show_default=True, help="Seconds.")
 @click.option("--cache", type=PATH, help="Folder of teacher embeddings, shared by runs.")
 @max_unreadable

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevlm.commands.options import PATH, Number, as_json
+from edgevlm.commands.options import PATH, Number, Whole, as_json
 from edgevlm.errors import CheckFailed, InputError, LabelError
+from edgevlm.process.limits import LARGEST_SEED
 
 if TYPE_CHECKING:
     from edgevlm.enrichment.enrichment import Enriched, Question
@@ -21,14 +22,14 @@ _SHOWN = 10
 @click.argument("labels")
 @click.option("--with", "source", required=True, metavar="FILE|URL|MODEL", help="Who describes the labels.")
 @click.option("--out", type=PATH, help="The file; LABELS with .descriptions.json if left out.")
-@click.option("--count", type=click.IntRange(min=1), help="Descriptions of each label; 1 if left out.")
+@click.option("--count", type=Whole(), help="Descriptions of each label; 1 if left out.")
 @click.option("--attributes", is_flag=True, default=None, help="Ask for colour, shape and other attributes as well.")
 @click.option("--prompt", help="The question, with {} for the label; that of Li et al. (2023) if left out.")
 @click.option("--model", help="The model's name at the URL; may be left out where there is only one.")
 @click.option("--key-env", help="Environment variable with the key for the URL; OPENAI_API_KEY if left out.")
 @click.option("--temperature", type=Number(0, 2), help="0 is greedy. Left out: 0 for one description, else 0.8.")
-@click.option("--seed", type=int, help="Of sampling; 0 if left out.")
-@click.option("--most-tokens", type=click.IntRange(min=1), help="Where an answer is cut; 512 if left out.")
+@click.option("--seed", type=Whole(-LARGEST_SEED, LARGEST_SEED), help="Of sampling; 0 if left out.")
+@click.option("--most-tokens", type=Whole(), help="Where an answer is cut; 512 if left out.")
 @click.option(
     "--allow-missing",
     is_flag=True,

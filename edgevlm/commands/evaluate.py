@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from edgevlm.commands.options import PATH, as_json, max_unreadable, refuse_unwritable, whole_numbers
+from edgevlm.commands.options import PATH, Whole, as_json, max_unreadable, refuse_unwritable, whole_numbers
 from edgevlm.errors import InputError
 from edgevlm.process import terminal
 
@@ -50,7 +50,7 @@ _KEPT = Path("evaluated")
 )
 @click.option("--descriptions", type=PATH, help="Sentences about the labels, from edgevlm enrich.")
 @click.option("--shots", help='Pictures of each class for a linear probe, e.g. "1,5".')
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Draws of these pictures.")
+@click.option("--seeds", type=Whole(), default=5, show_default=True, help="Draws of these pictures.")
 @click.option("--attributes", is_flag=True, help="Tell rendered scenes from wrong descriptions, by attribute.")
 @click.option(
     "--index", is_flag=True, help="Search in int8 and binary codes of the embeddings, for an index on a device."
@@ -59,7 +59,7 @@ _KEPT = Path("evaluated")
     "--threshold", is_flag=True, help="Find the cosine from which on a picture shows one of the labels at all."
 )
 @click.option("--teacher", help="Model or bundle to compare the embeddings with.")
-@click.option("--limit", type=click.IntRange(min=1), help="Pictures of each data set, evenly spread over it.")
+@click.option("--limit", type=Whole(), help="Pictures of each data set, evenly spread over it.")
 @click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
 @click.option("--answers", type=PATH, help="People's answers to VQAv2's questions, if not beside them.")
 @click.option("--prompt", help="What a model that talks is asked with; {} is the question.")
@@ -67,7 +67,7 @@ _KEPT = Path("evaluated")
     "--choose", type=click.Choice(("letter", "likelihood")),
     help="How it chooses an option: it says its letter, or the likeliest text counts.",
 )  # fmt: skip
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Of each of its answers.")
+@click.option("--max-tokens", type=Whole(), help="Of each of its answers.")
 @click.option(
     "--keep", type=PATH, help="Folder of its answers, from which a stopped run goes on; evaluated if left out."
 )

@@ -12,8 +12,10 @@ import click
 from click.core import ParameterSource
 
 from edgevlm.errors import InputError, OutputError
+from edgevlm.process.limits import MOST, MOST_THREADS
 
 PATH = click.Path(path_type=Path)
+_LONGEST_SHOWN = 40
 
 
 class Number(click.FloatRange):
@@ -25,6 +27,34 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"expected a finite number, got {value}", param, ctx)
         return number
+
+
+class Whole(click.IntRange):
+    """A whole number between two ends; click's own may have any number of digits, and torch's and C's may not.
+
+    Args:
+        least: The smallest that is taken.
+        most: The largest.
+    """
+
+    def __init__(self, least: int = 1, most: int = MOST) -> None:
+        super().__init__(least, most)
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number that a user wrote."""
+        number: int = click.INT.convert(value, param, ctx)
+        if not self.least <= number <= self.most:
+            said = str(value)
+            got = said if len(said) <= _LONGEST_SHOWN else f"one of {len(said):,} digits"
+            self.fail(f"expected a whole number from {self.least:,} to {self.most:,}, got {got}", param, ctx)
+        return number
+
+    def _describe_range(self) -> str:
+        """For the help, which click asks for it: an end that nobody comes to is not said."""
+        if self.most < MOST:
+            return f"{self.least}<=x<={self.most}"
+        return f"x>={self.least}" if self.least > -MOST else ""
 
 
 class Share(click.ParamType):  # type: ignore[type-arg]  # older ones take no arguments
@@ -87,6 +117,7 @@ def _ways(number: float) -> str:
     return meant if number > 1 else f"{meant}, or {100 * number:g}%"
 
 
+threads = click.option("--threads", type=Whole(1, MOST_THREADS), help="CPU threads of the backend.")
 max_unreadable = click.option(
     "--max-unreadable",
     type=Share(),

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, Share, as_json
+from edgevlm.commands.options import PATH, Share, Whole, as_json
+from edgevlm.process.limits import LARGEST_SEED
 
 if TYPE_CHECKING:
     from edgevlm.compression.structured import Change, Component, Pruned
@@ -36,8 +37,8 @@ _SHARE = Share(below=True)
     help="A text tower is judged by the data's captions, or its labels.",
 )
 @click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
-@click.option("--pictures", type=click.IntRange(min=1), default=256, show_default=True, help="Of the data, at most.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw of the pictures.")
+@click.option("--pictures", type=Whole(), default=256, show_default=True, help="Of the data, at most.")
+@click.option("--seed", type=Whole(0, LARGEST_SEED), default=0, show_default=True, help="Of the draw of the pictures.")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @as_json
 def prune(

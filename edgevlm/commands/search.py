@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from edgevlm.commands.options import PATH, as_json, refuse_unwritable
+from edgevlm.commands.options import PATH, Whole, as_json, refuse_unwritable, threads
 from edgevlm.errors import InputError
 
 
@@ -19,7 +19,7 @@ from edgevlm.errors import InputError
     "--codes", type=click.Choice(["int8", "binary", "float32"]), default="int8", show_default=True,
     help="What an embedding is kept as: a byte, a bit or four bytes a number.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend.")
+@threads
 @as_json
 def index(folder: Path, bundle: Path, out: Path, codes: str, threads: int | None, as_json: bool) -> None:
     """Embed all pictures below FOLDER, for edgevlm search.
@@ -71,9 +71,9 @@ def index(folder: Path, bundle: Path, out: Path, codes: str, threads: int | None
 @click.argument("index", type=PATH)
 @click.argument("text", required=False)
 @click.option("--picture", type=PATH, help="Find pictures like this one, in place of TEXT.")
-@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True, help="How many to find.")
+@click.option("--count", type=Whole(), default=10, show_default=True, help="How many to find.")
 @click.option("--bundle", type=PATH, help="Where the bundle is now; left out, where it was for edgevlm index.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend.")
+@threads
 @as_json
 def search(
     index: Path,

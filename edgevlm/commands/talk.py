@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgevlm.commands.options import PATH, Number, as_json
+from edgevlm.commands.options import PATH, Number, Whole, as_json, threads
+from edgevlm.process.limits import LARGEST_SEED
 
 if TYPE_CHECKING:
     from edgevlm.bundle.dialogue import Sampling
@@ -26,11 +27,11 @@ def answer_options(command: Callable[..., None]) -> Callable[..., None]:
     """How an answer is given: the options of every command that has one given."""
     for option in reversed((
         click.option("--system", help="How to answer, for models that were trained with such a text."),
-        click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Of an answer."),
+        click.option("--max-tokens", type=Whole(), default=256, show_default=True, help="Of an answer."),
         click.option(
             "--temperature", type=Number(min=0), help="0 takes the likeliest word; left out, the model's own."
         ),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is drawn."),
+        click.option("--seed", type=Whole(0, LARGEST_SEED), default=0, show_default=True, help="Of what is drawn."),
     )):  # fmt: skip
         command = option(command)
     return command
@@ -40,7 +41,7 @@ def answer_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("bundle", type=PATH)
 @click.argument("images", nargs=-1, required=True, metavar="PICTURE|FOLDER...")
 @answer_options
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of the backend.")
+@threads
 @as_json
 def describe(
     bundle: Path,

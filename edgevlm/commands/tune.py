@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, Share, as_json
+from edgevlm.commands.options import PATH, Share, Whole, as_json
 
 if TYPE_CHECKING:
     from edgevlm.tuning.tuning import Tuned
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--max-drop", type=Share(signed=True), default="0.5%", show_default=True, help="Accuracy to lose.")
 @click.option("--calibration", metavar="DATA", help="Pictures to measure ranges on; left out, others of --data.")
 @click.option("--calibration-texts", type=PATH, help="Texts to measure ranges on, one a line.")
-@click.option("--pictures", type=click.IntRange(min=20), default=500, show_default=True, help="Of --data to ask about.")
+@click.option("--pictures", type=Whole(20), default=500, show_default=True, help="Of --data to ask about.")
 @click.option("--smallest", "objective", flag_value="size", default="size", help="Search for the smallest. [default]")
 @click.option("--fastest", "objective", flag_value="latency", help="Search for the fastest.")
 @click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from edgevlm import schema
-from edgevlm.errors import RecipeError
+from edgevlm.errors import RecipeError, shown
 from edgevlm.models.students.presets import TEXT_PRESETS
+from edgevlm.process.limits import MOST_EPOCHS, MOST_PICTURES
 
 _SHIPPED = files("edgevlm.distillation.recipes")
 TEXT_TOWERS = ("teacher", "none", *TEXT_PRESETS)
@@ -174,14 +175,14 @@ def check(recipe: DistillRecipe, where: str) -> None:
     schedule, augmentation, few_shot = recipe.schedule, recipe.augmentation, recipe.few_shot
     low, high = augmentation.crop_scale
     rate, decay, clip = schedule.learning_rate, schedule.weight_decay, schedule.gradient_clip
-    weights = [each.weight for each in recipe.losses]
+    batch, weights = schedule.batch_size, [each.weight for each in recipe.losses]
     rules: list[tuple[str, Any, bool, str]] = [
         ("losses", weights, any(weights), "at least one loss with a weight above 0"),
         ("templates", recipe.templates, bool(recipe.templates), "at least one template"),
         ("templates", recipe.templates, all("{}" in text for text in recipe.templates), "{} in every template"),
         ("text_tower", recipe.text_tower, recipe.text_tower in TEXT_TOWERS, f"one of {', '.join(TEXT_TOWERS)}"),
-        ("schedule.epochs", schedule.epochs, schedule.epochs >= 1, "at least 1"),
-        ("schedule.batch_size", schedule.batch_size, schedule.batch_size >= 2, "at least 2"),
+        ("schedule.epochs", schedule.epochs, 1 <= schedule.epochs <= MOST_EPOCHS, f"1 to {MOST_EPOCHS:,}"),
+        ("schedule.batch_size", batch, 2 <= batch <= MOST_PICTURES, f"2 to {MOST_PICTURES:,}"),
         ("schedule.learning_rate", rate, 0 < rate <= 1e30, "a number above 0, at most 1e30"),
         ("schedule.weight_decay", decay, 0 <= decay < math.inf, "a finite number, at least 0"),
         ("schedule.warmup", schedule.warmup, 0 <= schedule.warmup < 1, "a share from 0 to below 1"),
@@ -190,9 +191,9 @@ def check(recipe: DistillRecipe, where: str) -> None:
         ("augmentation.mirror", augmentation.mirror, 0 <= augmentation.mirror <= 1, "a chance from 0 to 1"),
         ("augmentation.jitter", augmentation.jitter, 0 <= augmentation.jitter < 1, "a share from 0 to below 1"),
         ("augmentation.stored", augmentation.stored, 0 <= augmentation.stored <= 1000, "0 to 1000"),
-        ("few_shot.shots", few_shot.shots, few_shot.shots >= 1, "at least 1"),
+        ("few_shot.shots", few_shot.shots, 1 <= few_shot.shots <= MOST_PICTURES, f"1 to {MOST_PICTURES:,}"),
         ("few_shot.share", few_shot.share, 0 < few_shot.share < 1, "a share between 0 and 1"),
     ]
     for key, value, holds, expected in rules:
         if not holds:
-            raise RecipeError(f"{where}: {key}: expected {expected}, got {value!r}")
+            raise RecipeError(f"{where}: {key}: expected {expected}, got {shown(value)}")

@@ -17,14 +17,14 @@ import torch
 import torch.distributed
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from edgevlm.distillation import checkpoints
 from edgevlm.distillation.batches import Batch, Batches
 from edgevlm.distillation.losses import LossInputs, Term, total
 from edgevlm.distillation.recipe import Schedule
 from edgevlm.distillation.run_folder import RunFolder
-from edgevlm.errors import TrainingFailed
+from edgevlm.errors import EdgeVLMError, TrainingFailed
 from edgevlm.models.students.dual_encoder import DualEncoder
 from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress
@@ -76,7 +76,7 @@ def train(
     loop = _Loop(network, wrapped, prepared, optimiser, label_text, how, run, accelerator)
     items = range(start * batches.shares.accumulate, len(batches))
     loader = DataLoader(
-        batches,
+        _Answers(batches),
         sampler=items,
         batch_size=None,
         num_workers=how.workers,
@@ -88,7 +88,7 @@ def train(
     with interrupts.at_leisure() as asked:
         parts, stopped = iter(loader), 0
         for step in range(start, batches.steps):
-            loop.step(step, batches, [next(parts) for _ in range(batches.shares.accumulate)], progress)
+            loop.step(step, batches, [_made(next(parts)) for _ in range(batches.shares.accumulate)], progress)
             stopped = loop.agree(asked() or 0)
             if stopped:
                 loop.end(step + 1)
@@ -241,6 +241,32 @@ class _Gather(torch.autograd.Function):
         summed = gradients[0].contiguous()
         torch.distributed.all_reduce(summed)
         return summed.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
+class _Answers(Dataset[Batch | EdgeVLMError]):
+    """The batches, and in the place of one that cannot be made its error: a DataLoader makes a traceback's text of it.
+
+    Args:
+        batches: Read ahead by other processes.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, item: int) -> Batch | EdgeVLMError:
+        try:
+            return self._batches[item]
+        except EdgeVLMError as error:
+            return error
+
+
+def _made(answer: Batch | EdgeVLMError) -> Batch:
+    if isinstance(answer, EdgeVLMError):
+        raise answer
+    return answer
 
 
 def _outlive_a_signal(_: int) -> None:

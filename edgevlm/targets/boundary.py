@@ -14,9 +14,7 @@ import numpy as np
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, LOGITS, POSITIONS
 from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.errors import InputError, TensorError, shown
-
-MOST_THREADS = 1024
-"""More cores than a machine has that runs a model of this size; of far more, each runtime makes something else."""
+from edgevlm.process.limits import MOST_THREADS
 
 T = TypeVar("T")
 

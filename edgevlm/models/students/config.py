@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 from edgevlm import schema
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import EdgeVLMError
+from edgevlm.process.limits import LONGEST_SIDE
 
 _MOST_BLOCKS = 1_000
 """Of a tower, every copy counted: an empty tower of more takes minutes to build, before its weights could be missed."""
@@ -169,6 +170,8 @@ def check_image_tower(config: ImageTowerConfig, *, where: str, error: type[EdgeV
         width, blocks, unit, what = config.width, config.blocks, config.stride, "the stem's stride"
     else:
         width, blocks, unit, what = config.width, config.blocks, config.patch_size, "the patch size"
+    if config.image_size > LONGEST_SIDE:
+        raise error(f"{where}.image_size: expected at most {LONGEST_SIDE:,}, got {config.image_size:,}")
     if config.image_size % unit:
         below = config.image_size // unit * unit
         raise error(
