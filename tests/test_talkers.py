@@ -514,6 +514,14 @@ BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / "tokenizer.json").write_text("{}"),
         "expected the files of a tokenizer that transformers reads",
     ),
+    "a tokenizer's class that is a number": (
+        lambda f: _config(f, lambda c: c.update(tokenizer_class=-0.5), "tokenizer_config.json"),
+        r"tokenizer_class: expected the name of one of transformers' tokenizers, got -0\.5",
+    ),
+    "layers without end": (
+        lambda f: _config(f, lambda c: c["text_config"].update(num_hidden_layers=2**31)),
+        r"config\.json: text_config\.num_hidden_layers: expected at most 1,000, got 2,147,483,648",
+    ),
     "texts of no length": (
         lambda f: _config(f, lambda c: c.update(model_max_length=[0]), "tokenizer_config.json"),
         r"model_max_length: expected a whole number of at least 1, got \[0\]",

@@ -40,6 +40,27 @@ def check_text_sizes(config: Mapping[str, Any], place: str) -> None:
     _check_tower(config, _TEXT_SIZES, place)
 
 
+def check_layers(config: Mapping[str, Any], where: str) -> None:
+    """Refuses a tower of so many layers that transformers would build them for minutes; else as `check_sizes`.
+
+    >>> check_layers({"text_config": {"num_hidden_layers": 4096}}, "config.json")
+    Traceback (most recent call last):
+        ...
+    edgevlm.errors.CheckpointError: config.json: text_config.num_hidden_layers: expected at most 1,000, got 4,096
+    """
+    for side in ("text_config", "vision_config"):
+        _check_layers(_tower(config, side), f"{where}: {side}")
+
+
+def _check_layers(values: Mapping[str, Any], place: str) -> None:
+    layers = values.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > _MOST_LAYERS:  # what is no number, transformers refuses at once
+        raise CheckpointError(
+            f"{place}.num_hidden_layers: expected at most {_MOST_LAYERS:,}, got {layers:,}",
+            hint="take config.json and the weights from the same checkpoint",
+        )
+
+
 def _tower(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = config.get(key)
     return found if isinstance(found, Mapping) else {}
@@ -49,10 +70,7 @@ def _check_tower(values: Mapping[str, Any], sizes: tuple[str, ...], place: str) 
     for key in (*_SIZES, *sizes):
         if key in values:
             _check_positive(values[key], f"{place}.{key}")
-    if values.get("num_hidden_layers", 0) > _MOST_LAYERS:
-        raise CheckpointError(
-            f"{place}.num_hidden_layers: expected at most {_MOST_LAYERS:,}, got {values['num_hidden_layers']:,}"
-        )
+    _check_layers(values, place)
     if {"hidden_size", "num_attention_heads"} <= values.keys() and values["hidden_size"] % values[
         "num_attention_heads"
     ]:

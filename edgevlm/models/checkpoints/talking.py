@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from edgevlm import schema
 from edgevlm.bundle.dialogue import Chat, Dialogue, Sampling, Spelling, Tiling
 from edgevlm.bundle.spec import ImagePreprocessing, Source
-from edgevlm.errors import CheckpointError, InputError, MissingDependency
+from edgevlm.errors import CheckpointError, InputError, MissingDependency, shown
 from edgevlm.inputs.chat import Cut, render, spell, write
 from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer, read_file, without_rules
 from edgevlm.models.checkpoints import chat_rules, picture_rules, text_rules, weights
 from edgevlm.models.checkpoints.files import read_json, read_licence
 from edgevlm.models.families import TALKERS
+from edgevlm.models.sizes import check_layers
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.isolation import IsolatedTokenizer, rehearse
 
@@ -80,6 +81,7 @@ def load(
     config_file = folder / "config.json"
     config = read_json(config_file)
     family = TALKERS[str(config["model_type"])]
+    check_layers(config, str(config_file))
     files = weights.find_files(folder)
     weights.check_headers(files)
     for package in ("torch", "transformers"):
@@ -213,7 +215,15 @@ def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTo
     """Ours, transformers', and the file that a bundle ships, which give the same ids."""
     config_file = folder / "tokenizer_config.json"
     if config_file.is_file():
-        text_rules.refuse_own_tokenizer(config_file, read_json(config_file))
+        config = read_json(config_file)
+        text_rules.refuse_own_tokenizer(config_file, config)
+        name = config.get("tokenizer_class")
+        if name is not None and not isinstance(name, str):  # which transformers looks for in all of its modules
+            raise CheckpointError(
+                f"{config_file}: tokenizer_class: expected the name of one of transformers' tokenizers, got "
+                f"{shown(name)}",
+                hint="copy the file from the original checkpoint, or leave the key out",
+            )
     theirs = text_rules.open_tokenizer(folder)
     text_rules.longest_text(folder, theirs)  # which is refused here by its name
     where = str(folder / TOKENIZER_FILE)
