@@ -74,6 +74,8 @@ def test_numbers_with_commas_between_them_are_whole_and_of_some_digits(text: str
         whole_numbers("--shots", text, "1,5")
     expected = "--shots: expected whole numbers of at least 1 with commas between them, such as 1,5, got "
     assert caught.value.message == f"{expected}{text!r:.60}"
+
+
 def test_every_whole_number_has_two_ends() -> None:
     found = 0
     for name, command in main.commands.items():

@@ -19,8 +19,7 @@ from PIL import Image
 
 import edgevlm
 from edgevlm.cli import main
-from edgevlm.errors import CheckpointError
-from edgevlm.errors import OutputError
+from edgevlm.errors import CheckpointError, OutputError
 from edgevlm.process import store, terminal
 from edgevlm.process.paths import user_path
 
