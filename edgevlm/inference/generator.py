@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -554,6 +553,8 @@ class Conversation:
         self._place = model.place()
         self._answers: list[Answer] = []
         """All that were asked for, in their order."""
+        self._settled = 0
+        """So many of the first are waited for; where two threads write it at once, some are asked again."""
         self._said: list[int] = []
         """Ids of an answer that are not in the state yet."""
 
@@ -601,8 +602,10 @@ class Conversation:
 
         An answer waits for those before it and for none behind it, so that threads never wait in a circle.
         """
-        for earlier in takewhile(lambda each: each is not answer, self._answers):
+        place = self._answers.index(answer)
+        for earlier in self._answers[self._settled : place]:
             earlier.settle()
+        self._settled = max(self._settled, place)
         if self._place.used:
             logits = self._place.put([*self._said, *go_on(self._model.dialogue, question, self._model.tokenizer)])
         else:
