@@ -276,24 +276,30 @@ def test_figures_of_one_runner(phone: Phone, tmp_path: Path) -> None:
     assert sum("kill -9" in each for each in phone.commands) == 1  # at the end: jobs that have ended need no such thing
 
 
-@needs_adb
-def test_a_cable_is_pulled_once(phone: Phone, tmp_path: Path) -> None:
-    phone.cut_at, phone.cuts = "my_benchmark_model --graph", 1
-    runner, said = script(tmp_path / "my_benchmark_model", BENCHMARK_MODEL), []
+def measured_past_cuts(phone: Phone, runners: Path, target: str) -> list[str]:
+    """What is said of a component that is measured though the cable is pulled, and somebody tidies up meanwhile."""
+    said: list[str] = []
 
     def watch(stage: str, share: float | None) -> None:
         said.append(stage)
-        if "trying again" in stage:  # meanwhile, somebody has tidied up
-            (model,) = phone.temporary.glob("*/*model.tflite")
+        if "trying again" in stage:
+            (model,) = phone.temporary.glob("*/*model.*")
             model.unlink()
 
     with Adbd(phone) as adbd:
-        wanted = subjects([library.tower_bundle("tflite", "fp32")], ["encode_image"])
-        (found,) = measure_phone(device(adbd, runner), wanted, QUICK, watch)
+        wanted = subjects([library.tower_bundle(target, "fp32")], ["encode_image"])
+        (found,) = measure_phone(device(adbd, runners), wanted, QUICK, watch)
         assert list(phone.temporary.iterdir()) == []
     assert isinstance(found, Measured)
     assert phone.cuts == 0
     assert f"connecting to {adbd.serial} again" in said
+    return said
+
+
+@needs_adb
+def test_a_cable_is_pulled_once(phone: Phone, tmp_path: Path) -> None:
+    phone.cut_at, phone.cuts = "my_benchmark_model --graph", 1
+    said = measured_past_cuts(phone, script(tmp_path / "my_benchmark_model", BENCHMARK_MODEL), "tflite")
     assert sum("sending model.tflite" in each for each in said) == 2
     assert sum("sending my_benchmark_model" in each for each in said) == 1
 
@@ -333,21 +339,7 @@ def test_figures_of_both_runners(phone: Phone, tools: Path) -> None:
 @needs_adb
 def test_a_pulled_cable_is_put_in_again(phone: Phone, tools: Path) -> None:
     phone.cut_at, phone.cuts = "executor_runner --model_path", 2
-    said: list[str] = []
-
-    def watch(stage: str, share: float | None) -> None:
-        said.append(stage)
-        if "trying again" in stage:  # meanwhile, somebody has tidied up
-            for model in phone.temporary.glob("*/*model.pte"):
-                model.unlink()
-
-    with Adbd(phone) as adbd:
-        wanted = subjects([library.tower_bundle("executorch", "fp32")], ["encode_image"])
-        (found,) = measure_phone(device(adbd, tools), wanted, QUICK, watch)
-        assert list(phone.temporary.iterdir()) == []
-    assert isinstance(found, Measured)
-    assert phone.cuts == 0
-    assert f"connecting to {adbd.serial} again" in said
+    said = measured_past_cuts(phone, tools, "executorch")
     assert sum("sending model.pte" in each for each in said) == 3
 
 

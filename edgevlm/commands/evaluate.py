@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from edgevlm.commands.options import PATH, Whole, as_json, max_unreadable, refuse_unwritable, whole_numbers
+from edgevlm.commands.options import (
+    PATH,
+    Whole,
+    as_json,
+    max_unreadable,
+    refuse_given,
+    refuse_unwritable,
+    whole_numbers,
+)
 from edgevlm.errors import InputError
 from edgevlm.process import terminal
 
@@ -34,6 +42,9 @@ _FEW = 5
 _SKIPPED_SHOWN = 5
 _NOTHING = "–"
 _KEPT = Path("evaluated")
+_OF_ENCODERS = ("templates", "descriptions", "shots", "attributes", "index", "threshold", "teacher")
+_OF_TALKERS = ("answers", "prompt", "choose", "max_tokens", "keep")
+"""Parameters of `evaluate`."""
 
 
 @click.command()
@@ -128,15 +139,8 @@ def evaluate(
     numbers = _parse_shots(shots)
     if out is not None:
         refuse_unwritable(out)
-    of_encoders = {
-        "--template": templates, "--descriptions": descriptions, "--shots": shots, "--attributes": attributes,
-        "--index": index, "--threshold": threshold, "--teacher": teacher,
-    }  # fmt: skip
-    of_talkers = {
-        "--answers": answers, "--prompt": prompt, "--choose": choose, "--max-tokens": max_tokens, "--keep": keep,
-    }  # fmt: skip
     if talks(model):
-        _refuse(of_encoders, f"models that give embeddings, and {model} talks")
+        refuse_given(_OF_ENCODERS, f"models that give embeddings, and {model} talks")
         with terminal.progress_bar() as progress:
             asked = evaluate_answers(
                 model,
@@ -153,7 +157,7 @@ def evaluate(
             )
         _tell(asked, out, as_json, _show_answers)
         return
-    _refuse(of_talkers, f"models that talk, and {model} gives embeddings")
+    refuse_given(_OF_TALKERS, f"models that talk, and {model} gives embeddings")
     with terminal.progress_bar() as progress:
         found = measure(
             model,
@@ -172,12 +176,6 @@ def evaluate(
             progress=progress,
         )
     _tell(found, out, as_json, _show)
-
-
-def _refuse(options: Mapping[str, object], whose: str) -> None:
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise InputError(f"{', '.join(given)}: of {whose}", hint="leave it out")
 
 
 def _tell(found: E, out: Path | None, as_json: bool, show: Callable[[E], None]) -> None:

@@ -154,7 +154,7 @@ def refuse_given(names: tuple[str, ...], whose: str) -> None:
         InputError: one was given.
     """
     context = click.get_current_context()
-    given = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    options = {option.name: option.opts[0] for option in context.command.params}
+    given = [options[name] for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise InputError(f"{options}: of {whose}", hint="leave it out")
+        raise InputError(f"{', '.join(given)}: of {whose}", hint="leave it out")

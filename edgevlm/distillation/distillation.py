@@ -29,13 +29,13 @@ from edgevlm.distillation.run_folder import RunFolder, open_run
 from edgevlm.distillation.teacher import Teacher
 from edgevlm.distillation.trainer import Training, train
 from edgevlm.enrichment.descriptions import Descriptions, label_texts
-from edgevlm.errors import DataError, InputError, RecipeError, shown
+from edgevlm.errors import DataError, InputError, RecipeError
 from edgevlm.inputs.folders import listed
 from edgevlm.models import catalogue
 from edgevlm.models.students.parts import FixedLabels
 from edgevlm.models.students.presets import PRESETS, TEXT_PRESETS
 from edgevlm.process import interrupts, store
-from edgevlm.process.limits import LARGEST_SEED, MOST_PICTURES, MOST_WORKERS
+from edgevlm.process.limits import LARGEST_SEED, MOST_PICTURES, MOST_WORKERS, check_whole
 from edgevlm.process.notes import note
 from edgevlm.process.progress import Progress
 from edgevlm.process.writing import output_errors, write_atomically
@@ -286,14 +286,9 @@ def _open_parts(request: Request) -> tuple[Dataset, ...]:
 
 def _check_numbers(request: Request) -> None:
     """Raises for numbers out of range, and RecipeError for losses and options that do not exist."""
-    ranges = {
-        "seed": (request.seed, 0, LARGEST_SEED),
-        "accumulate": (request.accumulate, 1, MOST_PICTURES),
-        "workers": (request.workers, 0, MOST_WORKERS),
-    }
-    for name, (value, least, most) in ranges.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise InputError(f"{name}: expected a whole number from {least:,} to {most:,}, got {shown(value)}")
+    check_whole("seed", request.seed, 0, LARGEST_SEED)
+    check_whole("accumulate", request.accumulate, 1, MOST_PICTURES)
+    check_whole("workers", request.workers, 0, MOST_WORKERS)
     where = f"the recipe {request.recipe.name}"
     check(request.recipe, where)
     for each in request.recipe.losses:

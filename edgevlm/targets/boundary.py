@@ -13,8 +13,8 @@ import numpy as np
 
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, LOGITS, POSITIONS
 from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
-from edgevlm.errors import InputError, TensorError, shown
-from edgevlm.process.limits import MOST_THREADS
+from edgevlm.errors import TensorError
+from edgevlm.process.limits import MOST_THREADS, check_whole
 
 T = TypeVar("T")
 
@@ -149,12 +149,8 @@ def validate_threads(threads: int | None) -> None:
     Raises:
         InputError: anything else.
     """
-    is_whole = isinstance(threads, int) and not isinstance(threads, bool)
-    if threads is not None and not (is_whole and 1 <= threads <= MOST_THREADS):
-        raise InputError(
-            f"threads: expected a whole number from 1 to {MOST_THREADS:,}, got {shown(threads)}",
-            hint="without it, the backend chooses",
-        )
+    if threads is not None:
+        check_whole("threads", threads, 1, MOST_THREADS, hint="without it, the backend chooses")
 
 
 def _validate(component: str, tensor: TensorSpec, array: Any, shape: tuple[int, ...]) -> Array:
