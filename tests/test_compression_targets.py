@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgevlm.bundle.bundle import Bundle, seal
+from edgevlm.bundle.embedding_space import embedding_space_id
 from edgevlm.bundle.integer_weights import StoredWeight, WeightProof, prove
 from edgevlm.bundle.recipe import BUILTIN, Activations, ParityLimits, Recipe, Weights
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
@@ -24,7 +25,6 @@ from edgevlm.compression.calibration import CalibrationData, CalibrationSource
 from edgevlm.compression.compression import compress
 from edgevlm.compression.layers import find_layers
 from edgevlm.conversion import pipeline
-from edgevlm.conversion.contents import embedding_space_id
 from edgevlm.conversion.pipeline import verify_weights
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.converters.coreml import weights as coreml_weights
@@ -422,7 +422,8 @@ def test_the_embedding_space_changes_with_the_recipe_and_the_calibration() -> No
 
     def space(recipe: Recipe, *, image_only: bool = False) -> str:
         data = CalibrationData(source, recipe.calibration)
-        return embedding_space_id(Prepared(model, data, wanted=None, image_only=image_only), recipe)
+        fingerprint = Prepared(model, data, wanted=None, image_only=image_only).fingerprint
+        return embedding_space_id(model.image, recipe, fingerprint=fingerprint, calibration=data.fingerprint)
 
     others = (
         replace(recipe, weights=replace(recipe.weights, float_layers=("encode_image/projection",))),

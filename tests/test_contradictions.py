@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import library
 import pytest
 
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
+from edgevlm.bundle.embedding_space import check_embedding_space
 from edgevlm.bundle.golden import GOLDEN
-from edgevlm.bundle.manifest import Labels
+from edgevlm.bundle.manifest import CalibrationRecord, Labels, Manifest, ParityCheck
+from edgevlm.bundle.recipe import ParityLimits
 from edgevlm.conversion import pipeline
 from edgevlm.errors import BundleError
 
@@ -98,6 +102,69 @@ def test_integers_that_a_float_recipe_denies_are_found(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"weights: expected a proof of each integer weight of encode_\w+, got none"):
         pipeline.verify_weights(Bundle.open(path))
     assert pipeline.verify_weights(library.student("coreml", "fp16")) == ()
+
+
+EDITS: dict[str, Callable[[Manifest], Manifest]] = {
+    "the id": lambda m: replace(m, embedding_space_id="sha256:0"),
+    "the model": lambda m: replace(m, source=replace(m.source, fingerprint="0" * 64)),
+    "the picture's mean": lambda m: replace(m, image=replace(m.image, mean=(0.5, 0.5, 0.51))),
+    "the weights": lambda m: replace(m, recipe=replace(m.recipe, weights=replace(m.recipe.weights, group_size=64))),
+    "the calibration": lambda m: replace(m, calibration=CalibrationRecord("photos", None, 200, 0, "0" * 64)),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_the_embedding_space_is_that_of_the_rest(edit: Callable[[Manifest], Manifest], tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8")
+    check_embedding_space(bundle)
+    edited = write_manifest(shutil.copytree(bundle.path, tmp_path / "b.edgevlm"), edit(bundle.manifest))
+    with pytest.raises(BundleError, match=r"embedding_space_id: expected sha256:\w{64}, the hash of .*, got sha256:\w"):
+        pipeline.verify(Bundle.open(edited.path))
+
+
+def test_a_bundle_of_this_format_names_the_model_that_its_embeddings_are_of(tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8")
+    nameless = replace(bundle.manifest, source=replace(bundle.manifest.source, fingerprint=None))
+    with pytest.raises(BundleError, match=r"source\.fingerprint: expected one, as since format 1\.5, got none"):
+        check_embedding_space(replace(bundle, manifest=nameless))
+    check_embedding_space(replace(bundle, manifest=replace(nameless, format_version="1.4")))
+    newer = replace(bundle.manifest, format_version="1.99", embedding_space_id="sha256:of more than is known here")
+    check_embedding_space(replace(bundle, manifest=newer))
+
+
+@pytest.mark.parametrize(
+    ("measure", "changes", "said"),
+    [
+        ("min_cosine", {"value": 0.5, "limit": 0.99}, "limit 0.99: expected passed: False, got True"),
+        ("max_abs_error", {"value": 2.0, "limit": 0.1}, "limit 0.1: expected passed: False, got True"),
+        ("finite", {"passed": False}, "limit 1.0: expected passed: True, got False"),
+        ("finite", {"value": math.nan}, "limit 1.0: expected passed: False, got True"),
+        ("min_cosine", {"value": 0.5, "limit": 0.4}, "passed: expected the limit of recipe strict, 0.99, to hold"),
+        ("min_cosine", {"value": 0.5, "limit": None}, "passed: expected the limit of recipe strict, 0.99, to hold"),
+        ("max_abs_error", {"value": 2.0, "limit": 3.0}, "passed: expected the limit of recipe strict, 0.1, to hold"),
+        ("top1_agreement", {"value": 0.0, "limit": 0.0}, "passed: expected the limit of recipe strict, 0.9, to hold"),
+    ],
+)
+def test_a_comparison_is_within_its_limit_and_the_recipes(
+    measure: str, changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    bundle = library.student("tflite", "int8")
+    recipe = replace(bundle.manifest.recipe, name="strict", parity=ParityLimits(0.1, 0.99, 0.9))
+    report = bundle.manifest.parity
+    assert report is not None
+    assert measure in {check.measure for check in report.checks}
+    checks = tuple(replace(each, **changes) if each.measure == measure else each for each in report.checks)
+    path = changed(bundle, tmp_path / "b.edgevlm", recipe=recipe, parity=replace(report, checks=checks))
+    with pytest.raises(BundleError, match=f"{measure} of .*{re.escape(said)}"):
+        Bundle.open(path)
+
+
+def test_measures_of_another_package_are_its_own_to_judge(tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8")
+    report = bundle.manifest.parity
+    assert report is not None
+    other = replace(report, checks=(*report.checks, ParityCheck("encode_image", "flicker", 2.0, 1.0, passed=True)))
+    assert Bundle.open(changed(bundle, tmp_path / "b.edgevlm", parity=other)).manifest.parity == other
 
 
 def test_a_bundle_of_this_format_has_tolerances(tmp_path: Path) -> None:

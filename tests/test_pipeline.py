@@ -380,7 +380,7 @@ def test_limits_come_from_the_recipe(tmp_path: Path) -> None:
 def test_the_manifest_is_plain_json_with_every_promise() -> None:
     bundle = library.student("coreml", "fp16")
     manifest = json.loads((bundle.path / "manifest.json").read_text())
-    assert manifest["format_version"] == "1.4"
+    assert manifest["format_version"] == "1.5"
     assert manifest["source"]["licence"] == "Apache-2.0"
     assert manifest["requires"] == {"iOS": "15", "macOS": "12"}
     assert manifest["image"]["mean"] == [0.5, 0.5, 0.5]

@@ -14,7 +14,7 @@ from edgevlm.bundle.dialogue import (
     POSITIONS,
     Dialogue,
 )
-from edgevlm.bundle.manifest import BundledComponent, Manifest
+from edgevlm.bundle.manifest import AT_LEAST, AT_MOST, BundledComponent, Manifest, ParityCheck
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import BundleError
 
@@ -35,8 +35,9 @@ def check_claims(where: Path, manifest: Manifest) -> None:
 
     Raises:
         BundleError: a file that no device holds; two sizes for one edge, or sizes that nothing can be scaled to;
-            lengths without functions; pixels, ids, labels or an embedding_dim that the components contradict; neither
-            embeddings nor dialogues; or dialogues that do not fit the components.
+            lengths without functions; a comparison that passed beyond its limit, or the recipe's; pixels, ids, labels
+            or an embedding_dim that the components contradict; neither embeddings nor dialogues; or dialogues that do
+            not fit the components.
     """
     for path, record in manifest.files.items():
         if record.size_bytes > _LARGEST_FILE:
@@ -46,6 +47,8 @@ def check_claims(where: Path, manifest: Manifest) -> None:
     _check_image(where, manifest.image)
     for name, component in manifest.components.items():
         _check_lengths(where, name, component)
+    for check in manifest.parity.checks if manifest.parity else ():
+        _check_comparison(where, manifest, check)
     of_embeddings = (manifest.embedding_dim, manifest.logit_scale, manifest.embedding_space_id)
     if (manifest.dialogue is None) == (None in of_embeddings):
         raise BundleError(
@@ -80,6 +83,26 @@ def _check_lengths(where: Path, name: str, component: BundledComponent) -> None:
     shapes = [tensor.shape for tensor in (*spec.inputs, *spec.outputs, *spec.state)]
     if not known or any(size == 0 or (size == -1 and not spec.lengths) for shape in shapes for size in shape):
         raise BundleError(f"{where}: {name}: expected ascending lengths, a function for each, and sizes of at least 1")
+
+
+def _check_comparison(where: Path, manifest: Manifest, check: ParityCheck) -> None:
+    """Refuses a comparison that passed, or failed, against its own value and limit, or passed beyond its recipe's."""
+    found = f"{where}: parity: {check.component}: {check.measure} of {check.value:g}"
+    known = check.measure in AT_LEAST | AT_MOST  # the package of another target may have more
+    held = ParityCheck.of(check.component, check.measure, check.value, check.limit).passed
+    if known and check.passed != held:
+        raise BundleError(f"{found}, limit {check.limit}: expected passed: {held}, got {check.passed}")
+    promised, scale = manifest.recipe.parity, 1.0
+    if check.component.startswith("classify"):
+        scale = max(scale, manifest.logit_scale or 0.0)  # of its logits; its scores are nearer still
+    limits = {
+        "max_abs_error": promised.max_abs_error and scale * promised.max_abs_error,
+        "min_cosine": promised.min_cosine,
+        "top1_agreement": promised.min_top1_agreement,
+    }
+    limit = limits.get(check.measure) if manifest.dialogue is None else None  # those of talkers follow from precision
+    if check.passed and not ParityCheck.of(check.component, check.measure, check.value, limit).passed:
+        raise BundleError(f"{found} passed: expected the limit of recipe {manifest.recipe.name}, {limit}, to hold")
 
 
 def _check_embeddings(where: Path, manifest: Manifest) -> None:

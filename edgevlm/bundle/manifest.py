@@ -22,11 +22,16 @@ from edgevlm.bundle.spec import (
 from edgevlm.errors import InputError
 from edgevlm.schema import Quantity
 
-FORMAT_VERSION = "1.4"
+FORMAT_VERSION = "1.5"
 TALKERS_VERSION = "2.0"
 """Of the format of models that talk, without which a reader cannot do: a dual encoder's stays in the older one."""
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"
+AT_LEAST = frozenset(
+    ("finite", "min_cosine", "centred_cosine", "top1_agreement", "same_answers", "same_tokens", "picture_matters")
+)
+"""Measures whose limit is the least that they may be; that of the others is the most."""
+AT_MOST = frozenset(("max_abs_error", "mean_kl", "perplexity", "rounding"))
 Bytes = Annotated[int, Quantity("bytes", least=0)]
 MultiplyAdds = Annotated[int, Quantity("multiply-adds", least=0)]
 
@@ -124,6 +129,13 @@ class ParityCheck:
     value: Annotated[float, Quantity(finite=False)]
     limit: float | None
     passed: bool
+
+    @classmethod
+    def of(cls, component: str, measure: str, value: float, limit: float | None) -> ParityCheck:
+        """One whose value is held against its limit: the least that it may be of cosines, shares and the like, else
+        the most."""
+        within = limit is None or (value >= limit if measure in AT_LEAST else value <= limit)
+        return cls(component, measure, value, limit, within)
 
 
 @dataclass(frozen=True)

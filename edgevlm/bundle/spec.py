@@ -186,9 +186,12 @@ class Source:
         family: `clip`, `siglip` or `student`; of a model that talks `llava`, `smolvlm`, `idefics3` or `blip`.
         revision: Hub commit, or `sha256:` of the weights for a folder or a built-in model.
         licence: SPDX id or the checkpoint's own word for it; `unknown` where it says nothing.
+        fingerprint: sha256 of the float model that embeddings come from, in hexadecimal: of its tensors, its tokenizer
+            and how it reads texts. None before a conversion, and for a model that talks.
     """
 
     name: str
     family: str
     revision: str
     licence: str
+    fingerprint: str | None = field(default=None, metadata={"since": "1.5", "omitted": True})

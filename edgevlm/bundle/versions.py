@@ -53,7 +53,7 @@ def own(version: str) -> str:
     """The newest version that this EdgeVLM knows, of the major one of another.
 
     >>> own("1.9")
-    '1.4'
+    '1.5'
     """
     major = int(version.split(".")[0])
     return f"{major}.{_OWN[major]}"

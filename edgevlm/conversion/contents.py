@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevlm import schema
+from edgevlm.bundle.embedding_space import embedding_space_id
 from edgevlm.bundle.golden import FOLDER, SCHEMA_VERSION, Golden, GoldenPicture, GoldenText
 from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION, BundledComponent, Manifest, PictureInput
 from edgevlm.bundle.recipe import Recipe
@@ -139,10 +137,16 @@ def make_manifest(
         manifest,
         text=source.text,
         labels=source.labels,
+        source=replace(model.source, fingerprint=source.fingerprint),
         embedding_dim=source.model.embedding_dim,
         logit_scale=source.model.logit_scale,
         logit_bias=source.model.logit_bias,
-        embedding_space_id=embedding_space_id(source, recipe),
+        embedding_space_id=embedding_space_id(
+            model.image,
+            recipe,
+            fingerprint=source.fingerprint,
+            calibration=calibration.fingerprint if calibration else None,
+        ),
     )
 
 
@@ -180,21 +184,3 @@ def _deflated_bytes(path: Path) -> int:
         while piece := file.read(1 << 20):
             size += len(deflater.compress(piece))
     return size + len(deflater.flush())
-
-
-def embedding_space_id(source: Prepared, recipe: Recipe) -> str:
-    """A hash of all that moves embeddings: an app indexes its pictures again when it changes.
-
-    Args:
-        source: The model, and what it is calibrated on.
-        recipe: As settled for the target.
-    """
-    model, calibration = source.model, _calibration(source, recipe)
-    digest = hashlib.sha256(model.tokenizer_json or b"")
-    moves = [model.image, model.text, recipe.precision, recipe.weights, recipe.activations]
-    digest.update(json.dumps([*schema.write(moves), calibration.fingerprint if calibration else None]).encode())
-    for program in model.programs.values():
-        for name, tensor in sorted(program.module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().numpy())
-    return f"sha256:{digest.hexdigest()}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgevlm import schema
 from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import TextPreprocessing
@@ -63,6 +66,20 @@ class Prepared:
     def text(self) -> TextPreprocessing | None:
         """How texts become token ids; None where no component takes any."""
         return self.model.text if any(takes(each.spec, TOKEN_IDS) for each in self.programs.values()) else None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the float model, in hexadecimal: its tensors, its tokenizer and how it reads texts.
+
+        Of both towers, also where only one is converted: embeddings of the two are compared.
+        """
+        digest = hashlib.sha256(self.model.tokenizer_json or b"")
+        digest.update(json.dumps(schema.write(self.model.text)).encode())
+        for program in self.model.programs.values():
+            for name, tensor in sorted(program.module.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.contiguous().numpy())
+        return digest.hexdigest()
 
     def audit_rows(self, progress: Progress) -> Rows:
         """What ranges in float16 are audited on, by the name of the input: calibration data, else parity's samples."""

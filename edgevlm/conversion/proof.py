@@ -11,6 +11,7 @@ import numpy as np
 from edgevlm.bundle import golden_dialogues
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.dialogue import LOGITS
+from edgevlm.bundle.embedding_space import check_embedding_space
 from edgevlm.bundle.golden import REFERENCE, Golden, arithmetic
 from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.manifest import MANIFEST, ParityReport
@@ -85,6 +86,7 @@ class DialogueProof:
 
 def verify_embeddings(session: Session, bundle: Bundle, progress: Progress) -> ParityReport:
     """Holds a dual encoder's file against what the bundle carries; see `edgevlm.conversion.pipeline.verify`."""
+    check_embedding_space(bundle)
     tokenizer = tokenizer_of(bundle, session)
     stored, rows, reference = _read_fixtures(bundle, tokenizer)
     expected = golden.check(bundle, stored, tokenizer)

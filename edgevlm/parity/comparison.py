@@ -95,22 +95,21 @@ def _compare_output(
     name: str, output: str, expected: F32, got: F32, limits: ParityLimits, logit_scale: float
 ) -> list[ParityCheck]:
     finite = float(np.isfinite(got).mean())
-    checks = [ParityCheck(name, "finite", finite, 1.0, finite == 1.0)]
+    checks = [ParityCheck.of(name, "finite", finite, 1.0)]
     if finite < 1.0:
         return checks
     factor = scale_of(output, logit_scale)
     error = float(np.abs(got.astype(np.float64) - expected).max())
     allowed = None if limits.max_abs_error is None else factor * limits.max_abs_error
-    checks.append(ParityCheck(name, "max_abs_error", error, allowed, allowed is None or error <= allowed))
+    checks.append(ParityCheck.of(name, "max_abs_error", error, allowed))
     if output == SCORES:
         return [*checks, _top1(name, expected, got, limits)]
     if output == LOGITS:
         return checks
     cosine = float(cosines(expected, got).min())
-    least = limits.min_cosine
-    checks.append(ParityCheck(name, "min_cosine", cosine, least, least is None or cosine >= least))
+    checks.append(ParityCheck.of(name, "min_cosine", cosine, limits.min_cosine))
     if np.ptp(expected, axis=0).any():
-        checks.append(ParityCheck(name, "centred_cosine", centred_cosine(expected, got), None, True))
+        checks.append(ParityCheck.of(name, "centred_cosine", centred_cosine(expected, got), None))
     return checks
 
 
@@ -118,5 +117,4 @@ def _top1(component: str, expected: F32, got: F32, limits: ParityLimits) -> Pari
     """A pick also agrees where the reference's own best is ahead of it by less than float32 resolves: a tie."""
     picked = np.take_along_axis(expected, got.argmax(1)[:, None], axis=1)[:, 0]
     share = float((picked >= expected.max(1) - TIE).mean())
-    least = limits.min_top1_agreement
-    return ParityCheck(component, "top1_agreement", share, least, least is None or share >= least)
+    return ParityCheck.of(component, "top1_agreement", share, limits.min_top1_agreement)

@@ -213,15 +213,15 @@ def measure(
         raise BundleError(
             f"{where}: golden: {others[0]}: the manifest's rules make other pixels of it than golden.json has"
         )
-    checks = [_check("finite", min(finite, default=0.0), 1.0, least=True)]
+    checks = [ParityCheck.of(DECODE, "finite", min(finite, default=0.0), 1.0)]
     if errors:
         agreement = float(np.mean(agreements)) if agreements else 1.0
         checks += [
-            _check("max_abs_error", max(errors), allowed.max_abs_error),
-            _check("mean_kl", float(np.mean(divergences)), allowed.mean_kl),
-            _check("top1_agreement", agreement, allowed.top1_agreement, least=True),
-            _check("same_answers", float(np.mean(np.equal(begins, lengths))), allowed.same_answers, least=True),
-            _check("same_tokens", sum(begins) / sum(lengths), allowed.same_tokens, least=True),
+            ParityCheck.of(DECODE, "max_abs_error", max(errors), allowed.max_abs_error),
+            ParityCheck.of(DECODE, "mean_kl", float(np.mean(divergences)), allowed.mean_kl),
+            ParityCheck.of(DECODE, "top1_agreement", agreement, allowed.top1_agreement),
+            ParityCheck.of(DECODE, "same_answers", float(np.mean(np.equal(begins, lengths))), allowed.same_answers),
+            ParityCheck.of(DECODE, "same_tokens", sum(begins) / sum(lengths), allowed.same_tokens),
             _picture_matters(golden, first),
         ]
         if recipe.weights.dtype != "float" or recipe.weights.sparsity:
@@ -295,7 +295,7 @@ def _same_tokens(dialogue: GoldenDialogue, logits: F32) -> int:
 def _perplexity(surprise: Sequence[tuple[float, float]], kl: float | None) -> ParityCheck:
     """Of the original's answers to the artefact, beside what they are to the original itself."""
     own, got = (math.exp(min(float(np.mean(each)), _LARGEST_LOG)) for each in zip(*surprise, strict=True))
-    return _check("perplexity", got, None if kl is None else own * math.exp(kl))
+    return ParityCheck.of(DECODE, "perplexity", got, None if kl is None else own * math.exp(kl))
 
 
 def _picture_matters(golden: GoldenDialogues, first: Mapping[tuple[str, str], F32]) -> ParityCheck:
@@ -317,9 +317,9 @@ def _picture_matters(golden: GoldenDialogues, first: Mapping[tuple[str, str], F3
                 found.append((changed, _least_change(step, beside)))
     changes = [(changed, own_change) for changed, own_change in found if own_change > _ROUNDED]
     if not changes:
-        return _check("picture_matters", min((changed for changed, _ in found), default=0.0), None, least=True)
+        return ParityCheck.of(DECODE, "picture_matters", min((changed for changed, _ in found), default=0.0), None)
     changed, expected = min(changes, key=lambda two: two[0] / two[1])
-    return _check("picture_matters", changed, _LOOKED * expected, least=True)
+    return ParityCheck.of(DECODE, "picture_matters", changed, _LOOKED * expected)
 
 
 def _least_change(one: GoldenStep, other: GoldenStep) -> float:
@@ -331,8 +331,3 @@ def _least_change(one: GoldenStep, other: GoldenStep) -> float:
             beside = known.get(token_id)
             found = max(found, logit - there.logits[-1] if beside is None else abs(logit - beside))
     return found
-
-
-def _check(measure: str, value: float, limit: float | None, *, least: bool = False) -> ParityCheck:
-    passed = limit is None or (value >= limit if least else value <= limit)
-    return ParityCheck(DECODE, measure, value, limit, passed)

@@ -64,8 +64,8 @@ def measure(
             rounding, tie = max(rounding, moved), max(tie, 2 * moved)  # a logit may fall by it, and another one rise
         same.append(most <= tie)
     value = float(np.mean(same))
-    answers = ParityCheck(called, "same_answers", value, 1.0, value >= 1.0)
-    return (ParityCheck(called, "rounding", rounding, None, True), answers) if rounding else (answers,)
+    answers = ParityCheck.of(called, "same_answers", value, 1.0)
+    return (ParityCheck.of(called, "rounding", rounding, None), answers) if rounding else (answers,)
 
 
 def parts(written: Written, seen: Seen | None) -> list[Part]:
