@@ -69,7 +69,7 @@ def test_the_last_dialogue_has_a_picture_and_reaches_the_far_end(kind: str) -> N
     last, context = found.dialogues[-1], CONTEXT[kind]
     assert last.picture == "golden/flat.png"
     assert context - 12 - 20 < len(last.token_ids) <= context - 12
-    assert len(found.dialogues) == (6 if kind == "blip" else 7)
+    assert len(found.dialogues) == (5 if kind == "blip" else 6)
     assert len({*last.answer_ids}) > 1
     checks = measured(kind, BUILTIN["fp32"])
     assert all(check.passed for check in checks.values())

@@ -75,15 +75,14 @@ def check_limits(recipe: Recipe) -> None:
 def golden_pictures() -> dict[str, Image.Image]:
     """File name -> what is asked about: drawn scenes of several shapes, and a grey picture, which shows nothing.
 
-    They are long, since a model that cuts pictures cuts a square into the most tiles, each of which is encoded: 17 at
-    SmolVLM's size. Only the first has several rows and columns of them.
+    They are long, since a model that cuts pictures cuts a square into the most tiles, each of which is encoded: at
+    SmolVLM's size 17, and 19 of these three. Only the tall one has several rows and columns of them.
     """
-    wide, flat, tall = (Image.fromarray(pixels) for pixels in Scenes(_SEED, size=160).batch(0, 3).pixels)
+    flat, tall = (Image.fromarray(pixels) for pixels in Scenes(_SEED, size=160).batch(0, 2).pixels)
     return {
-        "wide.png": wide.crop((0, 42, 160, 117)),
-        "tall.png": tall.crop((60, 0, 100, 160)),
-        _FLAT: flat.crop((0, 36, 160, 76)),
-        _GREY: Image.new("RGB", (160, 75), (128, 128, 128)),
+        "tall.png": tall.crop((42, 0, 117, 160)),
+        _FLAT: flat.crop((0, 60, 160, 100)),
+        _GREY: Image.new("RGB", (160, 40), (128, 128, 128)),
     }
 
 
@@ -143,12 +142,9 @@ def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
     """
     pictures = {f"{FOLDER}/{name}": picture for name, picture in golden_pictures().items()}
     model = Asked(original, pictures.__getitem__)
-    questions = _QUESTIONS if original.dialogue.chat is not None else _BEGINNINGS
-    asked: list[tuple[str | None, str]] = [
-        (name, questions[number % len(questions)]) for number, name in enumerate(pictures)
-    ]
-    flat = f"{FOLDER}/{_FLAT}"
-    asked.append((flat, questions[-2]))
+    first, second, third = _QUESTIONS if original.dialogue.chat is not None else _BEGINNINGS
+    tall, flat, grey = pictures
+    asked: list[tuple[str | None, str]] = [(tall, first), (flat, second), (grey, second), (flat, third)]
     if original.dialogue.chat is not None:
         asked.append((None, "What colours does a rainbow have?"))
     asked.append((flat, _long_question(model, flat)))

@@ -10,13 +10,14 @@ How much a file's logits depend on the last bits of pixels is measured where a r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 
 from edgevlm.bundle.dialogue import FEATURES
-from edgevlm.bundle.golden_dialogues import GoldenDialogues
+from edgevlm.bundle.golden_dialogues import GoldenDialogue, GoldenDialogues
 from edgevlm.bundle.manifest import ParityCheck
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import BundleError
@@ -36,21 +37,21 @@ def measure(
         model: The same file, asked by our loop.
         runner: Whom to ask.
         called: Its name.
-        golden: What to ask.
+        golden: What to ask, each picture once and the longest dialogue.
         recipe: Of the file.
         progress: Told how far it is.
 
     Returns:
-        `same_answers`, the share of the dialogues in which each token that the runner gave is the most probable one by
-        our loop's logits, or as probable but for rounding; all must be. Before it `rounding`, how far logits move with
-        the last bits of pixels, where anything was forgiven for that.
+        `same_answers`, the share of these dialogues in which each token that the runner gave is the most probable one
+        by our loop's logits, or as probable but for rounding; all must be. Before it `rounding`, how far logits move
+        with the last bits of pixels, where anything was forgiven for that.
 
     Raises:
         BundleError: the runner says nothing at all.
     """
-    same, rounding = [], 0.0
-    for number, dialogue in enumerate(golden.dialogues):
-        progress(f"asking {called}", number / len(golden.dialogues))
+    same, rounding, dialogues = [], 0.0, _dear_once(golden.dialogues)
+    for number, dialogue in enumerate(dialogues):
+        progress(f"asking {called}", number / len(dialogues))
         written, seen = model.write(dialogue.picture, dialogue.question)
         said = runner.ids(parts(written, seen), len(dialogue.answer_ids))
         if not said:
@@ -66,6 +67,13 @@ def measure(
     value = float(np.mean(same))
     answers = ParityCheck.of(called, "same_answers", value, 1.0)
     return (ParityCheck.of(called, "rounding", rounding, None), answers) if rounding else (answers,)
+
+
+def _dear_once(dialogues: Sequence[GoldenDialogue]) -> list[GoldenDialogue]:
+    """Those whose picture is a new one, or none, and the last, which is the longest: a runner encodes pictures anew."""
+    shown = [each.picture for each in dialogues]
+    new = [picture is None or picture not in shown[:number] for number, picture in enumerate(shown)]
+    return [each for each, wanted in zip(dialogues, [*new[:-1], True], strict=True) if wanted]
 
 
 def parts(written: Written, seen: Seen | None) -> list[Part]:
