@@ -18,7 +18,13 @@ from edgevlm.benchmarks.attacks.outcomes import Outcome
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.testing import FakeModel
 
-SMALL = ("index", "results of a benchmark", "descriptions", "a run", "a teacher's answers")
+SMALL = (
+    "index",
+    "results of a benchmark",
+    "descriptions",
+    "a run",
+    pytest.param("a teacher's answers", marks=pytest.mark.slow),
+)
 """What is written without a conversion."""
 
 

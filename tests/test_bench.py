@@ -137,10 +137,18 @@ def test_thread_counts() -> None:
     assert found == [(1,), (1, 2), (1, 2, 4), (1, 2, 4, 6), (1, 2, 4, 8, 12)]
 
 
-def test_this_computer_is_measured(bundle: Bundle, tmp_path: Path) -> None:
-    done = bench(bundle.path, "--out", tmp_path, "--sustained", "1", *QUICK, "--processes", "3")
-    assert done.exit_code == 0, done.output
-    (found,) = found_in(tmp_path)
+@pytest.fixture(scope="module")
+def benched(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """What is said, and the folder that is made, where one of four devices can be measured: this computer."""
+    out = tmp_path_factory.mktemp("bench") / "new"
+    devices = ("rasberry-pi-5", "host", "ssh://-oProxyCommand=x", "iphone-15-pro")
+    asked = ("--sustained", "1", "--json", *QUICK, "--processes", "3")
+    return bench(bundle.path, "--out", out, *asked, *(word for each in devices for word in ("--device", each))), out
+
+
+def test_this_computer_is_measured(bundle: Bundle, benched: tuple[Result, Path]) -> None:
+    _, out = benched
+    found, _ = found_in(out)
     assert isinstance(found, Measured)
     assert found.artefact == describe(bundle)
     times, memory = found.times, found.memory
@@ -158,7 +166,7 @@ def test_this_computer_is_measured(bundle: Bundle, tmp_path: Path) -> None:
     assert found.sustained is not None
     assert found.sustained.slowdown > 0
     for name in ("report.html", "report.md"):
-        text = (tmp_path / name).read_text(encoding="utf-8")
+        text = (out / name).read_text(encoding="utf-8")
         assert found.artefact.sha256[:12] in text
         assert "measured" in text
 
@@ -175,21 +183,22 @@ def test_a_later_run_replaces_what_it_finds_out_again(bundle: Bundle, tmp_path: 
     assert len(found_in(tmp_path)) == 2
 
 
-def test_json_is_what_the_file_holds(bundle: Bundle, tmp_path: Path) -> None:
-    done = bench(bundle.path, "--out", tmp_path / "new", "--json", *QUICK)
-    lines = (tmp_path / "new" / "results.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(done.stdout)["results"] == [json.loads(line) for line in lines]
+def test_json_is_what_the_file_holds(benched: tuple[Result, Path]) -> None:
+    done, out = benched
+    lines = (out / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    *no_devices, here, phone = json.loads(done.stdout)["results"]
+    assert [here, phone] == [json.loads(line) for line in lines]
+    assert [each["evidence"] for each in no_devices] == ["none", "none"]
     # Of the folder that it made git shows nothing.
-    assert sorted(os.listdir(tmp_path / "new")) == [".gitignore", "report.html", "report.md", "results.jsonl"]
-    assert (tmp_path / "new" / ".gitignore").read_text().splitlines()[-1] == "*"
+    assert sorted(os.listdir(out)) == [".gitignore", "report.html", "report.md", "results.jsonl"]
+    assert (out / ".gitignore").read_text().splitlines()[-1] == "*"
 
 
-def test_a_bad_device_stops_no_other(bundle: Bundle, tmp_path: Path) -> None:
-    devices = ("rasberry-pi-5", "host", "ssh://-oProxyCommand=x", "iphone-15-pro")
-    done = bench(bundle.path, "--out", tmp_path, *QUICK, *(word for each in devices for word in ("--device", each)))
+def test_a_bad_device_stops_no_other(benched: tuple[Result, Path]) -> None:
+    done, out = benched
     assert done.exit_code == 2
-    measured, phone = found_in(tmp_path)
-    assert isinstance(measured, Measured)
+    here, phone = found_in(out)
+    assert isinstance(here, Measured)
     assert isinstance(phone, Failed)
     assert "runs coreml" in phone.message
     assert "no device 'rasberry-pi-5'" in done.output
@@ -347,12 +356,13 @@ def test_a_file_in_the_working_directory_is_no_package(
     assert done.exit_code == 0, done.output
 
 
-def test_a_report_that_cannot_be_written_loses_no_result(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_loses_no_result(benched: tuple[Result, Path], tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
-    done = bench(bundle.path, "--out", tmp_path, *QUICK)
+    shutil.copy(benched[1] / "results.jsonl", tmp_path)
+    done = bench("--out", tmp_path)
     assert done.exit_code == 2
     assert f"cannot write {tmp_path}" in done.output
-    assert len(found_in(tmp_path)) == 1
+    assert found_in(tmp_path) == found_in(benched[1])
     assert {each.name for each in tmp_path.iterdir()} <= {"report.html", "results.jsonl", ".lock"}
 
 

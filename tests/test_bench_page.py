@@ -9,6 +9,7 @@ from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import bench_results
 import pytest
@@ -63,13 +64,23 @@ class Parsed(HTMLParser):
 
 
 def html(results: Sequence[Result], folder: Path) -> str:
-    write_page(results, folder / "page.html", title="Figures of devices")
-    return (folder / "page.html").read_text(encoding="utf-8")
+    return shown(write_page, results, folder / "page.html")
 
 
 def markdown(results: Sequence[Result], folder: Path) -> str:
-    write_markdown(results, folder / "page.md", title="Figures of devices")
-    return (folder / "page.md").read_text(encoding="utf-8")
+    return shown(write_markdown, results, folder / "page.md")
+
+
+_shown: dict[tuple[Any, int], tuple[Sequence[Result], str]] = {}
+"""By what wrote a page, and the identity of the results, which are kept so that no others get it."""
+
+
+def shown(write: Callable[..., None], results: Sequence[Result], path: Path) -> str:
+    """The page, which is written once for each of `CASES`."""
+    if (write, id(results)) not in _shown:
+        write(results, path, title="Figures of devices")
+        _shown[write, id(results)] = results, path.read_text(encoding="utf-8")
+    return _shown[write, id(results)][1]
 
 
 def figures(result: Result) -> list[str]:

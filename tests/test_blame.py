@@ -51,7 +51,11 @@ def test_a_planted_fault_is_found(target: str, plant: Plant, tmp_path: Path) -> 
 @pytest.mark.parametrize("component", ["encode_image", "encode_text"])
 @pytest.mark.parametrize(
     ("target", "precision"),
-    [*((target, "fp32") for target in registry.CONVERTERS), ("coreml", "fp16"), ("executorch", "fp16")],
+    [
+        *((target, "fp32") for target in registry.CONVERTERS),
+        ("coreml", "fp16"),
+        pytest.param("executorch", "fp16", marks=pytest.mark.slow),
+    ],
 )
 def test_a_sound_file_is_not_blamed(target: str, precision: str, component: str) -> None:
     bundle = library.tower_bundle(target, precision)

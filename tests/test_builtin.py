@@ -140,13 +140,14 @@ def test_the_student_is_made_by_its_command(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    how = {"seed": 0, "steps": 12, "batch_size": 8}
-    monkeypatch.setattr("edgevlm.distillation.builtin.teacher._EVERY", 5)
-    straight = train(SMALL, SMALL_TEXT, build_tokenizer(1024), **how, out=tmp_path / "straight")
-    train(SMALL, SMALL_TEXT, build_tokenizer(1024), **how, out=tmp_path / "stopped")
+    how = {"seed": 0, "steps": 5, "batch_size": 8}
+    monkeypatch.setattr("edgevlm.distillation.builtin.teacher._EVERY", 2)
+    tokenizer = build_tokenizer(1024)
+    straight = train(SMALL, SMALL_TEXT, tokenizer, **how, out=tmp_path / "straight")
+    train(SMALL, SMALL_TEXT, tokenizer, **how, out=tmp_path / "stopped")
     checkpoints = tmp_path / "stopped" / "checkpoints"
     max(checkpoints.iterdir()).unlink()  # as if it had been stopped after the one before
-    again = train(SMALL, SMALL_TEXT, build_tokenizer(1024), **how, out=tmp_path / "stopped")
+    again = train(SMALL, SMALL_TEXT, tokenizer, **how, out=tmp_path / "stopped")
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), again.parameters(), strict=True))
 
 

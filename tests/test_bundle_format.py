@@ -260,7 +260,7 @@ def newer(bundle: Bundle, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify", "run"])
+@pytest.mark.parametrize("command", ["inspect", pytest.param("verify", marks=pytest.mark.slow), "run"])
 def test_commands_say_once_what_they_ignore_and_answer_as_ever(
     command: str, newer: Path, bundle: Bundle, tmp_path: Path
 ) -> None:

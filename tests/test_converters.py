@@ -110,7 +110,7 @@ def test_fp16_on_executorch_names_the_cpu_it_needs() -> None:
     assert "FP16" in library.tower_bundle("executorch", "fp16").manifest.requires["cpu"]
 
 
-@pytest.mark.parametrize("target", ["coreml", "executorch"])
+@pytest.mark.parametrize("target", ["coreml", pytest.param("executorch", marks=pytest.mark.slow)])
 def test_a_mask_of_huge_negative_numbers_is_no_overflow(target: str) -> None:
     found = registry.converter(target).audit(library.towers(), BUILTIN["fp16"], {}, silent)
     assert {op.verdict for op in found if op.peak > 65504} == {"mask"}

@@ -98,11 +98,11 @@ def run(arguments: list[str]) -> Result:
 @pytest.mark.parametrize(
     ("student", "recipe", "text_tower"),
     [
-        ("vit-xxs", "ood", "teacher"),
+        pytest.param("vit-xxs", "ood", "teacher", marks=pytest.mark.slow),
         ("hybrid-xxs", "labels-only", "none"),
         ("grid-xxs", "clip-kd", "text-xs"),
-        ("vit-xxs", "tinyclip", None),
-        ("hybrid-xxs", "mobileclip", None),
+        pytest.param("vit-xxs", "tinyclip", None, marks=pytest.mark.slow),
+        pytest.param("hybrid-xxs", "mobileclip", None, marks=pytest.mark.slow),
     ],
 )
 def test_every_shipped_recipe_makes_a_student_that_loads(

@@ -327,13 +327,14 @@ def test_a_bundle_answers_as_its_model_does(bundle: Path) -> None:
     assert (answers[0] == answers[1]).mean() >= 0.98
 
 
-def test_the_command_shows_data_sets_side_by_side_and_writes_json(bundle: Path, tmp_path: Path) -> None:
+def test_the_command_shows_data_sets_side_by_side_and_writes_json(tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8").path
     report = tmp_path / "reports" / "found.json"
     arguments = ("evaluate", bundle, "--data", f"ID={OBJECTS}", "--data", "OOD=scenes:styles:20", "--limit", "24")
     result = run(*arguments, "--template", "a {}", "--template", "a picture of a {}", "--out", report)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert "fp16, evidence: program-semantics" in lines[0]
+    assert "int8, evidence: host-runtime" in lines[0]
     assert "a picture of a {}" in lines[1]
     heading = next(line.split() for line in lines if "ID" in line)
     assert heading == ["ID", "OOD"]

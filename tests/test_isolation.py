@@ -127,7 +127,7 @@ def run(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["tflite", "executorch", pytest.param("coreml", marks=pytest.mark.slow)])
 def test_answers_are_those_of_the_runtime_in_this_process(target: str) -> None:
     bundle = library.tower_bundle(target, "fp32")
     here, isolated = registry.runtime(target), IsolatedRuntime(target)
@@ -143,7 +143,7 @@ def test_answers_are_those_of_the_runtime_in_this_process(target: str) -> None:
                 got[output][:] = 0  # it is the caller's
 
 
-@pytest.mark.parametrize("target", ["tflite", "coreml"])
+@pytest.mark.parametrize("target", ["tflite", pytest.param("coreml", marks=pytest.mark.slow)])
 def test_what_is_read_from_a_file_is_what_is_read_in_this_process(target: str) -> None:
     bundle = library.tower_bundle(target, "fp32")
     here, isolated = registry.runtime(target), IsolatedRuntime(target)

@@ -201,11 +201,9 @@ def shapes_of(decoder: Decoder, route: Route) -> dict[str, Any]:
     return {"dynamic_shapes": {"tokens": {1: new}, "mask": {2: new, 3: known}}}
 
 
-@pytest.mark.parametrize("route", ["trace", pytest.param("export", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    ("build", "make_steps"),
-    [pytest.param(GrowingDecoder, growing_steps, marks=pytest.mark.slow), (FixedDecoder, fixed_steps)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["trace", "export"])
+@pytest.mark.parametrize(("build", "make_steps"), [(GrowingDecoder, growing_steps), (FixedDecoder, fixed_steps)])
 def test_a_decoder_keeps_its_keys_and_values(
     build: Callable[[], Decoder], make_steps: Callable[[], Iterator[dict[str, Tensor]]], route: Route, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import made
 import pytest
 
 def compute():
-    end = made.cpu_seconds() + 0.42
+    end = made.cpu_seconds() + 0.3
     while made.cpu_seconds() < end:
         sum(range(100_000))
 
@@ -33,12 +33,12 @@ def test_marked(dear): compute()
 
 
 def run(pytester: pytest.Pytester, ci: str) -> pytest.RunResult:
-    """What these tests come to, where a fifth of a second is long."""
+    """What these tests come to, where a seventh of a second is long."""
     gc.disable()  # a collection of what other tests have imported takes as long
     pytester.makepyfile(test_some=TESTS)
     pytester.makeini("[pytest]\nmarkers = slow: ")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(patience, "LIMITS_SECONDS", {"setup": 0.2, "call": 0.2})
+        patch.setattr(patience, "LIMITS_SECONDS", {"setup": 0.15, "call": 0.15})
         patch.setattr(patience, "_BACKENDS", ())
         patch.setattr(patience, "_slowness", lambda: 1.0)
         patch.setenv("CI", ci)
@@ -51,8 +51,8 @@ def run(pytester: pytest.Pytester, ci: str) -> pytest.RunResult:
 def test_under_ci_what_takes_long_fails_unless_it_is_marked(pytester: pytest.Pytester) -> None:
     said = run(pytester, "true")
     said.assert_outcomes(passed=3, failed=1, errors=1)
-    said.stdout.fnmatch_lines(["*test_whose_fixture_is_dear: expected at most 0.2 CPU seconds of a setup, took 0.4*"])
-    said.stdout.fnmatch_lines(["*test_long: expected at most 0.2 CPU seconds of a call, took 0.4*", "*mark.slow*"])
+    said.stdout.fnmatch_lines(["*test_whose_fixture_is_dear: expected at most 0.1 CPU seconds of a setup, took 0.3*"])
+    said.stdout.fnmatch_lines(["*test_long: expected at most 0.1 CPU seconds of a call, took 0.3*", "*mark.slow*"])
 
 
 def test_elsewhere_nothing_fails_for_its_time(pytester: pytest.Pytester) -> None:

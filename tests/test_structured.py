@@ -133,7 +133,7 @@ def assert_alike(before: Model, after: Model, *, components: Sequence[str]) -> N
             torch.testing.assert_close(after.programs[component].module(given[:1]), wanted[:1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize("family", ["vit", "grid", pytest.param("hybrid", marks=pytest.mark.slow)])
 def test_what_does_nothing_goes_first_and_the_rest_answers_as_before(
     family: str, tmp_path: Path, teacher: Model
 ) -> None:

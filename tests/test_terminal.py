@@ -82,7 +82,9 @@ def _edgevlm(*arguments: str | Path, **changes: str | None) -> subprocess.Comple
     return subprocess.run(command, env=environment, capture_output=True, timeout=120)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *(pytest.param(each, marks=pytest.mark.slow) for each in ("latin-1", "cp1252"))]
+)
 def test_an_output_that_is_not_utf8(encoding: str) -> None:
     bundle = library.student("tflite", "int8")
     picture = bundle.path / "golden" / "grey.png"

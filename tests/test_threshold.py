@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,11 +59,12 @@ def test_one_label_or_one_picture_is_too_little() -> None:
     assert threshold.measure(np.zeros((1, 9), np.float32), np.zeros(1, np.int64)) is None
 
 
-def test_the_command_shows_it() -> None:
-    asked = ["evaluate", "edgevlm-student", "--data", "objects:train:24", "--threshold"]
+def test_the_command_shows_it(tmp_path: Path) -> None:
+    report = tmp_path / "found.json"
+    asked = ["evaluate", "edgevlm-student", "--data", "objects:train:24", "--threshold", "--out", str(report)]
     shown = CliRunner().invoke(main, asked)
     assert shown.exit_code == 0, shown.output
     assert "least cosine of a label that fits" in shown.output
-    (found,) = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)["sets"]
+    (found,) = json.loads(report.read_text(encoding="utf-8"))["sets"]
     assert set(found["threshold"]) == {"cosine", "kept", "refused", "auroc", "pictures"}
     assert found["threshold"]["pictures"] == 12

@@ -90,9 +90,9 @@ def verify_embeddings(session: Session, bundle: Bundle, progress: Progress) -> P
     tokenizer = tokenizer_of(bundle, session)
     stored, rows, reference = _read_fixtures(bundle, tokenizer)
     expected = golden.check(bundle, stored, tokenizer)
+    _check_labels(session, bundle, expected["reference"], tokenizer)
     report = _measure(session, bundle, rows, reference, progress)
     golden.hold(bundle, stored, expected, _ask_golden(session, bundle, stored))
-    _check_labels(session, bundle, expected["reference"], tokenizer)
     return report
 
 
