@@ -27,7 +27,7 @@ from edgevlm.bundle import claims, golden_dialogues
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
 from edgevlm.bundle.dialogue import Chat, Dialogue, Sampling, Spelling, Tiling, Turn
 from edgevlm.bundle.golden import GOLDEN
-from edgevlm.bundle.manifest import TALKERS_VERSION, Manifest, ParityCheck
+from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION, Manifest, ParityCheck
 from edgevlm.cli import main
 from edgevlm.conversion import pipeline
 from edgevlm.errors import BundleError, CheckpointError, InputError, LabelError, TensorError, UnsupportedError
@@ -588,7 +588,7 @@ def test_the_format_of_a_talker_is_its_own_and_an_encoders_stays(tmp_path: Path)
     assert manifest["embedding_dim"] is None
     assert manifest["components"]["decode"]["functions"] == {"1": "decode", "16": "prefill_16"}
     encoder = json.loads((library.student("tflite", "int8").path / "manifest.json").read_text(encoding="utf-8"))
-    assert encoder["format_version"] == "1.4"
+    assert encoder["format_version"] == FORMAT_VERSION
     assert "dialogue" not in encoder
     assert "functions" not in encoder["components"]["encode_image"]
     small = edgevlm.export_for_app(made(), tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,13 +13,17 @@ import library
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 import edgevlm
+from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.dialogue import Chat, Turn
 from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.manifest import ParityCheck
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits, Recipe
 from edgevlm.bundle.spec import F32, Array
-from edgevlm.errors import RecipeError
+from edgevlm.conversion import proof
+from edgevlm.errors import BundleError, RecipeError
 from edgevlm.inference.generator import Generator
 from edgevlm.models.checkpoints import talking
 from edgevlm.parity import generation
@@ -54,11 +58,14 @@ class Other:
     def close(self) -> None: ...
 
 
+def picture_of(name: str) -> Image.Image:
+    return generation.golden_pictures()[name.removeprefix("golden/")]
+
+
 def measured(kind: str, recipe: Recipe, other: Other | None = None) -> dict[str, ParityCheck]:
     own = original(kind)
     model = own if other is None else Generator(other, own.specs, own.image, own.dialogue, own.tokenizer)
-    pictures = {f"golden/{name}": picture for name, picture in generation.golden_pictures().items()}
-    asked = generation.Asked(model, pictures.__getitem__)
+    asked = generation.Asked(model, picture_of)
     report = generation.measure(asked, golden(kind), Path("b"), recipe, "reference")
     return {check.measure: check for check in report.checks}
 
@@ -127,6 +134,51 @@ def test_same_tokens_are_those_before_an_answer_parts() -> None:
     whole = [count == len(d.answer_ids) for count, d in zip(begun, dialogues, strict=True)]
     assert found["same_answers"].value == np.mean(whole)
     assert (found["same_tokens"].limit, found["same_answers"].limit) == (0.5, None)
+
+
+TURN = Turn("<<", ">>")
+EDITS: dict[str, Callable[[Chat], Chat | None]] = {
+    "how an answer stands before the next question": lambda chat: replace(chat, assistant=TURN),
+    "a question without a picture": lambda chat: replace(chat, user=TURN),
+    "a system text": lambda chat: replace(chat, system=None if chat.system else TURN),
+    "no template": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("kind", ["llava", "smolvlm"])
+def test_several_turns_are_written_out(kind: str) -> None:
+    chat, found = original(kind).dialogue.chat, golden(kind).conversations
+    assert chat is not None
+    assert [(each.system, each.picture) for each in found[:2]] == [(None, None), (None, "golden/flat.png")]
+    assert [each.system is not None for each in found[2:]] == ([True] if chat.system else [])
+    for each in found:
+        assert all(said in each.text for said in (*each.said, each.system or ""))
+        assert each.token_ids[-len(each.last_ids) :] == each.last_ids
+        assert original(kind).tokenizer.text(each.last_ids).count(each.said[-1].strip()) == 1
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_other_rules_of_turns_are_refused(edit: Callable[[Chat], Chat | None]) -> None:
+    own, stored = original("llava"), golden("llava")
+    assert own.dialogue.chat is not None
+    if own.dialogue.chat.system is None and edit is EDITS["a system text"]:
+        stored = replace(stored, conversations=tuple(replace(each, system="Hi") for each in stored.conversations))
+    rules = replace(own.dialogue, chat=edit(own.dialogue.chat))
+    asked = generation.Asked(Generator(own.session, own.specs, own.image, rules, own.tokenizer), picture_of)
+    with pytest.raises(BundleError, match=r"golden: .* the manifest's rules write another conversation"):
+        generation.measure(asked, stored, Path("b"), BUILTIN["fp32"], "reference")
+
+
+def test_every_kind_of_conversation_is_there_since_2_1(tmp_path: Path) -> None:
+    dialogue, stored = original("llava").dialogue, golden("llava")
+    manifest = replace(library.student("tflite", "int8").manifest, format_version="2.1", dialogue=dialogue)
+    bundle = Bundle(tmp_path, manifest)
+    proof.check_kinds(bundle, stored)
+    for lacking in ((), stored.conversations[:1], stored.conversations[1:]):
+        with pytest.raises(BundleError, match="golden: conversations: expected some with a picture and without"):
+            proof.check_kinds(bundle, replace(stored, conversations=lacking))
+    older = replace(bundle, manifest=replace(manifest, format_version="2.0"))
+    proof.check_kinds(older, replace(stored, conversations=()))
 
 
 def test_a_recipes_own_limits_hold_or_are_refused() -> None:

@@ -42,7 +42,7 @@ def page(text: str) -> str:
     parts = {
         "Manifest": _tables(Manifest),
         "Golden": _tables(Golden),
-        "GoldenDialogues": _tables(GoldenDialogues, since=TALKERS_VERSION),
+        "GoldenDialogues": _tables(GoldenDialogues, since="2.0"),
         "limits": _limits(),
         "arithmetic": _arithmetic(),
         "limits_of_talkers": _limits_of_talkers(),
@@ -56,9 +56,9 @@ def schema_text(kind: Any) -> str:
     if kind in _OF_GOLDEN:
         found["properties"]["schema_version"]["const"] = _OF_GOLDEN[kind]
     if kind is Manifest:
-        major, minor = FORMAT_VERSION.split(".")
-        older = [f"{major}.{each}" for each in range(int(minor) + 1)]
-        found["properties"]["format_version"]["enum"] = [*older, TALKERS_VERSION]
+        newest = (version.split(".") for version in (FORMAT_VERSION, TALKERS_VERSION))
+        known = [f"{major}.{each}" for major, minor in newest for each in range(int(minor) + 1)]
+        found["properties"]["format_version"]["enum"] = known
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgevlm import schema
@@ -105,6 +105,27 @@ class GoldenDialogue:
 
 
 @dataclass(frozen=True)
+class GoldenConversation:
+    """Several turns, written out: how, and not what a model would say.
+
+    Attributes:
+        system: The system text; None where there is none.
+        picture: Path of the picture that the first question shows; None where it shows none.
+        said: By the user and the model in turn, the last by the user.
+        text: The conversation written out, the picture spelled.
+        token_ids: Of the text, with those that every text begins with.
+        last_ids: Of the last question, as it is put behind the answer before it where a state has all until there.
+    """
+
+    system: str | None
+    picture: str | None
+    said: tuple[str, ...]
+    text: str
+    token_ids: tuple[TokenId, ...]
+    last_ids: tuple[TokenId, ...]
+
+
+@dataclass(frozen=True)
 class GoldenDialogues:
     """What `golden.json` holds of a model that talks.
 
@@ -113,11 +134,14 @@ class GoldenDialogues:
         dialogues: What was asked: five or more, two pictures of one question among them.
         pixels: Of each picture, by its path, the sha256 of what `encode_image` takes of it, its tiles one behind the
             other, as uint8 [N, 3, H, W], in hexadecimal.
+        conversations: With a picture and without, and with a system text where the model has a place for one; empty
+            where it has no chat template.
     """
 
     schema_version: int
     dialogues: tuple[GoldenDialogue, ...]
     pixels: Mapping[str, str]
+    conversations: tuple[GoldenConversation, ...] = field(default=(), metadata={"since": "2.1"})
 
 
 def write(folder: Path, golden: GoldenDialogues) -> None:
@@ -153,6 +177,8 @@ def read(folder: Path, *, newer: bool) -> GoldenDialogues:
         whole = all(map(_is_whole, steps))
         if not steps or len(steps) != len(dialogue.answer_ids) or not whole or max(dialogue.answer_ids) >= 1 << 31:
             raise BundleError(f"{path}: dialogues[{number}]: expected a step for each token of the answer", hint=hint)
+    if any(len(each.said) % 2 == 0 for each in found.conversations):
+        raise BundleError(f"{path}: conversations: expected the user to begin and to end each", hint=hint)
     shown = {(each.picture, each.question) for each in found.dialogues if each.picture is not None}
     if len(found.dialogues) < _LEAST or len({question for _, question in shown}) == len(shown):
         raise BundleError(

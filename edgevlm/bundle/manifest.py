@@ -23,7 +23,7 @@ from edgevlm.errors import InputError
 from edgevlm.schema import Quantity
 
 FORMAT_VERSION = "1.5"
-TALKERS_VERSION = "2.0"
+TALKERS_VERSION = "2.1"
 """Of the format of models that talk, without which a reader cannot do: a dual encoder's stays in the older one."""
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"

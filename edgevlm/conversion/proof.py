@@ -15,6 +15,7 @@ from edgevlm.bundle.embedding_space import check_embedding_space
 from edgevlm.bundle.golden import REFERENCE, Golden, arithmetic
 from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.manifest import MANIFEST, ParityReport
+from edgevlm.bundle.versions import is_at_least
 from edgevlm.errors import BundleError
 from edgevlm.inference.embeddings import average
 from edgevlm.inference.generator import generator_of
@@ -106,17 +107,31 @@ def verify_dialogues(session: Session, bundle: Bundle, runner: str | None, progr
         progress: Told how far it is.
     """
     stored, recipe = golden_dialogues.read(bundle.path, newer=bundle.is_newer), bundle.manifest.recipe
-    for dialogue in stored.dialogues:
-        if dialogue.picture is not None and dialogue.picture not in bundle.manifest.files:
-            raise BundleError(
-                f"{bundle.path}: golden: expected pictures among the bundle's files, got {dialogue.picture[:80]!r}"
-            )
+    pictures = {*(each.picture for each in stored.dialogues), *(each.picture for each in stored.conversations)}
+    if unknown := pictures - {None, *bundle.manifest.files}:
+        found = min(map(str, unknown))
+        raise BundleError(f"{bundle.path}: golden: expected pictures among the bundle's files, got {found[:80]!r}")
+    check_kinds(bundle, stored)
     model = generation.Asked(generator_of(bundle, session), lambda name: bundle.path / name)
     report = generation.measure(model, stored, bundle.path, recipe, session.evidence, progress)
     if runner is None or not report.passed:
         return report
     checks = witness.measure(model, IsolatedRunner(bundle), runner, stored, recipe, progress)
     return replace(report, checks=(*report.checks, *checks))
+
+
+def check_kinds(bundle: Bundle, stored: GoldenDialogues) -> None:
+    """Refuses golden dialogues without a conversation of each kind that the chat template has, as since format 2.1."""
+    chat = bundle.manifest.dialogue.chat if bundle.manifest.dialogue else None
+    if chat is None or not is_at_least(bundle.manifest.format_version, "2.1"):
+        return
+    kinds = {(each.system is not None, each.picture is not None) for each in stored.conversations}
+    lacking = {(False, False), (False, True), *([(True, True)] if chat.system is not None else [])} - kinds
+    if lacking:
+        raise BundleError(
+            f"{bundle.path}: golden: conversations: expected some with a picture and without, and with a system text, "
+            f"as the chat template has places for, got {len(stored.conversations)}, and not all of these"
+        )
 
 
 def runner_of(bundle: Bundle) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgevlm.bundle.golden_dialogues import (
     KEPT,
     SCHEMA_VERSION,
     TIE,
+    GoldenConversation,
     GoldenDialogue,
     GoldenDialogues,
     GoldenStep,
@@ -29,10 +31,10 @@ from edgevlm.bundle.manifest import ParityCheck, ParityReport
 from edgevlm.bundle.recipe import Recipe, usual_limits
 from edgevlm.bundle.spec import F32
 from edgevlm.data.scenes import Scenes
-from edgevlm.errors import BundleError, RecipeError
+from edgevlm.errors import BundleError, InputError, RecipeError
 from edgevlm.inference.decoding import log_likelihood, log_sum_exp
 from edgevlm.inference.generator import Generator, Seen
-from edgevlm.inputs.chat import Message, Written
+from edgevlm.inputs.chat import Message, Written, go_on, write
 from edgevlm.inputs.pictures import Picture
 from edgevlm.process.progress import Progress, silent
 
@@ -52,6 +54,9 @@ _QUESTIONS = (
 )
 _BEGINNINGS = ("", "a picture of", "there are")
 """What a captioner goes on from."""
+_SYSTEM = "Be brief."
+_SAID = ("What is it?", "Three shapes, in a row.", " Na\u00efve \U0001f600 question: which colour?")
+"""What a conversation is written out with."""
 _GREY, _FLAT = "grey.png", "flat.png"
 _FOLLOWS, _AGAIN = ("What follows? ", "there are "), "one red circle and two blue stars, "
 """What a question that fills the context, or a caption, begins with; and what it repeats."""
@@ -114,6 +119,19 @@ class Asked:
             for name, seen in self._seen.items()
         }
 
+    def converse(self, system: str | None, said: tuple[str, ...], picture: str | None) -> GoldenConversation:
+        """Turns of the user and the model written out, a picture with the first; nobody is asked."""
+        told = [Message("user" if number % 2 == 0 else "assistant", text) for number, text in enumerate(said)]
+        if picture is not None:
+            told[0] = replace(told[0], pictures=1)
+        if system is not None:
+            told = [Message("system", system), *told]
+        model = self.model
+        cuts = [] if picture is None else [model.cut(self._find(picture))[1]]
+        written = write(model.dialogue, told, cuts, model.tokenizer)
+        last = go_on(model.dialogue, said[-1], model.tokenizer)
+        return GoldenConversation(system, picture, said, written.text, written.ids, tuple(last))
+
     def follow(self, written: Written, seen: Seen | None, answer_ids: Sequence[int]) -> F32:
         """Logits before each token of a given answer, float32 [T, V]."""
         place = self.model.place()
@@ -152,7 +170,7 @@ def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
     for number, (shown, question) in enumerate(asked):
         progress("asking the original", number / len(asked))
         found.append(_answer(model, shown, question))
-    return GoldenDialogues(SCHEMA_VERSION, tuple(found), model.pixels)
+    return GoldenDialogues(SCHEMA_VERSION, tuple(found), model.pixels, _conversations(model, flat))
 
 
 def measure(
@@ -171,6 +189,7 @@ def measure(
     Raises:
         BundleError: golden.json has other pixels, texts, ids or ends than the manifest's rules make.
     """
+    _check_conversations(model, golden, where)
     allowed = limits(recipe)
     errors, divergences, agreements, finite = [], [], [], []
     begins, lengths = list[int](), list[int]()
@@ -225,6 +244,15 @@ def measure(
     return ParityReport(evidence, len(golden.dialogues), tuple(checks))
 
 
+def _conversations(model: Asked, picture: str) -> tuple[GoldenConversation, ...]:
+    """Written out by the original's rules: what second turns and system texts are is nowhere else in golden.json."""
+    chat = model.model.dialogue.chat
+    if chat is None:
+        return ()
+    kinds = [(None, None), (None, picture), *([(_SYSTEM, picture)] if chat.system is not None else [])]
+    return tuple(model.converse(system, _SAID, shown) for system, shown in kinds)
+
+
 def _answer(asked: Asked, picture: str | None, question: str) -> GoldenDialogue:
     original = asked.model
     written, seen = asked.write(picture, question)
@@ -252,6 +280,20 @@ def _long_question(model: Asked, picture: str) -> str:
     while len(model.write(picture, question + _AGAIN)[0].ids) <= room:
         question += _AGAIN
     return question
+
+
+def _check_conversations(model: Asked, golden: GoldenDialogues, where: Path) -> None:
+    """Refuses conversations that the manifest's rules write otherwise, or not at all."""
+    for each in golden.conversations:
+        try:
+            same = model.converse(each.system, each.said, each.picture) == each
+        except InputError:  # no chat template, or none with a system text
+            same = False
+        if not same:
+            raise BundleError(
+                f"{where}: golden: {each.said[-1][:60]!r}: the manifest's rules write another conversation, or other "
+                "ids, than golden.json has"
+            )
 
 
 def _check_words(model: Generator, dialogue: GoldenDialogue, where: Path) -> None:
