@@ -257,6 +257,8 @@ def test_decoding_leaves_the_callers_picture_as_it_was() -> None:
         (pictures.oriented(1)[:-200], "damaged, truncated or closed"),
         (pictures.rgba()[:-60], "damaged, truncated or closed"),
         (pictures.bomb_png(), "too many pixels"),
+        (pictures.bomb_png(11_600, 11_600), "too many pixels: expected at most 134,217,728, got 11600 x 11600"),
+        (pictures.bomb_png(11_500, 11_500), "damaged, truncated or closed"),
         (pictures.encode(pictures.scene(4, 4), "EPS"), "EPS is a program"),
         (Image.new("RGB", (0, 5)), "at least one pixel"),
         (Image.new("F", (5, 5)), "no agreed range"),

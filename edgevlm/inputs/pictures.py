@@ -34,6 +34,8 @@ SUFFIXES = (
 """How the name of a picture ends, in lower case, wherever pictures are looked for. Of the last line Pillow may need a
 plug-in to read some: such a picture is met, and named as unreadable. `decode` itself goes by what a file holds."""
 
+_MOST_PIXELS = 1 << 27
+"""Of a file: as RGB, 0.54 GB in Pillow's memory, and a board has 1 GB. Few phones take larger ones, of 200 million."""
 _LARGEST_WHOLE = 1 << 22
 """Pixels of a scaled picture, 28 MB with numpy's copy: of a larger one only what the crop keeps is computed. As many
 of one that is not RGB are made so at once."""
@@ -78,8 +80,8 @@ def decode(source: Picture) -> Image.Image:
         source: A path, an encoded picture's bytes, a PIL image, or a uint8 array: [H, W, 3] in RGB or [H, W] in grey.
 
     Raises:
-        ImageError: no such file, not a picture, truncated, past Pillow's limit on decompression bombs, 32-bit pixels,
-            or an array of another dtype or shape.
+        ImageError: no such file, not a picture, truncated, a file of more than 2^27 pixels, 32-bit pixels, or an array
+            of another dtype or shape.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -102,6 +104,11 @@ def decode(source: Picture) -> Image.Image:
             # Pillow would hand these to Ghostscript, if there is one: not for pictures from anywhere.
             if image.format == "EPS":
                 raise ImageError(f"{name}: EPS is a program, not a picture", hint="convert it to PNG first")
+            if image.height * image.width > _MOST_PIXELS:
+                raise ImageError(
+                    f"{name}: too many pixels: expected at most {_MOST_PIXELS:,}, got {image.height} x {image.width}",
+                    hint="shrink the picture first",
+                )
             return _to_upright_rgb(image, name)
     except FileNotFoundError as error:
         raise ImageError(f"{name}: no such file", hint="paths are relative to the current folder") from error
