@@ -30,6 +30,7 @@ from edgevlm.targets import (
     Progress,
     Unsupported,
     find_component,
+    silent,
     validate_inputs,
 )
 
@@ -49,7 +50,9 @@ class Pt2Converter:
     ) -> tuple[OpRange, ...]:
         return ()
 
-    def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
+    def lower(
+        self, programs: Programs, recipe: Recipe, out_dir: Path, progress: Progress = silent
+    ) -> tuple[BundleFile, ...]:
         files = []
         for name, program in programs.items():
             exported = torch.export.export(program.module, program.example, strict=False)

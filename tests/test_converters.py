@@ -122,10 +122,16 @@ def test_a_module_that_branches_on_data_is_refused_by_name(target: str, tmp_path
         def forward(self, features: Tensor) -> Tensor:
             return features if features.sum() > 0 else -features
 
+    told: list[tuple[str, float | None]] = []
     with pytest.raises(UnsupportedError, match=r"encode_image: torch\.export cannot capture it"):
         registry.converter(target).lower(
-            {"encode_image": program(Branching(), 1, 4, width=4)}, BUILTIN["fp32"], tmp_path
+            {"encode_image": program(Branching(), 1, 4, width=4)},
+            BUILTIN["fp32"],
+            tmp_path,
+            lambda stage, share: told.append((stage, share)),
         )
+    stages = {"coreml": 1, "executorch": 2}[target]  # ExecuTorch's last writes all
+    assert told == [(f"{target}: lowering 1 of {stages}: encode_image", 0.0)]
 
 
 @pytest.mark.parametrize("target", TARGETS)

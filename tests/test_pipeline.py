@@ -294,7 +294,7 @@ class _Broken:
     def unsupported(self, programs: Any, recipe: Any) -> tuple[()]:
         return ()
 
-    def lower(self, programs: Any, recipe: Any, out_dir: Path) -> tuple[()]:
+    def lower(self, programs: Any, recipe: Any, out_dir: Path, progress: Any) -> tuple[()]:
         (out_dir / "half").write_text("x")
         raise RuntimeError("the backend's own bug")
 
@@ -332,7 +332,7 @@ def test_bad_requests_are_refused_before_the_long_work(tmp_path: Path) -> None:
 
 
 class _Stopped(_Broken):
-    def lower(self, programs: Any, recipe: Any, out_dir: Path) -> tuple[()]:
+    def lower(self, programs: Any, recipe: Any, out_dir: Path, progress: Any) -> tuple[()]:
         (out_dir / "half").write_text("x")
         raise KeyboardInterrupt
 

@@ -376,7 +376,9 @@ class Kept:
     def unsupported(self, programs: Programs, recipe: Recipe) -> tuple[Unsupported, ...]:
         return () if recipe.name in ("fp32", "int8") else (Unsupported(recipe.name, instead="--recipe int8"),)
 
-    def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
+    def lower(
+        self, programs: Programs, recipe: Recipe, out_dir: Path, progress: Progress = silent
+    ) -> tuple[BundleFile, ...]:
         self.programs.update(programs)
         for name in programs:
             (out_dir / f"{name}.kept").write_bytes(bytes(1000))

@@ -28,7 +28,7 @@ from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.capture import capture, kind, place
 from edgevlm.graphs.program import Program, Programs, components
 from edgevlm.process import interrupts
-from edgevlm.process.progress import Progress
+from edgevlm.process.progress import Countdown, Progress, silent
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
 
@@ -76,7 +76,9 @@ class CoreMLConverter:
             graphs = {name: _capture(program) for name, program in programs.items()}
             return audit(graphs, programs, recipe, samples, _half_ops, progress)
 
-    def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
+    def lower(
+        self, programs: Programs, recipe: Recipe, out_dir: Path, progress: Progress = silent
+    ) -> tuple[BundleFile, ...]:
         """Writes one `.mlpackage` a component, or one for words, for the oldest system that has all its ops.
 
         Raises:
@@ -85,14 +87,15 @@ class CoreMLConverter:
             OSError: a package cannot be written.
         """
         require("coremltools", extra=self.target)
-        files = []
+        files, countdown = [], Countdown(progress, "coreml: lowering", len(programs))
         for name in dict.fromkeys(map(_package, components(programs))):
             package = out_dir / f"{name}.mlpackage"
             group = {key: program for key, program in programs.items() if _package(program.spec.name) == name}
             if [*group] == [name]:
+                countdown.next(name)
                 files.append(_lower(group[name], recipe, package, _least_system(recipe)))
             else:
-                files.append(_lower_functions(group, recipe, package))
+                files.append(_lower_functions(group, recipe, package, countdown))
         return tuple(files)
 
     def describe(self, manifest: Manifest, folder: Path) -> None:
@@ -113,7 +116,7 @@ def _package(component: str) -> str:
     return LANGUAGE if component in (EMBED_TOKENS, DECODE) else component
 
 
-def _lower_functions(programs: Programs, recipe: Recipe, package: Path) -> BundleFile:
+def _lower_functions(programs: Programs, recipe: Recipe, package: Path, countdown: Countdown) -> BundleFile:
     """One package with several functions, which share their weights; it takes iOS 18.
 
     The default one is the first of the last component.
@@ -123,6 +126,7 @@ def _lower_functions(programs: Programs, recipe: Recipe, package: Path) -> Bundl
     with interrupts.temporary_folder() as folder:
         descriptor = MultiFunctionDescriptor()
         for name, program in programs.items():
+            countdown.next(name)
             path = folder / f"{name}.mlpackage"
             _lower(program.implicit() if _keeps_state(recipe) else program, recipe, path, _FUNCTIONS)
             descriptor.add_function(str(path), src_function_name="main", target_function_name=name)

@@ -19,7 +19,7 @@ from edgevlm.converters.executorch.footprint import footprint
 from edgevlm.converters.requirements import require
 from edgevlm.graphs.capture import capture, place
 from edgevlm.graphs.program import Program, Programs, components
-from edgevlm.process.progress import Progress
+from edgevlm.process.progress import Countdown, Progress, silent
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
 
@@ -93,7 +93,9 @@ class ExecuTorchConverter:
             graphs = {name: _capture(program) for name, program in programs.items()}
             return audit(graphs, programs, recipe, samples, half_ops, progress)
 
-    def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
+    def lower(
+        self, programs: Programs, recipe: Recipe, out_dir: Path, progress: Progress = silent
+    ) -> tuple[BundleFile, ...]:
         """Writes `model.pte`.
 
         In fp16, weights and arithmetic are float16 (XNNPACK computes them natively on Armv8.2-A with FP16 and
@@ -104,8 +106,13 @@ class ExecuTorchConverter:
             OSError: the file cannot be written.
         """
         require("executorch", extra=self.target)
+        countdown = Countdown(progress, "executorch: lowering", len(programs) + 1)
         with quiet(), torch_patches.applied(), patches.applied():
-            exported = {name: _as_called(program, _prepare(program, recipe)) for name, program in programs.items()}
+            exported = {}
+            for name, program in programs.items():
+                countdown.next(name)
+                exported[name] = _as_called(program, _prepare(program, recipe))
+            countdown.next(FILE)
             constants = {name: value for program in programs.values() for name, value in program.constants.items()}
             lowered = _lower(exported, constants)
         with (out_dir / FILE).open("wb") as file:

@@ -26,7 +26,7 @@ from edgevlm.converters.tflite.tokenizer import spelled
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.capture import examples, named, plain_attention
 from edgevlm.graphs.program import Program, Programs, components, unrolled
-from edgevlm.process.progress import Progress
+from edgevlm.process.progress import Countdown, Progress, silent
 from edgevlm.process.quiet import quiet
 from edgevlm.targets import litert_lm
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
@@ -86,7 +86,9 @@ class TFLiteConverter:
         """Nothing: in fp16 the weights are float16 and the arithmetic stays float32, so nothing overflows."""
         return ()
 
-    def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
+    def lower(
+        self, programs: Programs, recipe: Recipe, out_dir: Path, progress: Progress = silent
+    ) -> tuple[BundleFile, ...]:
         """Writes `model.tflite`, or `model.litertlm`.
 
         In fp16, the weights of matrix products, convolutions and embeddings are float16; XNNPACK widens them once,
@@ -100,7 +102,7 @@ class TFLiteConverter:
         require("litert_torch", extra=self.target)
         os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")  # read once, when litert-torch is imported
         if EMBEDDER in programs:
-            return (_lower_container(programs, recipe, out_dir),)
+            return (_lower_container(programs, recipe, out_dir, Countdown(progress, "tflite: lowering", len(MODELS))),)
         with quiet(), torch_patches.applied():
             data = _lower(programs, recipe)
         (out_dir / FILE).write_bytes(data)
@@ -138,7 +140,7 @@ class TFLiteConverter:
         return footprint(outlines, recipe)
 
 
-def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path) -> BundleFile:
+def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path, countdown: Countdown) -> BundleFile:
     """The three models of a model that talks; `describe` adds what it is asked with."""
     from edgevlm.converters.tflite.called import as_called
 
@@ -147,6 +149,7 @@ def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path) -> Bundl
     models: dict[str, bytes] = {}
     requires: list[dict[str, str]] = []
     for name in MODELS:
+        countdown.next(name)
         own = {each: program for each, program in programs.items() if name == (each if each in MODELS else DECODER)}
         with quiet(), torch_patches.applied():
             models[name] = _lower(own, recipe, finish)

@@ -31,13 +31,13 @@ from edgevlm.errors import (
     UnsupportedError,
     named_failures,
 )
-from edgevlm.graphs.program import Programs, functions
+from edgevlm.graphs.program import functions
 from edgevlm.models import catalogue
 from edgevlm.parity import generation
 from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import discard
 from edgevlm.targets import registry
-from edgevlm.targets.converter import BundleFile, Converter, Describer, OpRange
+from edgevlm.targets.converter import Describer, OpRange
 
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData, CalibrationSource
@@ -285,7 +285,8 @@ def _convert_one(source: Prepared | PreparedTalker, request: Request, target: st
     compressed = source.compress(recipe, converter, progress)
     with staged(request.destination(target), force=request.force, ignored=True) as stage:
         progress(f"{target}: lowering", None)
-        files = _lower(converter, compressed.programs, recipe, stage.folder)
+        with named_failures(f"{target}: the backend's converter"):
+            files = converter.lower(compressed.programs, recipe, stage.folder, progress)
         began = time.monotonic()
         progress(f"{target}: asking the float reference", None)
         proof = begin_proof(source, stage.folder, progress)
@@ -338,11 +339,6 @@ def _prove_weights(bundle: Bundle, compressed: Compressed) -> tuple[WeightProof,
                 hint="name these layers in the recipe's weights.float_layers, and report this: it is a fault of ours",
             )
     return proofs
-
-
-def _lower(converter: Converter, programs: Programs, recipe: Recipe, folder: Path) -> tuple[BundleFile, ...]:
-    with named_failures(f"{converter.target}: the backend's converter"):
-        return converter.lower(programs, recipe, folder)
 
 
 def _cache_key(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.spec import F32, Array
 from edgevlm.graphs.program import Program, Programs
-from edgevlm.process.progress import Progress
+from edgevlm.process.progress import Progress, silent
 from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
 from edgevlm.targets.converter import (
     BundleFile,
@@ -69,6 +69,7 @@ __all__ = [
     "Unsupported",
     "Verdict",
     "find_component",
+    "silent",
     "validate_inputs",
     "validate_threads",
 ]

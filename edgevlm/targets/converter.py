@@ -12,7 +12,7 @@ import numpy as np
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.graphs.program import Programs
-from edgevlm.process.progress import Progress
+from edgevlm.process.progress import Progress, silent
 
 if TYPE_CHECKING:
     from edgevlm.bundle.dialogue import Dialogue
@@ -124,7 +124,9 @@ class Converter(Protocol):
             RecipeError: `recipe.float32_ops` names something that is not there.
         """
 
-    def lower(self, programs: Programs, recipe: Recipe, out_dir: Path) -> tuple[BundleFile, ...]:
+    def lower(
+        self, programs: Programs, recipe: Recipe, out_dir: Path, progress: Progress = silent
+    ) -> tuple[BundleFile, ...]:
         """Writes the artefact below `out_dir`. The same programs give the same bytes.
 
         Args:
@@ -132,6 +134,7 @@ class Converter(Protocol):
                 component that is run with several lengths there is one for each, and weights are stored once.
             recipe: Which made them.
             out_dir: An empty folder.
+            progress: Told how far it is.
         """
 
 
