@@ -10,15 +10,13 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 
+import bytecode_cache
 import pytest
 
 # Two cores serve everyone: a thread a process is faster than threads that wait for one another. Backends read this
 # when they are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Workers and the processes that tests start import the same frameworks. Where images and shells tell Python to keep no
-# bytecode, each would compile them anew: coremltools takes 32 s of a processor then, and 12 s else; torch 4.9 and 1.5.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
+bytecode_cache.keep()
 
 pytest_plugins = ["patience", "pytester"]
 
@@ -30,6 +28,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     from made import home
 
+    if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
+        bytecode_cache.compile_once()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where Ctrl-C would end nothing
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

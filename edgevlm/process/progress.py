@@ -10,7 +10,10 @@ Progress = Callable[[str, float | None], None]
 
 
 def silent(stage: str, share: float | None) -> None:
-    """The `Progress` that says nothing."""
+    """The `Progress` that says nothing.
+
+    >>> silent("coreml: lowering", 0.5)
+    """
 
 
 def duration(seconds: float) -> str:
