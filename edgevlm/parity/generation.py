@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgevlm.bundle.dialogue import DECODE
+from edgevlm.bundle.dialogue import DECODE, Chat
 from edgevlm.bundle.golden import FOLDER
 from edgevlm.bundle.golden_dialogues import (
     KEPT,
@@ -244,13 +244,20 @@ def measure(
     return ParityReport(evidence, len(golden.dialogues), tuple(checks))
 
 
+def kinds_of_conversation(chat: Chat) -> list[tuple[bool, bool]]:
+    """Whether one has a system text, and whether it has a picture: of each kind that golden.json has one of."""
+    return [(False, False), (False, True), *([(True, True)] if chat.system is not None else [])]
+
+
 def _conversations(model: Asked, picture: str) -> tuple[GoldenConversation, ...]:
     """Written out by the original's rules: what second turns and system texts are is nowhere else in golden.json."""
     chat = model.model.dialogue.chat
     if chat is None:
         return ()
-    kinds = [(None, None), (None, picture), *([(_SYSTEM, picture)] if chat.system is not None else [])]
-    return tuple(model.converse(system, _SAID, shown) for system, shown in kinds)
+    return tuple(
+        model.converse(_SYSTEM if has_system else None, _SAID, picture if has_picture else None)
+        for has_system, has_picture in kinds_of_conversation(chat)
+    )
 
 
 def _answer(asked: Asked, picture: str | None, question: str) -> GoldenDialogue:
