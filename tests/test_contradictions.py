@@ -139,10 +139,11 @@ def test_a_bundle_of_this_format_names_the_model_that_its_embeddings_are_of(tmp_
         ("max_abs_error", {"value": 2.0, "limit": 0.1}, "limit 0.1: expected passed: False, got True"),
         ("finite", {"passed": False}, "limit 1.0: expected passed: True, got False"),
         ("finite", {"value": math.nan}, "limit 1.0: expected passed: False, got True"),
-        ("min_cosine", {"value": 0.5, "limit": 0.4}, "passed: expected the limit of recipe strict, 0.99, to hold"),
-        ("min_cosine", {"value": 0.5, "limit": None}, "passed: expected the limit of recipe strict, 0.99, to hold"),
-        ("max_abs_error", {"value": 2.0, "limit": 3.0}, "passed: expected the limit of recipe strict, 0.1, to hold"),
-        ("top1_agreement", {"value": 0.0, "limit": 0.0}, "passed: expected the limit of recipe strict, 0.9, to hold"),
+        ("finite", {"value": 0.5, "limit": 0.4}, "passed: expected the limit of recipe strict, 1.0, got 0.4"),
+        ("min_cosine", {"limit": 0.98}, "passed: expected the limit of recipe strict, 0.99, got 0.98"),
+        ("min_cosine", {"value": 0.5, "limit": None}, "passed: expected the limit of recipe strict, 0.99, got None"),
+        ("max_abs_error", {"value": 2.0, "limit": 30.0}, "passed: expected the limit of recipe strict, 0.1"),
+        ("top1_agreement", {"value": 0.0, "limit": 0.0}, "passed: expected the limit of recipe strict, 0.9, got 0.0"),
     ],
 )
 def test_a_comparison_is_within_its_limit_and_the_recipes(
@@ -153,10 +154,21 @@ def test_a_comparison_is_within_its_limit_and_the_recipes(
     report = bundle.manifest.parity
     assert report is not None
     assert measure in {check.measure for check in report.checks}
-    checks = tuple(replace(each, **changes) if each.measure == measure else each for each in report.checks)
+    limits = {"max_abs_error": 0.1, "min_cosine": 0.99, "top1_agreement": 0.9}
+    held = [replace(each, limit=limits.get(each.measure, each.limit)) for each in report.checks]
+    checks = tuple(replace(each, **changes) if each.measure == measure else each for each in held)
     path = changed(bundle, tmp_path / "b.edgevlm", recipe=recipe, parity=replace(report, checks=checks))
     with pytest.raises(BundleError, match=f"{measure} of .*{re.escape(said)}"):
         Bundle.open(path)
+
+
+def test_a_recipe_is_no_looser_than_the_limits_that_its_comparisons_were_held_to(tmp_path: Path) -> None:
+    bundle = library.student("tflite", "int8")
+    looser = replace(bundle.manifest.recipe, parity=replace(bundle.manifest.recipe.parity, min_top1_agreement=0.5))
+    with pytest.raises(
+        BundleError, match=r"top1_agreement of 0.\d+ passed: expected the limit of recipe int8, 0\.5, got"
+    ):
+        Bundle.open(changed(bundle, tmp_path / "b.edgevlm", recipe=looser))
 
 
 def test_measures_of_another_package_are_its_own_to_judge(tmp_path: Path) -> None:
