@@ -121,6 +121,28 @@ def test_core_ml_patches_leave_another_version_alone(monkeypatch: pytest.MonkeyP
         assert gelu_mode(TanhGelu()) == "EXACT"
 
 
+IMPORTED = """
+import sys
+{bring_in}
+print([name for name in ("executorch", "sklearn", "torchao", "transformers") if name in sys.modules])
+import coremltools.optimize, executorch
+"""
+
+
+def imported_with(bring_in: str) -> str:
+    code = IMPORTED.format(bring_in=bring_in)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_core_ml_tools_come_without_the_frameworks_that_they_look_for() -> None:
+    assert imported_with("from edgevlm.converters.coreml.patches import bring_in; bring_in()") == "[]"
+
+
+@pytest.mark.slow
+def test_hiding_the_frameworks_that_core_ml_tools_look_for_is_still_needed() -> None:
+    assert imported_with("import coremltools") == "['executorch', 'sklearn', 'torchao', 'transformers']"
+
+
 @pytest.mark.slow
 def test_xnnpack_computes_tanh_gelu_once_it_is_written_out() -> None:
     answer = run_xnnpack(export(TanhGelu()).run_decompositions(decompositions()), EXAMPLE)

@@ -87,6 +87,8 @@ class CoreMLConverter:
             OSError: a package cannot be written.
         """
         require("coremltools", extra=self.target)
+        with quiet():
+            patches.bring_in()
         files, countdown = [], Countdown(progress, "coreml: lowering", len(programs))
         for name in dict.fromkeys(map(_package, components(programs))):
             package = out_dir / f"{name}.mlpackage"

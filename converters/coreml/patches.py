@@ -1,12 +1,15 @@
 """coremltools 9.0's faults that our models meet, each mended for that version alone.
 
 They are applied while a conversion runs and taken back after it, so that importing EdgeVLM changes nothing for
-other users of coremltools in the process. Each has a test that fails once upstream has mended it.
+other users of coremltools in the process, but for what `bring_in` says. Each has a test that fails once upstream has
+mended it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -17,6 +20,25 @@ PATCHED_VERSION = "9.0"
 # This pass turns `x * scale + shift`, a channel each, into `batch_norm` with a variance of 1 and the op's default
 # epsilon of 1e-5: every product comes out 5e-6 too small, in float32 as well. Pixels are normalised just so.
 _WRONG_PASS = "common::fuse_elementwise_to_batchnorm"
+
+_LOOKED_FOR = ("executorch", "sklearn", "torchao", "transformers")
+
+
+def bring_in() -> None:
+    """Imports coremltools, hiding from it the frameworks that it imports only to see whether they are there.
+
+    They take three quarters of its ten seconds, and our programs hold nothing of theirs. Who converts scikit-learn's
+    models, ExecuTorch's dialects or torchao's weights with coremltools in the same process imports it before.
+    """
+    if "coremltools" in sys.modules or version("coremltools") != PATCHED_VERSION:
+        return
+    hidden = [name for name in _LOOKED_FOR if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how an import is refused
+    try:
+        importlib.import_module("coremltools")
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def sound_passes() -> Any:

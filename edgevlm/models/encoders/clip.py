@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,9 @@ from edgevlm.bundle.spec import ImagePreprocessing, TextPreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.models.encoders.positions import image_positions
 from edgevlm.models.layers import Block, EndOfText, PixelNormalisation, causal_mask, unit_norm
-from edgevlm.models.network import Network
+
+if TYPE_CHECKING:
+    from edgevlm.models.network import Network
 
 # The `eos_token_id` of configs written before transformers 4.31, whatever the tokenizer's was: such a model pools at
 # the highest id instead (https://github.com/huggingface/transformers/pull/24773).

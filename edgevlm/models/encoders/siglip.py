@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -10,7 +10,9 @@ from edgevlm.bundle.spec import ImagePreprocessing, TextPreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.models.encoders.positions import image_positions
 from edgevlm.models.layers import Block, PixelNormalisation, attend, unit_norm
-from edgevlm.models.network import Network
+
+if TYPE_CHECKING:
+    from edgevlm.models.network import Network
 
 
 class AttentionPooling(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
@@ -12,9 +12,11 @@ from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.spec import ImagePreprocessing, TextPreprocessing
 from edgevlm.errors import UnsupportedError
 from edgevlm.models.model import Model
-from edgevlm.models.network import Network
 from edgevlm.models.students.config import ImageTowerConfig, TextTowerConfig
 from edgevlm.models.students.text_tower import TextTower
+
+if TYPE_CHECKING:
+    from edgevlm.models.network import Network
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -16,12 +16,14 @@ from edgevlm.errors import CheckpointError
 from edgevlm.inputs.texts import TOKENIZER_FILE, parse, read_file
 from edgevlm.models.checkpoints import files, weights
 from edgevlm.models.encoders import clip, siglip
-from edgevlm.models.network import Network, build_text_half
 from edgevlm.models.students.config import TextTowerConfig, check_text_tower
 from edgevlm.models.students.layout import TEXT_TOWER
 from edgevlm.models.students.parts import BorrowedText, FixedLabels, SmallText, TextSide
 from edgevlm.models.students.towers import build_text_tower
 from edgevlm.targets.isolation import rehearse
+
+if TYPE_CHECKING:
+    from edgevlm.models.network import Network
 
 FAMILIES = {"clip": clip, "siglip": siglip}
 
@@ -102,6 +104,8 @@ def read(data: Mapping[str, Any], folder: Path, embedding_dim: int, *, where: st
 
 
 def _read_half(folder: Path, family: str, text: TextPreprocessing, embedding_dim: int) -> Network:
+    from edgevlm.models.network import build_text_half  # imports transformers, which a student of its own has not
+
     where = folder / "config.json"
     network = build_text_half(files.read_json(where), family, where=str(where))
     longest = network.text_model.config.max_position_embeddings
