@@ -372,6 +372,23 @@ def test_tiles_that_several_threads_look_at_have_the_bits_of_one() -> None:
         np.testing.assert_array_equal(one["features"], other["features"])
 
 
+def test_equal_tiles_are_looked_at_once() -> None:
+    model, looked = load("smolvlm"), list[float]()
+
+    class Counting(ProgramSession):
+        def run(self, component: str, inputs: Mapping[str, Array], state: Any = None) -> dict[str, NDArray[np.float32]]:
+            looked.append(float(inputs["pixels"].mean()))
+            return super().run(component, inputs, state)
+
+    asked, plain = asking(model, Counting(model.programs)), ProgramSession(model.programs)
+    pixels, _ = asked.cut(scene(90, 70, seed=3))
+    again = asked.encode(np.concatenate([pixels, pixels[::-1]]))
+    assert len(looked) == len(pixels) == len({*looked})
+    for tile, found in zip([*pixels, *pixels[::-1]], again, strict=True):
+        expected = plain.run("encode_image", {"pixels": tile[None]})
+        np.testing.assert_array_equal(found["features"], expected["features"])
+
+
 def test_of_several_templates_the_one_counts_that_transformers_reads(tmp_path: Path) -> None:
     folder = shutil.copytree(talker_checkpoint("llava"), tmp_path / "llava")
     names = ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json")

@@ -47,14 +47,14 @@ def check_claims(where: Path, manifest: Manifest) -> None:
     _check_image(where, manifest.image)
     for name, component in manifest.components.items():
         _check_lengths(where, name, component)
-    for check in manifest.parity.checks if manifest.parity else ():
-        _check_comparison(where, manifest, check)
     of_embeddings = (manifest.embedding_dim, manifest.logit_scale, manifest.embedding_space_id)
     if (manifest.dialogue is None) == (None in of_embeddings):
         raise BundleError(
             f"{where}: expected embedding_dim, logit_scale and embedding_space_id of a dual encoder, or dialogue of a "
             f"model that talks, got {'neither' if manifest.dialogue is None else 'both'}"
         )
+    for check in manifest.parity.checks if manifest.parity else ():
+        _check_comparison(where, manifest, check)
     if manifest.dialogue is None:
         _check_embeddings(where, manifest)
     else:

@@ -439,11 +439,16 @@ class Generator:
         return found.pixels, Cut(found.rows, found.columns)
 
     def encode(self, pixels: F32) -> tuple[Mapping[str, F32], ...]:
-        """What `encode_image` answers to each tile."""
-        given = [{PIXELS: tile[None]} for tile in pixels]
-        if isinstance(self.session, Batching):
-            return tuple(self.session.run_each(ENCODE_IMAGE, given))
-        return tuple(self.session.run(ENCODE_IMAGE, each) for each in given)
+        """What `encode_image` answers to each tile; it is asked once about equal ones, as a wide margin has."""
+        contents = [tile.tobytes() for tile in pixels]
+        distinct = {content: {PIXELS: tile[None]} for content, tile in zip(contents, pixels, strict=True)}
+        given, session = distinct.values(), self.session
+        if isinstance(session, Batching):
+            found = session.run_each(ENCODE_IMAGE, [*given])
+        else:
+            found = [session.run(ENCODE_IMAGE, each) for each in given]
+        answers = dict(zip(distinct, found, strict=True))
+        return tuple(answers[content] for content in contents)
 
     def write(self, messages: Sequence[Message], seen: Seen | None) -> Written:
         """A dialogue's ids."""

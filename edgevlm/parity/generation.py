@@ -81,7 +81,8 @@ def golden_pictures() -> dict[str, Image.Image]:
     """File name -> what is asked about: drawn scenes of several shapes, and a grey picture, which shows nothing.
 
     They are long, since a model that cuts pictures cuts a square into the most tiles, each of which is encoded: at
-    SmolVLM's size 17, and 19 of these three. Only the tall one has several rows and columns of them.
+    SmolVLM's size 17, and 19 of these three. Only the tall one has several rows and columns of them; the grey one's
+    are all the same.
     """
     flat, tall = (Image.fromarray(pixels) for pixels in Scenes(_SEED, size=160).batch(0, 2).pixels)
     return {
@@ -89,6 +90,11 @@ def golden_pictures() -> dict[str, Image.Image]:
         _FLAT: flat.crop((0, 60, 160, 100)),
         _GREY: Image.new("RGB", (160, 40), (128, 128, 128)),
     }
+
+
+def is_grey(picture: str | None) -> bool:
+    """Whether a golden picture, by its path, is the one that shows nothing."""
+    return picture is not None and Path(picture).name == _GREY
 
 
 class Asked:
@@ -357,7 +363,7 @@ def _picture_matters(golden: GoldenDialogues, first: Mapping[tuple[str, str], F3
     found = []
     for (grey, question), step in steps.items():
         for (picture, other), beside in steps.items():
-            if question == other and grey != picture and Path(grey).name == _GREY:
+            if question == other and grey != picture and is_grey(grey):
                 changed = float(np.abs(first[grey, question] - first[picture, question]).max())
                 found.append((changed, _least_change(step, beside)))
     changes = [(changed, own_change) for changed, own_change in found if own_change > _ROUNDED]

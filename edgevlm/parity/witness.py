@@ -23,7 +23,7 @@ from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import BundleError
 from edgevlm.inference.generator import Seen
 from edgevlm.inputs.chat import Written
-from edgevlm.parity.generation import Asked
+from edgevlm.parity.generation import Asked, is_grey
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets.app_runner import Part, Runner
 
@@ -37,7 +37,7 @@ def measure(
         model: The same file, asked by our loop.
         runner: Whom to ask.
         called: Its name.
-        golden: What to ask, each picture once and the longest dialogue.
+        golden: What to ask: one dialogue about each picture, but the grey one, and one without.
         recipe: Of the file.
         progress: Told how far it is.
 
@@ -70,10 +70,8 @@ def measure(
 
 
 def _dear_once(dialogues: Sequence[GoldenDialogue]) -> list[GoldenDialogue]:
-    """Those whose picture is a new one, or none, and the last, which is the longest: a runner encodes pictures anew."""
-    shown = [each.picture for each in dialogues]
-    new = [picture is None or picture not in shown[:number] for number, picture in enumerate(shown)]
-    return [each for each, wanted in zip(dialogues, [*new[:-1], True], strict=True) if wanted]
+    """The last about each picture that shows something, and the last about none: a runner encodes pictures anew."""
+    return [*{each.picture: each for each in dialogues if not is_grey(each.picture)}.values()]
 
 
 def parts(written: Written, seen: Seen | None) -> list[Part]:
