@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from coremltools.converters.mil import Builder
+from coremltools.converters.mil.mil import Program
+from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipelineManager
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx.traceback import NodeSource
@@ -113,6 +115,29 @@ def test_core_ml_programs_do_not_tell_what_was_converted_before() -> None:
 
 def test_numbering_ops_anew_is_still_needed() -> None:
     assert op_names() != op_names()
+
+
+def times_checked(monkeypatch: pytest.MonkeyPatch) -> int:
+    checked = []
+    monkeypatch.setattr(Program, "validate", lambda self, **_: checked.append(self))
+
+    @Builder.program(input_specs=[Builder.TensorSpec((1,))])
+    def program(x: Any) -> Any:
+        return Builder.relu(x=x, name="y")
+
+    with coreml_patches.applied():
+        PassPipelineManager.apply_pipeline(program, ct.PassPipeline.DEFAULT)
+    program.validate()  # as before a program is written
+    return len(checked)
+
+
+def test_core_ml_programs_are_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert times_checked(monkeypatch) == 1
+
+
+def test_checking_core_ml_programs_once_is_still_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coreml_patches, "_validated_once", contextlib.nullcontext)
+    assert times_checked(monkeypatch) > 50
 
 
 def test_core_ml_patches_leave_another_version_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,6 +495,7 @@ def test_the_same_bytes_are_written_without_what_saves_time(
     for patch in ("_no_needless_decompositions", "_no_needless_replays", "_partitions_in_order"):
         monkeypatch.setattr(executorch_patches, patch, contextlib.nullcontext)
     monkeypatch.setattr(torch_patches, "applied", contextlib.nullcontext)
+    monkeypatch.setattr(coreml_patches, "_validated_once", contextlib.nullcontext)
     assert lowered(tmp_path / "plain") == patched
 
 

@@ -134,7 +134,7 @@ def _lower_functions(programs: Programs, recipe: Recipe, package: Path, countdow
             descriptor.add_function(str(path), src_function_name="main", target_function_name=name)
         last = components(programs)[-1]
         descriptor.default_function_name = next(name for name, each in programs.items() if each.spec.name == last)
-        with quiet():
+        with quiet(), patches.applied():
             save_multifunction(descriptor, str(package))
     _make_reproducible(package)
     return BundleFile(package.name, components(programs), requires=_SYSTEMS[9])

@@ -66,7 +66,8 @@ def applied() -> Iterator[None]:
     before = {name: converters.get(name) for name in _PATCHES}
     converters.update(_PATCHES)
     try:
-        yield
+        with _validated_once():
+            yield
     finally:
         Builder.name_count = numbers
         for name, original in before.items():
@@ -74,6 +75,33 @@ def applied() -> Iterator[None]:
                 del converters[name]
             else:
                 converters[name] = original
+
+
+@contextlib.contextmanager
+def _validated_once() -> Iterator[None]:
+    """Leaves out the checks of a program after each of some eighty passes, which take a third of their time.
+
+    Before it is written it is checked as ever.
+    """
+    from coremltools.converters.mil.mil import Program  # type: ignore[import-untyped]
+    from coremltools.converters.mil.mil.passes.pass_pipeline import (  # type: ignore[import-untyped]
+        PassPipelineManager,
+    )
+
+    apply, validate = PassPipelineManager.apply_pipeline, Program.validate
+
+    def apply_unchecked(*given: Any, **named: Any) -> None:
+        Program.validate = lambda *_, **__: None
+        try:
+            apply(*given, **named)
+        finally:
+            Program.validate = validate
+
+    PassPipelineManager.apply_pipeline = staticmethod(apply_unchecked)
+    try:
+        yield
+    finally:
+        PassPipelineManager.apply_pipeline = staticmethod(apply)
 
 
 def _gelu(context: Any, node: Any) -> None:

@@ -17,7 +17,7 @@ from edgevlm.converters import patches as torch_patches
 from edgevlm.converters.executorch import patches
 from edgevlm.converters.executorch.footprint import footprint
 from edgevlm.converters.requirements import require
-from edgevlm.graphs.capture import capture, place
+from edgevlm.graphs.capture import capture, place, plain_attention
 from edgevlm.graphs.program import Program, Programs, components
 from edgevlm.process.progress import Countdown, Progress, silent
 from edgevlm.process.quiet import quiet
@@ -26,6 +26,7 @@ from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import torch
     from torch import Tensor
     from torch.export import ExportedProgram
 
@@ -111,7 +112,7 @@ class ExecuTorchConverter:
             exported = {}
             for name, program in programs.items():
                 countdown.next(name)
-                exported[name] = _as_called(program, _prepare(program, recipe))
+                exported[name] = _prepare(program, recipe)
             countdown.next(FILE)
             constants = {name: value for program in programs.values() for name, value in program.constants.items()}
             lowered = _lower(exported, constants)
@@ -154,28 +155,32 @@ def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
         program = with_int8_embeddings(program)
         if recipe.activations.ranges == "dynamic":
             program = with_dynamic_activations(program)
-    exported = _capture(program)
-    if _computes_in_fp16(recipe):
-        from edgevlm.converters.half import to_half
+    if not _computes_in_fp16(recipe):
+        return _as_called(program, program.module) if program.most else _capture(program)
+    from edgevlm.converters.half import to_half
 
-        name = program.spec.name
-        exported = to_half(exported, program, lambda node: recipe.keeps_float32(place(name, node)))
-    return exported
+    name = program.spec.name
+    halved = to_half(_capture(program), program, lambda node: recipe.keeps_float32(place(name, node)))
+    return _as_called(program, halved.module(check_guards=False)) if program.most else halved
 
 
-def _as_called(program: Program, exported: ExportedProgram) -> ExportedProgram:
-    """A function as ExecuTorch's runner calls it: ids and positions are int64, and it keeps its state itself."""
-    if not program.most:
-        return exported
+def _as_called(program: Program, module: torch.nn.Module) -> ExportedProgram:
+    """A function as ExecuTorch's runner calls it: ids and positions are int64, and it keeps its state itself.
+
+    Args:
+        program: The function.
+        module: What computes it, called as the program's.
+    """
     import torch
 
     from edgevlm.converters.executorch.called import Called
 
-    called = Called(program.spec, exported.module(check_guards=False))
+    called = Called(program.spec, module)
     rows = torch.export.Dim("rows", min=1, max=program.most)
     shapes = (tuple(dict.fromkeys(axes, rows) for axes in called.axes()),)
-    again = torch.export.export(called, called.inputs(program.example), dynamic_shapes=shapes, strict=False)
-    result: ExportedProgram = again.run_decompositions(decompositions())
+    with plain_attention():
+        exported = torch.export.export(called, called.inputs(program.example), dynamic_shapes=shapes, strict=False)
+    result: ExportedProgram = exported.run_decompositions(decompositions())
     return result
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from typing import TypeAlias
 
 import torch
 
 from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import ComponentSpec
 from edgevlm.errors import MissingDependency
 from edgevlm.graphs.program import Program, Programs
 from edgevlm.process.progress import Progress
@@ -28,8 +30,16 @@ class Compressed:
     decided: Mapping[str, tuple[StoredWeight, ...]]
 
 
+Made: TypeAlias = dict[tuple[torch.nn.Module, ComponentSpec, int], tuple[torch.nn.Module, tuple[StoredWeight, ...]]]
+"""What became of a program, and what was decided, by its module, spec and most rows."""
+
+
 def compress(
-    programs: Programs, recipe: Recipe, samples: Mapping[str, Sequence[torch.Tensor]], progress: Progress
+    programs: Programs,
+    recipe: Recipe,
+    samples: Mapping[str, Sequence[torch.Tensor]],
+    progress: Progress,
+    made: Made | None = None,
 ) -> Compressed:
     """The programs with their weights pruned and quantised; the given ones are left as they are.
 
@@ -38,6 +48,7 @@ def compress(
         recipe: What becomes of them.
         samples: Calibration inputs of each program; may be empty where `recipe.needs_calibration` is not set.
         progress: Told which component is being worked on.
+        made: What came of the same recipe and samples before, which is taken as it is; added to.
 
     Raises:
         RecipeError: the recipe leaves nothing to compress, or names layers that there are none of.
@@ -54,13 +65,21 @@ def compress(
     from edgevlm.compression.pruning import prune
     from edgevlm.compression.quantisation import quantise
 
-    made: dict[str, Program] = {}
+    made = {} if made is None else made
+    compressed: dict[str, Program] = {}
     decided: dict[str, tuple[StoredWeight, ...]] = {}
     for name, program in programs.items():
-        progress(f"compressing {name}", None)
-        if recipe.weights.sparsity:
-            program = prune(program, recipe)
+        key = (program.module, program.spec, program.most)
+        if key not in made:
+            progress(f"compressing {name}", None)
+            found, weights = program, tuple[StoredWeight, ...]()
+            if recipe.weights.sparsity:
+                found = prune(found, recipe)
+            if recipe.quantises:
+                found, weights = quantise(found, recipe, samples.get(name, ()))
+            made[key] = found.module, weights
+        module, weights = made[key]
+        compressed[name] = replace(program, module=module)
         if recipe.quantises:
-            program, decided[name] = quantise(program, recipe, samples.get(name, ()))
-        made[name] = program
-    return Compressed(made, decided)
+            decided[name] = weights
+    return Compressed(compressed, decided)

@@ -14,13 +14,17 @@ _aten = torch.ops.aten
 
 
 @torch.no_grad()
-def fold_layer_norms(graph: GraphModule) -> None:
+def fold_layer_norms(graph: GraphModule) -> bool:
     """Rewrites `linear(layer_norm(x) * weight + bias)` as one product, where nothing else reads the layer norm.
 
     Args:
         graph: Of ATen ops, its parameters under their own names; changed in place. It shares tensors with the module
             that it was exported from, so they are replaced, not written to.
+
+    Returns:
+        Whether there was one.
     """
+    folded = False
     for norm in graph.graph.find_nodes(op="call_function", target=_aten.layer_norm.default):
         weight, bias = _argument(norm, 2), _argument(norm, 3)
         readers = list(norm.users)
@@ -33,13 +37,16 @@ def fold_layer_norms(graph: GraphModule) -> None:
         for reader in readers:
             _fold(graph, reader, scale, shift)
         norm.args = (*norm.args[:2], None, None, *norm.args[4:])  # what follows is epsilon
+        folded = True
     graph.graph.eliminate_dead_code()
     graph.recompile()
+    return folded
 
 
 @torch.no_grad()
-def fold_output_scales(graph: GraphModule) -> None:
+def fold_output_scales(graph: GraphModule) -> bool:
     """Rewrites `linear(x) * number`, such as attention's scaled queries, as one product. See `fold_layer_norms`."""
+    folded = False
     for scaled in graph.graph.find_nodes(op="call_function", target=_aten.mul.Tensor):
         product, factor = scaled.args
         if not isinstance(product, Node) or product.target is not _aten.linear.default:
@@ -53,8 +60,10 @@ def fold_output_scales(graph: GraphModule) -> None:
         for constant in constants:
             set_parameter(graph, str(constant.target), parameter(graph, constant) * factor)
         scaled.replace_all_uses_with(product)
+        folded = True
     graph.graph.eliminate_dead_code()
     graph.recompile()
+    return folded
 
 
 def parameter(graph: GraphModule, node: Node) -> Tensor:

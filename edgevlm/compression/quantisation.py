@@ -48,9 +48,9 @@ def quantise(program: Program, recipe: Recipe, samples: Sequence[Tensor]) -> tup
     with quiet(), torch.no_grad(), plain_attention(), patches.applied():
         shapes = list(shapes_of(program).values()) if program.most else None
         graph = unlifted(program.module, program.example, shapes)
-        fold_layer_norms(graph)
-        fold_output_scales(graph)
-        graph = unlifted(graph, program.example, shapes)  # anew, for what folding added has no recorded shape
+        folded = fold_layer_norms(graph)
+        if fold_output_scales(graph) or folded:
+            graph = unlifted(graph, program.example, shapes)  # anew, for what folding added has no recorded shape
         chosen = _choose(graph, program.spec.name, recipe)
         if not chosen:
             raise RecipeError(

@@ -20,7 +20,7 @@ from edgevlm.process.progress import Progress
 from edgevlm.targets.converter import Arranger, Converter
 
 if TYPE_CHECKING:
-    from edgevlm.compression.compression import Compressed
+    from edgevlm.compression.compression import Compressed, Made
     from edgevlm.models.talker import Talker
 
 
@@ -36,7 +36,7 @@ class PreparedTalker:
     def __init__(self, model: Talker) -> None:
         self.model = model
         self.programs = model.programs
-        self._compressed: dict[tuple[tuple[str, int], ...], Compressed] = {}
+        self._compressed: Made = {}
         self._golden: GoldenDialogues | None = None
 
     @cached_property
@@ -45,7 +45,7 @@ class PreparedTalker:
         return self.model.generator
 
     def compress(self, recipe: Recipe, converter: Converter, progress: Progress) -> Compressed:
-        """The functions of a target's file, as the recipe wants them; made once for targets that have the same.
+        """The functions of a target's file, as the recipe wants them, each made once for all targets that have it.
 
         Raises:
             UnsupportedError: ranges that are measured, or palettes, which decide on a graph and not on its weights.
@@ -60,11 +60,8 @@ class PreparedTalker:
         arranged = unrolled(self.programs)
         if isinstance(converter, Arranger):
             arranged = {**converter.arrange(self.programs, self.model.dialogue)}
-        key = tuple((name, program.most) for name, program in arranged.items())
-        if key not in self._compressed:
-            with named_failures(f"recipe {recipe.name}: compression"):
-                self._compressed[key] = compress(arranged, recipe, {}, progress)
-        return self._compressed[key]
+        with named_failures(f"recipe {recipe.name}: compression"):
+            return compress(arranged, recipe, {}, progress, self._compressed)
 
     def golden(self, progress: Progress) -> GoldenDialogues:
         """What the original says, asked once for all targets."""
