@@ -21,7 +21,7 @@ from coremltools.converters.mil import Builder
 from coremltools.converters.mil.mil import Program
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipelineManager
 from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, default_decompositions
 from torch.fx.traceback import NodeSource
 
 from edgevlm.bundle.recipe import BUILTIN
@@ -331,15 +331,23 @@ def test_writing_a_graphs_code_late_is_still_needed() -> None:
 # ExecuTorch: what was decomposed is decomposed into nothing in particular
 
 
+class Halved(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.silu(x) / 2
+
+
 def test_what_was_decomposed_is_not_decomposed_for_nothing() -> None:
     def again(table: dict[Any, Any]) -> bool:
         program = export(Alias())
         once = program.run_decompositions(table)
-        return once is not program and once.run_decompositions({}) is once
+        assert once is not program
+        return once.run_decompositions({}) is once and once.run_decompositions(default_decompositions()) is once
 
     with executorch_patches.applied():
         assert again({})
         assert again(decompositions())
+        halved = export(Halved()).run_decompositions({})  # by an op that the table takes apart
+        assert halved.run_decompositions(default_decompositions()) is not halved
     assert not again({})  # else the patch is no longer needed
 
 

@@ -98,7 +98,7 @@ def is_grey(picture: str | None) -> bool:
 
 
 class Asked:
-    """A model that is asked about golden pictures, each of which it sees once.
+    """A model that is asked about golden pictures, each of which it sees once, as it follows each answer once.
 
     Args:
         model: The original, or an artefact.
@@ -109,6 +109,7 @@ class Asked:
         self.model = model
         self._find = find
         self._seen: dict[str, Seen] = {}
+        self._followed: dict[tuple[object, ...], tuple[Seen | None, F32]] = {}
 
     def write(self, picture: str | None, question: str) -> tuple[Written, Seen | None]:
         """The ids of a question, and the picture that it is about."""
@@ -140,11 +141,14 @@ class Asked:
 
     def follow(self, written: Written, seen: Seen | None, answer_ids: Sequence[int]) -> F32:
         """Logits before each token of a given answer, float32 [T, V]."""
-        place = self.model.place()
-        found = [self.model.begin(place, written, seen)]
-        for token_id in answer_ids[:-1]:
-            found.append(place.put([token_id]))
-        return np.stack(found)
+        known = (written.ids, id(seen), *answer_ids[:-1])
+        if known not in self._followed:
+            place = self.model.place()
+            found = [self.model.begin(place, written, seen)]
+            for token_id in answer_ids[:-1]:
+                found.append(place.put([token_id]))
+            self._followed[known] = seen, np.stack(found)  # kept with its logits, so that no other has its id
+        return self._followed[known][1]
 
 
 def write_pictures(folder: Path) -> None:
