@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -112,6 +114,18 @@ def test_one_run_at_a_time_adds_to_a_file(tmp_path: Path) -> None:
         enrich(["hoopoe"], tmp_path / "told.json", out)
     assert enrich(["hoopoe"], tmp_path / "told.json", out).missing == ()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.json", "told.json"]
+
+
+def test_a_file_system_without_locks_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with (
+        pytest.raises(OutputError, match="lock: cannot be locked: No locks available"),
+        locked(tmp_path / "lock", "busy"),
+    ):
+        pass
 
 
 def test_a_file_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:

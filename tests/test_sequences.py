@@ -119,3 +119,8 @@ def test_labels_that_are_the_same_to_the_model_or_are_cut_are_refused() -> None:
         with pytest.raises(LabelError, match="has 300 tokens, the model's context 256"):
             model.classify([PICTURE], ["a cat", "x" * 300])
         model.classify([PICTURE], [("a cat", "a dog"), "a cat"])
+
+
+def test_a_list_has_a_line_for_each_line_of_an_editor() -> None:
+    text = "two\u2028lines\r\na\x85b\rc\n\n# d\n e"
+    assert [*labels.numbered_lines(text)] == [(1, "two\u2028lines"), (2, "a\x85b"), (3, "c"), (6, "e")]

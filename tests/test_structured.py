@@ -353,6 +353,8 @@ def test_a_pruned_student_converts_and_says_so_in_json(tmp_path: Path) -> None:
         ({"ratios": Ratios(heads=-0.1)}, InputError, "got -0.1"),
         ({"ratios": Ratios(mlp=float("nan"))}, InputError, "got nan"),
         ({"ratios": Ratios()}, InputError, "every ratio is 0"),
+        ({"seed": 2**63}, InputError, "seed: expected a whole number from 0 to"),
+        ({"pictures": 0}, InputError, "pictures: expected a whole number from 1 to"),
         ({"ratios": Ratios(mlp=0.01)}, InputError, "remove nothing"),
         ({"ratios": Ratios(channels=0.5)}, UnsupportedError, "no convolution channels"),
         ({"data": "scenes:train:3:5"}, DataError, "at least 16 pictures"),

@@ -27,6 +27,7 @@ from edgevlm.models.students import folder as folders
 from edgevlm.models.students.layout import is_student
 from edgevlm.models.students.parts import SmallText, StudentParts
 from edgevlm.models.students.towers import parameters
+from edgevlm.process.limits import LARGEST_SEED, MOST, check_whole
 from edgevlm.process.progress import Progress
 from edgevlm.process.writing import staged_folder
 
@@ -211,6 +212,8 @@ def _check_ratios(ratios: Ratios) -> None:
 
 
 def _open_data(request: Request) -> Dataset:
+    check_whole("seed", request.seed, 0, LARGEST_SEED)
+    check_whole("pictures", request.pictures, 1, MOST)
     data = request.data
     opened = open_data(data, images=request.images, unlabelled=True) if isinstance(data, str | Path) else data
     drawn = limit(opened, request.pictures, request.seed)

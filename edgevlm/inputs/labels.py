@@ -104,8 +104,11 @@ def quoted(names: Sequence[str], most: int = _SHOWN) -> str:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of a text that hold something, stripped, each with its number; comments begin with `#`."""
-    for number, line in enumerate(text.splitlines(), 1):
+    """The lines of a text that hold something, stripped, each with its number; comments begin with `#`.
+
+    They end as in a text editor: Unicode's other separators, such as U+2028, stand within a line.
+    """
+    for number, line in enumerate(re.split(r"\r\n?|\n", text), 1):
         if (line := line.strip()) and not line.startswith("#"):
             yield number, line
 

@@ -22,15 +22,20 @@ def locked(path: Path, busy: str, hint: str = "wait, or choose another --out") -
         hint: What to do then.
 
     Raises:
-        OutputError: another process holds it.
+        OutputError: another process holds it, or the file system has no locks.
     """
     with ExitStack() as held:
         while True:
             lock = held.enter_context(path.open("a"))
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise OutputError(busy, hint=hint) from error
+            except OSError as error:
+                raise OutputError(
+                    f"{path}: cannot be locked: {error.strerror}",
+                    hint="choose a folder on a file system that has locks, such as a local disk",
+                ) from error
             # The holder before may have removed it after it was opened here: then it locks nobody out.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(lock.fileno())):
                 break
