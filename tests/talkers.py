@@ -44,6 +44,14 @@ LLAVA_TEMPLATE = (
 )
 
 
+INTERNVL_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% else %}{{ content['text'] }}{% endif %}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
 def amplify(network: Any, seed: int = 0) -> None:
     """Weights so large that every answer is another one: a random network of the usual size repeats one word."""
     import torch
@@ -133,6 +141,56 @@ def write_smolvlm(folder: Path, *, kind: str = "smolvlm", splits: bool = True, *
     return folder
 
 
+def write_internvl(
+    folder: Path, *, decoder: str = "qwen2", vision: dict[str, Any] | None = None, **config: Any
+) -> Path:
+    """An InternVL, whose pictures are scaled to grids of up to six tiles of 32 pixels."""
+    import transformers
+
+    special = ("<|im_start|>", "<|im_end|>", "<img>", "<IMG_CONTEXT>", "</img>", "<video>")
+    size = _write_byte_tokenizer(
+        folder, special,
+        extra_special_tokens={
+            "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+        end="<|im_end|>",
+    )  # fmt: skip
+    kind = {"qwen2": transformers.Qwen2Config, "qwen3": transformers.Qwen3Config}[decoder]
+    text = kind(
+        **{**_TEXT, "head_dim": 16, "vocab_size": size, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    )
+    tower = transformers.InternVLVisionConfig(
+        **{
+            **_VISION,
+            "image_size": (SIDE, SIDE),
+            "patch_size": (PATCH, PATCH),
+            "attention_bias": True,
+            **(vision or {}),
+        }
+    )
+    network = transformers.InternVLForConditionalGeneration(
+        transformers.InternVLConfig(
+            vision_config=tower,
+            text_config=text,
+            image_token_id=3,
+            image_seq_length=(SIDE // PATCH // 2) ** 2,
+            **config,
+        )
+    )
+    _save(folder, network, eos_token_id=1, pad_token_id=1)
+    _write(folder / "preprocessor_config.json", {
+        "image_processor_type": "GotOcr2ImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
+        "crop_to_patches": False, "min_patches": 1, "max_patches": 6, "resample": 3, "do_convert_rgb": True,
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], **_PIXELS,
+    })  # fmt: skip
+    _write(folder / "processor_config.json", {
+        "processor_class": "InternVLProcessor", "image_seq_length": (SIDE // PATCH // 2) ** 2,
+    })  # fmt: skip
+    (folder / "chat_template.jinja").write_text(INTERNVL_TEMPLATE, encoding="utf-8")
+    return folder
+
+
 def picture_processor_of(folder: Path) -> Any:
     """transformers' own processor of a checkpoint's pictures, on Pillow."""
     import transformers
@@ -145,7 +203,10 @@ def processor_of(folder: Path) -> Any:
     import transformers
     from transformers.models.smolvlm import processing_smolvlm
 
-    if json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"] != "smolvlm":
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    if kind == "internvl":
+        return _internvl_processor_of(folder)
+    if kind != "smolvlm":
         return transformers.AutoProcessor.from_pretrained(folder, backend="pil")
 
     class WithoutVideos(processing_smolvlm.SmolVLMProcessor):
@@ -165,6 +226,27 @@ def processor_of(folder: Path) -> Any:
         SimpleNamespace(num_frames=1, fps=1),
         image_seq_len=config["image_seq_len"],
         chat_template=template,
+    )
+
+
+def _internvl_processor_of(folder: Path) -> Any:
+    import transformers
+
+    class WithoutVideos(transformers.InternVLProcessor):  # type: ignore[misc]
+        """InternVL's own, but for a reader of videos, which takes torchvision."""
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument_name == "video_processor":
+                return None
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+    config = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
+    return WithoutVideos(
+        picture_processor_of(folder),
+        transformers.AutoTokenizer.from_pretrained(folder),
+        SimpleNamespace(),
+        image_seq_length=config["image_seq_length"],
+        chat_template=(folder / "chat_template.jinja").read_text(encoding="utf-8"),
     )
 
 
@@ -219,7 +301,9 @@ def _write_metaspace_tokenizer(folder: Path, special: Sequence[str]) -> int:
     )  # fmt: skip
 
 
-def _write_byte_tokenizer(folder: Path, special: Sequence[str]) -> int:
+def _write_byte_tokenizer(
+    folder: Path, special: Sequence[str], *, end: str = "<end_of_utterance>", **config: Any
+) -> int:
     """GPT-2's kind: BPE over bytes."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -228,9 +312,8 @@ def _write_byte_tokenizer(folder: Path, special: Sequence[str]) -> int:
     trainer = BpeTrainer(vocab_size=460, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([*CAPTIONS, *QUESTIONS, "User: Assistant: \n\n"], trainer)
     return _write_tokenizer(
-        folder, tokenizer, "GPT2TokenizerFast", bos_token="<|im_start|>", eos_token="<end_of_utterance>",
-        pad_token="<end_of_utterance>",
-    )  # fmt: skip
+        folder, tokenizer, "GPT2TokenizerFast", bos_token="<|im_start|>", eos_token=end, pad_token=end, **config
+    )
 
 
 def _write_bert_tokenizer(folder: Path) -> int:
@@ -274,6 +357,13 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
     "smolvlm": write_smolvlm,
     "smolvlm-one-key": lambda folder: write_smolvlm(folder, num_key_value_heads=1),
     "idefics3-whole": lambda folder: write_smolvlm(folder, kind="idefics3", splits=False),
+    "internvl": write_internvl,
+    "internvl-qwen3-normed": lambda folder: write_internvl(
+        folder,
+        decoder="qwen3",
+        vision_feature_layer=-2,
+        vision={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False, "num_hidden_layers": 3},
+    ),
     "blip": write_blip,
 }
 

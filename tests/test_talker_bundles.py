@@ -25,7 +25,7 @@ import edgevlm
 from edgevlm import Labels
 from edgevlm.bundle import claims, golden_dialogues
 from edgevlm.bundle.bundle import Bundle, seal, write_manifest
-from edgevlm.bundle.dialogue import Chat, Dialogue, Sampling, Spelling, Tiling, Turn
+from edgevlm.bundle.dialogue import Chat, Dialogue, Grid, Sampling, Spelling, Tiling, Turn
 from edgevlm.bundle.golden import GOLDEN
 from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION, Manifest, ParityCheck
 from edgevlm.cli import main
@@ -45,7 +45,7 @@ SLOW = (
     *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
     *(("smolvlm-one-key", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
     *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
-    ("blip", "tflite", "int8"),
+    *(("blip", "tflite", "int8"), ("internvl", "executorch", "fp32"), ("internvl-qwen3-normed", "coreml", "int8")),
 )
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-weights": 0.6}
 """A weight's."""
@@ -508,6 +508,14 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
         lambda m: _dialogue(m, tiling=Tiling(64, 64, "bicubic")),
         "expected the size of encode_image's pixels",
     ),
+    "a grid in an older format": (
+        lambda m: _dialogue(m, tiling=Tiling(32, 32, "bicubic", grid=Grid(1, 1))),
+        r"tiling\.grid: expected format version 3\.0 or later, .* got 2\.2, and 1 to 1",
+    ),
+    "a grid of nothing": (
+        lambda m: _dialogue(replace(m, format_version="3.0"), tiling=Tiling(32, 32, "bicubic", grid=Grid(2, 1))),
+        r"at most 256 tiles, got 3\.0, and 2 to 1",
+    ),
     "a share above all": (
         lambda m: _dialogue(m, sampling=Sampling(1.0, 0, 1.5)),
         "a top_p of at most 1",
@@ -540,7 +548,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(case: str, tmp_path: Path
     ("changes", "message"),
     [
         ({"spelling": SPELLING}, "dialogue.spelling.positions: expected the rows of encode_image's features"),
-        ({"tiling": Tiling(8192, 1, "lanczos")}, "expected a context that holds a picture of 4096 x 4096 tiles"),
+        ({"tiling": Tiling(8192, 1, "lanczos")}, "expected a context that holds a picture of 16,777,217 tiles"),
     ],
     ids=["rows", "tiles"],
 )

@@ -59,7 +59,7 @@ class Other:
 
 
 def picture_of(name: str) -> Image.Image:
-    return generation.golden_pictures()[name.removeprefix("golden/")]
+    return generation.golden_pictures(None)[name.removeprefix("golden/")]
 
 
 def measured(kind: str, recipe: Recipe, other: Other | None = None) -> dict[str, ParityCheck]:
@@ -99,7 +99,7 @@ def test_an_artefact_that_hardly_looks_at_pictures_fails(kind: str) -> None:
 def _seen(kind: str) -> dict[tuple[int, ...], F32]:
     """What golden's pictures are to a model, by the shape of what tells them."""
     found: dict[tuple[int, ...], list[F32]] = {}
-    for picture in generation.golden_pictures().values():
+    for picture in generation.golden_pictures(None).values():
         for rows in original(kind).see(picture).answers[0].values():
             found.setdefault(rows.shape, []).append(rows)
     return {shape: np.stack(each) for shape, each in found.items()}

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from edgevlm.bundle.dialogue import Sampling, Tiling
+from edgevlm.bundle.dialogue import Grid, Sampling, Tiling
 from edgevlm.bundle.spec import Array
 from edgevlm.errors import CheckpointError, InputError, TensorError
 from edgevlm.graphs.program import Programs
@@ -315,6 +315,22 @@ def test_tiles_are_those_of_transformers(size: tuple[int, int], splits: bool) ->
     np.testing.assert_array_equal(np.asarray(expected["pixel_values"][0]), found.pixels)
 
 
+@pytest.mark.parametrize("grid", [Grid(1, 6), Grid(2, 12), Grid(1, 1), Grid(4, 4)], ids=str)
+@pytest.mark.parametrize("size", [(64, 48), (33, 70), (1, 50), (50, 1), (32, 32), (64, 64), (97, 95), (40, 100)])
+def test_grids_are_those_of_transformers(size: tuple[int, int], grid: Grid) -> None:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    theirs = GotOcr2ImageProcessorPil(
+        size={"height": 32, "width": 32}, min_patches=grid.least, max_patches=grid.most, do_normalize=False,
+        do_rescale=False, crop_to_patches=True,
+    )  # fmt: skip
+    picture = scene(*size, seed=6)
+    expected = np.asarray(theirs(picture)["pixel_values"])
+    found = tiles.cut(picture, Tiling(32 * grid.most, 32, "bicubic", grid=grid))
+    np.testing.assert_array_equal(expected, found.pixels)
+    assert len(expected) == (found.rows * found.columns + 1 if found.rows else 1)
+
+
 TEMPLATES = {
     "trims": ("[{{ m['role'] }}]{{ c['text'] | trim }}", "can be said in literal texts, got one that writes"),
     "counts": ("{{ messages.index(m) }}{{ c['text'] }}", "can be said in literal texts, got one that writes"),
@@ -592,6 +608,55 @@ def test_what_a_bundle_cannot_carry_is_refused_by_name(case: str, tmp_path: Path
     change(folder)
     with pytest.raises(CheckpointError, match=message):
         talking.load(folder, name="l")
+
+
+BAD_GRIDS: Mapping[str, tuple[Callable[[Path], object], str]] = {
+    "grids without end": (
+        lambda f: _config(f, lambda c: c.update(max_patches=10_000), "preprocessor_config.json"),
+        "min_patches and max_patches from 1 to 256, got 32 x 32 pixels, 1 and 10000",
+    ),
+    "no grid": (
+        lambda f: _config(f, lambda c: c.update(min_patches=7), "preprocessor_config.json"),
+        "min_patches and max_patches from 1 to 256, got 32 x 32 pixels, 7 and 6",
+    ),
+    "tiles that are no squares": (
+        lambda f: _config(f, lambda c: c.update(size={"height": 32, "width": 64}), "preprocessor_config.json"),
+        "expected square tiles",
+    ),
+    "tiles of another size": (
+        lambda f: _config(f, lambda c: c.update(size={"height": 64, "width": 64}), "preprocessor_config.json"),
+        r"tiles of vision_config\.image_size, \[32, 32\], in patches of \[8, 8\], got \[64, 64\]",
+    ),
+    "rows of several layers": (
+        lambda f: _config(f, lambda c: c.update(vision_feature_layer=[-1, -2])),
+        r"expected vision_feature_layer from -2 to -1 .*, got \[-1, -2\] and 'default'",
+    ),
+    "a class token among the rows": (
+        lambda f: _config(f, lambda c: c.update(vision_feature_select_strategy="full")),
+        "vision_feature_select_strategy default, got -1 and 'full'",
+    ),
+    "squares that do not divide": (
+        lambda f: _config(f, lambda c: c.update(downsample_ratio=1 / 3)),
+        "downsample_ratio|contradict each other",
+    ),
+    "a tokenizer that names another beginning": (
+        lambda f: _config(
+            f,
+            lambda c: c.update(extra_special_tokens={**c["extra_special_tokens"], "start_image_token": "<video>"}),
+            "tokenizer_config.json",
+        ),
+        "that writes a picture of 0 x 0 tiles as '<img><IMG_CONTEXT>.* got '<video>",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GRIDS)
+def test_an_internvl_that_a_bundle_cannot_carry_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(talker_checkpoint("internvl"), tmp_path / "internvl"))
+    change, message = BAD_GRIDS[case]
+    change(folder)
+    with pytest.raises(CheckpointError, match=message):
+        talking.load(folder, name="i")
 
 
 def test_a_tokenizer_that_fails_at_a_text_is_refused(tmp_path: Path) -> None:

@@ -11,15 +11,16 @@ from edgevlm.bundle.dialogue import (
     ENCODE_IMAGE,
     FEATURES,
     LOGITS,
+    MOST_TILES,
     POSITIONS,
     Dialogue,
 )
-from edgevlm.bundle.manifest import AT_LEAST, AT_MOST, BundledComponent, Manifest, ParityCheck
+from edgevlm.bundle.manifest import AT_LEAST, AT_MOST, GRIDS_VERSION, BundledComponent, Manifest, ParityCheck
 from edgevlm.bundle.spec import ImagePreprocessing
+from edgevlm.bundle.versions import is_at_least
 from edgevlm.errors import BundleError
 
 _HIGHEST_ID = (1 << 31) - 1
-_LARGEST_TILED = 4096
 _LARGEST_FILE = 1 << 36
 """More than any device holds. A file without content may be as large as a disk, and is hashed for hours."""
 _LONGEST_EDGE = 8192
@@ -176,11 +177,19 @@ def _check_dialogue(where: Path, manifest: Manifest, dialogue: Dialogue) -> None
             f"{spelling.positions:,}"
         )
     tiling = dialogue.tiling
-    side = -(-min(tiling.longest_edge, _LARGEST_TILED) // tiling.tile) if tiling is not None and tiling.cuts else 1
-    if spelling is not None and side**2 * spelling.positions >= dialogue.context_length:
+    most = 1 if tiling is None else tiling.most + 1
+    if spelling is not None and most * spelling.positions >= dialogue.context_length:
         raise BundleError(
-            f"{where}: dialogue: expected a context that holds a picture of {side} x {side} tiles, got one of "
+            f"{where}: dialogue: expected a context that holds a picture of {most:,} tiles, got one of "
             f"{dialogue.context_length:,} positions"
+        )
+    grid = None if tiling is None else tiling.grid
+    if grid is not None and not (
+        is_at_least(manifest.format_version, GRIDS_VERSION) and grid.least <= grid.most <= MOST_TILES
+    ):
+        raise BundleError(
+            f"{where}: dialogue.tiling.grid: expected format version {GRIDS_VERSION} or later, and at most "
+            f"{MOST_TILES} tiles, got {manifest.format_version}, and {grid.least} to {grid.most}"
         )
     size = (manifest.image.height, manifest.image.width)
     pixels = [tensor.shape[2:] for tensor in specs[ENCODE_IMAGE].inputs]

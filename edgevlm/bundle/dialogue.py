@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from edgevlm.bundle.spec import Pixels, Resample, TokenId
@@ -12,6 +12,10 @@ ENCODE_IMAGE, EMBED_TOKENS, DECODE = "encode_image", "embed_tokens", "decode"
 """The components of a model that talks."""
 EMBEDDINGS, POSITIONS, LOGITS = "embeddings", "positions", "logits"
 """What `decode` takes, rows of words and pictures, and where each stands; and what it answers, as `classify` does."""
+LONGEST_EDGE = 4096
+"""Of a scaled picture, in pixels, where its longer side decides how it is cut."""
+MOST_TILES = 256
+"""Of a grid."""
 FEATURES = "features"
 """What `encode_image` answers where pictures stand among words: rows like these."""
 Count = Annotated[int, Quantity(least=1)]
@@ -51,23 +55,50 @@ class Chat:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Which grids of tiles a picture may be scaled to: the one whose proportions are nearest to its own.
+
+    Of several that are as near, the first is that of the fewest tiles, and of those the one of the fewest columns;
+    each further one takes its place if its tiles have less than twice as many pixels as the picture.
+
+    Attributes:
+        least, most: Number of tiles, beside the whole.
+    """
+
+    least: Count
+    most: Count
+
+
+@dataclass(frozen=True)
 class Tiling:
     """How a picture is cut into square tiles, which are encoded one by one; the whole, as small as a tile, comes last.
 
     The picture is scaled so that its longer side has `longest_edge` pixels, at most 4,096; then so that both sides are
-    multiples of `tile`; then cut. A picture of one tile is not cut, and there is no second whole of it.
+    multiples of `tile`; then cut. Or it is scaled to a grid of tiles, and the whole anew from the picture. A picture of
+    one tile is not cut, and there is no second whole of it.
 
     Attributes:
-        longest_edge: Of the first scaling, in pixels.
+        longest_edge: Of the first scaling, in pixels; of a grid, at most.
         tile: Side of a tile.
         resample: Pillow's filter of all scalings.
         cuts: Whether it is cut at all; if not, the picture of the first scaling becomes one tile.
+        grid: The grids; None where the longer side decides, and always so before format 3.0.
     """
 
     longest_edge: Pixels
     tile: Pixels
     resample: Resample
     cuts: bool = True
+    grid: Grid | None = field(default=None, metadata={"since": "2.2"})
+
+    @property
+    def most(self) -> int:
+        """Tiles of a picture at most, beside the whole; 0 where none is cut."""
+        if not self.cuts:
+            return 0
+        side = -(-min(self.longest_edge, LONGEST_EDGE) // self.tile)
+        most = side * side if self.grid is None else self.grid.most
+        return most if most > 1 else 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from edgevlm.bundle import golden, golden_dialogues
 from edgevlm.bundle.golden import ARITHMETIC, Golden
 from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.json_schema import FIRST_VERSION, fields, json_schema, objects
-from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION, Manifest
+from edgevlm.bundle.manifest import VERSIONS, Manifest
 from edgevlm.bundle.recipe import BUILTIN
 
 FOLDER = Path(__file__).parent
@@ -56,7 +56,7 @@ def schema_text(kind: Any) -> str:
     if kind in _OF_GOLDEN:
         found["properties"]["schema_version"]["const"] = _OF_GOLDEN[kind]
     if kind is Manifest:
-        newest = (version.split(".") for version in (FORMAT_VERSION, TALKERS_VERSION))
+        newest = (version.split(".") for version in VERSIONS)
         known = [f"{major}.{each}" for major, minor in newest for each in range(int(minor) + 1)]
         found["properties"]["format_version"]["enum"] = known
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"

@@ -23,8 +23,12 @@ from edgevlm.errors import InputError
 from edgevlm.schema import Quantity
 
 FORMAT_VERSION = "1.5"
-TALKERS_VERSION = "2.1"
+TALKERS_VERSION = "2.2"
 """Of the format of models that talk, without which a reader cannot do: a dual encoder's stays in the older one."""
+GRIDS_VERSION = "3.0"
+"""Of models that talk whose pictures are scaled to grids of tiles, likewise."""
+VERSIONS = (FORMAT_VERSION, TALKERS_VERSION, GRIDS_VERSION)
+"""That are written."""
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"
 AT_LEAST = frozenset(

@@ -2,7 +2,8 @@
 
 A minor version adds keys, and changes nothing that was there: what is written in a newer one is read without the keys
 that it added. A major version cannot be read without what it added, and a newer one is refused. 2 is 1 with models that
-talk: dual encoders are still written in 1, for readers that know no other.
+talk, and 3 is 2 with pictures that are scaled to grids of tiles: what needs neither is still written in an older one,
+for readers that know no other.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION
+from edgevlm.bundle.manifest import FORMAT_VERSION, VERSIONS
 from edgevlm.errors import BundleError
 
-_OWN = {int(major): int(minor) for major, minor in (each.split(".") for each in (FORMAT_VERSION, TALKERS_VERSION))}
+_OWN = {int(major): int(minor) for major, minor in (each.split(".") for each in VERSIONS)}
 """Newest minor version by major one."""
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})")
 

@@ -289,8 +289,10 @@ def _of_dialogue(dialogue: Dialogue) -> list[tuple[str, str]]:
     if dialogue.spelling is not None:
         facts.append(("a picture", f"{dialogue.spelling.positions} positions" + (" a tile" if dialogue.tiling else "")))
     if dialogue.tiling is not None and dialogue.tiling.cuts:
-        tiling = dialogue.tiling
-        facts.append(("tiles", f"{tiling.tile} x {tiling.tile}, of {tiling.longest_edge} pixels along the longer side"))
+        tiling, grid = dialogue.tiling, dialogue.tiling.grid
+        along = f"of {tiling.longest_edge} pixels along the longer side"
+        many = along if grid is None else f"a grid of {grid.least} to {grid.most}"
+        facts.append(("tiles", f"{tiling.tile} x {tiling.tile}, {many}"))
     if dialogue.describe:
         facts.append(("asks", dialogue.describe))
     return facts

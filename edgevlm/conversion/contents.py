@@ -12,7 +12,14 @@ import numpy as np
 
 from edgevlm.bundle.embedding_space import embedding_space_id
 from edgevlm.bundle.golden import FOLDER, SCHEMA_VERSION, Golden, GoldenPicture, GoldenText
-from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION, BundledComponent, Manifest, PictureInput
+from edgevlm.bundle.manifest import (
+    FORMAT_VERSION,
+    GRIDS_VERSION,
+    TALKERS_VERSION,
+    BundledComponent,
+    Manifest,
+    PictureInput,
+)
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array, ImagePreprocessing, TensorSpec
 from edgevlm.conversion import cache, forecast
@@ -74,7 +81,7 @@ def begin_proof(source: Prepared | PreparedTalker, folder: Path, progress: Progr
     if isinstance(source, Prepared):
         return EncoderProof(write_fixtures(source, folder), source.samples, source.reference)
     (folder / source.model.dialogue.tokenizer_file).write_bytes(source.model.tokenizer_json)
-    return DialogueProof(source.golden(progress), folder)
+    return DialogueProof(source.golden(progress), source.model.dialogue.tiling, folder)
 
 
 def make_manifest(
@@ -132,7 +139,9 @@ def make_manifest(
         multiply_adds={name: seen.multiply_adds for name, seen in source.outlines.items()},
     )
     if isinstance(source, PreparedTalker):
-        return replace(manifest, format_version=TALKERS_VERSION, dialogue=source.model.dialogue)
+        dialogue = source.model.dialogue
+        in_grids = dialogue.tiling is not None and dialogue.tiling.grid is not None
+        return replace(manifest, format_version=GRIDS_VERSION if in_grids else TALKERS_VERSION, dialogue=dialogue)
     return replace(
         manifest,
         text=source.text,

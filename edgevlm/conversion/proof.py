@@ -10,7 +10,7 @@ import numpy as np
 
 from edgevlm.bundle import golden_dialogues
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle.dialogue import LOGITS
+from edgevlm.bundle.dialogue import LOGITS, Tiling
 from edgevlm.bundle.embedding_space import check_embedding_space
 from edgevlm.bundle.golden import REFERENCE, Golden, arithmetic
 from edgevlm.bundle.golden_dialogues import GoldenDialogues
@@ -73,11 +73,12 @@ class DialogueProof:
 
     Args:
         answered: What the float model said.
+        tiling: How it cuts pictures.
         folder: The bundle's.
     """
 
-    def __init__(self, answered: GoldenDialogues, folder: Path) -> None:
-        generation.write_pictures(folder)
+    def __init__(self, answered: GoldenDialogues, tiling: Tiling | None, folder: Path) -> None:
+        generation.write_pictures(folder, tiling)
         golden_dialogues.write(folder, answered)
 
     def measure(self, session: Session, bundle: Bundle, progress: Progress) -> ParityReport:

@@ -1,4 +1,7 @@
-"""How a picture is cut into tiles, equal to the bit to transformers' Idefics3 and SmolVLM processors on Pillow."""
+"""How a picture is cut into tiles, equal to the bit to transformers' processors on Pillow.
+
+By its longer side, as Idefics3's and SmolVLM's do, or to a grid, as GOT-OCR's does, which InternVL has.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevlm.bundle.dialogue import Tiling
+from edgevlm.bundle.dialogue import LONGEST_EDGE, Grid, Tiling
 from edgevlm.inputs.pictures import Picture, decode, scale
-
-_LONGEST = 4096
-"""The processors' own limit on a scaled picture's longer side."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,21 @@ def cut(source: Picture, tiling: Tiling) -> Tiles:
         ImageError: see `edgevlm.inputs.pictures.decode`.
     """
     picture, side = decode(source), tiling.tile
-    height, width = _longest_edge(picture.height, picture.width, tiling.longest_edge)
-    picture = scale(picture, height, width, tiling.resample)
+    if tiling.grid is None:
+        height, width = _longest_edge(picture.height, picture.width, tiling.longest_edge)
+        picture = scale(picture, height, width, tiling.resample)
+        rows, columns = _whole_tiles(height, width, side)
+    else:
+        rows, columns = _nearest(picture.height, picture.width, side, tiling.grid)
     if not tiling.cuts:
         return Tiles(_stack([scale(picture, side, side, tiling.resample)]), 0, 0)
-    height, width = _whole_tiles(height, width, side)
-    picture = scale(picture, height, width, tiling.resample)
-    rows, columns = height // side, width // side
+    scaled = scale(picture, rows * side, columns * side, tiling.resample)
     if rows * columns == 1:
-        return Tiles(_stack([picture]), 0, 0)
+        return Tiles(_stack([scaled]), 0, 0)
     corners = ((side * row, side * column) for row in range(rows) for column in range(columns))
-    cut = [picture.crop((left, top, left + side, top + side)) for top, left in corners]
-    return Tiles(_stack([*cut, scale(picture, side, side, tiling.resample)]), rows, columns)
+    cut = [scaled.crop((left, top, left + side, top + side)) for top, left in corners]
+    whole = scaled if tiling.grid is None else picture
+    return Tiles(_stack([*cut, scale(whole, side, side, tiling.resample)]), rows, columns)
 
 
 def _stack(pictures: list[Image.Image]) -> NDArray[np.float32]:
@@ -69,20 +72,30 @@ def _longest_edge(height: int, width: int, longest: int) -> tuple[int, int]:
         height, width = longest, int(longest * ratio)
         width = max(width + width % 2, 1)
     ratio = width / height
-    if width >= height and width > _LONGEST:
-        width, height = _LONGEST, int(_LONGEST / ratio)
-    elif height > width and height > _LONGEST:
-        height, width = _LONGEST, int(_LONGEST * ratio)
+    if width >= height and width > LONGEST_EDGE:
+        width, height = LONGEST_EDGE, int(LONGEST_EDGE / ratio)
+    elif height > width and height > LONGEST_EDGE:
+        height, width = LONGEST_EDGE, int(LONGEST_EDGE * ratio)
     return max(height, 1), max(width, 1)
 
 
 def _whole_tiles(height: int, width: int, side: int) -> tuple[int, int]:
-    """Sizes that are multiples of a tile's side, the longer one first, in proportion."""
+    """Rows and columns of tiles that hold a picture; the longer side decides, the other one in proportion."""
     ratio = width / height
     if width >= height:
-        width = math.ceil(width / side) * side
-        height = math.ceil(int(width / ratio) / side) * side
-    else:
-        height = math.ceil(height / side) * side
-        width = math.ceil(int(height * ratio) / side) * side
-    return height, width
+        columns = math.ceil(width / side)
+        return math.ceil(int(columns * side / ratio) / side), columns
+    rows = math.ceil(height / side)
+    return rows, math.ceil(int(rows * side * ratio) / side)
+
+
+def _nearest(height: int, width: int, side: int, grid: Grid) -> tuple[int, int]:
+    """Rows and columns of the grid whose proportions are nearest; see `Grid`."""
+    sizes = [(rows, columns) for columns in range(1, grid.most + 1) for rows in range(1, grid.most + 1)]
+    sizes = sorted((each for each in sizes if grid.least <= each[0] * each[1] <= grid.most), key=math.prod)
+    found, least = (1, 1), math.inf
+    for rows, columns in sizes:
+        off = abs(width / height - columns / rows)
+        if off < least or (off == least and width * height > 0.5 * side * side * rows * columns):
+            found, least = (rows, columns), off
+    return found

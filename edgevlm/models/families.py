@@ -22,13 +22,13 @@ class TalkingFamily:
         module: Whose `take_apart` makes components of a network.
         network: transformers' class of the network.
         about: What `edgevlm models` says of it.
-        tiles: Whether its pictures are cut into tiles.
+        tiles: How its pictures are cut into tiles: by their `longest_edge`, or to a `grid`; None where they are not.
     """
 
     module: str
     network: str
     about: str
-    tiles: bool = False
+    tiles: Literal["longest_edge", "grid"] | None = None
 
 
 _SMOLVLM = "edgevlm.models.generators.smolvlm"
@@ -36,15 +36,21 @@ TALKERS: Mapping[str, TalkingFamily] = {
     "llava": TalkingFamily(
         "edgevlm.models.generators.llava",
         "LlavaForConditionalGeneration",
-        "LLaVA 1.5: CLIP's or SigLIP's tower, and a decoder of Llama's, Mistral's or Qwen2's kind; it talks",
+        "LLaVA 1.5: CLIP's or SigLIP's tower, and a decoder of Llama's, Mistral's or Qwen's kind; it talks",
     ),
     "smolvlm": TalkingFamily(
         _SMOLVLM,
         "SmolVLMForConditionalGeneration",
         "SmolVLM: pictures in tiles, a decoder of Llama's kind; it talks",
-        tiles=True,
+        tiles="longest_edge",
     ),
-    "idefics3": TalkingFamily(_SMOLVLM, "Idefics3ForConditionalGeneration", "Idefics3, likewise", tiles=True),
+    "idefics3": TalkingFamily(_SMOLVLM, "Idefics3ForConditionalGeneration", "Idefics3, likewise", tiles="longest_edge"),
+    "internvl": TalkingFamily(
+        "edgevlm.models.generators.internvl",
+        "InternVLForConditionalGeneration",
+        "InternVL, as Hugging Face has it: pictures in grids of tiles, a decoder of Qwen's or Llama's kind; it talks",
+        tiles="grid",
+    ),
     "blip": TalkingFamily("edgevlm.models.generators.blip", "BlipForConditionalGeneration", "BLIP's captioner"),
 }
 """By `model_type`."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgevlm.bundle.dialogue import DECODE, Chat
+from edgevlm.bundle.dialogue import DECODE, Chat, Tiling
 from edgevlm.bundle.golden import FOLDER
 from edgevlm.bundle.golden_dialogues import (
     KEPT,
@@ -77,16 +77,20 @@ def check_limits(recipe: Recipe) -> None:
         )
 
 
-def golden_pictures() -> dict[str, Image.Image]:
+def golden_pictures(tiling: Tiling | None) -> dict[str, Image.Image]:
     """File name -> what is asked about: drawn scenes of several shapes, and a grey picture, which shows nothing.
 
     They are long, since a model that cuts pictures cuts a square into the most tiles, each of which is encoded: at
     SmolVLM's size 17, and 19 of these three. Only the tall one has several rows and columns of them; the grey one's
     are all the same.
+
+    Args:
+        tiling: How pictures are cut; a grid has several rows and columns where its sides are as two to three.
     """
     flat, tall = (Image.fromarray(pixels) for pixels in Scenes(_SEED, size=160).batch(0, 2).pixels)
+    left, right = (26, 133) if tiling is not None and tiling.grid is not None else (42, 117)
     return {
-        "tall.png": tall.crop((42, 0, 117, 160)),
+        "tall.png": tall.crop((left, 0, right, 160)),
         _FLAT: flat.crop((0, 60, 160, 100)),
         _GREY: Image.new("RGB", (160, 40), (128, 128, 128)),
     }
@@ -151,10 +155,10 @@ class Asked:
         return self._followed[known][1]
 
 
-def write_pictures(folder: Path) -> None:
-    """Writes what is asked about into a bundle's `golden/`."""
+def write_pictures(folder: Path, tiling: Tiling | None) -> None:
+    """Writes what is asked about into a bundle's `golden/`; see `golden_pictures`."""
     (folder / FOLDER).mkdir(exist_ok=True)
-    for name, picture in golden_pictures().items():
+    for name, picture in golden_pictures(tiling).items():
         picture.save(folder / FOLDER / name)
 
 
@@ -168,7 +172,7 @@ def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
         original: The float model.
         progress: Told how far it is.
     """
-    pictures = {f"{FOLDER}/{name}": picture for name, picture in golden_pictures().items()}
+    pictures = {f"{FOLDER}/{name}": picture for name, picture in golden_pictures(original.dialogue.tiling).items()}
     model = Asked(original, pictures.__getitem__)
     first, second, third = _QUESTIONS if original.dialogue.chat is not None else _BEGINNINGS
     tall, flat, grey = pictures

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgevlm.bundle.dialogue import Tiling
+from edgevlm.bundle.dialogue import MOST_TILES, Grid, Tiling
 from edgevlm.bundle.spec import ImagePreprocessing, Resample
 from edgevlm.errors import CheckpointError
 from edgevlm.inputs.pictures import resize_and_crop
@@ -92,6 +92,31 @@ def tiles_from_checkpoint(folder: Path) -> tuple[ImagePreprocessing, Tiling]:
         _of_pixels(processor, where, side, side), resample=_resample(getattr(processor, "resample", None), where)
     )
     tiling = Tiling(int(size["longest_edge"]), side, rules.resample, cuts)
+    _compare_tiles(processor, rules, tiling, where)
+    return rules, tiling
+
+
+def grids_from_checkpoint(folder: Path) -> tuple[ImagePreprocessing, Tiling]:
+    """The same of a checkpoint whose pictures are scaled to grids of tiles, as InternVL's processor asks for.
+
+    Raises:
+        CheckpointError: see `from_checkpoint`.
+    """
+    where, config = _find_config(folder)
+    processor = _open(folder, config, where)
+    height, width = _height_and_width(getattr(processor, "size", None), "size", where, also="nothing else")
+    least, most = (getattr(processor, key, None) for key in ("min_patches", "max_patches"))
+    if height != width or not _is_length(least) or not _is_length(most) or not least <= most <= MOST_TILES:
+        raise CheckpointError(
+            f"{where}: expected square tiles, and min_patches and max_patches from 1 to {MOST_TILES}, got {height} x "
+            f"{width} pixels, {least!r} and {most!r}"
+        )
+    if not _flag(processor, "do_resize", where):
+        raise CheckpointError(f"{where}: do_resize: expected true, got false")
+    rules = replace(
+        _of_pixels(processor, where, height, width), resample=_resample(getattr(processor, "resample", None), where)
+    )
+    tiling = Tiling(most * height, height, rules.resample, grid=Grid(least, most))
     _compare_tiles(processor, rules, tiling, where)
     return rules, tiling
 
@@ -309,7 +334,11 @@ def _compare_tiles(processor: BaseImageProcessor, rules: ImagePreprocessing, til
     mean, std = (np.reshape(values, (3, 1, 1)) for values in (rules.mean, rules.std))
     for height, width in _COMPARED_SIZES:
         picture = _noise(height, width)
-        expected, tiles = _ask(processor, picture, where), cut(picture, tiling).pixels
+        in_grids = (
+            {} if tiling.grid is None else {"crop_to_patches": True}
+        )  # as the processor of words and pictures asks
+        expected, tiles = _ask(processor, picture, where, **in_grids), cut(picture, tiling).pixels
+        expected = expected.reshape(-1, *expected.shape[-3:])
         if expected.shape == tiles.shape:
             off = np.abs((tiles * rules.rescale - mean) / std - expected) * std / rules.rescale
             if off.max() < 0.01:
@@ -321,10 +350,11 @@ def _compare_tiles(processor: BaseImageProcessor, rules: ImagePreprocessing, til
         )
 
 
-def _ask(processor: BaseImageProcessor, picture: Image.Image, where: str) -> NDArray[Any]:
+def _ask(processor: BaseImageProcessor, picture: Image.Image, where: str, **options: Any) -> NDArray[Any]:
     try:
         with quiet():
-            return np.asarray(processor(picture)["pixel_values"][0])
+            found = processor(picture, **options)["pixel_values"]
+            return np.asarray(found if options else found[0])
     except Exception as error:  # of many kinds
         raise CheckpointError(
             f"{where}: expected values that {type(processor).__name__.removesuffix('Pil')} follows, got: "

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgevlm import schema
-from edgevlm.bundle.dialogue import Chat, Dialogue, Sampling, Spelling, Tiling
+from edgevlm.bundle.dialogue import Chat, Dialogue, Sampling, Spelling, Tiling, Turn
 from edgevlm.bundle.spec import ImagePreprocessing, Source
 from edgevlm.errors import CheckpointError, InputError, MissingDependency, shown
 from edgevlm.inputs.chat import Cut, render, spell, write
 from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer, read_file, without_rules
 from edgevlm.models.checkpoints import chat_rules, picture_rules, text_rules, weights
 from edgevlm.models.checkpoints.files import read_json, read_licence
-from edgevlm.models.families import TALKERS
+from edgevlm.models.families import TALKERS, TalkingFamily
 from edgevlm.models.sizes import check_layers
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.isolation import IsolatedTokenizer, rehearse
@@ -91,7 +91,7 @@ def load(
     from edgevlm.models.talker import Talker, assemble_programs
 
     network = _load_network(folder, family.network, weights.count_elements(files))
-    image, tiling = _picture_rules(folder, network, tiles=family.tiles)
+    image, tiling = _picture_rules(folder, network, family)
     ours, theirs, tokenizer_json = _read_tokenizer(folder, network)
     module = importlib.import_module(family.module)
     longest = int(_text_config(network).max_position_embeddings)
@@ -203,8 +203,10 @@ def _text_config(network: Any) -> Any:
     return network.config.get_text_config(decoder=True)
 
 
-def _picture_rules(folder: Path, network: Any, *, tiles: bool) -> tuple[ImagePreprocessing, Tiling | None]:
-    if tiles:
+def _picture_rules(folder: Path, network: Any, family: TalkingFamily) -> tuple[ImagePreprocessing, Tiling | None]:
+    if family.tiles == "grid":
+        return picture_rules.grids_from_checkpoint(folder)
+    if family.tiles == "longest_edge":
         return picture_rules.tiles_from_checkpoint(folder)
     vision = network.config.vision_config
     size = (vision.image_size, vision.image_size)
@@ -294,6 +296,7 @@ def _read_dialogue(
                 hint="copy chat_template.jinja, or chat_template.json, from where the checkpoint came from",
             )
         chat = chat_rules.read_chat(template, spelling.token, theirs.special_tokens_map, str(folder))
+        chat = _with_around(chat, spelling.token, parts.pieces.around)
         bos = theirs.bos_token
         if bos is not None and chat.begin.startswith(bos):
             begin_ids = ()
@@ -355,7 +358,7 @@ def _spelling(folder: Path, parts: Parts, ours: Tokenizer, theirs: PreTrainedTok
     )
     if parts.written is not None:
         for cut in _CUTS:
-            ours_of_it = spell(token, spelling, [cut])
+            ours_of_it = pieces.around.before + spell(token, spelling, [cut]) + pieces.around.after
             theirs_of_it = parts.written(theirs, cut.rows, cut.columns, spelling.positions)
             if ours_of_it != theirs_of_it:
                 raise CheckpointError(
@@ -364,6 +367,13 @@ def _spelling(folder: Path, parts: Parts, ours: Tokenizer, theirs: PreTrainedTok
                     hint="take the tokenizer's files of the checkpoint that this one was tuned from",
                 )
     return spelling
+
+
+def _with_around(chat: Chat, token: str, around: Turn) -> Chat:
+    """A chat template with what a processor writes around a picture, beside the picture's token."""
+    shown = chat.user_with_picture
+    written = shown.before.replace(token, around.before + token + around.after)
+    return replace(chat, user_with_picture=replace(shown, before=written))
 
 
 def _begin_ids(folder: Path, theirs: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -398,10 +408,9 @@ def _most_positions(dialogue: Dialogue, ours: Tokenizer) -> int:
     spelling, tiling = dialogue.spelling, dialogue.tiling
     if spelling is None:
         return 0
-    most = Cut()
-    if tiling is not None and tiling.cuts:
-        side = -(-min(tiling.longest_edge, 4096) // tiling.tile)
-        most = Cut(side, side) if side > 1 else Cut()
+    count = 0 if tiling is None else tiling.most
+    rows = max((each for each in range(1, math.isqrt(count) + 1) if count % each == 0), default=0)
+    most = Cut(rows, count // rows if rows else 0)
     return len(ours.pieces(spell(spelling.token, spelling, [most])))
 
 

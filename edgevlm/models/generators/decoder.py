@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from edgevlm.errors import CheckpointError
 from edgevlm.models.layers import MASKED
 
-DECODERS = ("llama", "mistral", "qwen2")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type` of the decoders that are carried."""
 _ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 """Rotations whose angles depend on the position alone: `dynamic` is the default one in a context that was trained."""
@@ -116,7 +116,8 @@ class Attention(nn.Module):
     """Causal attention with grouped queries (Ainslie et al., 2023, arXiv 2305.13245) over a state of keys and values.
 
     Args:
-        attention: transformers' `LlamaAttention`, `MistralAttention` or `Qwen2Attention`, whose projections are taken.
+        attention: transformers' `LlamaAttention`, `MistralAttention`, `Qwen2Attention` or `Qwen3Attention`, whose
+            projections are taken, and the last one's norms of each head.
         rotation: Shared by all layers.
     """
 
@@ -127,6 +128,9 @@ class Attention(nn.Module):
         self.key: nn.Linear = attention.k_proj
         self.value: nn.Linear = attention.v_proj
         self.out: nn.Linear = attention.o_proj
+        self.normed = hasattr(attention, "q_norm")
+        if self.normed:
+            self.query_norm, self.key_norm = RMSNorm(attention.q_norm), RMSNorm(attention.k_norm)
         self.heads = self.key.out_features // self.size
         """Of keys and values."""
         self.rotation = rotation
@@ -135,8 +139,13 @@ class Attention(nn.Module):
         self, rows: Tensor, places: Places, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [1, T, W], keys and values [1, H, S, D] -> rows, keys, values of the same shapes."""
-        query = self.rotation.rotate(self._split(self.query(rows) * self.size**-0.5), angles)
-        key = self.rotation.rotate(self._split(self.key(rows)), angles)
+        scale = self.size**-0.5
+        if self.normed:
+            query = self.query_norm(self._split(self.query(rows))) * scale
+            key = self.key_norm(self._split(self.key(rows)))
+        else:
+            query, key = self._split(self.query(rows) * scale), self._split(self.key(rows))
+        query, key = self.rotation.rotate(query, angles), self.rotation.rotate(key, angles)
         keys = places.write(keys.squeeze(0), key)
         values = places.write(values.squeeze(0), self._split(self.value(rows)))
         scores = query.reshape(self.heads, -1, self.size) @ keys.transpose(1, 2)
@@ -178,7 +187,7 @@ class Decoder(nn.Module):
     The state is keys and values of each layer in turn, float32 [1, H, S, D], zeros at first.
 
     Args:
-        model: transformers' `LlamaModel`, `MistralModel` or `Qwen2Model`.
+        model: transformers' `LlamaModel`, `MistralModel`, `Qwen2Model` or `Qwen3Model`.
         head: Gives logits of a row.
         context_length: S, the positions that the state holds.
         where: The text config's place, for errors.

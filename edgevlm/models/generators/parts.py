@@ -15,12 +15,16 @@ from edgevlm.bundle.spec import TensorSpec
 
 @dataclass(frozen=True)
 class Pieces:
-    """How a family writes a picture into a text, without the token and its number; see `bundle.dialogue.Spelling`."""
+    """How a family writes a picture into a text, without the token and its number; see `bundle.dialogue.Spelling`.
+
+    `around` is what stands around all tiles; a dialogue's own pieces have it.
+    """
 
     tile: str = ""
     end_of_row: str = ""
     end_of_tiles: str = ""
     whole: Turn = Turn("", "")  # noqa: RUF009 (frozen)
+    around: Turn = Turn("", "")  # noqa: RUF009 (frozen)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,13 @@ def causal_decode(model: nn.Module, head: nn.Module) -> Callable[..., torch.Tens
         return head(found.last_hidden_state[:, -1])  # type: ignore[no-any-return]
 
     return decode
+
+
+def shuffled(rows: torch.Tensor, side: int, scale: int) -> torch.Tensor:
+    """[1, side^2, C] -> [1, (side / scale)^2, C * scale^2]: patches of a square of `scale` become one row, in order."""
+    width = rows.shape[-1]
+    squares = rows.reshape(side // scale, scale, side // scale, scale * width).transpose(1, 2)
+    return squares.reshape(1, (side // scale) ** 2, scale * scale * width)
 
 
 def features(width: int, rows: int) -> TensorSpec:

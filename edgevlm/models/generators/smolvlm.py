@@ -16,7 +16,7 @@ from edgevlm.bundle.dialogue import Turn
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.models.generators.decoder import Decoder
-from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, normalised
+from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, normalised, shuffled
 from edgevlm.models.layers import Block, PixelNormalisation
 
 _PIECES = Pieces(
@@ -68,13 +68,7 @@ class EncodeImage(nn.Module):
         rows = self.patch_embedding(self.normalise(pixels)).flatten(2).transpose(1, 2) + self.positions
         for block in self.blocks:
             rows = block(rows)
-        return self.projection(self._shuffle(self.last_norm(rows)))  # type: ignore[no-any-return]
-
-    def _shuffle(self, rows: Tensor) -> Tensor:
-        """[1, P, C] -> [1, P / scale^2, C * scale^2]: patches of a square of `scale` become one row."""
-        width, side, scale = rows.shape[-1], self.side, self.scale
-        rows = rows.reshape(side // scale, scale, side // scale, scale * width)
-        return rows.transpose(1, 2).reshape(1, (side // scale) ** 2, scale * scale * width)
+        return self.projection(shuffled(self.last_norm(rows), self.side, self.scale))  # type: ignore[no-any-return]
 
 
 def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, where: str) -> Parts:
