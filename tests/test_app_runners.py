@@ -98,6 +98,9 @@ def generated(folder: Path, shown: Image.Image, asked: str, most: int, **rules: 
             pictures, tokenizer, patch_size=talkers.PATCH, vision_feature_select_strategy="default",
             num_additional_image_tokens=1, chat_template=talkers.LLAVA_TEMPLATE,
         )  # fmt: skip
+    elif network.config.model_type == "internvl":
+        processor = talkers.processor_of(folder)
+        processor.image_processor = pictures
     else:
         processor = transformers.Idefics3Processor(
             pictures, tokenizer, image_seq_len=4, chat_template=talkers.SMOLVLM_TEMPLATE
@@ -123,7 +126,10 @@ def as_apps_show(bundle: Bundle, shown: Image.Image) -> NDArray[np.uint8]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "rules"), [("llava", {}), ("smolvlm", {"do_image_splitting": False}), ("blip", {})])
+@pytest.mark.parametrize(
+    ("kind", "rules"),
+    [("llava", {}), ("smolvlm", {"do_image_splitting": False}), ("internvl", {"max_patches": 1}), ("blip", {})],
+)
 def test_a_container_as_it_ships_says_what_transformers_generates(
     kind: str, rules: dict[str, Any], tmp_path: Path
 ) -> None:

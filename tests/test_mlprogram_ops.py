@@ -71,10 +71,17 @@ def defined_in(kind: str, opset: ct.target) -> str:
 
 OLDER = list(in_older_opsets())
 VARIANTS = [
-    pytest.param(case, stripped, id=f"{case.kind}-{case.opset.name}-{'defaults left out' if stripped else 'as built'}")
-    for case in (*CASES, *OLDER)
+    pytest.param(
+        case,
+        stripped,
+        id=f"{case.kind}-{case.opset.name}-{'defaults left out' if stripped else 'as built'}",
+        marks=() if cases is CASES else pytest.mark.slow,
+    )
+    for cases in (CASES, OLDER)
+    for case in cases
     for stripped in ([False, True] if has_defaults(case) else [False])
 ]
+"""An op of an older opset is the same code; whether it is told apart from today's, the second tier asks."""
 ONE_A_KIND = [max(cases, key=lambda case: len(case.arguments)) for cases in by_kind(filter(takes_floats_only, CASES))]
 
 

@@ -45,7 +45,7 @@ SLOW = (
     *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
     *(("smolvlm-one-key", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
     *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
-    *(("blip", "tflite", "int8"), ("internvl", "executorch", "fp32"), ("internvl-qwen3-normed", "coreml", "int8")),
+    *(("blip", "tflite", "int8"), ("internvl", "tflite", "fp32")),
 )
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-weights": 0.6}
 """A weight's."""
