@@ -331,13 +331,12 @@ def _compare(processor: BaseImageProcessor, rules: ImagePreprocessing, where: st
 
 def _compare_tiles(processor: BaseImageProcessor, rules: ImagePreprocessing, tiling: Tiling, where: str) -> None:
     """Refuses a processor that cuts other tiles than the rules do, or makes other pixels of them."""
+    # Of a grid, the processor of words and pictures asks it so, whatever its own configuration says.
+    options = {} if tiling.grid is None else {"crop_to_patches": True}
     mean, std = (np.reshape(values, (3, 1, 1)) for values in (rules.mean, rules.std))
     for height, width in _COMPARED_SIZES:
         picture = _noise(height, width)
-        in_grids = (
-            {} if tiling.grid is None else {"crop_to_patches": True}
-        )  # as the processor of words and pictures asks
-        expected, tiles = _ask(processor, picture, where, **in_grids), cut(picture, tiling).pixels
+        expected, tiles = _ask(processor, picture, where, **options), cut(picture, tiling).pixels
         expected = expected.reshape(-1, *expected.shape[-3:])
         if expected.shape == tiles.shape:
             off = np.abs((tiles * rules.rescale - mean) / std - expected) * std / rules.rescale
