@@ -198,6 +198,15 @@ def picture_processor_of(folder: Path) -> Any:
     return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
 
 
+class _WithoutVideos:
+    """A processor that takes anything for its reader of videos, which needs torchvision."""
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        if argument_name == "video_processor":
+            return None
+        return super().check_argument_for_proper_class(argument_name, argument)  # type: ignore[misc]
+
+
 def processor_of(folder: Path) -> Any:
     """transformers' own processor of a checkpoint's pictures and words, on Pillow."""
     import transformers
@@ -209,13 +218,8 @@ def processor_of(folder: Path) -> Any:
     if kind != "smolvlm":
         return transformers.AutoProcessor.from_pretrained(folder, backend="pil")
 
-    class WithoutVideos(processing_smolvlm.SmolVLMProcessor):
-        """SmolVLM's own, but for what it has for videos alone: a reader, which takes torchvision, and num2words."""
-
-        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            if argument_name == "video_processor":
-                return None
-            return super().check_argument_for_proper_class(argument_name, argument)
+    class WithoutVideos(_WithoutVideos, processing_smolvlm.SmolVLMProcessor):
+        """SmolVLM's own, but for what it has for videos alone: a reader, and num2words."""
 
     processing_smolvlm.num2words = processing_smolvlm.num2words or str
     template = json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))["chat_template"]
@@ -232,13 +236,8 @@ def processor_of(folder: Path) -> Any:
 def _internvl_processor_of(folder: Path) -> Any:
     import transformers
 
-    class WithoutVideos(transformers.InternVLProcessor):  # type: ignore[misc]
-        """InternVL's own, but for a reader of videos, which takes torchvision."""
-
-        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-            if argument_name == "video_processor":
-                return None
-            return super().check_argument_for_proper_class(argument_name, argument)
+    class WithoutVideos(_WithoutVideos, transformers.InternVLProcessor):  # type: ignore[misc]
+        """InternVL's own, likewise."""
 
     config = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
     return WithoutVideos(

@@ -16,7 +16,7 @@ from edgevlm.bundle.dialogue import Turn
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.models.generators.decoder import Decoder, RMSNorm
-from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, normalised, shuffled
+from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, rows_of_layers, shuffled
 from edgevlm.models.layers import PixelNormalisation, attend
 
 
@@ -128,21 +128,12 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     model, config = network.model, network.config
     encode_image = EncodeImage(model, image, where=where)
 
-    def original(pixels: Tensor) -> Tensor:
-        given = normalised(pixels, image.rescale, image.mean, image.std)
-        found = model.get_image_features(
-            given,
-            vision_feature_layer=config.vision_feature_layer,
-            vision_feature_select_strategy=config.vision_feature_select_strategy,
-        )
-        return found.pooler_output  # type: ignore[no-any-return]
-
     return Parts(
         encode_image=encode_image,
         seen=(features(config.text_config.hidden_size, (encode_image.side // encode_image.scale) ** 2),),
         embed_tokens=network.get_input_embeddings(),
         decode=Decoder(model.language_model, network.lm_head, context_length, where=f"{where}: text_config"),
-        original={"encode_image": original, "embed_tokens": network.get_input_embeddings()},
+        original={"encode_image": rows_of_layers(model, image), "embed_tokens": network.get_input_embeddings()},
         original_decode=causal_decode(model.language_model, network.lm_head),
         image_token_id=config.image_token_id,
         pieces=Pieces(around=Turn("<img>", "</img>")),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.models.generators.decoder import Decoder
-from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, normalised
+from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, rows_of_layers
 from edgevlm.models.generators.towers import Tower
 
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
@@ -65,21 +65,12 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     rows = (image.height // config.vision_config.patch_size) * (image.width // config.vision_config.patch_size)
     rows += int(encode_image.tower.has_class_token) - encode_image.first
 
-    def original(pixels: Tensor) -> Tensor:
-        given = normalised(pixels, image.rescale, image.mean, image.std)
-        found = model.get_image_features(
-            given,
-            vision_feature_layer=config.vision_feature_layer,
-            vision_feature_select_strategy=config.vision_feature_select_strategy,
-        )
-        return torch.stack(list(found.pooler_output))
-
     return Parts(
         encode_image=encode_image,
         seen=(features(config.text_config.hidden_size, rows),),
         embed_tokens=network.get_input_embeddings(),
         decode=Decoder(model.language_model, network.lm_head, context_length, where=f"{where}: text_config"),
-        original={"encode_image": original, "embed_tokens": network.get_input_embeddings()},
+        original={"encode_image": rows_of_layers(model, image), "embed_tokens": network.get_input_embeddings()},
         original_decode=causal_decode(model.language_model, network.lm_head),
         image_token_id=config.image_token_id,
         pieces=Pieces(),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from edgevlm.bundle.dialogue import FEATURES, Turn
-from edgevlm.bundle.spec import TensorSpec
+from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,25 @@ def normalised(pixels: torch.Tensor, rescale: float, mean: Any, std: Any) -> tor
     """What a processor makes of pixels in 0..255, [N, 3, H, W]."""
     centre, spread = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (mean, std))
     return (pixels * rescale - centre) / spread
+
+
+def rows_of_layers(model: Any, image: ImagePreprocessing) -> Callable[[torch.Tensor], torch.Tensor]:
+    """transformers' own rows of a picture, from the layers of the tower that its configuration names.
+
+    Args:
+        model: Whose `get_image_features` takes layers and a strategy, such as a `LlavaModel`.
+        image: Normalisation of the pixels.
+    """
+
+    def original(pixels: torch.Tensor) -> torch.Tensor:
+        found = model.get_image_features(
+            normalised(pixels, image.rescale, image.mean, image.std),
+            vision_feature_layer=model.config.vision_feature_layer,
+            vision_feature_select_strategy=model.config.vision_feature_select_strategy,
+        )
+        return torch.stack(list(found.pooler_output))
+
+    return original
 
 
 def causal_decode(model: nn.Module, head: nn.Module) -> Callable[..., torch.Tensor]:
