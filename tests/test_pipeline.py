@@ -23,6 +23,7 @@ from PIL import Image
 
 import edgevlm
 from edgevlm.bundle.bundle import Bundle
+from edgevlm.bundle.golden import COLUMNS
 from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits
 from edgevlm.cli import main
@@ -400,7 +401,8 @@ def test_every_file_is_readable_for_whoever_may_read_the_folder() -> None:
 
 @pytest.mark.slow(first=True)
 def test_a_vit_b32_sized_clip_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(samples, "SAMPLES", 16)  # the size is what is tried here
+    monkeypatch.setattr(samples, "SAMPLES", COLUMNS)  # one row of golden's sheet: the size is what is tried here
+    monkeypatch.setattr(samples, "TEXTS", COLUMNS)
     model = write_clip_checkpoint(tmp_path / "clip-b32", text=VIT_B32_TEXT, vision=VIT_B32_VISION, projection_dim=512)
     request = pipeline.Request(model, ("coreml",), BUILTIN["fp32"], tmp_path / "d", use_cache=False)
     (outcome,) = pipeline.convert(request)
