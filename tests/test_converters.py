@@ -116,6 +116,23 @@ def test_a_mask_of_huge_negative_numbers_is_no_overflow(target: str) -> None:
     assert {op.verdict for op in found if op.peak > 65504} == {"mask"}
 
 
+def test_executorch_has_a_graph_written_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.export import ExportedProgram
+
+    decompose, written_out = ExportedProgram.run_decompositions, []
+
+    def counted(exported: ExportedProgram, *arguments: Any) -> ExportedProgram:
+        if "features" in {node.name for node in exported.graph.nodes}:  # and is none of XNNPACK's patterns
+            written_out.append(exported)
+        return decompose(exported, *arguments)
+
+    monkeypatch.setattr(ExportedProgram, "run_decompositions", counted)
+    layer = nn.TransformerEncoderLayer(16, 2, 16, activation="gelu", batch_first=True).requires_grad_(False)
+    encode_image = {"encode_image": program(layer, 1, 4, 16, width=16)}
+    registry.converter("executorch").lower(encode_image, BUILTIN["fp32"], tmp_path)
+    assert len(written_out) == 1
+
+
 @pytest.mark.parametrize("target", ["coreml", "executorch"])
 def test_a_module_that_branches_on_data_is_refused_by_name(target: str, tmp_path: Path) -> None:
     class Branching(nn.Module):

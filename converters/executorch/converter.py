@@ -143,9 +143,26 @@ def _computes_in_fp16(recipe: Recipe) -> bool:
 
 
 def _capture(program: Program) -> ExportedProgram:
-    # Only the ops in the table are replaced; every other one stays whole for the partitioner.
+    # Only the ops in the table are replaced; every other one stays whole.
     exported: ExportedProgram = capture(program).run_decompositions(decompositions())
     return exported
+
+
+def _written_out(exported: ExportedProgram) -> ExportedProgram:
+    """A graph of the ops that XNNPACK's partitioner takes whole, and of core ATen's.
+
+    `to_edge_transform_and_lower` writes a graph out so too, but not one that is already: one time replaces two.
+    """
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # type: ignore[import-untyped]
+
+    table = torch.export.default_decompositions()
+    whole, _ = XnnpackPartitioner().ops_to_not_decompose(exported)
+    for op in whole:
+        table.pop(op, None)
+    table.update(decompositions())
+    result: ExportedProgram = exported.run_decompositions(table)
+    return result
 
 
 def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
@@ -156,7 +173,7 @@ def _prepare(program: Program, recipe: Recipe) -> ExportedProgram:
         if recipe.activations.ranges == "dynamic":
             program = with_dynamic_activations(program)
     if not _computes_in_fp16(recipe):
-        return _as_called(program, program.module) if program.most else _capture(program)
+        return _as_called(program, program.module) if program.most else _written_out(capture(program))
     from edgevlm.converters.half import to_half
 
     name = program.spec.name
@@ -180,8 +197,7 @@ def _as_called(program: Program, module: torch.nn.Module) -> ExportedProgram:
     shapes = (tuple(dict.fromkeys(axes, rows) for axes in called.axes()),)
     with plain_attention():
         exported = torch.export.export(called, called.inputs(program.example), dynamic_shapes=shapes, strict=False)
-    result: ExportedProgram = exported.run_decompositions(decompositions())
-    return result
+    return _written_out(exported)
 
 
 def _lower(programs: dict[str, ExportedProgram], constants: dict[str, Any]) -> Any:
