@@ -77,6 +77,7 @@ def _two_of_a_kind() -> Iterator[None]:
 def test_a_search(
     request_: TuneRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
+    monkeypatch.setattr(search, "FAMILIES", ("int8-static",))  # all are measured alike; int4 comes behind them
     tuned = tune(request_)
     with subtests.test("the smallest artefact within the drop is chosen"):
         converted = [trial for trial in tuned.trials[1:] if trial.error is None]
@@ -138,7 +139,7 @@ def _goes_on(tuned: Tuned, request_: TuneRequest, monkeypatch: pytest.MonkeyPatc
     again = tune(request_, lambda stage, share: told.append((stage, share)))
     assert [name for name in converted if name != "fp32"] == [last["recipe"]["name"]]
     assert again.best.recipe == tuned.best.recipe
-    assert any(re.match(r"recipe 3 of \d+: ", stage) for stage, _ in told)
+    assert any(re.match(r"recipe 2 of \d+: ", stage) for stage, _ in told)
     shares = [share for stage, share in told if stage.startswith("recipe") and share is not None]
     assert shares == sorted(shares)
     assert 0 < max(shares) < 1

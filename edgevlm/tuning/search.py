@@ -18,6 +18,8 @@ from edgevlm.tuning.request import Objective
 from edgevlm.tuning.sensitivity import LayerCost
 from edgevlm.tuning.trial import Trial
 
+FAMILIES = ("int8", "int8-weights", "int8-static", "palette-6")
+"""Built-in recipes to start from, the most careful first; int4 and 4-bit palettes come behind them."""
 ALPHAS = (None, 0.25, 0.5, 0.75, 0.95)
 INT4_SHARES = (0.75, 0.5)
 """Of the weights, where all of them lose too much."""
@@ -108,7 +110,7 @@ def best(trials: list[Trial], *, max_drop: float, objective: Objective) -> Trial
 
 def _families(plain: Recipe) -> list[Recipe]:
     """The recipes to start from, the most careful first."""
-    recipes = [BUILTIN[name] for name in ("int8", "int8-weights", "int8-static", "palette-6")]
+    recipes = [BUILTIN[name] for name in FAMILIES]
     recipes += [_grouped(BUILTIN["int4-weights"], size) for size in GROUP_SIZES]
     recipes += [BUILTIN["palette-4"]]
     return [replace(recipe, parity=ParityLimits(), calibration=plain.calibration) for recipe in recipes]
