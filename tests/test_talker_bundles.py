@@ -345,6 +345,34 @@ def test_no_session_takes_what_there_is_no_row_for(kind: str, target: str, recip
         model.session.run("decode", {**rows, "positions": np.zeros((1, 1), np.int32)}, state)
 
 
+@pytest.mark.parametrize(
+    ("kind", "target", "recipe"),
+    [MATRIX[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW if each[2] == "fp32")],
+)
+def test_a_state_keeps_while_another_one_and_other_components_run(kind: str, target: str, recipe: str) -> None:
+    bundle, rng = made(kind, target, recipe), np.random.default_rng(4)
+    specs = {name: each.spec for name, each in bundle.components.items()}
+    rows = [
+        {each.name: rng.normal(size=each.at(1)).astype(np.float32) for each in specs["decode"].inputs} for _ in range(4)
+    ]
+    for position, each in enumerate(rows):
+        each["positions"] = np.full((1, 1), position, np.int32)
+    pixels = rng.uniform(0, 255, specs["encode_image"].inputs[0].shape).astype(np.float32)
+    with edgevlm.open(bundle.path) as model:
+        session = model.session
+        state, expected = session.make_state("decode"), []
+        for each in rows:
+            expected.append(session.run("decode", each, state)["logits"])
+        del state
+        states = [session.make_state("decode") for _ in range(2)]
+        for position, each in enumerate(rows):
+            for state in states:
+                session.run("encode_image", {"pixels": pixels})
+                session.run("embed_tokens", {"token_ids": np.full((1, 1), position, np.int32)})
+                np.testing.assert_array_equal(session.run("decode", each, state)["logits"], expected[position])
+        assert np.abs(expected[1] - expected[2]).max() > 1e-3
+
+
 def run(*arguments: object) -> Any:
     return CliRunner().invoke(main, [str(each) for each in arguments])
 

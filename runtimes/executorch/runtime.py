@@ -152,7 +152,7 @@ class KeptState(State):
     """A state that a method of its own keeps.
 
     Attributes:
-        method: Which, of a program of its own.
+        method: Which; no other one of its program keeps a state.
         filled: How many positions there are; what lies behind them is of an earlier dialogue.
     """
 
@@ -182,11 +182,17 @@ class ExecuTorchSession(SerialSession[Any]):
         self._load = load
         self._free: list[Any] = []
         """Methods whose state nobody holds any more."""
+        self._lent = False
+        """Whether a state has the session's own program, which keeps one of a component."""
 
     def make_state(self, component: str) -> State:
-        """See `SerialSession.make_state`. A second one at a time takes the memory of the component's weights again."""
+        """See `SerialSession.make_state`. A second one at a time takes the memory of the whole file again."""
         name = self._components[component].function(1) if self._stateful(component) else ""
-        method = self._free.pop() if self._free else self._load_method(name, self._load(component))
+        if self._free:
+            method = self._free.pop()
+        else:
+            program = self._load(component) if self._lent else self._functions[name][1]
+            self._lent, method = True, self._load_method(name, program)
         state = KeptState(component, {}, id(self), method=method)
         weakref.finalize(state, self._free.append, method)
         return state
