@@ -81,7 +81,7 @@ def compare(name: str, work: Path) -> Iterator[Row]:
         RuntimeError: a target refuses what it was foreseen to take, or the other way round.
     """
     model = name if name == STUDENT else str(_locate_small_clip(work))
-    found = forecast.forecast(forecast.read_programs(model), tuple(registry.CONVERTERS), tuple(BUILTIN.values()))
+    found = forecast.forecast(forecast.read(model), tuple(registry.CONVERTERS), tuple(BUILTIN.values()))
     for recipe in BUILTIN:
         converted = convert(model, recipe, tuple(registry.CONVERTERS), work)
         for each in (each for each in found if each.recipe == recipe):

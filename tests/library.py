@@ -57,6 +57,15 @@ STUDENTS: dict[str, ImageTowerConfig] = {
 }
 
 
+TALKERS = (
+    *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
+    *(("smolvlm-one-key", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
+    *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
+    *(("blip", "tflite", "int8"), ("internvl", "tflite", "fp32")),
+)
+"""Kinds, targets and recipes that the second tier converts; the first one has BLIP's captioner for TFLite."""
+
+
 # Bundles
 
 

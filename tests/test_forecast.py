@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +62,7 @@ def foreseen() -> dict[tuple[str, str], forecast.Forecast]:
 
 @pytest.fixture(scope="module")
 def students() -> dict[tuple[str, str], forecast.Forecast]:
-    found = forecast.forecast(forecast.read_programs(builtin.STUDENT), TARGETS, tuple(BUILTIN.values()))
+    found = forecast.forecast(forecast.read(builtin.STUDENT), TARGETS, tuple(BUILTIN.values()))
     return {(each.target, each.recipe): each for each in found}
 
 
@@ -121,6 +123,82 @@ def test_real_conversions_are_what_was_foreseen(
         assert expected.peak_memory_bytes == pytest.approx(measure_memory(bundle), rel=0.3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "target", "recipe"),
+    [("blip", "tflite", "fp32"), *(pytest.param(*each, marks=pytest.mark.slow) for each in library.TALKERS)],
+)
+def test_so_is_that_of_a_model_that_talks(kind: str, target: str, recipe: str) -> None:
+    made = library.talker(kind, target, recipe)
+    assert made.manifest.dialogue is not None
+    lengths, context = made.components["decode"].spec.lengths, made.manifest.dialogue.context_length
+    model = forecast.read(library.talker_checkpoint(kind), context_length=context, lengths=lengths)
+    (found,) = forecast.forecast(model, (target,), (BUILTIN[recipe],))
+    assert found.footprint is not None
+    assert dict(found.footprint.requires) == dict(made.manifest.requires)
+    assert abs(found.footprint.size_bytes - made.artefact_bytes) < 100_000
+    assert found.footprint.peak_memory_bytes == made.manifest.estimated_peak_memory_bytes
+    assert found.context_length == context
+    kept = [each.shape for each in made.components["decode"].spec.state]
+    assert found.state_bytes == sum(4 * math.prod(shape) for shape in kept)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_longer_context_takes_the_memory_of_its_state(target: str) -> None:
+    (short, long) = (
+        forecast.forecast(
+            forecast.read(library.talker_checkpoint("llava"), context_length=context), (target,), (BUILTIN["fp32"],)
+        )[0]
+        for context in (512, 1024)
+    )
+    assert long.state_bytes == 2 * short.state_bytes
+    assert short.footprint is not None
+    assert long.footprint is not None
+    tables = 512 * 4 * (16 + 16 + 1)  # of sines, of cosines, and of places
+    assert long.footprint.size_bytes == short.footprint.size_bytes + tables
+    assert long.footprint.peak_memory_bytes - short.footprint.peak_memory_bytes > 2 * short.state_bytes
+
+
+def test_the_table_of_a_model_that_talks_says_what_its_state_takes() -> None:
+    model = str(library.talker_checkpoint("blip"))
+    shown = dry_run(model, "--target", "all", "--recipe", "fp32", "--recipe", "palette-6", "--context", "48")
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"A dialogue's state is 0\.0 MB in float32, of a context of 48 positions: --context", shown.stdout)
+    assert "iOS 18, macOS 15" in shown.stdout
+    assert "litert-lm 0.18" in shown.stdout
+    assert "refused: models that talk have no measured ranges, palettes or pruning as yet" in shown.stdout
+    refused = {
+        ("--image-only",): "labels and image_only are a dual encoder's",
+        ("--context", "4096"): "max_position_embeddings",
+        ("--lengths", "1"): "lengths: expected another one beside 1",
+    }
+    for arguments, said in refused.items():
+        shown = dry_run(model, "--target", "tflite", "--recipe", "fp32", *arguments)
+        assert shown.exit_code in (2, UnsupportedError.exit_code)
+        assert said in shown.output
+    shown = dry_run("--target", "tflite", "--context", "48")
+    assert shown.exit_code == 2
+    assert "a context and lengths are of models that talk" in shown.output
+
+
+def test_memory_is_held_against_that_of_devices() -> None:
+    devices = ("--device", "raspberry-pi-4", "--device", "pixel-3a")
+    wanted = ("--target", "executorch", "--recipe", "fp32", "--recipe", "palette-6", "--image-only", *devices)
+    taken, refused = json.loads(dry_run(*wanted, "--json").stdout)["forecasts"]
+    assert taken["of_devices"]["raspberry-pi-4"] == taken["peak_memory_bytes"] / (4096 << 20)
+    assert refused["of_devices"] == dict.fromkeys(("raspberry-pi-4", "pixel-3a"))
+    shown = dry_run(*wanted).stdout
+    assert "of raspberry-pi-4" in shown
+    assert "its system and other apps take of it too" in shown
+    for arguments, said in (
+        (("--dry-run", "--device", "raspberry-pi-44"), "no device 'raspberry-pi-44'"),
+        (("--dry-run", "--device", "host"), "expected a device whose memory is known"),
+        (("--device", "pixel-3a"), "--device needs --dry-run"),
+    ):
+        refusal = CliRunner().invoke(main, ["convert", "--target", "coreml", *arguments])
+        assert refusal.exit_code == 2
+        assert said in refusal.output
+
+
 @pytest.mark.parametrize("component", library.STUDENTS | {"clip_text": 0, "clip_image": 0, "siglip_image": 0})
 def test_an_outline_has_the_layers_of_the_captured_graph(component: str) -> None:
     program = library.layers()[component]
@@ -149,7 +227,7 @@ def test_one_look_tells_what_a_component_takes(
 ) -> None:
     # As three passes over it had them, one for each kind of figure; the last two are the built-in student's.
     of_student = component.startswith("encode_")
-    program = (forecast.read_programs(builtin.STUDENT) if of_student else library.layers())[component]
+    program = (forecast.read(builtin.STUDENT) if of_student else library.layers())[component]
     seen = outline(program)
     assert (seen.calls, seen.activation_bytes, seen.weight_bytes, seen.multiply_adds) == (
         *(calls, activation_bytes, weight_bytes),
@@ -162,7 +240,7 @@ def test_one_look_tells_what_a_component_takes(
 
 def test_a_tower_that_two_components_share_is_stored_once_where_they_share_a_file() -> None:
     labels = Labels(("one", "two"), ("a {}",))
-    both = forecast.read_programs(builtin.STUDENT, labels=labels)
+    both = forecast.read(builtin.STUDENT, labels=labels)
     assert set(both) == {"encode_image", "encode_text", "classify"}
     outlines = {name: outline(program) for name, program in both.items()}
     held = sum(each.count for each in distinct(outlines.values()))
@@ -179,11 +257,9 @@ def test_a_tower_that_two_components_share_is_stored_once_where_they_share_a_fil
 
 
 def test_image_only_with_labels_is_the_classifier_alone() -> None:
-    assert list(forecast.read_programs(builtin.STUDENT, labels=Labels(("one",), ("{}",)), image_only=True)) == [
-        "classify"
-    ]
+    assert list(forecast.read(builtin.STUDENT, labels=Labels(("one",), ("{}",)), image_only=True)) == ["classify"]
     with pytest.raises(LabelError):
-        forecast.read_programs(builtin.STUDENT, labels=Labels(("so many words " * 50,), ("{}",)))
+        forecast.read(builtin.STUDENT, labels=Labels(("so many words " * 50,), ("{}",)))
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,7 @@ from edgevlm.runtimes.mlprogram.evaluator import MLProgram
 from edgevlm.targets.app_runner import Part
 from edgevlm.targets.isolation import IsolatedRunner
 
-SLOW = (
-    *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
-    *(("smolvlm-one-key", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
-    *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
-    *(("blip", "tflite", "int8"), ("internvl", "tflite", "fp32")),
-)
+SLOW = library.TALKERS
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-weights": 0.6}
 """A weight's."""
 RUN = (

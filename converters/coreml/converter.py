@@ -109,8 +109,11 @@ class CoreMLConverter:
 
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What the packages are expected to take, and the least systems."""
+        packages: dict[str, dict[str, Outline]] = {}
+        for name, outline in outlines.items():
+            packages.setdefault(_package(outline.component or name), {})[name] = outline
         version = {None: 6, "iOS16": 7, "iOS17": 8, "iOS18": 9}[_least_system(recipe)]
-        return footprint(outlines, recipe, _SYSTEMS[version])
+        return footprint([*packages.values()], recipe, _SYSTEMS[9 if LANGUAGE in packages else version])
 
 
 def _package(component: str) -> str:

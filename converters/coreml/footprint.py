@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.graphs.outline import Constant, Outline
+from edgevlm.graphs.outline import Constant, Outline, distinct, keep_state
 from edgevlm.targets.converter import Footprint
 
 # Measured by `python -m edgevlm.benchmarks.forecast`; a model's file names its ops and what flows between them.
@@ -16,30 +16,36 @@ WORTH_A_MASK = 0.3
 """Share of zeros from which a bit for each value, and the values that are not zero, are less than all of them."""
 
 
-def footprint(outlines: Mapping[str, Outline], recipe: Recipe, requires: Mapping[str, str]) -> Footprint:
-    """Each component is a package of its own, so that a tower that two of them share is stored twice.
+def footprint(packages: Sequence[Mapping[str, Outline]], recipe: Recipe, requires: Mapping[str, str]) -> Footprint:
+    """Packages that share nothing: a tower that two of them have is stored twice. Within each, weights are stored once.
 
     Args:
-        outlines: By component, with what the recipe makes of each constant.
+        packages: What each consists of by function, with what the recipe makes of each constant.
         recipe: The recipe.
         requires: The least systems.
     """
     width = 4 if recipe.precision == "fp32" else 2
     static = recipe.activations.ranges == "static"
     sizes, peaks = [], []
-    for outline in outlines.values():
-        stored = sum(_stored_bytes(each, width) + _BYTES_A_BLOB for each in outline.constants)
-        layers = sum(each.dtype == "int8" for each in outline.constants) if static else 0
-        sizes.append(stored + outline.calls * _BYTES_A_CALL + layers * _BYTES_A_STATIC_LAYER)
-        laid_out = width * sum(each.count for each in outline.constants)
-        peaks.append((laid_out + outline.activation_bytes * width // 4, stored))
-    anonymous, mapped = max(peaks, key=sum)
+    for functions in (package.values() for package in packages):
+        constants = distinct(functions)
+        stored = sum(_stored_bytes(each, width) + _BYTES_A_BLOB for each in constants)
+        layers = sum(each.dtype == "int8" for each in constants) if static else 0
+        calls = sum(function.calls for function in functions)
+        sizes.append(stored + calls * _BYTES_A_CALL + layers * _BYTES_A_STATIC_LAYER)
+        laid_out = width * sum(each.count for each in constants)
+        activations = sum(function.activation_bytes for function in functions)
+        peaks.append((laid_out + activations * width // 4, stored))
+    together = any(keep_state(package.values()) for package in packages)
+    anonymous, mapped = map(sum, zip(*peaks, strict=True)) if together else max(peaks, key=sum)
     return Footprint(
         size_bytes=sum(sizes),
         anonymous_bytes=anonymous,
         mapped_bytes=mapped,
         requires=requires,
-        basis="weights as stored, again in full as an engine lays them out, and activations; checked on no device",
+        basis="weights as stored, again in full as an engine lays them out, and activations"
+        + (" of all functions, a dialogue's state among them" if together else "")
+        + "; checked on no device",
     )
 
 

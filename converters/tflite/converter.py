@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
 from edgevlm.bundle.recipe import Recipe
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from edgevlm.graphs.outline import Outline
     from edgevlm.targets.converter import Footprint
 
+T = TypeVar("T")
 FILE = "model.tflite"
 CONTAINER = f"model{litert_lm.SUFFIX}"
 _GROUPS = (32, 64, 128, 256)
@@ -137,7 +138,15 @@ class TFLiteConverter:
 
     def forecast(self, outlines: Mapping[str, Outline], recipe: Recipe) -> Footprint:
         """What the file is expected to take, and the least runtime."""
-        return footprint(outlines, recipe)
+        if EMBEDDER not in outlines:
+            return footprint((outlines,), recipe)
+        found = footprint([_in_model(name, outlines) for name in MODELS], recipe)
+        return replace(found, requires={**found.requires, "litert-lm": litert_lm.LEAST_RUNTIME})
+
+
+def _in_model(model: str, functions: Mapping[str, T]) -> dict[str, T]:
+    """Those of a container's functions that stand in one of its models."""
+    return {name: each for name, each in functions.items() if model == (name if name in MODELS else DECODER)}
 
 
 def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path, countdown: Countdown) -> BundleFile:
@@ -150,9 +159,8 @@ def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path, countdow
     requires: list[dict[str, str]] = []
     for name in MODELS:
         countdown.next(name)
-        own = {each: program for each, program in programs.items() if name == (each if each in MODELS else DECODER)}
         with quiet(), torch_patches.applied():
-            models[name] = _lower(own, recipe, finish)
+            models[name] = _lower(_in_model(name, programs), recipe, finish)
         requires.append(_required_runtimes(models[name]))
     litert_lm.pack(models, out_dir / CONTAINER)
     newest = max(requires, key=lambda each: [int(part) for part in each.get("tflite", "0").split(".")])

@@ -69,6 +69,12 @@ def _lengths(context: click.Context, option: click.Parameter, given: str | None)
 @click.option("--force", is_flag=True, help="Replace existing bundles.")
 @click.option("--no-cache", is_flag=True, help="Convert again even if nothing has changed.")
 @click.option("--dry-run", is_flag=True, help="Say what would come of it, in seconds; convert and write nothing.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    help="With --dry-run: how much of this device's memory it would take; see edgevlm devices; may repeat.",
+)
 @as_json
 def convert(
     model: str,
@@ -89,6 +95,7 @@ def convert(
     force: bool,
     no_cache: bool,
     dry_run: bool,
+    devices: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Convert MODEL to bundles, and prove that they compute what it computes.
@@ -105,9 +112,11 @@ def convert(
       edgevlm convert --target tflite --recipe int8-static --calibration photos/ --calibration-texts queries.txt
       edgevlm convert ./my-smolvlm --target tflite --context 2048 --lengths 1,64
       edgevlm convert ./my-clip --target all --recipe all --dry-run
+      edgevlm convert ./my-smolvlm --target all --recipe all --context 8192 --dry-run --device raspberry-pi-4
 
     --dry-run estimates the size of what an app would ship, what its engine adds to a process's memory at most, and says
-    the least system: before the long work, and without calibration data. It reads no options about the output.
+    the least system: before the long work, and without calibration data. It reads no options about the output. Of a
+    model that talks, a dialogue's state is in that memory, and grows with --context.
     """
     from edgevlm.commands import showing
 
@@ -121,6 +130,8 @@ def convert(
     if target != "all" and target not in known:
         raise InputError(f"no target {target!r}: expected all or one of {', '.join(known)}")
     chosen = _resolve(recipes, several=dry_run)
+    if devices and not dry_run:
+        raise InputError("--device needs --dry-run", hint="edgevlm bench BUNDLE --device NAME asks about a bundle")
     request = pipeline.Request(
         model=model,
         revision=revision,
@@ -138,7 +149,7 @@ def convert(
         lengths=lengths,
     )
     if dry_run:
-        _forecast(request, chosen, as_json=as_json)
+        _forecast(request, chosen, devices, as_json=as_json)
         return
     with terminal.progress_bar() as progress:
         outcomes = pipeline.convert(request, progress)
@@ -174,22 +185,31 @@ def _resolve(names: tuple[str, ...], *, several: bool) -> tuple[Recipe, ...]:
     return found
 
 
-def _forecast(request: Request, recipes: tuple[Recipe, ...], *, as_json: bool) -> None:
+def _forecast(request: Request, recipes: tuple[Recipe, ...], devices: tuple[str, ...], *, as_json: bool) -> None:
     from edgevlm.commands import showing
-    from edgevlm.conversion.forecast import forecast, read_programs
+    from edgevlm.conversion.forecast import forecast, read
+    from edgevlm.devices import profile
     from edgevlm.process import terminal
 
+    memories = {name: profile.find(name, profile.builtin()).memory_mb << 20 for name in devices}
+    for name in (name for name, size in memories.items() if not size):
+        raise InputError(f"--device {name}: expected a device whose memory is known", hint="edgevlm devices lists them")
     with terminal.progress_bar() as progress:
         progress("reading the model", None)
-        programs = read_programs(
-            request.model, revision=request.revision, labels=request.labels, image_only=request.image_only
+        model = read(
+            request.model,
+            revision=request.revision,
+            labels=request.labels,
+            image_only=request.image_only,
+            context_length=request.context_length,
+            lengths=request.lengths,
         )
         progress("looking at its layers", None)
-        found = forecast(programs, request.targets, recipes)
+        found = forecast(model, request.targets, recipes)
     if as_json:
-        terminal.print_json({"forecasts": [showing.forecast_json(each) for each in found]})
+        terminal.print_json({"forecasts": [showing.forecast_json(each, memories) for each in found]})
     else:
-        showing.forecasts(found)
+        showing.forecasts(found, memories)
     if all(each.refused for each in found):
         sys.exit(UnsupportedError.exit_code)
 

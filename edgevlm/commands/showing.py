@@ -77,17 +77,22 @@ def outcomes(found: Sequence[Outcome]) -> None:
                 say(f"  try: {outcome.error.hint}", err=True)
 
 
-def forecasts(found: Sequence[Forecast]) -> None:
-    """What to expect of each target and recipe: a table, and how the figures came about."""
-    rows = []
+def forecasts(found: Sequence[Forecast], memories: Mapping[str, int]) -> None:
+    """What to expect of each target and recipe: a table, and how the figures came about.
+
+    Args:
+        found: Each.
+        memories: Bytes of memory of devices that they are held against, by name.
+    """
+    rows: list[tuple[str | Cell, ...]] = []
     for each in found:
         footprint = each.footprint
         if footprint is None:
             said = "; ".join(problem.what for problem in each.refused)
-            rows.append(
-                (each.target, each.recipe, "", "", "", Cell(f"refused: {said}", "red") if said else "not known")
-            )
+            outcome = Cell(f"refused: {said}", "red") if said else "not known"
+            rows.append((each.target, each.recipe, "", "", "", *[""] * len(memories), outcome))
             continue
+        shares = [footprint.peak_memory_bytes / size for size in memories.values()]
         rows.append(
             (
                 each.target,
@@ -95,17 +100,25 @@ def forecasts(found: Sequence[Forecast]) -> None:
                 _megabytes(footprint.size_bytes),
                 _megabytes(footprint.peak_memory_bytes),
                 _megabytes(footprint.mapped_bytes),
+                *(Cell(f"{share:.0%}", "red") if share > 1 else f"{share:.0%}" for share in shares),
                 _platforms(footprint.requires),
             )
         )
-    table(None, ("target", "recipe", ">for the app", ">peak memory", ">of it mapped", "needs"), rows)
+    of_devices = (f">of {name}" for name in memories)
+    table(None, ("target", "recipe", ">for the app", ">peak memory", ">of it mapped", *of_devices, "needs"), rows)
+    context, state = found[0].context_length, found[0].state_bytes
+    asked = "runs the component that needs most" if context is None else "answers"
     say("Estimated; nothing was converted. Size: each weight in the type that it would be stored in. Peak memory:")
-    say("what the engine adds while it opens the artefact and runs the component that needs most, namely")
+    say(f"what the engine adds while it opens the artefact and {asked}, namely")
     for target, basis in {each.target: each.footprint.basis for each in found if each.footprint}.items():
         say(f"  {target}: {basis}")
+    if memories:
+        say("A device's memory is all that it has: its system and other apps take of it too.")
+    if context is not None:
+        say(f"A dialogue's state is {_megabytes(state)} in float32, of a context of {context:,} positions: --context")
 
 
-def forecast_json(forecast: Forecast) -> dict[str, Any]:
+def forecast_json(forecast: Forecast, memories: Mapping[str, int]) -> dict[str, Any]:
     """The same in plain values; what is not known is null."""
     footprint = forecast.footprint
     return {
@@ -119,6 +132,11 @@ def forecast_json(forecast: Forecast) -> dict[str, Any]:
         "memory_basis": footprint.basis if footprint else None,
         "requires": dict(footprint.requires) if footprint else None,
         "refused": [schema.write(problem) for problem in forecast.refused],
+        "of_devices": {
+            name: footprint.peak_memory_bytes / size if footprint else None for name, size in memories.items()
+        },
+        "context_length": forecast.context_length,
+        "state_bytes": forecast.state_bytes,
     }
 
 

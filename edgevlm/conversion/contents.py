@@ -104,7 +104,8 @@ def make_manifest(
         called: What the files call the components that have another name there, by length.
     """
     model, calibration = source.model, _calibration(source, recipe)
-    expected = forecast.footprint(registry.converter(target), source.outlines, recipe)
+    converter = registry.converter(target)
+    expected = forecast.footprint(converter, source.outlined(converter), recipe)
     answered_by = {component: file for file in files for component in file.components}
     manifest = Manifest(
         format_version=FORMAT_VERSION,

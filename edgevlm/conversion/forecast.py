@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.conversion.prepared import check_labels, choose_programs
+from edgevlm.conversion.prepared import check_labels, choose_programs, load
+from edgevlm.conversion.prepared_talker import PreparedTalker
 from edgevlm.errors import MissingDependency
 from edgevlm.graphs.outline import Constant, Outline, outline
 from edgevlm.graphs.program import Programs
-from edgevlm.models import catalogue
 from edgevlm.targets import registry
 from edgevlm.targets.converter import Footprint, Forecaster, Unsupported
 
@@ -37,47 +37,75 @@ class Forecast:
         recipe: Its name.
         footprint: What is expected; None where the target refuses, or does not say.
         refused: Why the target cannot hold it; empty where it can.
+        context_length: Of a model that talks, the positions of a dialogue; None of a dual encoder.
+        state_bytes: Of a model that talks, bytes of a dialogue's keys and values in float32, which grow with its
+            context; they are in the footprint.
     """
 
     target: str
     recipe: str
     footprint: Footprint | None
     refused: tuple[Unsupported, ...] = ()
+    context_length: int | None = None
+    state_bytes: int = 0
 
 
-def forecast(programs: Programs, targets: Sequence[str], recipes: Sequence[Recipe]) -> tuple[Forecast, ...]:
+def forecast(
+    model: Programs | PreparedTalker, targets: Sequence[str], recipes: Sequence[Recipe]
+) -> tuple[Forecast, ...]:
     """What every recipe on every target would come to, target by target.
 
     Args:
-        programs: The model's components in float32.
+        model: The components of a dual encoder in float32, or a model that talks.
         targets: Names of targets; their own packages need not be installed.
         recipes: Recipes.
 
     Raises:
         RecipeError: a recipe names layers that there are none of.
     """
-    outlines = {name: outline(program) for name, program in programs.items()}
-    _refuse_unknown_layers(outlines, recipes)
-    return tuple(
-        _forecast_one(registry.converter(target), programs, outlines, recipe)
-        for target in targets
-        for recipe in recipes
-    )
+    found = []
+    programs = model.programs if isinstance(model, PreparedTalker) else model
+    seen = {name: outline(program) for name, program in programs.items()}
+    _refuse_unknown_layers(seen, recipes)
+    for target in targets:
+        converter, outlines = registry.converter(target), seen
+        if isinstance(model, PreparedTalker):
+            outlines = model.outlined(converter)
+        for recipe in recipes:
+            refused = converter.unsupported(programs, recipe)
+            if isinstance(model, PreparedTalker):
+                refused = refused or model.unsupported(recipe)
+            found.append(_forecast_one(converter, outlines, recipe, refused))
+    if isinstance(model, PreparedTalker):
+        context, state = model.model.dialogue.context_length, sum(each.state_bytes for each in programs.values())
+        found = [replace(each, context_length=context, state_bytes=state) for each in found]
+    return tuple(found)
 
 
-def read_programs(
-    model: str | Path, *, revision: str | None = None, labels: Labels | None = None, image_only: bool = False
-) -> Programs:
-    """A model's components as a conversion would lower them, with zeros for the labels' embeddings.
+def read(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    labels: Labels | None = None,
+    image_only: bool = False,
+    context_length: int | None = None,
+    lengths: tuple[int, ...] | None = None,
+) -> Programs | PreparedTalker:
+    """A model that talks, or a dual encoder's components as a conversion would lower them.
+
+    Of the latter, the labels' embeddings are zeros.
 
     Args:
         model: A built-in name, a folder or a hub id.
         revision: Of a hub id.
         labels: A label set to bake.
         image_only: Whether the text tower is left out.
+        context_length: Of a model that talks, the positions of a dialogue.
+        lengths: Of a model that talks, how many rows are decoded at once, ascending from 1.
 
     Raises:
         CheckpointError: the model cannot be read.
+        InputError: options of the other kind of models, or lengths that the target cannot have.
         UnsupportedError: labels are to be baked, and there is no text tower to embed them.
         LabelError: one does not fit the model's context.
         MissingDependency: torch is not installed.
@@ -86,7 +114,18 @@ def read_programs(
         raise MissingDependency("torch", extra="all")
     import torch
 
-    loaded = catalogue.load(model, revision=revision)
+    loaded = load(
+        model,
+        revision=revision,
+        labels=labels,
+        image_only=image_only,
+        context_length=context_length,
+        lengths=lengths,
+    )
+    from edgevlm.models.talker import Talker
+
+    if isinstance(loaded, Talker):
+        return PreparedTalker(loaded)
     embeddings = loaded.label_embeddings
     if labels is not None:
         check_labels(loaded, labels)
@@ -98,14 +137,13 @@ def footprint(converter: Converter, outlines: Mapping[str, Outline], recipe: Rec
     """What a target is expected to make of components; None for one that does not say."""
     if not isinstance(converter, Forecaster):
         return None
-    settled = {name: _settle(each, name, recipe) for name, each in outlines.items()}
+    settled = {name: _settle(each, each.component or name, recipe) for name, each in outlines.items()}
     return converter.forecast(settled, recipe)
 
 
 def _forecast_one(
-    converter: Converter, programs: Programs, outlines: Mapping[str, Outline], recipe: Recipe
+    converter: Converter, outlines: Mapping[str, Outline], recipe: Recipe, refused: tuple[Unsupported, ...]
 ) -> Forecast:
-    refused = converter.unsupported(programs, recipe)
     try:
         found = None if refused else footprint(converter, outlines, recipe)
     except MissingDependency as error:

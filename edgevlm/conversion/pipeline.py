@@ -18,7 +18,7 @@ from edgevlm.bundle.staging import refuse_destination, staged
 from edgevlm.bundle.trust import trust
 from edgevlm.conversion import audit, cache
 from edgevlm.conversion.contents import begin_proof, compressed_bytes, make_manifest
-from edgevlm.conversion.prepared import Prepared
+from edgevlm.conversion.prepared import Prepared, load
 from edgevlm.conversion.prepared_talker import PreparedTalker
 from edgevlm.conversion.proof import runner_of, verify_dialogues, verify_embeddings
 from edgevlm.errors import (
@@ -235,23 +235,21 @@ def _open_calibration(request: Request) -> CalibrationData | None:
 
 def _prepare(request: Request, calibration: CalibrationData | None, progress: Progress) -> Prepared | PreparedTalker:
     progress("loading the model", None)
-    model = catalogue.load_any(
-        request.model, revision=request.revision, context_length=request.context_length, lengths=request.lengths
+    model = load(
+        request.model,
+        revision=request.revision,
+        labels=request.labels,
+        image_only=request.image_only,
+        context_length=request.context_length,
+        lengths=request.lengths,
     )
     from edgevlm.models.talker import Talker
 
     source: Prepared | PreparedTalker
     if isinstance(model, Talker):
-        if request.labels is not None or request.image_only:
-            raise InputError(
-                f"{model.source.name} talks: labels and image_only are a dual encoder's",
-                hint="leave them out: edgevlm run --ask asks its bundle",
-            )
         generation.check_limits(request.recipe)
         source = PreparedTalker(model)
     else:
-        if request.context_length is not None or request.lengths is not None:
-            raise InputError(f"{model.source.name} gives embeddings: a context and lengths are of models that talk")
         if request.recipe.parity.max_kl is not None:
             raise RecipeError(
                 f"recipe {request.recipe.name}: parity.max_kl: expected limits of embeddings, which "

@@ -12,12 +12,12 @@ from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.errors import CheckpointError, UnsupportedError, named_failures
 from edgevlm.graphs.outline import Outline, outline
-from edgevlm.graphs.program import unrolled
+from edgevlm.graphs.program import Programs, unrolled
 from edgevlm.inference.generator import Generator
 from edgevlm.inputs.chat import Message
 from edgevlm.parity import generation
 from edgevlm.process.progress import Progress
-from edgevlm.targets.converter import Arranger, Converter
+from edgevlm.targets.converter import Arranger, Converter, Unsupported
 
 if TYPE_CHECKING:
     from edgevlm.compression.compression import Compressed, Made
@@ -48,20 +48,35 @@ class PreparedTalker:
         """The functions of a target's file, as the recipe wants them, each made once for all targets that have it.
 
         Raises:
-            UnsupportedError: ranges that are measured, or palettes, which decide on a graph and not on its weights.
+            UnsupportedError: what `unsupported` lists.
         """
         from edgevlm.compression.compression import compress
 
-        if recipe.needs_calibration or recipe.weights.dtype.startswith("palette") or recipe.weights.sparsity:
-            raise UnsupportedError(
-                f"recipe {recipe.name}: models that talk have no measured ranges, palettes or pruning as yet",
-                hint="--recipe int8, int8-weights or int4-weights",
-            )
-        arranged = unrolled(self.programs)
-        if isinstance(converter, Arranger):
-            arranged = {**converter.arrange(self.programs, self.model.dialogue)}
+        for problem in self.unsupported(recipe):
+            raise UnsupportedError(f"recipe {recipe.name}: {problem.what}", hint=problem.instead)
         with named_failures(f"recipe {recipe.name}: compression"):
-            return compress(arranged, recipe, {}, progress, self._compressed)
+            return compress(self.arranged(converter), recipe, {}, progress, self._compressed)
+
+    def unsupported(self, recipe: Recipe) -> tuple[Unsupported, ...]:
+        """Ranges that are measured, and palettes and pruning, which decide on a graph and not on its weights."""
+        if recipe.needs_calibration or recipe.weights.dtype.startswith("palette") or recipe.weights.sparsity:
+            what = "models that talk have no measured ranges, palettes or pruning as yet"
+            return (Unsupported(what, instead="--recipe int8, int8-weights or int4-weights"),)
+        return ()
+
+    def arranged(self, converter: Converter) -> Programs:
+        """The functions of a target's file, in float32.
+
+        Raises:
+            UnsupportedError: the target cannot hold the lengths.
+        """
+        if isinstance(converter, Arranger):
+            return converter.arrange(self.programs, self.model.dialogue)
+        return unrolled(self.programs)
+
+    def outlined(self, converter: Converter) -> dict[str, Outline]:
+        """The same, seen without running them."""
+        return {name: outline(program) for name, program in self.arranged(converter).items()}
 
     def golden(self, progress: Progress) -> GoldenDialogues:
         """What the original says, asked once for all targets."""

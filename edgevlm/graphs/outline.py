@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgevlm.bundle.recipe import WeightType
@@ -76,6 +76,8 @@ class Outline:
             need less, a runtime that packs weights more.
         weight_bytes: Bytes of its weights in float32.
         multiply_adds: Of its convolutions, matrix products and attention, as PyTorch's own counter has them.
+        component: Which one it is, or is a function of; empty of another module.
+        state_bytes: Bytes that it keeps from one run to the next in float32; they are among the activations too.
     """
 
     constants: tuple[Constant, ...]
@@ -83,6 +85,8 @@ class Outline:
     activation_bytes: int
     weight_bytes: int
     multiply_adds: int
+    component: str = ""
+    state_bytes: int = 0
 
     @property
     def calls(self) -> int:
@@ -96,9 +100,15 @@ def distinct(outlines: Iterable[Outline]) -> tuple[Constant, ...]:
     return tuple(found.values())
 
 
+def keep_state(outlines: Iterable[Outline]) -> bool:
+    """Whether they are of a model that talks, all of whose components a process has open at once."""
+    return any(each.state_bytes for each in outlines)
+
+
 def outline(program: Program) -> Outline:
-    """Calls the program's module on fake tensors (shapes without data) and watches what it does."""
-    return outline_of(program.module, program.example)
+    """Calls the program's module on fake tensors (shapes without data) and watches what it does, at its longest."""
+    seen = outline_of(program.module, program.longest)
+    return replace(seen, component=program.spec.name, state_bytes=program.state_bytes)
 
 
 def outline_of(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Outline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -47,6 +48,19 @@ class Program:
     def lengths(self) -> tuple[int, ...]:
         """How many rows it is run with at once; 1 where it has no choice."""
         return self.spec.lengths or (1,)
+
+    @property
+    def longest(self) -> tuple[torch.Tensor, ...]:
+        """The example, of as many rows as it takes at once at most."""
+        if not self.most:
+            return self.example
+        shapes = [tensor.at(self.most) for tensor in self.spec.inputs]
+        return tuple(each.new_zeros(shape) for each, shape in zip(self.example, shapes, strict=True))
+
+    @property
+    def state_bytes(self) -> int:
+        """What it keeps from one run to the next, in float32."""
+        return sum(4 * math.prod(tensor.shape) for tensor in self.spec.implicit().state or self.spec.state)
 
     def explicit(self, length: int) -> Program:
         """The same for so many rows at once, its state among its inputs and its outputs."""

@@ -74,7 +74,7 @@ def read_family(config: Mapping[str, Any], where: str) -> Family:
     if isinstance(family, str) and family in TALKERS:
         raise CheckpointError(
             f"{where}: expected a dual encoder, of the kinds {', '.join(FAMILIES)}, got {family}, which talks",
-            hint="edgevlm convert, without --dry-run, converts it; edgevlm run --ask asks the bundle",
+            hint="edgevlm convert converts it; edgevlm run --ask asks the bundle",
         )
     raise CheckpointError(
         f"{where}: model_type: expected one of {', '.join((*FAMILIES, *TALKERS))}, got {family!r}",
