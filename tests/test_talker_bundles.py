@@ -641,7 +641,6 @@ def test_what_is_not_carried_yet_is_said(tmp_path: Path) -> None:
     for command in (
         ("index", Path("examples", "pictures").absolute(), "--bundle", made().path, "--out", tmp_path / "x.index"),
         ("evaluate", made().path, "--data", "objects:train:5:1", "--shots", "1"),
-        ("convert", folder, "--target", "tflite", "--dry-run"),
     ):
         refused = run(*command)
         assert (refused.exit_code, "talks" in refused.stderr) == (2, True), refused.output
