@@ -240,8 +240,9 @@ class Manifest:
         source: Where the model came from.
         requires: Least version of each platform or runtime that can load the artefact, such as `{"iOS": "16"}`.
         estimated_peak_memory_bytes: What the target's engine adds to a process at most while it opens the artefact and
-            runs the component that needs most: weights as it keeps them, activations, the mapped file and its own
-            library. A target that does not say: weights in float32 and activations.
+            runs the component that needs most, or all of them and a dialogue's state, of a model that talks: weights as
+            it keeps them, activations, the mapped file and its own library. A target that does not say: weights in
+            float32 and activations.
         parity: How the shipped file compared with the float reference; None where that was not measured.
         tool_versions: Of every package that shaped the bundle.
         files: Every other file of the bundle, by its path.
