@@ -28,8 +28,10 @@ from edgevlm.bundle.bundle import Bundle, seal, write_manifest
 from edgevlm.bundle.dialogue import Chat, Dialogue, Grid, Sampling, Spelling, Tiling, Turn
 from edgevlm.bundle.golden import GOLDEN
 from edgevlm.bundle.manifest import FORMAT_VERSION, TALKERS_VERSION, Manifest, ParityCheck
+from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.cli import main
 from edgevlm.conversion import pipeline
+from edgevlm.conversion.prepared_talker import PreparedTalker
 from edgevlm.errors import BundleError, CheckpointError, InputError, LabelError, TensorError, UnsupportedError
 from edgevlm.inference.generator import Seen
 from edgevlm.inputs.chat import Cut, Written
@@ -38,6 +40,7 @@ from edgevlm.models.checkpoints import talking
 from edgevlm.parity import generation, witness
 from edgevlm.runtimes.coreml import CoreMLRuntime
 from edgevlm.runtimes.mlprogram.evaluator import MLProgram
+from edgevlm.targets import registry
 from edgevlm.targets.app_runner import Part
 from edgevlm.targets.isolation import IsolatedRunner
 
@@ -124,6 +127,22 @@ def test_every_length_has_the_integers_that_were_decided(kind: str, target: str,
     layers, head = (8, 2) if kind == "blip" else (7, 1)  # of products; keys and values of a picture are its encoder's
     assert sum(decoders[0].bits.values()) == 2 * layers + head
     assert {str(proof.bits) for each, proof in proofs.items() if named.get(each) == "embed_tokens"} == {"{'8': 1}"}
+
+
+@pytest.mark.slow
+def test_a_component_is_compressed_once_for_all_targets_and_lengths() -> None:
+    source, told = PreparedTalker(library.talker_model("blip")), list[str]()
+    found = {
+        target: source.compress(BUILTIN["int8"], registry.converter(target), lambda stage, _: told.append(stage))
+        for target in registry.CONVERTERS
+    }
+    assert len(told) == len(source.programs) == 3
+    decoders = [
+        program.module for each in found.values() for program in each.programs.values() if program.spec.name == "decode"
+    ]
+    assert len(decoders) == 5  # two lengths in two files, any length in the third
+    assert len({*decoders}) == 1
+    assert found["coreml"].programs["decode"].spec == source.arranged(registry.converter("coreml"))["decode"].spec
 
 
 @pytest.mark.slow

@@ -30,8 +30,8 @@ class Compressed:
     decided: Mapping[str, tuple[StoredWeight, ...]]
 
 
-Made: TypeAlias = dict[tuple[torch.nn.Module, ComponentSpec, int], tuple[torch.nn.Module, tuple[StoredWeight, ...]]]
-"""What became of a program, and what was decided, by its module, spec and most rows."""
+Made: TypeAlias = dict[tuple[torch.nn.Module, ComponentSpec], tuple[torch.nn.Module, tuple[StoredWeight, ...]]]
+"""What became of a program, and what was decided, by its module and spec."""
 
 
 def compress(
@@ -69,7 +69,7 @@ def compress(
     compressed: dict[str, Program] = {}
     decided: dict[str, tuple[StoredWeight, ...]] = {}
     for name, program in programs.items():
-        key = (program.module, program.spec, program.most)
+        key = (program.module, program.spec)
         if key not in made:
             progress(f"compressing {name}", None)
             found, weights = program, tuple[StoredWeight, ...]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ class PreparedTalker:
         return self.model.generator
 
     def compress(self, recipe: Recipe, converter: Converter, progress: Progress) -> Compressed:
-        """The functions of a target's file, as the recipe wants them, each made once for all targets that have it.
+        """The functions of a target's file, as the recipe wants them: a component's is made once, for any length.
 
         Raises:
             UnsupportedError: what `unsupported` lists.
@@ -54,8 +55,12 @@ class PreparedTalker:
 
         for problem in self.unsupported(recipe):
             raise UnsupportedError(f"recipe {recipe.name}: {problem.what}", hint=problem.instead)
+        longest, arranged = self.model.dialogue.context_length, self.arranged(converter)
+        whole = {name: self.programs[program.spec.name].ranged(longest) for name, program in arranged.items()}
         with named_failures(f"recipe {recipe.name}: compression"):
-            return compress(self.arranged(converter), recipe, {}, progress, self._compressed)
+            found = compress(whole, recipe, {}, progress, self._compressed)
+        modules = {name: program.module for name, program in found.programs.items()}
+        return replace(found, programs={name: replace(each, module=modules[name]) for name, each in arranged.items()})
 
     def unsupported(self, recipe: Recipe) -> tuple[Unsupported, ...]:
         """Ranges that are measured, and palettes and pruning, which decide on a graph and not on its weights."""
