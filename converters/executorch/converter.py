@@ -156,7 +156,7 @@ def _written_out(exported: ExportedProgram) -> ExportedProgram:
     import torch
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # type: ignore[import-untyped]
 
-    table = torch.export.default_decompositions()
+    table: dict[Any, Any] = dict(torch.export.default_decompositions())
     whole, _ = XnnpackPartitioner().ops_to_not_decompose(exported)
     for op in whole:
         table.pop(op, None)
@@ -201,7 +201,7 @@ def _as_called(program: Program, module: torch.nn.Module) -> ExportedProgram:
 
 
 def _lower(programs: dict[str, ExportedProgram], constants: dict[str, Any]) -> Any:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # type: ignore[import-untyped]
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.backends.xnnpack.utils import configs  # type: ignore[import-untyped]
     from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower  # type: ignore[import-untyped]
     from executorch.exir.passes import MemoryPlanningPass  # type: ignore[import-untyped]
