@@ -1,7 +1,7 @@
 """Converts models that talk to every target in every recipe, and keeps what each witness says.
 
     python tests/talkers.py WORK/checkpoints
-    python -m edgevlm.benchmarks.talkers WORK/checkpoints/{llava,smolvlm,blip} --work WORK [--keep]
+    python -m edgevlm.benchmarks.talkers WORK/checkpoints/{llava,smolvlm,blip,internvl} --work WORK [--keep]
 
 Resumable: what stands in WORK/rows.jsonl is not converted again. With `--target coreml`, the rows of other targets stay
 as they were kept, where the tools' versions are the same.
