@@ -21,6 +21,7 @@ from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.conversion import forecast
 from edgevlm.devices.local import Local
+from edgevlm.models import catalogue
 from edgevlm.targets import registry
 
 STUDENT, SMALL_CLIP = "edgevlm-student", "clip-small"
@@ -81,7 +82,9 @@ def compare(name: str, work: Path) -> Iterator[Row]:
         RuntimeError: a target refuses what it was foreseen to take, or the other way round.
     """
     model = name if name == STUDENT else str(_locate_small_clip(work))
-    found = forecast.forecast(forecast.read(model), tuple(registry.CONVERTERS), tuple(BUILTIN.values()))
+    found = forecast.forecast(
+        forecast.components(catalogue.load(model)), tuple(registry.CONVERTERS), tuple(BUILTIN.values())
+    )
     for recipe in BUILTIN:
         converted = convert(model, recipe, tuple(registry.CONVERTERS), work)
         for each in (each for each in found if each.recipe == recipe):

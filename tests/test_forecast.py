@@ -27,7 +27,7 @@ from edgevlm.errors import LabelError, RecipeError, UnsupportedError
 from edgevlm.graphs.capture import unlifted
 from edgevlm.graphs.outline import distinct, outline
 from edgevlm.graphs.program import Programs
-from edgevlm.models import builtin
+from edgevlm.models import builtin, catalogue
 from edgevlm.process.progress import silent
 from edgevlm.targets import registry
 
@@ -62,7 +62,7 @@ def foreseen() -> dict[tuple[str, str], forecast.Forecast]:
 
 @pytest.fixture(scope="module")
 def students() -> dict[tuple[str, str], forecast.Forecast]:
-    found = forecast.forecast(forecast.read(builtin.STUDENT), TARGETS, tuple(BUILTIN.values()))
+    found = forecast.forecast(forecast.components(catalogue.load(builtin.STUDENT)), TARGETS, tuple(BUILTIN.values()))
     return {(each.target, each.recipe): each for each in found}
 
 
@@ -131,7 +131,9 @@ def test_so_is_that_of_a_model_that_talks(kind: str, target: str, recipe: str) -
     made = library.talker(kind, target, recipe)
     assert made.manifest.dialogue is not None
     lengths, context = made.components["decode"].spec.lengths, made.manifest.dialogue.context_length
-    model = forecast.read(library.talker_checkpoint(kind), context_length=context, lengths=lengths)
+    model = forecast.components(
+        catalogue.load_any(library.talker_checkpoint(kind), context_length=context, lengths=lengths)
+    )
     (found,) = forecast.forecast(model, (target,), (BUILTIN[recipe],))
     assert found.footprint is not None
     assert dict(found.footprint.requires) == dict(made.manifest.requires)
@@ -146,7 +148,9 @@ def test_so_is_that_of_a_model_that_talks(kind: str, target: str, recipe: str) -
 def test_a_longer_context_takes_the_memory_of_its_state(target: str) -> None:
     (short, long) = (
         forecast.forecast(
-            forecast.read(library.talker_checkpoint("llava"), context_length=context), (target,), (BUILTIN["fp32"],)
+            forecast.components(catalogue.load_any(library.talker_checkpoint("llava"), context_length=context)),
+            (target,),
+            (BUILTIN["fp32"],),
         )[0]
         for context in (512, 1024)
     )
@@ -227,7 +231,7 @@ def test_one_look_tells_what_a_component_takes(
 ) -> None:
     # As three passes over it had them, one for each kind of figure; the last two are the built-in student's.
     of_student = component.startswith("encode_")
-    program = (forecast.read(builtin.STUDENT) if of_student else library.layers())[component]
+    program = (forecast.components(catalogue.load(builtin.STUDENT)) if of_student else library.layers())[component]
     seen = outline(program)
     assert (seen.calls, seen.activation_bytes, seen.weight_bytes, seen.multiply_adds) == (
         *(calls, activation_bytes, weight_bytes),
@@ -240,7 +244,7 @@ def test_one_look_tells_what_a_component_takes(
 
 def test_a_tower_that_two_components_share_is_stored_once_where_they_share_a_file() -> None:
     labels = Labels(("one", "two"), ("a {}",))
-    both = forecast.read(builtin.STUDENT, labels=labels)
+    both = forecast.components(catalogue.load(builtin.STUDENT), labels=labels)
     assert set(both) == {"encode_image", "encode_text", "classify"}
     outlines = {name: outline(program) for name, program in both.items()}
     held = sum(each.count for each in distinct(outlines.values()))
@@ -257,9 +261,11 @@ def test_a_tower_that_two_components_share_is_stored_once_where_they_share_a_fil
 
 
 def test_image_only_with_labels_is_the_classifier_alone() -> None:
-    assert list(forecast.read(builtin.STUDENT, labels=Labels(("one",), ("{}",)), image_only=True)) == ["classify"]
+    assert list(
+        forecast.components(catalogue.load(builtin.STUDENT), labels=Labels(("one",), ("{}",)), image_only=True)
+    ) == ["classify"]
     with pytest.raises(LabelError):
-        forecast.read(builtin.STUDENT, labels=Labels(("so many words " * 50,), ("{}",)))
+        forecast.components(catalogue.load(builtin.STUDENT), labels=Labels(("so many words " * 50,), ("{}",)))
 
 
 @pytest.mark.parametrize(

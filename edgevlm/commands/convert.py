@@ -187,7 +187,7 @@ def _resolve(names: tuple[str, ...], *, several: bool) -> tuple[Recipe, ...]:
 
 def _forecast(request: Request, recipes: tuple[Recipe, ...], devices: tuple[str, ...], *, as_json: bool) -> None:
     from edgevlm.commands import showing
-    from edgevlm.conversion.forecast import forecast, read
+    from edgevlm.conversion.forecast import components, forecast
     from edgevlm.devices import profile
     from edgevlm.process import terminal
 
@@ -196,14 +196,7 @@ def _forecast(request: Request, recipes: tuple[Recipe, ...], devices: tuple[str,
         raise InputError(f"--device {name}: expected a device whose memory is known", hint="edgevlm devices lists them")
     with terminal.progress_bar() as progress:
         progress("reading the model", None)
-        model = read(
-            request.model,
-            revision=request.revision,
-            labels=request.labels,
-            image_only=request.image_only,
-            context_length=request.context_length,
-            lengths=request.lengths,
-        )
+        model = components(request.load(), labels=request.labels, image_only=request.image_only)
         progress("looking at its layers", None)
         found = forecast(model, request.targets, recipes)
     if as_json:

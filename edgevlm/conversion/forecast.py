@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.conversion.prepared import check_labels, choose_programs, load
+from edgevlm.conversion.prepared import check_labels, choose_programs
 from edgevlm.conversion.prepared_talker import PreparedTalker
 from edgevlm.errors import MissingDependency
 from edgevlm.graphs.outline import Constant, Outline, outline
@@ -25,6 +23,8 @@ from edgevlm.targets.converter import Footprint, Forecaster, Unsupported
 
 if TYPE_CHECKING:
     from edgevlm.bundle.manifest import Labels
+    from edgevlm.models.model import Model
+    from edgevlm.models.talker import Talker
     from edgevlm.targets.converter import Converter
 
 
@@ -64,8 +64,10 @@ def forecast(
         RecipeError: a recipe names layers that there are none of.
     """
     found = []
-    programs = model.programs if isinstance(model, PreparedTalker) else model
-    seen = {name: outline(program) for name, program in programs.items()}
+    if isinstance(model, PreparedTalker):
+        programs, seen = model.programs, model.outlines
+    else:
+        programs, seen = model, {name: outline(program) for name, program in model.items()}
     _refuse_unknown_layers(seen, recipes)
     for target in targets:
         converter, outlines = registry.converter(target), seen
@@ -82,46 +84,24 @@ def forecast(
     return tuple(found)
 
 
-def read(
-    model: str | Path,
-    *,
-    revision: str | None = None,
-    labels: Labels | None = None,
-    image_only: bool = False,
-    context_length: int | None = None,
-    lengths: tuple[int, ...] | None = None,
+def components(
+    loaded: Model | Talker, *, labels: Labels | None = None, image_only: bool = False
 ) -> Programs | PreparedTalker:
     """A model that talks, or a dual encoder's components as a conversion would lower them.
 
     Of the latter, the labels' embeddings are zeros.
 
     Args:
-        model: A built-in name, a folder or a hub id.
-        revision: Of a hub id.
+        loaded: The model.
         labels: A label set to bake.
         image_only: Whether the text tower is left out.
-        context_length: Of a model that talks, the positions of a dialogue.
-        lengths: Of a model that talks, how many rows are decoded at once, ascending from 1.
 
     Raises:
-        CheckpointError: the model cannot be read.
-        InputError: options of the other kind of models, or lengths that the target cannot have.
         UnsupportedError: labels are to be baked, and there is no text tower to embed them.
         LabelError: one does not fit the model's context.
-        MissingDependency: torch is not installed.
     """
-    if find_spec("torch") is None:
-        raise MissingDependency("torch", extra="all")
     import torch
 
-    loaded = load(
-        model,
-        revision=revision,
-        labels=labels,
-        image_only=image_only,
-        context_length=context_length,
-        lengths=lengths,
-    )
     from edgevlm.models.talker import Talker
 
     if isinstance(loaded, Talker):

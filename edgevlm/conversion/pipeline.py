@@ -18,7 +18,7 @@ from edgevlm.bundle.staging import refuse_destination, staged
 from edgevlm.bundle.trust import trust
 from edgevlm.conversion import audit, cache
 from edgevlm.conversion.contents import begin_proof, compressed_bytes, make_manifest
-from edgevlm.conversion.prepared import Prepared, load
+from edgevlm.conversion.prepared import Prepared
 from edgevlm.conversion.prepared_talker import PreparedTalker
 from edgevlm.conversion.proof import runner_of, verify_dialogues, verify_embeddings
 from edgevlm.errors import (
@@ -42,6 +42,8 @@ from edgevlm.targets.converter import Describer, OpRange
 if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData, CalibrationSource
     from edgevlm.compression.compression import Compressed
+    from edgevlm.models.model import Model
+    from edgevlm.models.talker import Talker
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,31 @@ class Request:
     def destination(self, target: str) -> Path:
         """Where the bundle of a target goes."""
         return self.out / f"{self.called}-{target}-{self.recipe.name}{SUFFIX}"
+
+    def load(self) -> Model | Talker:
+        """What is to be converted.
+
+        Raises:
+            CheckpointError: the model cannot be read.
+            InputError: options of the other kind of models.
+            MissingDependency: torch is not installed.
+        """
+        if find_spec("torch") is None:
+            raise MissingDependency("torch", extra="all")
+        loaded = catalogue.load_any(
+            self.model, revision=self.revision, context_length=self.context_length, lengths=self.lengths
+        )
+        from edgevlm.models.talker import Talker
+
+        if isinstance(loaded, Talker):
+            if self.labels is not None or self.image_only:
+                raise InputError(
+                    f"{loaded.source.name} talks: labels and image_only are a dual encoder's",
+                    hint="leave them out: edgevlm run --ask asks its bundle",
+                )
+        elif self.context_length is not None or self.lengths is not None:
+            raise InputError(f"{loaded.source.name} gives embeddings: a context and lengths are of models that talk")
+        return loaded
 
 
 @dataclass(frozen=True)
@@ -235,14 +262,7 @@ def _open_calibration(request: Request) -> CalibrationData | None:
 
 def _prepare(request: Request, calibration: CalibrationData | None, progress: Progress) -> Prepared | PreparedTalker:
     progress("loading the model", None)
-    model = load(
-        request.model,
-        revision=request.revision,
-        labels=request.labels,
-        image_only=request.image_only,
-        context_length=request.context_length,
-        lengths=request.lengths,
-    )
+    model = request.load()
     from edgevlm.models.talker import Talker
 
     source: Prepared | PreparedTalker

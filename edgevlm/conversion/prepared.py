@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +14,13 @@ from edgevlm import schema
 from edgevlm.bundle.manifest import Labels
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import TextPreprocessing
-from edgevlm.errors import CheckpointError, InputError, UnsupportedError, named_failures
+from edgevlm.errors import CheckpointError, UnsupportedError, named_failures
 from edgevlm.graphs.outline import Outline, outline
 from edgevlm.graphs.program import Programs
 from edgevlm.inference.embeddings import average
 from edgevlm.inputs import labels
 from edgevlm.inputs.rows import TOKEN_IDS, Rows, make_rows, takes
 from edgevlm.inputs.texts import Tokenizer
-from edgevlm.models import catalogue
 from edgevlm.models.reference import Forward, Head, Original, classifier_reference
 from edgevlm.parity.comparison import Answers
 from edgevlm.parity.samples import sample_pictures, sample_texts
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from edgevlm.compression.calibration import CalibrationData
     from edgevlm.compression.compression import Compressed
     from edgevlm.models.model import Model
-    from edgevlm.models.talker import Talker
     from edgevlm.targets.converter import Converter
 
 
@@ -167,41 +164,6 @@ class Prepared:
     def outlined(self, converter: Converter) -> dict[str, Outline]:
         """The same: in each target's file they stand as they are."""
         return self.outlines
-
-
-def load(
-    model: str | Path,
-    *,
-    revision: str | None = None,
-    labels: Labels | None = None,
-    image_only: bool = False,
-    context_length: int | None = None,
-    lengths: tuple[int, ...] | None = None,
-) -> Model | Talker:
-    """What is to be converted.
-
-    Args:
-        model, revision: See `edgevlm.models.catalogue.load`.
-        labels, image_only: Of a dual encoder.
-        context_length, lengths: Of a model that talks.
-
-    Raises:
-        CheckpointError: the model cannot be read.
-        InputError: options of the other kind of models.
-        MissingDependency: torch is not installed.
-    """
-    loaded = catalogue.load_any(model, revision=revision, context_length=context_length, lengths=lengths)
-    from edgevlm.models.talker import Talker
-
-    if isinstance(loaded, Talker):
-        if labels is not None or image_only:
-            raise InputError(
-                f"{loaded.source.name} talks: labels and image_only are a dual encoder's",
-                hint="leave them out: edgevlm run --ask asks its bundle",
-            )
-    elif context_length is not None or lengths is not None:
-        raise InputError(f"{loaded.source.name} gives embeddings: a context and lengths are of models that talk")
-    return loaded
 
 
 def choose_programs(model: Model, label_embeddings: torch.Tensor | None, *, image_only: bool) -> Programs:

@@ -80,8 +80,13 @@ class PreparedTalker:
         return unrolled(self.programs)
 
     def outlined(self, converter: Converter) -> dict[str, Outline]:
-        """The same, seen without running them."""
-        return {name: outline(program) for name, program in self.arranged(converter).items()}
+        """The same, seen without running them; a component that stands there as it is has been seen already."""
+        found = {}
+        for name, program in self.arranged(converter).items():
+            component = program.spec.name
+            as_it_is = program.spec == self.programs[component].spec
+            found[name] = self.outlines[component] if as_it_is else outline(program)
+        return found
 
     def golden(self, progress: Progress) -> GoldenDialogues:
         """What the original says, asked once for all targets."""
