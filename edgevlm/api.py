@@ -59,6 +59,7 @@ def convert(
     calibration: str | Path | CalibrationSource | None = None,
     context_length: int | None = None,
     lengths: Sequence[int] | None = None,
+    picture_size: tuple[int, int] | None = None,
     force: bool = False,
 ) -> Bundle:
     """Converts a model to a verified bundle of one target.
@@ -80,6 +81,7 @@ def convert(
         calibration: Data to measure ranges on, for recipes that need any.
         context_length: Of a model that talks, the positions of a dialogue; enough for a picture and some words if None.
         lengths: Of a model that talks, how many rows are decoded at once, ascending from 1; 1 and 64 if None.
+        picture_size: Of one that takes pictures of any size, such as Qwen2.5-VL, height and width in pixels.
         force: Replace an existing bundle.
 
     Raises:
@@ -99,6 +101,7 @@ def convert(
         calibration=_calibration(calibration),
         context_length=context_length,
         lengths=None if lengths is None else tuple(lengths),
+        picture_size=picture_size,
         force=force,
     )
     (outcome,) = pipeline.convert(request)

@@ -34,6 +34,7 @@ _VISION = {
     "image_size": SIDE,
     "patch_size": PATCH,
 }
+_BICUBIC = 3
 _PIXELS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 _LOUD = ("q_proj", "k_proj", "query", "key", "qkv")
 LLAVA_TEMPLATE = (
@@ -48,6 +49,16 @@ INTERNVL_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% for content in message['content'] %}"
     "{% if content['type'] == 'image' %}{{ '<IMG_CONTEXT>\n' }}{% else %}{{ content['text'] }}{% endif %}{% endfor %}"
     "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+QWEN_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}{{ '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{% else %}{{ content['text'] }}{% endif %}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
@@ -191,6 +202,66 @@ def write_internvl(
     return folder
 
 
+def write_qwen_vl(folder: Path, *, kind: str = "qwen2_vl", vision: dict[str, Any] | None = None) -> Path:
+    """A Qwen2-VL, 2.5-VL or 3-VL, in patches of 8 pixels, four of which become one row."""
+    import transformers
+
+    special = (
+        *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+        *("<|image_pad|>", "<|video_pad|>"),
+    )
+    size = _write_byte_tokenizer(folder, special, end="<|im_end|>")
+    config_class, network_class, tower, sections = {
+        "qwen2_vl": (
+            transformers.Qwen2VLConfig,
+            transformers.Qwen2VLForConditionalGeneration,
+            {"embed_dim": 48, "hidden_size": 64, "mlp_ratio": 2},
+            {"mrope_section": [2, 3, 3]},
+        ),
+        "qwen2_5_vl": (
+            transformers.Qwen2_5_VLConfig,
+            transformers.Qwen2_5_VLForConditionalGeneration,
+            {
+                **{"hidden_size": 48, "out_hidden_size": 64, "intermediate_size": 64, "depth": 3},
+                **{"window_size": 4 * PATCH, "fullatt_block_indexes": [1]},
+            },
+            {"mrope_section": [2, 3, 3]},
+        ),
+        "qwen3_vl": (
+            transformers.Qwen3VLConfig,
+            transformers.Qwen3VLForConditionalGeneration,
+            {
+                **{"hidden_size": 48, "out_hidden_size": 64, "intermediate_size": 64, "depth": 3},
+                **{"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]},
+            },
+            {"mrope_section": [4, 2, 2], "mrope_interleaved": True},
+        ),
+    }[kind]
+    network = network_class(
+        config_class(
+            vision_config={
+                **{"depth": 2, "num_heads": 4, "patch_size": PATCH, "spatial_merge_size": 2, "temporal_patch_size": 2},
+                **tower,
+                **(vision or {}),
+            },
+            text_config={
+                **{**_TEXT, "head_dim": 16, "vocab_size": size, "eos_token_id": 2, "pad_token_id": 0},
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, **sections},
+            },
+            **{"vision_start_token_id": 3, "vision_end_token_id": 4, "image_token_id": 5, "video_token_id": 6},
+        )
+    )
+    _save(folder, network, eos_token_id=[2, 0], pad_token_id=0)
+    _write(folder / "preprocessor_config.json", {
+        "image_processor_type": "Qwen2VLImageProcessor", "do_resize": True, "resample": 3, "do_convert_rgb": True,
+        "size": {"shortest_edge": 256, "longest_edge": 4096}, "patch_size": PATCH, "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
+    })  # fmt: skip
+    (folder / "chat_template.jinja").write_text(QWEN_TEMPLATE, encoding="utf-8")
+    return folder
+
+
 def picture_processor_of(folder: Path) -> Any:
     """transformers' own processor of a checkpoint's pictures, on Pillow."""
     import transformers
@@ -215,6 +286,8 @@ def processor_of(folder: Path) -> Any:
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     if kind == "internvl":
         return _internvl_processor_of(folder)
+    if kind.startswith("qwen"):
+        return _qwen_processor_of(folder, kind)
     if kind != "smolvlm":
         return transformers.AutoProcessor.from_pretrained(folder, backend="pil")
 
@@ -247,6 +320,33 @@ def _internvl_processor_of(folder: Path) -> Any:
         image_seq_length=config["image_seq_length"],
         chat_template=(folder / "chat_template.jinja").read_text(encoding="utf-8"),
     )
+
+
+def _qwen_processor_of(folder: Path, kind: str) -> Any:
+    import transformers
+
+    own: Any = {
+        "qwen2_vl": transformers.Qwen2VLProcessor,
+        "qwen2_5_vl": transformers.Qwen2_5_VLProcessor,
+        "qwen3_vl": transformers.Qwen3VLProcessor,
+    }[kind]
+
+    class WithoutVideos(_WithoutVideos, own):  # type: ignore[misc]
+        """Qwen's own, likewise."""
+
+    return WithoutVideos(
+        picture_processor_of(folder),
+        transformers.AutoTokenizer.from_pretrained(folder),
+        SimpleNamespace(),
+        chat_template=(folder / "chat_template.jinja").read_text(encoding="utf-8"),
+    )
+
+
+def scaled(picture: Any, model: Any) -> Any:
+    """A picture as a model's own processor must get it: that of a family that takes any size keeps proportions."""
+    if not model.source.family.startswith("qwen"):
+        return picture
+    return picture.convert("RGB").resize((model.image.width, model.image.height), _BICUBIC)
 
 
 def write_blip(folder: Path) -> Path:
@@ -363,8 +463,13 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
         vision_feature_layer=-2,
         vision={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False, "num_hidden_layers": 3},
     ),
+    "qwen2-vl": write_qwen_vl,
+    "qwen2.5-vl": lambda folder: write_qwen_vl(folder, kind="qwen2_5_vl"),
+    "qwen3-vl": lambda folder: write_qwen_vl(folder, kind="qwen3_vl"),
     "blip": write_blip,
 }
+SIZES: Mapping[str, tuple[int, int]] = {"qwen2-vl": (32, 48), "qwen2.5-vl": (48, 80), "qwen3-vl": (48, 32)}
+"""Height and width of the pictures of those that take any size."""
 
 if __name__ == "__main__":
     for name, write in KINDS.items():

@@ -39,7 +39,7 @@ def test_thirty_dialogues_have_the_ids_of_the_checkpoints_own_processor(kind: st
     for messages in chat_rules.dialogues(with_system=model.dialogue.chat.system is not None):
         shown, said = [], chat_rules.to_conversation(messages)
         for content in (each for message in said for each in message["content"] if each["type"] == "image"):
-            shown.append(next(pictures))
+            shown.append(talkers.scaled(next(pictures), model))
             content["image"] = shown[-1]
         theirs = processor(kind).apply_chat_template(said, tokenize=True, add_generation_prompt=True, return_dict=True)
         cuts = [asked.cut(picture)[1] for picture in shown]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import talkers
 import torch
-from library import asking, talker_checkpoint
+from library import ProgramSession, asking, talker_checkpoint
 from library import talker_model as load
 from numpy.typing import NDArray
 from pictures import scene
@@ -24,7 +24,6 @@ from transformers import AutoTokenizer
 from edgevlm.bundle.dialogue import Grid, Sampling, Tiling
 from edgevlm.bundle.spec import Array
 from edgevlm.errors import CheckpointError, InputError, TensorError
-from edgevlm.graphs.program import Programs
 from edgevlm.inference.decoding import Chooser, log_likelihood
 from edgevlm.inference.generator import Answer
 from edgevlm.inputs import tiles
@@ -35,31 +34,6 @@ from edgevlm.models.talker import Talker
 
 QUESTION = "Is there a red sofa in the photo?"
 TOKENS = 16
-
-
-class ProgramSession:
-    """The components that converters lower, run by torch, with the state passed in and out."""
-
-    def __init__(self, programs: Programs) -> None:
-        self._programs = programs
-
-    def make_state(self, component: str) -> list[torch.Tensor]:
-        return [torch.zeros(each.shape) for each in self._programs[component].spec.state]
-
-    def run(
-        self, component: str, inputs: Mapping[str, Array], state: list[torch.Tensor] | None = None
-    ) -> dict[str, NDArray[np.float32]]:
-        program = self._programs[component]
-        given = [torch.from_numpy(np.array(inputs[each.name])) for each in program.spec.inputs]
-        with torch.no_grad():
-            found = program.module(*given, *(state or ()))
-        answers = found if isinstance(found, tuple) else (found,)
-        count = len(program.spec.outputs)
-        if state is not None:
-            state[:] = answers[count:]
-        return {each.name: answer.numpy() for each, answer in zip(program.spec.outputs, answers[:count], strict=True)}
-
-    def close(self) -> None: ...
 
 
 def ids(answer: Answer) -> list[int]:
@@ -75,6 +49,7 @@ def question(model: Talker) -> str | None:
 def by_transformers(model: Talker, folder: Path, picture: Image.Image, text: str | None) -> list[int]:
     """Ids of a greedy answer, asked as transformers' users do: by the processor, and by `generate`."""
     network: Any = model.original.network
+    picture = talkers.scaled(picture, model)
     if text is None:
         pixels = torch.tensor(np.asarray(talkers.picture_processor_of(folder)(picture)["pixel_values"]))
         found = network.generate(pixel_values=pixels, max_new_tokens=TOKENS, do_sample=False)[0].tolist()[1:]

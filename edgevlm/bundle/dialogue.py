@@ -16,6 +16,8 @@ LONGEST_EDGE = 4096
 """Of a scaled picture, in pixels, where its longer side decides how it is cut."""
 MOST_TILES = 256
 """Of a grid."""
+ENDED = "ended"
+"""What `decode` keeps beside keys and values, where rows behind a picture stand nearer than their slots say."""
 FEATURES = "features"
 """What `encode_image` answers where pictures stand among words: rows like these."""
 Count = Annotated[int, Quantity(least=1)]

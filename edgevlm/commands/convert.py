@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,15 @@ _HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")
 
 def _lengths(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
     return None if given is None else whole_numbers("--lengths", given, "1,64")
+
+
+def _picture_size(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", given.strip())
+    if found is None:
+        raise InputError(f"--picture-size: expected a height in pixels, or height x width as 448x672, got {given!r}")
+    return int(found[1]), int(found[2] or found[1])
 
 
 @click.command()
@@ -66,6 +76,12 @@ def _lengths(context: click.Context, option: click.Parameter, given: str | None)
     callback=_lengths,
     help="Of a model that talks: rows decoded at once, 1 for an answer, more for a prompt; 1,64 if left out.",
 )
+@click.option(
+    "--picture-size",
+    metavar="H[xW]",
+    callback=_picture_size,
+    help="Of a model that takes pictures of any size: the pixels of all, such as 448 or 448x672.",
+)
 @click.option("--force", is_flag=True, help="Replace existing bundles.")
 @click.option("--no-cache", is_flag=True, help="Convert again even if nothing has changed.")
 @click.option("--dry-run", is_flag=True, help="Say what would come of it, in seconds; convert and write nothing.")
@@ -92,6 +108,7 @@ def convert(
     revision: str | None,
     context_length: int | None,
     lengths: tuple[int, ...] | None,
+    picture_size: tuple[int, int] | None,
     force: bool,
     no_cache: bool,
     dry_run: bool,
@@ -111,6 +128,7 @@ def convert(
       edgevlm convert --target all --recipe int8
       edgevlm convert --target tflite --recipe int8-static --calibration photos/ --calibration-texts queries.txt
       edgevlm convert ./my-smolvlm --target tflite --context 2048 --lengths 1,64
+      edgevlm convert ./my-qwen2.5-vl --target executorch --recipe int8 --picture-size 448x672
       edgevlm convert ./my-clip --target all --recipe all --dry-run
       edgevlm convert ./my-smolvlm --target all --recipe all --context 8192 --dry-run --device raspberry-pi-4
 
@@ -147,6 +165,7 @@ def convert(
         calibration=_calibration(calibration, calibration_texts, images),
         context_length=context_length,
         lengths=lengths,
+        picture_size=picture_size,
     )
     if dry_run:
         _forecast(request, chosen, devices, as_json=as_json)

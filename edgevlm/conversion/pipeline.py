@@ -65,6 +65,7 @@ class Request:
         calibration: Data to measure ranges on; in float16, what is audited too.
         context_length: Of a model that talks, the positions of a dialogue.
         lengths: Of a model that talks, how many rows are decoded at once, ascending from 1.
+        picture_size: Of one that takes pictures of any size, the height and width in pixels of all.
     """
 
     model: str | Path
@@ -81,6 +82,7 @@ class Request:
     calibration: CalibrationSource | None = None
     context_length: int | None = None
     lengths: tuple[int, ...] | None = None
+    picture_size: tuple[int, int] | None = None
 
     @property
     def called(self) -> str:
@@ -105,7 +107,11 @@ class Request:
         if find_spec("torch") is None:
             raise MissingDependency("torch", extra="all")
         loaded = catalogue.load_any(
-            self.model, revision=self.revision, context_length=self.context_length, lengths=self.lengths
+            self.model,
+            revision=self.revision,
+            context_length=self.context_length,
+            lengths=self.lengths,
+            picture_size=self.picture_size,
         )
         from edgevlm.models.talker import Talker
 
@@ -115,8 +121,11 @@ class Request:
                     f"{loaded.source.name} talks: labels and image_only are a dual encoder's",
                     hint="leave them out: edgevlm run --ask asks its bundle",
                 )
-        elif self.context_length is not None or self.lengths is not None:
-            raise InputError(f"{loaded.source.name} gives embeddings: a context and lengths are of models that talk")
+        elif any(each is not None for each in (self.context_length, self.lengths, self.picture_size)):
+            raise InputError(
+                f"{loaded.source.name} gives embeddings: a context, lengths and a size of pictures are of models that "
+                "talk"
+            )
         return loaded
 
 
@@ -375,6 +384,7 @@ def _cache_key(
         "calibration": schema.write(calibration.record) if calibration else None,
         "context_length": request.context_length,
         "lengths": request.lengths,
+        "picture_size": request.picture_size,
     }
     return cache.key(inputs)
 

@@ -32,6 +32,7 @@ def load_any(
     revision: str | None = None,
     context_length: int | None = None,
     lengths: tuple[int, ...] | None = None,
+    picture_size: tuple[int, int] | None = None,
 ) -> Model | Talker:
     """Loads a dual encoder or a model that talks.
 
@@ -39,10 +40,11 @@ def load_any(
         name, revision: See `load`.
         context_length: Of a model that talks, the positions of a dialogue.
         lengths: Of a model that talks, how many rows are decoded at once, ascending from 1.
+        picture_size: Of one that takes pictures of any size, the height and width in pixels of all.
 
     Raises:
         CheckpointError, MissingDependency: see `load`.
-        InputError: lengths that do not ascend from 1, or beyond the context.
+        InputError: lengths that do not ascend from 1, or beyond the context; a size that the model does not take.
     """
     folder = find_folder(name, revision=revision)
     if layout.is_student(folder) or not families.talks(folder):
@@ -50,7 +52,9 @@ def load_any(
     from edgevlm.models.checkpoints import talking
 
     called, commit = _called(name, folder)
-    return talking.load(folder, name=called, commit=commit, context_length=context_length, lengths=lengths)
+    return talking.load(
+        folder, name=called, commit=commit, context_length=context_length, lengths=lengths, picture_size=picture_size
+    )
 
 
 def load(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> Model:

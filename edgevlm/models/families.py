@@ -22,16 +22,18 @@ class TalkingFamily:
         module: Whose `take_apart` makes components of a network.
         network: transformers' class of the network.
         about: What `edgevlm models` says of it.
-        tiles: How its pictures are cut into tiles: by their `longest_edge`, or to a `grid`; None where they are not.
+        pictures: How they are made to fit: cut into tiles by their `longest_edge`, or to a `grid`; or taken at
+            `any_size`, of which a file has one. None where the checkpoint has one size for all.
     """
 
     module: str
     network: str
     about: str
-    tiles: Literal["longest_edge", "grid"] | None = None
+    pictures: Literal["longest_edge", "grid", "any_size"] | None = None
 
 
 _SMOLVLM = "edgevlm.models.generators.smolvlm"
+_QWEN_VL = "edgevlm.models.generators.qwen_vl"
 TALKERS: Mapping[str, TalkingFamily] = {
     "llava": TalkingFamily(
         "edgevlm.models.generators.llava",
@@ -42,15 +44,27 @@ TALKERS: Mapping[str, TalkingFamily] = {
         _SMOLVLM,
         "SmolVLMForConditionalGeneration",
         "SmolVLM: pictures in tiles, a decoder of Llama's kind; it talks",
-        tiles="longest_edge",
+        pictures="longest_edge",
     ),
-    "idefics3": TalkingFamily(_SMOLVLM, "Idefics3ForConditionalGeneration", "Idefics3, likewise", tiles="longest_edge"),
+    "idefics3": TalkingFamily(
+        _SMOLVLM, "Idefics3ForConditionalGeneration", "Idefics3, likewise", pictures="longest_edge"
+    ),
     "internvl": TalkingFamily(
         "edgevlm.models.generators.internvl",
         "InternVLForConditionalGeneration",
         "InternVL, as Hugging Face has it: pictures in grids of tiles, a decoder of Qwen's or Llama's kind; it talks",
-        tiles="grid",
+        pictures="grid",
     ),
+    "qwen2_vl": TalkingFamily(
+        _QWEN_VL,
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2-VL: pictures at a size of your choice, places in height and width; it talks",
+        pictures="any_size",
+    ),
+    "qwen2_5_vl": TalkingFamily(
+        _QWEN_VL, "Qwen2_5_VLForConditionalGeneration", "Qwen2.5-VL, likewise", pictures="any_size"
+    ),
+    "qwen3_vl": TalkingFamily(_QWEN_VL, "Qwen3VLForConditionalGeneration", "Qwen3-VL, likewise", pictures="any_size"),
     "blip": TalkingFamily("edgevlm.models.generators.blip", "BlipForConditionalGeneration", "BLIP's captioner"),
 }
 """By `model_type`."""

@@ -56,14 +56,15 @@ class Talker:
 
 
 class EmbedTokens(nn.Module):
-    """Token ids int32 [1, T] -> rows float32 [1, T, W]."""
+    """Token ids int32 [1, T] -> rows float32 [1, T, W], with as many zeros behind each as are asked for."""
 
-    def __init__(self, table: nn.Embedding) -> None:
+    def __init__(self, table: nn.Embedding, behind: int = 0) -> None:
         super().__init__()
-        self.table = table
+        self.table, self.behind = table, behind
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
-        return self.table(token_ids)  # type: ignore[no-any-return]
+        rows: torch.Tensor = self.table(token_ids)
+        return nn.functional.pad(rows, (0, self.behind)) if self.behind else rows
 
 
 def assemble_programs(
@@ -74,9 +75,9 @@ def assemble_programs(
     image: ImagePreprocessing,
     seen: Sequence[TensorSpec],
     beside: bool,
-    state_shape: tuple[int, ...],
-    layers: int,
+    state: tuple[TensorSpec, ...],
     lengths: tuple[int, ...],
+    behind_words: int = 0,
 ) -> Programs:
     """The three components, frozen and in eval mode.
 
@@ -87,11 +88,11 @@ def assemble_programs(
         image: Size of what `encode_image` takes.
         seen: What it returns.
         beside: Whether `decode` takes that beside its embeddings, rather than among them.
-        state_shape: Of keys, and of values, of a layer.
-        layers: How many there are.
+        state: What `decode` keeps, zeros at first.
         lengths: How many rows `embed_tokens` and `decode` take at once, ascending.
+        behind_words: How many zeros stand behind each row of a word.
     """
-    width, vocabulary = embed_tokens.embedding_dim, embed_tokens.num_embeddings
+    width, vocabulary = embed_tokens.embedding_dim + behind_words, embed_tokens.num_embeddings
     pixels = TensorSpec(
         PIXELS, "float32", (1, 3, image.height, image.width), "RGB, 0..255, channels first, resized and cropped"
     )
@@ -99,15 +100,10 @@ def assemble_programs(
     embeddings = TensorSpec(EMBEDDINGS, "float32", (1, -1, width), "rows of words and pictures")
     positions = TensorSpec(POSITIONS, "int32", (1, -1), "place of each row in the dialogue, from 0; -1 is padding")
     logits = TensorSpec(LOGITS, "float32", (1, vocabulary), "of the token behind the last row")
-    state = tuple(
-        TensorSpec(f"{kind}_{layer}", "float32", state_shape, f"{kind} of layer {layer}, by place")
-        for layer in range(layers)
-        for kind in ("keys", "values")
-    )
     longest = lengths[-1]
     ramp = torch.linspace(0, 255, 3 * image.height * image.width).reshape(pixels.shape)
     given = tuple(seen) if beside else ()
-    modules = {ENCODE_IMAGE: encode_image, EMBED_TOKENS: EmbedTokens(embed_tokens), DECODE: decode}
+    modules = {ENCODE_IMAGE: encode_image, EMBED_TOKENS: EmbedTokens(embed_tokens, behind_words), DECODE: decode}
     for module in modules.values():
         module.eval().requires_grad_(False)
     example = (

@@ -18,7 +18,7 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, ENCODE_IMAGE, FEATURES, LOGITS, POSITIONS
+from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, ENCODE_IMAGE, ENDED, FEATURES, LOGITS, POSITIONS
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency
@@ -109,16 +109,20 @@ class Beside:
         return replace(part, name=self.cache_name(part.name), shape=shape)
 
     def cache_name(self, part: str) -> str:
-        """The name of that.
+        """The name of that: the runtime hands on what is called like keys and values, whatever stands behind.
 
         >>> keys, values = (TensorSpec(f"picture_{each}_0", "float32", (1, 2, 9, 4), "") for each in ("keys", "values"))
         >>> [Beside((keys, values)).cache_name(each) for each in ("keys_0", "values_0_written", "picture_values_0")]
         ['kv_cache_k_0', 'kv_cache_v_0', 'kv_cache_v_1']
+        >>> AMONG_WORDS.cache_name("ended_written")  # which is neither
+        'kv_cache_k_ended'
 
         Raises:
             BundleError: no part is called so.
         """
         found = re.fullmatch(r"(picture_)?([kv])(?:eys|alues)_(\d+)(?:_written)?", part)
+        if part.removesuffix("_written") == ENDED:
+            return f"kv_cache_k_{ENDED}"
         if found is None:
             raise BundleError(f"decode: expected a state of keys_0, values_0, ..., got {part!r}")
         behind = len(self.tensors) // 2 if found[1] else 0

@@ -6,6 +6,7 @@ processor whose pixels differ from a device's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 from edgevlm.bundle.dialogue import MOST_TILES, Grid, Tiling
 from edgevlm.bundle.spec import ImagePreprocessing, Resample
-from edgevlm.errors import CheckpointError
+from edgevlm.errors import CheckpointError, InputError
 from edgevlm.inputs.pictures import resize_and_crop
 from edgevlm.inputs.tiles import cut
 from edgevlm.models.checkpoints.files import read_json, refuse_own_code
@@ -34,6 +35,8 @@ _RESAMPLES: tuple[Resample, ...] = ("nearest", "lanczos", "bilinear", "bicubic",
 # A picture of more would pass Pillow's limit on pixels.
 _LONGEST_SIDE = 8192
 _LARGEST_NUMBER = 1e30
+_USUAL_SIDE = 448
+"""Of pictures that may have any size, in pixels."""
 
 # (height, width) in pixels: one picture taller than wide, one wider than tall, no side a multiple of the other.
 _COMPARED_SIZES = ((97, 64), (41, 75))
@@ -119,6 +122,51 @@ def grids_from_checkpoint(folder: Path) -> tuple[ImagePreprocessing, Tiling]:
     tiling = Tiling(most * height, height, rules.resample, grid=Grid(least, most))
     _compare_tiles(processor, rules, tiling, where)
     return rules, tiling
+
+
+def sized_from_checkpoint(
+    folder: Path, size: tuple[int, int] | None, *, patch_size: int, merge_size: int
+) -> ImagePreprocessing:
+    """The same of a checkpoint whose pictures keep their proportions and their size, as far as patches allow.
+
+    Here all are scaled to one size, whatever their proportions. It is held against transformers with pictures of that
+    size's proportions, for which its processor chooses the same.
+
+    Args:
+        folder: The checkpoint.
+        size: (height, width) in pixels; a square of about 448, or of as many as the processor allows, where None.
+        patch_size, merge_size: The network's: pixels of a patch's side, and patches of a side that become one row.
+
+    Raises:
+        CheckpointError: see `from_checkpoint`; or a processor that has other patches than the network.
+        InputError: a size that squares of patches do not divide.
+    """
+    where, config = _find_config(folder)
+    processor = _open(folder, config, where)
+    for key, own in (("patch_size", patch_size), ("merge_size", merge_size)):
+        if getattr(processor, key, None) != own:
+            raise CheckpointError(
+                f"{where}: {key}: expected {own}, as config.json has, got {getattr(processor, key, None)!r}"
+            )
+    if not _flag(processor, "do_resize", where):
+        raise CheckpointError(f"{where}: do_resize: expected true, got false")
+    square = patch_size * merge_size
+    most = _given(getattr(processor, "size", None)).get("longest_edge")  # which is a number of pixels here
+    side = min(_USUAL_SIDE, math.isqrt(most)) if _is_whole(most) else _USUAL_SIDE
+    height, width = size or (max(side // square, 1) * square,) * 2
+    if not all(0 < side <= _LONGEST_SIDE and side % square == 0 for side in (height, width)):
+        raise InputError(
+            f"expected a size of pictures in multiples of {square} pixels up to {_LONGEST_SIDE:,}, got {height} x "
+            f"{width}",
+            hint=f"--picture-size {max(height // square, 1) * square}x{max(width // square, 1) * square}",
+        )
+    resample = _resample(getattr(processor, "resample", None), where)
+    rules = replace(
+        _of_pixels(processor, where, height, width),
+        resize="exact", resize_height=height, resize_width=width, resample=resample,
+    )  # fmt: skip
+    _compare_patches(processor, rules, where, patch_size, merge_size)
+    return rules
 
 
 def find_files(folder: Path) -> tuple[str, ...]:
@@ -268,7 +316,11 @@ def _given(size: Any) -> dict[str, Any]:
 
 
 def _is_length(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LONGEST_SIDE
+    return _is_whole(value) and value <= _LONGEST_SIDE
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _resample(value: Any, where: str) -> Resample:
@@ -347,6 +399,32 @@ def _compare_tiles(processor: BaseImageProcessor, rules: ImagePreprocessing, til
             f"a device; a picture of {height} x {width} has {list(expected.shape)} there and {list(tiles.shape)} here",
             hint="this processor does more than to scale, cut, rescale and normalise, which a bundle cannot carry",
         )
+
+
+def _compare_patches(
+    processor: BaseImageProcessor, rules: ImagePreprocessing, where: str, patch: int, merge: int
+) -> None:
+    """Refuses a processor that makes other patches than the rules do, of pictures of their size's proportions."""
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (rules.mean, rules.std))
+    pixels_asked_for = rules.height * rules.width
+    asked = {"shortest_edge": pixels_asked_for, "longest_edge": pixels_asked_for}
+    squares = rules.height // patch // merge, rules.width // patch // merge
+    for share in (0.5, 1.5):
+        picture = _noise(int(share * rules.height), int(share * rules.width))
+        found = _ask(processor, picture, where, size=asked)
+        pixels = resize_and_crop(picture, rules).transpose(2, 0, 1)
+        same = found.size % pixels.size == 0 and found.shape[0] == squares[0] * squares[1] * merge**2
+        if same:
+            frames = found.reshape(*squares, merge, merge, 3, -1, patch, patch).transpose(5, 4, 0, 2, 6, 1, 3, 7)
+            expected = frames.reshape(-1, *pixels.shape)
+            same = np.all(np.abs((pixels * rules.rescale - mean) / std - expected) * std / rules.rescale < 0.01)
+        if not same:
+            raise CheckpointError(
+                f"{where}: {type(processor).__name__.removesuffix('Pil')}: expected the same patches from transformers "
+                f"as on a device, which scales, cuts, rescales and normalises; a picture of {picture.height} x "
+                f"{picture.width} has others",
+                hint="this processor does more than that, which a bundle cannot carry",
+            )
 
 
 def _ask(processor: BaseImageProcessor, picture: Image.Image, where: str, **options: Any) -> NDArray[Any]:

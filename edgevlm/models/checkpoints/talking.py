@@ -59,6 +59,7 @@ def load(
     commit: str | None = None,
     context_length: int | None = None,
     lengths: tuple[int, ...] | None = None,
+    picture_size: tuple[int, int] | None = None,
 ) -> Talker:
     """Reads a checkpoint and makes export-ready components of it.
 
@@ -68,6 +69,7 @@ def load(
         commit: Of a hub id; a folder's revision is the hash of its weights.
         context_length: Positions that a dialogue may have; where None, enough for a picture and some words.
         lengths: How many rows are decoded at once, ascending from 1; 1 and 64 where None.
+        picture_size: Height and width in pixels that pictures are scaled to, of a family that takes any size.
 
     Returns:
         The model in float32, whatever dtype its weights are stored in.
@@ -75,7 +77,8 @@ def load(
     Raises:
         CheckpointError: another family; files that are missing, damaged or cut short; or something that a bundle
             cannot carry, such as a chat template that trims what is said.
-        InputError: lengths that do not ascend from 1, or beyond the context.
+        InputError: lengths that do not ascend from 1, or beyond the context; a size of pictures that the model does not
+            take.
         MissingDependency: torch or transformers is not installed.
     """
     config_file = folder / "config.json"
@@ -91,7 +94,7 @@ def load(
     from edgevlm.models.talker import Talker, assemble_programs
 
     network = _load_network(folder, family.network, weights.count_elements(files))
-    image, tiling = _picture_rules(folder, network, family)
+    image, tiling = _picture_rules(folder, network, family, picture_size)
     ours, theirs, tokenizer_json = _read_tokenizer(folder, network)
     module = importlib.import_module(family.module)
     longest = int(_text_config(network).max_position_embeddings)
@@ -115,9 +118,9 @@ def load(
         image=image,
         seen=parts.seen,
         beside=parts.image_token_id is None,
-        state_shape=parts.decode.state_shape,
-        layers=len(parts.decode.layers),
+        state=parts.decode.state,
         lengths=_lengths(lengths, context_length),
+        behind_words=parts.behind_words,
     )
     return Talker(
         source=Source(
@@ -140,7 +143,8 @@ def load(
             note
             for each in (picture_rules.notes, text_rules.notes, chat_rules.notes, weights.notes, _notes)
             for note in each(folder)
-        ),
+        )
+        + _size_note(family, image),
     )
 
 
@@ -203,10 +207,24 @@ def _text_config(network: Any) -> Any:
     return network.config.get_text_config(decoder=True)
 
 
-def _picture_rules(folder: Path, network: Any, family: TalkingFamily) -> tuple[ImagePreprocessing, Tiling | None]:
-    if family.tiles == "grid":
+def _picture_rules(
+    folder: Path, network: Any, family: TalkingFamily, picture_size: tuple[int, int] | None
+) -> tuple[ImagePreprocessing, Tiling | None]:
+    if family.pictures == "any_size":
+        vision = network.config.vision_config
+        patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+        rules = picture_rules.sized_from_checkpoint(
+            folder, picture_size, patch_size=patch, merge_size=vision.spatial_merge_size
+        )
+        return rules, None
+    if picture_size is not None:
+        raise InputError(
+            f"{folder}: expected no size of pictures, which {network.config.model_type} has from the checkpoint, got "
+            f"{picture_size[0]} x {picture_size[1]} pixels"
+        )
+    if family.pictures == "grid":
         return picture_rules.grids_from_checkpoint(folder)
-    if family.tiles == "longest_edge":
+    if family.pictures == "longest_edge":
         return picture_rules.tiles_from_checkpoint(folder)
     vision = network.config.vision_config
     size = (vision.image_size, vision.image_size)
@@ -426,6 +444,16 @@ def _notes(folder: Path) -> tuple[str, ...]:
     if not left:
         return ()
     return (f"{folder / 'generation_config.json'}: {', '.join(left)}: not carried; answers are chosen without it",)
+
+
+def _size_note(family: TalkingFamily, image: ImagePreprocessing) -> tuple[str, ...]:
+    """What becomes of pictures of other proportions, which the checkpoint's own processor would keep."""
+    if family.pictures != "any_size":
+        return ()
+    return (
+        f"pictures: all are scaled to {image.height} x {image.width} pixels, whatever their proportions; "
+        "--picture-size takes another size",
+    )
 
 
 def _ids(value: Any) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 from edgevlm.errors import CheckpointError
 from edgevlm.models.encoders.positions import image_positions
 from edgevlm.models.generators.decoder import Places
-from edgevlm.models.generators.parts import Parts, Pieces, normalised
+from edgevlm.models.generators.parts import Parts, Pieces, keys_and_values, normalised
 from edgevlm.models.layers import PixelNormalisation, attend
 
 
@@ -159,10 +159,10 @@ class Decoder(nn.Module):
         self.head: nn.Module = decoder.cls
 
     @property
-    def state_shape(self) -> tuple[int, int, int, int]:
-        """Of each layer's keys, and of its values: [1, heads, S, D]."""
+    def state(self) -> tuple[TensorSpec, ...]:
+        """Keys and values of each layer in turn, [1, heads, S, D]."""
         layer: Layer = self.layers[0]  # type: ignore[assignment]
-        return 1, layer.heads, len(self.slots), layer.size
+        return keys_and_values(len(self.layers), (1, layer.heads, len(self.slots), layer.size))
 
     def forward(self, embeddings: Tensor, positions: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         places = Places(positions, self.slots, groups=1)
@@ -190,7 +190,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     """
     encode_image, text, decoder = EncodeImage(network, image), network.config.text_config, network.text_decoder
     decode = Decoder(decoder, context_length, where=f"{where}: text_config")
-    _, heads, _, size = decode.state_shape
+    _, heads, _, size = decode.state[0].shape
     rows = encode_image.positions.shape[1] + 1
     seen = tuple(
         TensorSpec(

@@ -13,24 +13,24 @@ transformers' version:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from edgevlm.bundle.spec import TensorSpec
 from edgevlm.errors import CheckpointError
+from edgevlm.models.generators.parts import keys_and_values
 from edgevlm.models.layers import MASKED
 
-DECODERS = ("llama", "mistral", "qwen2", "qwen3")
-"""`model_type` of the decoders that are carried."""
 _ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 """Rotations whose angles depend on the position alone: `dynamic` is the default one in a context that was trained."""
 _ROPE_KEYS = frozenset((
     *("rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "attention_factor"),
     *("beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor", "mscale", "mscale_all_dim", "truncate"),
 ))  # fmt: skip
-"""What `rope_parameters` may say: the tables are made by transformers' own class, which reads these."""
+"""The tables are made by transformers' own class, which reads these."""
 
 
 class RMSNorm(nn.Module):
@@ -94,12 +94,9 @@ class Rotation(nn.Module):
         super().__init__()
         with torch.no_grad():
             cos, sin = rotary(torch.zeros(1), torch.arange(context_length)[None])
-        size = cos.shape[-1]
-        half = torch.eye(size // 2)
-        nothing = torch.zeros_like(half)
         self.register_buffer("cos", cos[0].float())
         self.register_buffer("sin", sin[0].float())
-        self.register_buffer("turn", torch.cat([torch.cat([nothing, half], 1), torch.cat([-half, nothing], 1)]))
+        self.register_buffer("turn", quarter_turn(cos.shape[-1]))
 
     def forward(self, places: Places) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rows' angles, [1, T, D] each."""
@@ -110,6 +107,13 @@ class Rotation(nn.Module):
         """Queries or keys [H, T, D], turned by the angles of their positions."""
         cos, sin = angles
         return heads * cos + (heads @ self.turn) * sin
+
+
+def quarter_turn(size: int) -> Tensor:
+    """[D, D]: heads [..., D] times it are `rotate_half` of them, the second half before the first, with its sign."""
+    half = torch.eye(size // 2)
+    nothing = torch.zeros_like(half)
+    return torch.cat([torch.cat([nothing, half], 1), torch.cat([-half, nothing], 1)])
 
 
 class Attention(nn.Module):
@@ -197,11 +201,16 @@ class Decoder(nn.Module):
             fewer positions than asked for.
     """
 
+    kinds: ClassVar[Collection[str]] = ("llama", "mistral", "qwen2", "qwen3")
+    """`model_type` of the decoders that are carried."""
+    rope_keys: ClassVar[Collection[str]] = _ROPE_KEYS
+    """What `rope_parameters` may say."""
     slots: Tensor
 
     def __init__(self, model: Any, head: nn.Linear, context_length: int, *, where: str) -> None:
         super().__init__()
-        check_decoder(model.config, context_length, where)
+        _check_decoder(model.config, context_length, where, self.kinds)
+        _check_rope(model.config.rope_parameters, f"{where}.rope_parameters", self.rope_keys)
         self.rotation = Rotation(model.rotary_emb, context_length)
         self.layers = nn.ModuleList(Layer(layer, self.rotation) for layer in model.layers)
         self.norm = RMSNorm(model.norm)
@@ -210,10 +219,10 @@ class Decoder(nn.Module):
         self.register_buffer("slots", torch.arange(context_length, dtype=torch.int32))
 
     @property
-    def state_shape(self) -> tuple[int, int, int, int]:
-        """Of each layer's keys, and of its values: [1, H, S, D]."""
+    def state(self) -> tuple[TensorSpec, ...]:
+        """Keys and values of each layer in turn, [1, H, S, D]."""
         attention: Attention = self.layers[0].attention  # type: ignore[assignment]
-        return 1, attention.heads, len(self.slots), attention.size
+        return keys_and_values(len(self.layers), (1, attention.heads, len(self.slots), attention.size))
 
     def forward(self, embeddings: Tensor, positions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         places = Places(positions, self.slots, self.groups)
@@ -224,13 +233,12 @@ class Decoder(nn.Module):
         return self.head(self.norm(places.newest @ rows)).squeeze(1), *written
 
 
-def check_decoder(config: Any, context_length: int, where: str) -> None:
+def _check_decoder(config: Any, context_length: int, where: str, kinds: Collection[str]) -> None:
     """Refuses what `Decoder` cannot carry; see there."""
-    if config.model_type not in DECODERS:
+    if config.model_type not in kinds:
         raise CheckpointError(
-            f"{where}.model_type: expected a decoder of the kinds {', '.join(DECODERS)}, got {config.model_type!r}"
+            f"{where}.model_type: expected a decoder of the kinds {', '.join(kinds)}, got {config.model_type!r}"
         )
-    _check_rope(config.rope_parameters, f"{where}.rope_parameters")
     if context_length > config.max_position_embeddings:  # where `dynamic` begins to turn by other angles
         raise CheckpointError(
             f"{where}: expected a context of at most max_position_embeddings, {config.max_position_embeddings:,}, "
@@ -245,7 +253,7 @@ def check_decoder(config: Any, context_length: int, where: str) -> None:
         )
 
 
-def _check_rope(rope: Mapping[str, Any], where: str) -> None:
+def _check_rope(rope: Mapping[str, Any], where: str, keys: Collection[str]) -> None:
     rope_type = rope.get("rope_type", "default")
     if rope_type not in _ROPE_TYPES:
         raise CheckpointError(
@@ -260,10 +268,10 @@ def _check_rope(rope: Mapping[str, Any], where: str) -> None:
             f"{where}.partial_rotary_factor: expected 1 or nothing, so that whole heads are turned, got {share!r}",
             hint="transformers' own classes of these decoders turn whole heads, and fail on a part of one",
         )
-    known = {*_ROPE_KEYS, "partial_rotary_factor"}
+    known = {*keys, "partial_rotary_factor"}
     others = [key for key, value in rope.items() if value is not None and key not in known]
     if others:
         raise CheckpointError(
-            f"{where}: expected none but {', '.join(sorted(_ROPE_KEYS))}, got {', '.join(others)}",
+            f"{where}: expected none but {', '.join(sorted(keys))}, got {', '.join(others)}",
             hint="a decoder that turns its heads by more than the position of a row is not carried",
         )

@@ -46,6 +46,7 @@ class Parts:
         describe: What is asked where nothing is.
         written: The text that transformers' own processor puts in place of a picture, by the tokenizer, the rows and
             columns of tiles, and the positions of one: `pieces` must say the same. None where that is the token alone.
+        behind_words: How many zeros stand behind each row of a word, where a picture's rows say more than words do.
     """
 
     encode_image: nn.Module
@@ -61,6 +62,7 @@ class Parts:
     talks: bool
     describe: str
     written: Callable[[Any, int, int, int], str] | None = None
+    behind_words: int = 0
 
 
 def normalised(pixels: torch.Tensor, rescale: float, mean: Any, std: Any) -> torch.Tensor:
@@ -108,6 +110,20 @@ def shuffled(rows: torch.Tensor, side: int, scale: int) -> torch.Tensor:
     width = rows.shape[-1]
     squares = rows.reshape(side // scale, scale, side // scale, scale * width).transpose(1, 2)
     return squares.reshape(1, (side // scale) ** 2, scale * scale * width)
+
+
+def keys_and_values(layers: int, shape: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+    """What a decoder keeps of the rows so far: keys and values of each layer in turn.
+
+    Args:
+        layers: How many there are.
+        shape: Of keys, and of values, of a layer, such as [1, H, S, D].
+    """
+    return tuple(
+        TensorSpec(f"{kind}_{layer}", "float32", shape, f"{kind} of layer {layer}, by place")
+        for layer in range(layers)
+        for kind in ("keys", "values")
+    )
 
 
 def features(width: int, rows: int) -> TensorSpec:
