@@ -203,7 +203,7 @@ class Decoder(nn.Module):
 
     kinds: ClassVar[Collection[str]] = ("llama", "mistral", "qwen2", "qwen3")
     """`model_type` of the decoders that are carried."""
-    rope_keys: ClassVar[Collection[str]] = _ROPE_KEYS
+    rope_keys: ClassVar[frozenset[str]] = _ROPE_KEYS
     """What `rope_parameters` may say."""
     slots: Tensor
 

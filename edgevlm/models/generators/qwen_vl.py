@@ -172,7 +172,7 @@ class MarkedRotation(Rotation):
             sum(nn.functional.embedding(place, table) * axis for place, axis in zip(places, self.axes, strict=True))
             for table in (self.cos, self.sin)
         )
-        return cos, sin  # type: ignore[return-value]
+        return cos, sin
 
 
 class Decoder(decoder.Decoder):
@@ -186,7 +186,6 @@ class Decoder(decoder.Decoder):
         head: Gives logits of a row.
         context_length: S, the positions that the state holds.
         rows, columns: Of a picture.
-        deep: How many of the first layers something of the picture is added behind.
         where: The text config's place, for errors.
 
     Raises:
@@ -205,7 +204,6 @@ class Decoder(decoder.Decoder):
         *,
         rows: int,
         columns: int,
-        deep: int,
         where: str,
     ) -> None:
         super().__init__(model, head, context_length, where=where)
@@ -213,7 +211,7 @@ class Decoder(decoder.Decoder):
         for layer in self.layers:
             layer.attention.rotation = self.rotation  # type: ignore[union-attr]
         self.width: int = model.config.hidden_size
-        self.deep, self.columns = deep, columns
+        self.columns = columns
         self.saved = rows * columns - max(rows, columns)
         """Places that a picture's rows do not take from those behind it."""
 
@@ -225,14 +223,14 @@ class Decoder(decoder.Decoder):
 
     def forward(self, embeddings: Tensor, positions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         places = Places(positions, self.slots, self.groups)
-        rows, marks, *deep = embeddings.split([self.width, _MARKS, *[self.width] * self.deep], -1)
+        rows, marks, deep = _parts(embeddings, self.width)
         ended = places.write(state[-1].squeeze(0), (marks[..., :1] - 1).clamp(min=0))
         angles = self.rotation.angles(self._axes(places, marks, ended))
         written = []
         for number, layer in enumerate(self.layers):
             rows, keys, values = layer(rows, places, angles, *state[2 * number : 2 * number + 2])
             written += [keys, values]
-            if number < self.deep:
+            if number < len(deep):
                 rows = rows + deep[number]
         return self.head(self.norm(places.newest @ rows)).squeeze(1), *written, ended.unsqueeze(0)
 
@@ -261,12 +259,12 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     """
     model, config = network.model, network.config
     encode_image, table = EncodeImage(model, image), network.get_input_embeddings()
-    deep, width = len(encode_image.deep_layers), config.text_config.hidden_size
-    behind = _MARKS + deep * width
+    width = config.text_config.hidden_size
+    behind = _MARKS + len(encode_image.deep_layers) * width
     size = encode_image.rows, encode_image.columns
     decode = Decoder(
         *(model.language_model, network.lm_head, context_length),
-        rows=size[0], columns=size[1], deep=deep, where=f"{where}: text_config",
+        rows=size[0], columns=size[1], where=f"{where}: text_config",
     )  # fmt: skip
 
     return Parts(
@@ -278,7 +276,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
             "encode_image": _original_encode_image(model, image),
             "embed_tokens": lambda token_ids: nn.functional.pad(table(token_ids), (0, behind)),
         },
-        original_decode=_original_decode(model, network.lm_head, size, deep),
+        original_decode=_original_decode(model, network.lm_head, size),
         image_token_id=config.image_token_id,
         pieces=Pieces(),
         begin_ids=None,
@@ -308,13 +306,13 @@ def _original_encode_image(model: Any, image: ImagePreprocessing) -> Callable[[T
     return original
 
 
-def _original_decode(model: Any, head: nn.Module, size: tuple[int, int], deep: int) -> Callable[..., Tensor]:
+def _original_decode(model: Any, head: nn.Module, size: tuple[int, int]) -> Callable[..., Tensor]:
     """transformers' own run of the decoder, at the places that its `get_rope_index` gives the dialogue so far."""
     width, merge = model.config.text_config.hidden_size, model.config.vision_config.spatial_merge_size
     count = size[0] * size[1]
 
     def decode(cache: Any, embeddings: Tensor, positions: Tensor) -> Tensor:
-        rows, marks, behind = embeddings.split([width, _MARKS, deep * width], -1)
+        rows, marks, deep = _parts(embeddings, width)
         before, seen = cache.get_seq_length(), marks[..., 0] > 0
         kinds = [*getattr(cache, "kinds", ())[:before], *seen[0].tolist()]
         cache.kinds = kinds
@@ -328,13 +326,23 @@ def _original_decode(model: Any, head: nn.Module, size: tuple[int, int], deep: i
         given: dict[str, Any] = {}
         if deep:
             given["visual_pos_masks"] = seen
-            given["deepstack_visual_embeds"] = [each[seen] for each in behind.split(width, -1)]
+            given["deepstack_visual_embeds"] = [each[seen] for each in deep]
         found = model.language_model(
             inputs_embeds=rows, position_ids=places[:, :, before : len(kinds)], cache=cache, use_cache=True, **given
         )
         return head(found.last_hidden_state[:, -1])  # type: ignore[no-any-return]
 
     return decode
+
+
+def _parts(embeddings: Tensor, width: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Of rows [1, T, W + marks]: those of words and pictures, marks [1, T, 3], and what is added behind layers."""
+    starts = range(width + _MARKS, embeddings.shape[-1], width)
+    return (
+        embeddings[..., :width],
+        embeddings[..., width : width + _MARKS],
+        [embeddings[..., start : start + width] for start in starts],
+    )
 
 
 def _marks(rows: int, columns: int) -> Tensor:
@@ -384,7 +392,9 @@ def _learned_positions(tower: Any, vision: Any, grid: Tensor) -> Tensor:
         align_corners=tower.interpolation_align_corners,
         spatial_merge_size=vision.spatial_merge_size,
     )
-    return (tower.pos_embed.weight.detach()[places] * weights[..., None]).sum(1)[None]
+    table: Tensor = tower.pos_embed.weight.detach()
+    found: Tensor = (table[places] * weights[..., None]).sum(1)[None]
+    return found
 
 
 def _side(size: Any) -> int:
