@@ -186,13 +186,6 @@ def _unigram_pieces() -> list[tuple[str, float]]:
     return [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *scored]
 
 
-VIT_B32_TEXT = {
-    "vocab_size": 49408,
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-}
 VIT_B32_VISION = {
     "image_size": 224,
     "patch_size": 32,
@@ -218,7 +211,7 @@ def write_clip_checkpoint(
 
     Args:
         folder: Made if it is not there.
-        text, vision: Laid over `text_config` and `vision_config`, e.g. `VIT_B32_TEXT` and `VIT_B32_VISION`
+        text, vision: Laid over `text_config` and `vision_config`, e.g. `VIT_B32_VISION`
             (with `projection_dim=512`).
         preprocessor: Laid over `preprocessor_config.json`.
         dtype: Of the stored weights; float32 where it is None.
