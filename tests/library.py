@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import talkers
@@ -60,9 +61,9 @@ STUDENTS: dict[str, ImageTowerConfig] = {
 
 TALKERS = (
     *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
-    *(("smolvlm-one-key", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
-    *(("smolvlm", "coreml", "fp16"), ("llava-siglip-qwen2", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
-    *(("blip", "tflite", "int8"), ("internvl", "tflite", "fp32")),
+    *(("qwen2.5-vl", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
+    *(("smolvlm", "coreml", "fp16"), ("qwen3-vl", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
+    *(("blip", "tflite", "int8"), ("internvl", "tflite", "fp32"), ("paligemma-2", "tflite", "fp32")),
 )
 """Kinds, targets and recipes that the second tier converts; the first one has BLIP's captioner for TFLite."""
 
@@ -106,18 +107,18 @@ def talker(kind: str, target: str, recipe: str) -> Bundle:
     """A small model that talks, as `edgevlm convert` makes it; `talkers.KINDS` has which there are."""
 
     def make(folder: Path) -> None:
-        context = 32 if kind == "blip" else 256
-        edgevlm.convert(
-            talker_checkpoint(kind),
-            target=target,
-            recipe=recipe,
-            context_length=context,
-            lengths=(1, 16),
-            picture_size=talkers.SIZES.get(kind),
-            out=folder,
-        )
+        edgevlm.convert(talker_checkpoint(kind), target=target, recipe=recipe, out=folder, **talker_options(kind))
 
     return Bundle.open(once(f"talker-{kind}-{target}-{recipe}", make) / f"{kind}-{target}-{recipe}.edgevlm")
+
+
+def talker_options(kind: str) -> dict[str, Any]:
+    """What its bundles are converted with."""
+    return {
+        "context_length": 32 if kind == "blip" else 256,
+        "lengths": (1, 64 if kind.startswith("paligemma") else 16),  # which takes picture and question at once
+        "picture_size": talkers.SIZES.get(kind),
+    }
 
 
 @functools.cache

@@ -202,7 +202,7 @@ def write_internvl(
     return folder
 
 
-def write_qwen_vl(folder: Path, *, kind: str = "qwen2_vl", vision: dict[str, Any] | None = None) -> Path:
+def write_qwen_vl(folder: Path, *, kind: str = "qwen2_vl", **text: Any) -> Path:
     """A Qwen2-VL, 2.5-VL or 3-VL, in patches of 8 pixels, four of which become one row."""
     import transformers
 
@@ -242,11 +242,11 @@ def write_qwen_vl(folder: Path, *, kind: str = "qwen2_vl", vision: dict[str, Any
             vision_config={
                 **{"depth": 2, "num_heads": 4, "patch_size": PATCH, "spatial_merge_size": 2, "temporal_patch_size": 2},
                 **tower,
-                **(vision or {}),
             },
             text_config={
                 **{**_TEXT, "head_dim": 16, "vocab_size": size, "eos_token_id": 2, "pad_token_id": 0},
                 "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, **sections},
+                **text,
             },
             **{"vision_start_token_id": 3, "vision_end_token_id": 4, "image_token_id": 5, "video_token_id": 6},
         )
@@ -259,6 +259,41 @@ def write_qwen_vl(folder: Path, *, kind: str = "qwen2_vl", vision: dict[str, Any
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
     })  # fmt: skip
     (folder / "chat_template.jinja").write_text(QWEN_TEMPLATE, encoding="utf-8")
+    return folder
+
+
+def write_paligemma(folder: Path, *, decoder: str = "gemma2", **text: Any) -> Path:
+    """A PaliGemma, or with Gemma 2 a PaliGemma 2."""
+    import transformers
+
+    special = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<image>")
+    size = _write_gemma_tokenizer(folder, special)
+    kind = {"gemma": transformers.GemmaConfig, "gemma2": transformers.Gemma2Config}[decoder]
+    own = {"query_pre_attn_scalar": 24, "sliding_window": 1024} if decoder == "gemma2" else {}
+    text_config = kind(
+        **{
+            **{**_TEXT, "head_dim": 16, "vocab_size": size, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0},
+            **own,
+            **text,
+        }
+    )
+    network = transformers.PaliGemmaForConditionalGeneration(
+        transformers.PaliGemmaConfig(
+            vision_config={"model_type": "siglip_vision_model", "vision_use_head": False, **_VISION},
+            text_config=text_config.to_dict(),
+            projection_dim=_TEXT["hidden_size"],
+            hidden_size=_TEXT["hidden_size"],
+            image_token_index=5,
+            tie_word_embeddings=False,  # a tied head says what was said last again
+        )
+    )
+    _save(folder, network, eos_token_id=1, pad_token_id=0)
+    _write(folder / "preprocessor_config.json", {
+        "image_processor_type": "SiglipImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
+        "resample": 3, "do_convert_rgb": True, "image_seq_length": (SIDE // PATCH) ** 2,
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], **_PIXELS,
+    })  # fmt: skip
+    _write(folder / "processor_config.json", {"processor_class": "PaliGemmaProcessor"})
     return folder
 
 
@@ -342,6 +377,18 @@ def _qwen_processor_of(folder: Path, kind: str) -> Any:
     )
 
 
+def asked(folder: Path, picture: Any, text: str) -> Any:
+    """What transformers' own processor makes of a picture and a question, for `generate`."""
+    processor = processor_of(folder)
+    if not getattr(processor, "chat_template", None):  # PaliGemma's, which also makes labels, to train with
+        inputs = processor(images=picture, text=f"<image>{text}", return_tensors="pt")
+        return {name: found for name, found in inputs.items() if name != "labels"}
+    said = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}]
+    return processor.apply_chat_template(
+        said, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+
+
 def scaled(picture: Any, model: Any) -> Any:
     """A picture as a model's own processor must get it: that of a family that takes any size keeps proportions."""
     if not model.source.family.startswith("qwen"):
@@ -382,22 +429,37 @@ def _save(folder: Path, network: Any, **generation: Any) -> None:
 
 def _write_metaspace_tokenizer(folder: Path, special: Sequence[str]) -> int:
     """Llama's kind: BPE over words that begin with a mark, a begin-of-text id in front."""
-    tokenizer = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer = _metaspace_tokenizer(special, normalizers.Prepend("\u2581"))
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    bytes_of = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = BpeTrainer(vocab_size=520, special_tokens=[*special, *bytes_of], show_progress=False)
-    tokenizer.train_from_iterator([*CAPTIONS, *QUESTIONS, "USER: ASSISTANT: "], trainer)
-    saved = json.loads(tokenizer.to_str())
-    saved["added_tokens"] = [each for each in saved["added_tokens"] if each["content"] in special]
-    tokenizer = Tokenizer.from_str(json.dumps(saved))
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A <s> $B", [("<s>", 1)])
     return _write_tokenizer(
         folder, tokenizer, "PreTrainedTokenizerFast", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
         pad_token="<pad>",
     )  # fmt: skip
+
+
+def _write_gemma_tokenizer(folder: Path, special: Sequence[str]) -> int:
+    """Gemma's kind: the same, but for the mark before a text's first word."""
+    tokenizer = _metaspace_tokenizer(special)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing("<bos> $A", "<bos> $A <bos> $B", [("<bos>", 2)])
+    return _write_tokenizer(
+        folder, tokenizer, "GemmaTokenizer", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>",
+        pad_token="<pad>", mask_token="<mask>",
+    )  # fmt: skip
+
+
+def _metaspace_tokenizer(special: Sequence[str], *before: Any) -> Tokenizer:
+    tokenizer = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", "\u2581")])
+    bytes_of = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = BpeTrainer(vocab_size=520, special_tokens=[*special, *bytes_of], show_progress=False)
+    tokenizer.train_from_iterator([*CAPTIONS, *QUESTIONS, "USER: ASSISTANT: "], trainer)
+    saved = json.loads(tokenizer.to_str())
+    saved["added_tokens"] = [each for each in saved["added_tokens"] if each["content"] in special]
+    return Tokenizer.from_str(json.dumps(saved))
 
 
 def _write_byte_tokenizer(
@@ -464,8 +526,10 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
         vision={"use_qk_norm": True, "norm_type": "rms_norm", "use_mean_pooling": False, "num_hidden_layers": 3},
     ),
     "qwen2-vl": write_qwen_vl,
-    "qwen2.5-vl": lambda folder: write_qwen_vl(folder, kind="qwen2_5_vl"),
+    "qwen2.5-vl": lambda folder: write_qwen_vl(folder, kind="qwen2_5_vl", num_key_value_heads=1),
     "qwen3-vl": lambda folder: write_qwen_vl(folder, kind="qwen3_vl"),
+    "paligemma": lambda folder: write_paligemma(folder, decoder="gemma"),
+    "paligemma-2": write_paligemma,
     "blip": write_blip,
 }
 SIZES: Mapping[str, tuple[int, int]] = {"qwen2-vl": (32, 48), "qwen2.5-vl": (48, 80), "qwen3-vl": (48, 32)}

@@ -125,7 +125,7 @@ def test_devices_that_cannot_say_are_told_of_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "target", "recipe"), [("blip", "tflite", "fp32"), ("smolvlm-one-key", "executorch", "int8")]
+    ("kind", "target", "recipe"), [("blip", "tflite", "fp32"), ("qwen2.5-vl", "executorch", "int8")]
 )
 def test_an_answer_is_timed_part_by_part(kind: str, target: str, recipe: str, tmp_path: Path) -> None:
     bundle = library.talker(kind, target, recipe)

@@ -131,7 +131,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda path: (path / "manifest.json").unlink(), r"no manifest\.json"),
     "a manifest cut short": (lambda path: os.truncate(path / "manifest.json", 50), "not readable as JSON"),
     "a manifest that is no mapping": (lambda path: (path / "manifest.json").write_text("[]"), "format version"),
-    "a version from the future": (lambda p: _edit_manifest(p, lambda m: m.update(format_version="4.0")), "got '4.0'"),
+    "a version from the future": (lambda p: _edit_manifest(p, lambda m: m.update(format_version="5.0")), "got '5.0'"),
     "a picture without a width": (
         lambda path: _edit_manifest(path, lambda m: m["image"].update(width=0)),
         "image.width: expected 1 or more pixels, got 0",
@@ -209,11 +209,11 @@ def test_a_bundle_of_this_version_or_an_older_one_has_no_notes(bundle: Bundle) -
         Bundle.open(bundle.path)
 
 
-@pytest.mark.parametrize("version", ["4.0", "4.7", "10.0"])
+@pytest.mark.parametrize("version", ["5.0", "5.7", "10.0"])
 def test_a_newer_major_version_is_refused_with_what_to_do(bundle: Bundle, version: str) -> None:
     _edit_manifest(bundle.path, lambda m: m.update(format_version=version, unknown=1))
     with pytest.raises(
-        BundleError, match=f"expected format version 3.x, got '{version}', which a newer edgevlm"
+        BundleError, match=f"expected format version 4.x, got '{version}', which a newer edgevlm"
     ) as found:
         Bundle.open(bundle.path)
     assert found.value.hint == "update edgevlm, or convert the model again with this one"

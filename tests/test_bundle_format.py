@@ -30,7 +30,7 @@ from edgevlm.bundle import golden, golden_dialogues, json_schema
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.format_page import PAGE, SCHEMAS, page, schema_text
 from edgevlm.bundle.golden_dialogues import GoldenDialogues
-from edgevlm.bundle.manifest import FORMAT_VERSION, GRIDS_VERSION, TALKERS_VERSION, VERSIONS, Manifest
+from edgevlm.bundle.manifest import FORMAT_VERSION, GRIDS_VERSION, PREFIX_VERSION, TALKERS_VERSION, VERSIONS, Manifest
 from edgevlm.bundle.spec import (
     ImagePreprocessing,
     Resample,
@@ -110,6 +110,7 @@ def test_a_key_that_no_docstring_names_is_found_out() -> None:
 def test_the_page_explains_this_version_and_every_rule_by_name() -> None:
     assert f"\nVersion {FORMAT_VERSION}. " in TEXT
     assert f" Of models that talk: {TALKERS_VERSION}; {GRIDS_VERSION} where " in TEXT
+    assert f" a `grid`; {PREFIX_VERSION} where " in TEXT
     assert f"for a reader of {', '.join(VERSIONS[:-1])} and {VERSIONS[-1]} " in TEXT
     preprocessing = TEXT[TEXT.index("## Pictures") : TEXT.index("## The artefact")]
     for rule in (*get_args(ResizeRule), *get_args(Resample), *get_args(TextCanonicalisation)):
@@ -236,7 +237,7 @@ def _hold_against_the_reader(kind: Any, data: Any) -> int:
     return tried
 
 
-@pytest.mark.parametrize("version", ["1.6", "2.3", "3.1", "4.0", "1", "1.02"])
+@pytest.mark.parametrize("version", ["1.6", "2.3", "3.1", "4.1", "5.0", "1", "1.02"])
 def test_the_schema_knows_no_other_versions_than_those_until_its_own(version: str, manifest: dict[str, Any]) -> None:
     assert not _validator().is_valid(manifest | {"format_version": version})
 

@@ -48,7 +48,7 @@ SLOW = library.TALKERS
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4-weights": 0.6}
 """A weight's."""
 RUN = (
-    *(("llava", "executorch", "fp32"), ("smolvlm-one-key", "executorch", "int8"), ("llava", "tflite", "fp32")),
+    *(("llava", "executorch", "fp32"), ("qwen2.5-vl", "executorch", "int8"), ("llava", "tflite", "fp32")),
     ("blip", "tflite", "fp32"),
 )
 """By runners that apps have."""
@@ -79,8 +79,7 @@ def test_a_bundle_answers_as_the_original_does(kind: str, target: str, recipe: s
     assert ("perplexity" in measured) == recipe.startswith("int")
     dialogue = bundle.manifest.dialogue
     assert dialogue is not None
-    context = dialogue.context_length
-    model = talking.load(library.talker_checkpoint(kind), name=kind, context_length=context, lengths=(1, 16))
+    model = talking.load(library.talker_checkpoint(kind), name=kind, **library.talker_options(kind))
     original = model.generator
     assert dialogue == model.dialogue
     with edgevlm.open(bundle.path) as opened:
@@ -557,6 +556,14 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
     "a grid of nothing": (
         lambda m: _dialogue(replace(m, format_version="3.0"), tiling=Tiling(32, 32, "bicubic", grid=Grid(2, 1))),
         r"at most 256 tiles, got 3\.0, and 2 to 1",
+    ),
+    "a prefix in an older format": (
+        lambda m: _decode(m, prefix=True),
+        r"dialogue: expected format version 4\.0 or later for one question, or a prefix, got 2\.2",
+    ),
+    "one question in an older format": (
+        lambda m: _dialogue(m, chat=Chat("", None, Turn("", ""), Turn("<image>", ""), None, "")),
+        r"expected format version 4\.0 or later for one question, or a prefix, got 2\.2",
     ),
     "a share above all": (
         lambda m: _dialogue(m, sampling=Sampling(1.0, 0, 1.5)),

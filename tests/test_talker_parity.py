@@ -18,12 +18,13 @@ from PIL import Image
 import edgevlm
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.dialogue import Chat, Turn
-from edgevlm.bundle.golden_dialogues import GoldenDialogues
+from edgevlm.bundle.golden_dialogues import KEPT, GoldenDialogues, GoldenStep
 from edgevlm.bundle.manifest import ParityCheck
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits, Recipe
 from edgevlm.bundle.spec import F32, Array
 from edgevlm.conversion import proof
 from edgevlm.errors import BundleError, RecipeError
+from edgevlm.inference.decoding import log_sum_exp
 from edgevlm.inference.generator import Generator
 from edgevlm.models.checkpoints import talking
 from edgevlm.parity import generation
@@ -215,3 +216,23 @@ def test_limits_of_the_other_kind_are_refused_before_anything_is_made(tmp_path: 
     with pytest.raises(RecipeError, match=r"parity\.max_kl: expected a number from 0 to 1, got 2"):
         Recipe.load(file)
     assert [each.name for each in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_the_divergence_of_what_is_not_kept_is_of_all_together() -> None:
+    """Of flat logits: what leaves the kept tokens for the others is no divergence of the first order."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1, 5000)
+    kept = np.argsort(-logits)[:KEPT]
+    step = GoldenStep(tuple(kept.tolist()), tuple(logits[kept].tolist()), log_sum_exp(logits))
+    found = logits.copy()
+    found[kept] += 1e-4
+    shares, others = (np.exp(each - log_sum_exp(each)) for each in (logits, found))
+    true = float((shares * np.log(shares / others)).sum())
+    _, divergence, _ = generation._compare(step, found)
+    assert true < 1e-9
+    assert divergence == pytest.approx(true, abs=1e-9)
+    found = logits.copy()
+    found[kept[0]] += 3  # and what is one is seen
+    others = np.exp(found - log_sum_exp(found))
+    true = float((shares * np.log(shares / others)).sum())
+    assert generation._compare(step, found)[1] == pytest.approx(true, rel=1e-3)

@@ -54,11 +54,7 @@ def by_transformers(model: Talker, folder: Path, picture: Image.Image, text: str
         pixels = torch.tensor(np.asarray(talkers.picture_processor_of(folder)(picture)["pixel_values"]))
         found = network.generate(pixel_values=pixels, max_new_tokens=TOKENS, do_sample=False)[0].tolist()[1:]
     else:
-        processor = talkers.processor_of(folder)
-        said = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}]
-        inputs = processor.apply_chat_template(
-            said, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        )
+        inputs = talkers.asked(folder, picture, text)
         whole = network.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
         found = whole[0, inputs["input_ids"].shape[1] :].tolist()
     return [each for each in found if each not in model.dialogue.end_ids]

@@ -32,7 +32,8 @@ def as_called(function: str, program: Program, beside: Beside) -> Program:
         return replace(program, spec=spec, module=_Widened(module, added) if added else module)
     rows, positions, *given = example
     if not beside.tensors:
-        decode = _Decode(module, rows.shape[1], context=given[0].shape[2])
+        ramp = None if spec.prefix else _Decode(module, rows.shape[1], context=given[0].shape[2])
+        decode = ramp or _DecodePrefix(module)
         return replace(program, spec=spec, module=decode, example=(rows, positions[0], *given))
     wide = nn.functional.pad(rows, (0, spec.inputs[0].shape[-1] - rows.shape[-1]))
     flat = (each.reshape(tensor.shape) for each, tensor in zip(given, spec.inputs[2:], strict=True))
@@ -72,6 +73,21 @@ class _Decode(nn.Module):
         inside = (places < self.context).to(torch.int32)
         places = places * inside + (inside - 1)
         logits, *written = answers_of(self.module, rows, places[None], *state)
+        return logits[:, None], *written
+
+
+class _DecodePrefix(nn.Module):
+    """Rows that may see each other, at positions int32 [T], -1 for padding, which nobody may take for a row.
+
+    The runtime does not ask such a decoder: it has no word for padding.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, rows: Tensor, positions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        logits, *written = answers_of(self.module, rows, positions[None], *state)
         return logits[:, None], *written
 
 

@@ -21,7 +21,7 @@ def template(chat: Chat) -> str:
             "{%- if part.type == 'image' -%}{%- set said.picture = true -%}{%- endif -%}",
             "{%- endfor -%}{%- endif -%}",
             "{%- if message.role == 'system' -%}" + _turn(system),
-            "{%- elif message.role != 'user' -%}" + _turn(chat.assistant),
+            "{%- elif message.role != 'user' -%}" + _turn(chat.assistant or Turn("", "")),
             "{%- elif said.picture -%}" + _turn(chat.user_with_picture),
             "{%- else -%}" + _turn(chat.user) + "{%- endif -%}",
             "{%- endfor -%}{%- if add_generation_prompt -%}" + _literal(chat.ask) + "{%- endif -%}",

@@ -15,7 +15,15 @@ from edgevlm.bundle.dialogue import (
     POSITIONS,
     Dialogue,
 )
-from edgevlm.bundle.manifest import AT_LEAST, AT_MOST, GRIDS_VERSION, BundledComponent, Manifest, ParityCheck
+from edgevlm.bundle.manifest import (
+    AT_LEAST,
+    AT_MOST,
+    GRIDS_VERSION,
+    PREFIX_VERSION,
+    BundledComponent,
+    Manifest,
+    ParityCheck,
+)
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.bundle.versions import is_at_least
 from edgevlm.errors import BundleError
@@ -197,6 +205,18 @@ def _check_dialogue(where: Path, manifest: Manifest, dialogue: Dialogue) -> None
         raise BundleError(
             f"{where}: dialogue.tiling.tile: expected the size of {ENCODE_IMAGE}'s pixels, {pixels}, and of image, "
             f"{list(size)}, got {'no tiles' if tiling is None else tiling.tile}"
+        )
+    chat = dialogue.chat
+    new = decode.prefix or (chat is not None and chat.assistant is None)
+    if new and not is_at_least(manifest.format_version, PREFIX_VERSION):
+        raise BundleError(
+            f"{where}: dialogue: expected format version {PREFIX_VERSION} or later for one question, or a prefix, got "
+            f"{manifest.format_version}"
+        )
+    if decode.prefix and spelling is not None and spelling.positions >= decode.lengths[-1]:
+        raise BundleError(
+            f"{where}: {DECODE}: prefix: expected a length that holds a picture of {spelling.positions:,} "
+            f"positions and a question, got {decode.lengths[-1]:,} at most"
         )
     _check_words(where, dialogue)
     ids = (*dialogue.begin_ids, *dialogue.end_ids, *([] if spelling is None else [spelling.token_id]))

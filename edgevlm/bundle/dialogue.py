@@ -44,7 +44,7 @@ class Chat:
         system: Around the system text, which comes first; with it, `begin` is left out.
         user: Around a question without pictures.
         user_with_picture: Around a question with one picture, whose place is in `before`, as `Spelling.token`.
-        assistant: Around an answer that was given.
+        assistant: Around an answer that was given; None for a model that answers one question, since format 4.0.
         ask: What stands behind the last question, for the answer to go on from.
     """
 
@@ -52,7 +52,7 @@ class Chat:
     system: Turn | None
     user: Turn
     user_with_picture: Turn
-    assistant: Turn
+    assistant: Turn | None
     ask: str
 
 

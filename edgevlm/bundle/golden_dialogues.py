@@ -32,9 +32,9 @@ class Limits:
 
     Attributes:
         max_abs_error: Of a logit among the original's 64 largest; None sets none.
-        mean_kl: Mean Kullback-Leibler divergence of the next token's probabilities, in nats, as far as those 64 tell;
-            of compressed weights also of the original's answers, whose perplexity may be `exp(mean_kl)` times the
-            original's.
+        mean_kl: Mean Kullback-Leibler divergence of the next token's probabilities, in nats, of those 64 and all
+            others as one; of compressed weights also of the original's answers, whose perplexity may be `exp(mean_kl)`
+            times the original's.
         top1_agreement: Least share with the same most probable token, of the steps at which the original's is ahead of
             the next by `margin`.
         same_answers: Least share of answers that are the same to the end, ties aside.

@@ -27,7 +27,9 @@ TALKERS_VERSION = "2.2"
 """Of the format of models that talk, without which a reader cannot do: a dual encoder's stays in the older one."""
 GRIDS_VERSION = "3.0"
 """Of models that talk whose pictures are scaled to grids of tiles, likewise."""
-VERSIONS = (FORMAT_VERSION, TALKERS_VERSION, GRIDS_VERSION)
+PREFIX_VERSION = "4.0"
+"""Of those that answer one question, or whose picture and question are put at once, likewise."""
+VERSIONS = (FORMAT_VERSION, TALKERS_VERSION, GRIDS_VERSION, PREFIX_VERSION)
 """That are written."""
 MANIFEST = "manifest.json"
 SUFFIX = ".edgevlm"

@@ -75,6 +75,8 @@ class ComponentSpec:
         outputs: What it returns.
         lengths: What -1 in a shape may be, ascending; empty where nothing has that axis.
         state: What it keeps from one run to the next, zeros at first.
+        prefix: Of `decode`, whether a picture and a question are put in one run, whose rows all see each other: what
+            begins a dialogue is no longer than the last of `lengths`. What follows sees what is before it, as always.
     """
 
     name: str
@@ -82,6 +84,7 @@ class ComponentSpec:
     outputs: tuple[TensorSpec, ...]
     lengths: tuple[Annotated[int, Quantity(least=1)], ...] = field(default=(), metadata=OF_TALKERS)
     state: tuple[TensorSpec, ...] = field(default=(), metadata=OF_TALKERS)
+    prefix: bool = field(default=False, metadata={"since": "4.0", "omitted": True})
 
     def explicit(self, length: int, name: str | None = None) -> ComponentSpec:
         """The same for so many rows at once, its state among its inputs, and among its outputs as it is afterwards.
@@ -95,7 +98,7 @@ class ComponentSpec:
             for group in (self.inputs, self.outputs, self.state)
         )
         written = (replace(tensor, name=tensor.written) for tensor in state)
-        return ComponentSpec(name or self.name, (*inputs, *state), (*outputs, *written))
+        return ComponentSpec(name or self.name, (*inputs, *state), (*outputs, *written), prefix=self.prefix)
 
     def implicit(self) -> ComponentSpec:
         """The contrary of `explicit`: what it takes, and gives back as written, is a state that it keeps."""

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgevlm.bundle.dialogue import DECODE, Dialogue
 from edgevlm.bundle.embedding_space import embedding_space_id
 from edgevlm.bundle.golden import FOLDER, SCHEMA_VERSION, Golden, GoldenPicture, GoldenText
 from edgevlm.bundle.manifest import (
     FORMAT_VERSION,
     GRIDS_VERSION,
+    PREFIX_VERSION,
     TALKERS_VERSION,
     BundledComponent,
     Manifest,
     PictureInput,
 )
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.bundle.spec import Array, ImagePreprocessing, TensorSpec
+from edgevlm.bundle.spec import Array, ComponentSpec, ImagePreprocessing, TensorSpec
 from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.conversion.prepared_talker import PreparedTalker
@@ -141,8 +143,7 @@ def make_manifest(
     )
     if isinstance(source, PreparedTalker):
         dialogue = source.model.dialogue
-        in_grids = dialogue.tiling is not None and dialogue.tiling.grid is not None
-        return replace(manifest, format_version=GRIDS_VERSION if in_grids else TALKERS_VERSION, dialogue=dialogue)
+        return replace(manifest, format_version=_version(dialogue, source.programs[DECODE].spec), dialogue=dialogue)
     return replace(
         manifest,
         text=source.text,
@@ -194,3 +195,11 @@ def _deflated_bytes(path: Path) -> int:
         while piece := file.read(1 << 20):
             size += len(deflater.compress(piece))
     return size + len(deflater.flush())
+
+
+def _version(dialogue: Dialogue, decode: ComponentSpec) -> str:
+    """Of the format that a model that talks is written in: the oldest whose readers can do with it."""
+    if decode.prefix or (dialogue.chat is not None and dialogue.chat.assistant is None):
+        return PREFIX_VERSION
+    in_grids = dialogue.tiling is not None and dialogue.tiling.grid is not None
+    return GRIDS_VERSION if in_grids else TALKERS_VERSION

@@ -29,7 +29,7 @@ from edgevlm.errors import EdgeVLMError, InputError, LabelError
 from edgevlm.inference.decoding import Chooser, log_likelihood
 from edgevlm.inference.embeddings import softmax
 from edgevlm.inputs import tiles
-from edgevlm.inputs.chat import Cut, Message, Written, checked, go_on, write
+from edgevlm.inputs.chat import Cut, Message, Written, checked, go_on, one_question, write
 from edgevlm.inputs.pictures import Picture, preprocess
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.inputs.sequences import listed_texts, one_picture
@@ -240,7 +240,14 @@ class Place:
         if not ids:
             raise InputError("expected at least one token to go on from, got none")
         _refuse_longer(len(ids), self.left, self._dialogue)
-        lengths, start, logits = self._specs[DECODE].lengths, 0, np.zeros(0, np.float32)
+        decode, start, logits = self._specs[DECODE], 0, np.zeros(0, np.float32)
+        lengths = decode.lengths
+        if decode.prefix and not self.used and len(ids) > lengths[-1]:
+            raise InputError(
+                f"expected a picture and a question of at most {lengths[-1]:,} positions, which this model takes at "
+                f"once, got {len(ids):,}",
+                hint=f"shorten the question, or convert the model with --lengths 1,{self._dialogue.context_length}",
+            )
         at = {place: row for row, place in enumerate(places)}
         while start < len(ids):
             left = len(ids) - start
@@ -589,8 +596,9 @@ class Conversation:
         if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
             raise InputError(f"max_tokens: expected a whole number of at least 1, got {max_tokens!r}")
         model = self._model
-        if model.dialogue.chat is None and any(not each.failed for each in self._answers):
-            raise InputError("expected one question: this model has no chat template, and describes a picture")
+        chat = model.dialogue.chat
+        if (chat is None or chat.assistant is None) and any(not each.failed for each in self._answers):
+            raise one_question(model.dialogue)
         chooser = Chooser(model.dialogue.sampling if sampling is None else sampling, seed)
         question = checked(model.dialogue.describe if text is None else text, model.dialogue.spelling)
         answer = Answer(

@@ -94,14 +94,20 @@ def go_on(dialogue: Dialogue, question: str, tokenizer: Ids) -> list[int]:
         InputError: see `checked`; or the model has no chat template.
     """
     chat = dialogue.chat
-    if chat is None:
-        raise InputError("expected one question: this model has no chat template, and describes a picture")
+    if chat is None or chat.assistant is None:
+        raise one_question(dialogue)
     text = chat.assistant.after + chat.user.before + checked(question, dialogue.spelling) + chat.user.after + chat.ask
     for before in _BEFORE:
         alone, whole = tokenizer.pieces(before), tokenizer.pieces(before + text)
         if whole[: len(alone)] == alone:
             return whole[len(alone) :]
     return tokenizer.pieces(text)
+
+
+def one_question(dialogue: Dialogue) -> InputError:
+    """What is said to a further question, of a model that answers one."""
+    about = "has no chat template, and describes a picture" if dialogue.chat is None else "was made for one a picture"
+    return InputError(f"expected one question: this model {about}", hint="begin a new conversation")
 
 
 def checked(text: object, spelling: Spelling | None) -> str:
@@ -150,6 +156,8 @@ def render(chat: Chat, messages: Sequence[Message], *, ask: bool = True) -> str:
         if not parts and message.role != "system":
             parts.append(chat.begin)
         turn = chat.user_with_picture if message.pictures else getattr(chat, message.role)
+        if turn is None and message.role == "assistant":
+            raise InputError("expected one question, got an answer: this model was made for one question a picture")
         if turn is None:
             raise InputError(
                 "expected no system text: this model's chat template has no place for one",

@@ -65,6 +65,11 @@ TALKERS: Mapping[str, TalkingFamily] = {
         _QWEN_VL, "Qwen2_5_VLForConditionalGeneration", "Qwen2.5-VL, likewise", pictures="any_size"
     ),
     "qwen3_vl": TalkingFamily(_QWEN_VL, "Qwen3VLForConditionalGeneration", "Qwen3-VL, likewise", pictures="any_size"),
+    "paligemma": TalkingFamily(
+        "edgevlm.models.generators.paligemma",
+        "PaliGemmaForConditionalGeneration",
+        "PaliGemma and PaliGemma 2: SigLIP's tower, a decoder of Gemma's kind; it answers one question a picture",
+    ),
     "blip": TalkingFamily("edgevlm.models.generators.blip", "BlipForConditionalGeneration", "BLIP's captioner"),
 }
 """By `model_type`."""

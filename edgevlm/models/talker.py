@@ -77,6 +77,7 @@ def assemble_programs(
     beside: bool,
     state: tuple[TensorSpec, ...],
     lengths: tuple[int, ...],
+    prefix: bool = False,
     behind_words: int = 0,
 ) -> Programs:
     """The three components, frozen and in eval mode.
@@ -90,6 +91,7 @@ def assemble_programs(
         beside: Whether `decode` takes that beside its embeddings, rather than among them.
         state: What `decode` keeps, zeros at first.
         lengths: How many rows `embed_tokens` and `decode` take at once, ascending.
+        prefix: Whether a run of `decode` that begins a dialogue is put at once; see `ComponentSpec`.
         behind_words: How many zeros stand behind each row of a word.
     """
     width, vocabulary = embed_tokens.embedding_dim + behind_words, embed_tokens.num_embeddings
@@ -119,6 +121,6 @@ def assemble_programs(
             (torch.zeros(1, longest, dtype=torch.int32),),
         ),
         DECODE: Program(
-            ComponentSpec(DECODE, (embeddings, positions, *given), (logits,), lengths, state), decode, example
+            ComponentSpec(DECODE, (embeddings, positions, *given), (logits,), lengths, state, prefix), decode, example
         ),
     }

@@ -45,6 +45,8 @@ _LOOKED = 0.5
 """Of what a grey picture in another's place changed in the original, how much it must change in an artefact."""
 _ROUNDED = 1e-6
 """What rounding alone changes in logits: an original that a grey picture moves by no more does not look at it."""
+_NO_SHARE = 1e-12
+"""Of all tokens together whose logits are not kept, at least: what rounding leaves of none."""
 _LARGEST_LOG = 700.0
 """Whose exponential is a number still."""
 _QUESTIONS = (
@@ -260,6 +262,8 @@ def measure(
 
 def kinds_of_conversation(chat: Chat) -> list[tuple[bool, bool]]:
     """Whether one has a system text, and whether it has a picture: of each kind that golden.json has one of."""
+    if chat.assistant is None:
+        return []
     return [(False, False), (False, True), *([(True, True)] if chat.system is not None else [])]
 
 
@@ -295,8 +299,11 @@ def _answer(asked: Asked, picture: str | None, question: str) -> GoldenDialogue:
 
 
 def _long_question(model: Asked, picture: str) -> str:
-    """One about a picture that leaves just enough of the context for an answer."""
+    """One about a picture that leaves just enough of the context for an answer, or that is as long as one may be."""
+    decode = model.model.specs[DECODE]
     room = model.model.dialogue.context_length - _TOKENS
+    if decode.prefix:
+        room = min(room, decode.lengths[-1])
     question = _FOLLOWS[model.model.dialogue.chat is None]
     while len(model.write(picture, question + _AGAIN)[0].ids) <= room:
         question += _AGAIN
@@ -329,11 +336,17 @@ def _check_words(model: Generator, dialogue: GoldenDialogue, where: Path) -> Non
 
 
 def _compare(step: GoldenStep, got: F32) -> tuple[float, float, bool]:
-    """The largest error of a kept logit, the divergence, and whether the most probable token is the same."""
+    """The largest error of a kept logit, the divergence, and whether the most probable token is the same.
+
+    Of tokens whose logits are not kept, the divergence is of all together: without them, what small errors move from
+    the kept ones to these, and back, would not cancel out, and be more than the divergence itself.
+    """
     expected = np.array(step.logits, np.float64)
     found = got[list(step.token_ids)].astype(np.float64)
-    shares = np.exp(expected - step.logsumexp)
+    shares, own_shares = np.exp(expected - step.logsumexp), np.exp(found - log_sum_exp(got))
+    others, own_others = (max(1 - float(each.sum()), _NO_SHARE) for each in (shares, own_shares))
     divergence = float((shares * ((expected - step.logsumexp) - (found - log_sum_exp(got)))).sum())
+    divergence += others * math.log(others / own_others)
     picked = int(got.argmax())
     tied = [token for token, logit in zip(step.token_ids, step.logits, strict=True) if logit >= expected[0] - TIE]
     return float(np.abs(found - expected).max()), max(divergence, 0.0), picked in tied

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, LOGITS, Dialogue
+from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, EMBEDDINGS, ENCODE_IMAGE, LOGITS, Dialogue
 from edgevlm.targets.app_runner import Part, spelled, spelling_vocabulary
 from edgevlm.targets.inspection import Advice, AdviceKind
 
@@ -79,6 +79,15 @@ def advice_beside() -> dict[str, tuple[Advice, ...]]:
         "Call the methods by ExecuTorch's Module, as `edgevlm run` does, or convert the model to TFLite, for LiteRT-LM"
     )
     return {DECODE: (_to_app("refused", "picture_keys_0, picture_values_0, ...", message),)}
+
+
+def advice_prefix() -> dict[str, tuple[Advice, ...]]:
+    """The same where a picture and a question are put at once, and see each other."""
+    message = (
+        f"{SEEN} cannot hold this file: it gives the picture and each text in a run of its own, and this decoder takes "
+        "them in one. Call the methods by ExecuTorch's Module, as `edgevlm run` does"
+    )
+    return {DECODE: (_to_app("refused", EMBEDDINGS, message),)}
 
 
 def _to_app(kind: AdviceKind, where: str, message: str) -> Advice:

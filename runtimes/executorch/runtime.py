@@ -92,9 +92,11 @@ class ExecuTorchRuntime:
         return {name: tuple(stored_weights(method)) for name, method in _read_methods(bundle).items()}
 
     def runner_name(self, bundle: Bundle) -> str | None:
-        """MultimodalRunner; None where `decode` takes more than rows and positions, or there is none."""
+        """MultimodalRunner; None where `decode` takes more than rows and positions, or takes them as a prefix."""
         decoder = bundle.components.get(DECODE)
-        taken = () if decoder is None else tuple(tensor.name for tensor in decoder.spec.inputs)
+        if decoder is None or decoder.spec.prefix:
+            return None
+        taken = tuple(tensor.name for tensor in decoder.spec.inputs)
         return runner.NAME if taken == (EMBEDDINGS, POSITIONS) else None
 
     def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
@@ -102,6 +104,8 @@ class ExecuTorchRuntime:
         dialogue, image = bundle.manifest.dialogue, bundle.manifest.image
         if dialogue is None:
             return {}
+        if bundle.components[DECODE].spec.prefix:
+            return runner.advice_prefix()
         if self.runner_name(bundle) is None:
             return runner.advice_beside()
         return runner.advice(dialogue, (image.height, image.width))

@@ -101,14 +101,17 @@ class TFLiteRuntime:
         return {name: found[component.file][name] for name, component in bundle.functions.items()}
 
     def runner_name(self, bundle: Bundle) -> str | None:
-        """LiteRT-LM; None where it is not installed, or the bundle is no container of its."""
-        return runner.NAME if _is_contained(bundle) and runner.is_installed() else None
+        """LiteRT-LM; None where it is not installed, or the bundle is no container of its, or takes a prefix."""
+        held = _is_contained(bundle) and not bundle.components[DECODE].spec.prefix
+        return runner.NAME if held and runner.is_installed() else None
 
     def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
         """What an app should know of LiteRT-LM, by component; nothing where the bundle is no container of its."""
         dialogue, image = bundle.manifest.dialogue, bundle.manifest.image
         if dialogue is None or not _is_contained(bundle):
             return {}
+        if bundle.components[DECODE].spec.prefix:
+            return runner.advice_prefix()
         return runner.advice(dialogue, (image.height, image.width), _beside(bundle))
 
     def open_runner(self, bundle: Bundle) -> runner.LiteRTLM:
@@ -208,6 +211,13 @@ class ContainerSession(TFLiteSession):
         beside = self._beside
         missing = beside.width(rows.shape[-1]) - rows.shape[-1]
         wide = np.pad(np.asarray(rows, np.float32), ((0, 0), (0, 0), (0, missing)))
+        if spec.prefix:  # which is asked as it is: see `edgevlm.converters.tflite.called`
+            own = {name: array for name, array in arrays.items() if name not in (POSITIONS, EMBEDDINGS)}
+            caches = {name: beside.cache(each).name for each in spec.inputs if (name := each.name) in own}
+            rows_and_places = {EMBEDDINGS: rows, INPUT_POS: places[0]}
+            answers = super()._compute(spec, runner, rows_and_places | {caches[name]: own[name] for name in own})
+            written = {f"{name}_written": answers[cache] for name, cache in caches.items()}
+            return {LOGITS: answers[LOGITS][:, 0], **written}
         first += beside.positions
         caches = {each.name: beside.cache(each) for each in spec.inputs if each.name not in (EMBEDDINGS, POSITIONS)}
         state = {there.name: arrays[name].reshape(there.shape) for name, there in caches.items()}

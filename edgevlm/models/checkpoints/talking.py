@@ -119,7 +119,8 @@ def load(
         seen=parts.seen,
         beside=parts.image_token_id is None,
         state=parts.decode.state,
-        lengths=_lengths(lengths, context_length),
+        lengths=_lengths(lengths, context_length, most if parts.prefix else 0),
+        prefix=parts.prefix,
         behind_words=parts.behind_words,
     )
     return Talker(
@@ -283,8 +284,15 @@ def _ids_of(folder: Path, theirs: PreTrainedTokenizerBase, text: str, *, special
         return list(theirs(text, add_special_tokens=special)["input_ids"])
 
 
-def _lengths(lengths: tuple[int, ...] | None, context_length: int) -> tuple[int, ...]:
-    found = lengths or (1, min(_PROMPT_LENGTH, context_length))
+def _lengths(lengths: tuple[int, ...] | None, context_length: int, at_once: int) -> tuple[int, ...]:
+    """How many rows are decoded at once, the last of them more than have to be."""
+    found = lengths or (1, context_length if at_once else min(_PROMPT_LENGTH, context_length))
+    if found[-1] <= at_once:
+        raise InputError(
+            f"lengths: expected a last one that holds a picture, which takes {at_once:,} positions, and a question "
+            f"behind it, since this model takes both at once, got {found[-1]:,}",
+            hint=f"--lengths 1,{context_length}, or none",
+        )
     if found[0] != 1 or list(found) != sorted({*found}) or found[-1] > context_length:
         raise InputError(
             f"lengths: expected whole numbers that ascend from 1, up to the context of {context_length:,}, got "
@@ -318,6 +326,8 @@ def _read_dialogue(
         bos = theirs.bos_token
         if bos is not None and chat.begin.startswith(bos):
             begin_ids = ()
+    elif parts.asked is not None and spelling is not None:
+        chat = parts.asked(spelling.token, theirs)
     if begin_ids is None:
         begin_ids = _begin_ids(folder, theirs)
     settings = _generation_config(folder)
@@ -411,10 +421,12 @@ def _compare(folder: Path, dialogue: Dialogue, ours: Tokenizer, theirs: PreTrain
         return
     cuts = [Cut(), Cut(1, 2)] if dialogue.tiling is not None and dialogue.tiling.cuts else [Cut(), Cut()]
     for messages in chat_rules.dialogues(with_system=chat.system is not None):
+        if chat.assistant is None and len(messages) > 1:
+            continue
         shown = cuts[: sum(message.pictures for message in messages)]
         written = write(dialogue, messages, shown, ours)
         text = spell(render(chat, messages), spelling, shown)
-        special = theirs.bos_token is None or not text.startswith(theirs.bos_token)
+        special = bool(dialogue.begin_ids)
         if written.ids != tuple(_ids_of(folder, theirs, text, special=special)):
             raise CheckpointError(
                 f"{folder}: expected the ids of transformers on a device too, got others for {text[:80]!r}"

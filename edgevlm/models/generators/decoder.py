@@ -37,13 +37,16 @@ class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich, 2019, arXiv 1910.07467), [..., W] -> [..., W].
 
     Args:
-        norm: transformers' `LlamaRMSNorm` or one of its kin, whose weight is taken.
+        norm: transformers' `LlamaRMSNorm` or one of its kin, whose weight is taken; of Gemma's, one more.
     """
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
-        self.weight: nn.Parameter = norm.weight
-        self.eps: float = norm.variance_epsilon
+        of_gemma = not hasattr(norm, "variance_epsilon")
+        self.weight: nn.Parameter = (
+            nn.Parameter(1 + norm.weight.detach(), requires_grad=False) if of_gemma else norm.weight
+        )
+        self.eps: float = norm.eps if of_gemma else norm.variance_epsilon
 
     def forward(self, rows: Tensor) -> Tensor:
         largest = rows.abs().amax(-1, keepdim=True).clamp(min=1)
@@ -58,19 +61,25 @@ class Places:
         positions: int32 [1, T]; -1 is padding.
         slots: int32 [S], 0 to S - 1.
         groups: Query heads that share a key.
+        prefix: Whether the rows of a run that begins a dialogue all see each other.
     """
 
-    def __init__(self, positions: Tensor, slots: Tensor, groups: int) -> None:
+    def __init__(self, positions: Tensor, slots: Tensor, groups: int, *, prefix: bool = False) -> None:
         column = positions.unsqueeze(-1)
+        last = positions.amax(-1, keepdim=True)
+        seen = column
+        if prefix:
+            begins = (positions[:, :1] == 0).to(positions.dtype)
+            seen = (positions + begins * (last - positions)).unsqueeze(-1)
         self.looked_up = positions.clamp(min=0)
         """int32 [1, T], indices into a table of positions; those of padding are of no matter."""
         self.one_hot = (slots == column).float()
         """[1, T, S]"""
         self.kept = 1 - self.one_hot.sum(1).unsqueeze(-1)
         """[1, S, 1]: 0 for slots that are written."""
-        self.mask = ((slots > column).float() * MASKED).repeat(1, groups, 1)
+        self.mask = ((slots > seen).float() * MASKED).repeat(1, groups, 1)
         """[1, groups * T, S], added to scores."""
-        self.newest = (positions == positions.amax(-1, keepdim=True)).float().unsqueeze(1)
+        self.newest = (positions == last).float().unsqueeze(1)
         """[1, 1, T]: picks the last row."""
 
     def write(self, state: Tensor, rows: Tensor) -> Tensor:
@@ -120,14 +129,17 @@ class Attention(nn.Module):
     """Causal attention with grouped queries (Ainslie et al., 2023, arXiv 2305.13245) over a state of keys and values.
 
     Args:
-        attention: transformers' `LlamaAttention`, `MistralAttention`, `Qwen2Attention` or `Qwen3Attention`, whose
-            projections are taken, and the last one's norms of each head.
+        attention: transformers' `LlamaAttention`, `MistralAttention`, `Qwen2Attention`, `Qwen3Attention` or
+            `GemmaAttention`, whose projections are taken, and Qwen3's norms of each head.
         rotation: Shared by all layers.
     """
 
     def __init__(self, attention: Any, rotation: Rotation) -> None:
         super().__init__()
         self.size: int = attention.head_dim
+        self.scale: float = attention.scaling
+        self.largest: float | None = getattr(attention, "attn_logit_softcapping", None)
+        """Of scores, which tanh keeps below it, as Gemma 2's."""
         self.query: nn.Linear = attention.q_proj
         self.key: nn.Linear = attention.k_proj
         self.value: nn.Linear = attention.v_proj
@@ -143,16 +155,17 @@ class Attention(nn.Module):
         self, rows: Tensor, places: Places, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [1, T, W], keys and values [1, H, S, D] -> rows, keys, values of the same shapes."""
-        scale = self.size**-0.5
         if self.normed:
-            query = self.query_norm(self._split(self.query(rows))) * scale
+            query = self.query_norm(self._split(self.query(rows))) * self.scale
             key = self.key_norm(self._split(self.key(rows)))
         else:
-            query, key = self._split(self.query(rows) * scale), self._split(self.key(rows))
+            query, key = self._split(self.query(rows) * self.scale), self._split(self.key(rows))
         query, key = self.rotation.rotate(query, angles), self.rotation.rotate(key, angles)
         keys = places.write(keys.squeeze(0), key)
         values = places.write(values.squeeze(0), self._split(self.value(rows)))
         scores = query.reshape(self.heads, -1, self.size) @ keys.transpose(1, 2)
+        if self.largest is not None:
+            scores = (scores / self.largest).tanh() * self.largest
         mixed = (scores + places.mask).softmax(-1) @ values
         mixed = mixed.reshape(len(mixed), -1, query.shape[1], self.size).flatten(0, 1).transpose(0, 1).flatten(1)
         return self.out(mixed.unsqueeze(0)), keys.unsqueeze(0), values.unsqueeze(0)
@@ -205,6 +218,8 @@ class Decoder(nn.Module):
     """`model_type` of the decoders that are carried."""
     rope_keys: ClassVar[frozenset[str]] = _ROPE_KEYS
     """What `rope_parameters` may say."""
+    prefix: ClassVar[bool] = False
+    """Whether the rows of a run that begins a dialogue all see each other."""
     slots: Tensor
 
     def __init__(self, model: Any, head: nn.Linear, context_length: int, *, where: str) -> None:
@@ -212,7 +227,7 @@ class Decoder(nn.Module):
         _check_decoder(model.config, context_length, where, self.kinds)
         _check_rope(model.config.rope_parameters, f"{where}.rope_parameters", self.rope_keys)
         self.rotation = Rotation(model.rotary_emb, context_length)
-        self.layers = nn.ModuleList(Layer(layer, self.rotation) for layer in model.layers)
+        self.layers = nn.ModuleList(self.layer_of(layer) for layer in model.layers)
         self.norm = RMSNorm(model.norm)
         self.head = head
         self.groups: int = model.layers[0].self_attn.num_key_value_groups
@@ -225,12 +240,20 @@ class Decoder(nn.Module):
         return keys_and_values(len(self.layers), (1, attention.heads, len(self.slots), attention.size))
 
     def forward(self, embeddings: Tensor, positions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        places = Places(positions, self.slots, self.groups)
+        places = Places(positions, self.slots, self.groups, prefix=self.prefix)
         angles, rows, written = self.rotation(places), embeddings, []
         for layer, keys, values in zip(self.layers, state[::2], state[1::2], strict=True):
             rows, keys, values = layer(rows, places, angles, keys, values)
             written += [keys, values]
-        return self.head(self.norm(places.newest @ rows)).squeeze(1), *written
+        return self.answer(places, rows), *written
+
+    def layer_of(self, layer: Any) -> Layer:
+        """One of the layers, of transformers'."""
+        return Layer(layer, self.rotation)
+
+    def answer(self, places: Places, rows: Tensor) -> Tensor:
+        """Logits [1, V] of the last of the rows [1, T, W]."""
+        return self.head(self.norm(places.newest @ rows)).squeeze(1)  # type: ignore[no-any-return]
 
 
 def _check_decoder(config: Any, context_length: int, where: str, kinds: Collection[str]) -> None:

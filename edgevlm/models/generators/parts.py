@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgevlm.bundle.dialogue import FEATURES, Turn
+from edgevlm.bundle.dialogue import FEATURES, Chat, Turn
 from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 
 
@@ -42,10 +42,13 @@ class Parts:
         pieces: What is written around them.
         begin_ids: Ids that every text begins with, where that is not the tokenizer's business.
         end_ids: Ids that end an answer.
-        talks: Whether there is a chat template; without one the model goes on from a text.
+        talks: Whether there is a chat template; without one the model goes on from a text, or is `asked` otherwise.
         describe: What is asked where nothing is.
         written: The text that transformers' own processor puts in place of a picture, by the tokenizer, the rows and
             columns of tiles, and the positions of one: `pieces` must say the same. None where that is the token alone.
+        asked: By the token of a picture and the tokenizer, the texts that transformers' own processor puts around a
+            question, where that is no chat template's business.
+        prefix: Whether picture and question are put at once; see `ComponentSpec`.
         behind_words: How many zeros stand behind each row of a word, where a picture's rows say more than words do.
     """
 
@@ -62,6 +65,8 @@ class Parts:
     talks: bool
     describe: str
     written: Callable[[Any, int, int, int], str] | None = None
+    asked: Callable[[str, Any], Chat] | None = None
+    prefix: bool = False
     behind_words: int = 0
 
 
