@@ -19,7 +19,6 @@ import talkers
 import torch
 from checkpoints import write_clip_checkpoint, write_siglip_checkpoint
 from made import apart, once
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import edgevlm
@@ -137,31 +136,6 @@ def asking(model: Talker, session: TalkingSession | None = None) -> Generator:
     """A model to be asked: by its original, or by whoever else has its components."""
     specs = {name: program.spec for name, program in model.programs.items()}
     return Generator(session or model.original, specs, model.image, model.dialogue, model.tokenizer)
-
-
-class ProgramSession:
-    """The components that converters lower, run by torch, with the state passed in and out."""
-
-    def __init__(self, programs: Programs) -> None:
-        self._programs = programs
-
-    def make_state(self, component: str) -> list[torch.Tensor]:
-        return [torch.zeros(each.shape) for each in self._programs[component].spec.state]
-
-    def run(
-        self, component: str, inputs: Mapping[str, Array], state: list[torch.Tensor] | None = None
-    ) -> dict[str, NDArray[np.float32]]:
-        program = self._programs[component]
-        given = [torch.from_numpy(np.array(inputs[each.name])) for each in program.spec.inputs]
-        with torch.no_grad():
-            found = program.module(*given, *(state or ()))
-        answers = found if isinstance(found, tuple) else (found,)
-        count = len(program.spec.outputs)
-        if state is not None:
-            state[:] = answers[count:]
-        return {each.name: answer.numpy() for each, answer in zip(program.spec.outputs, answers[:count], strict=True)}
-
-    def close(self) -> None: ...
 
 
 @functools.cache

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import library
 import numpy as np
 import pytest
 import torch
@@ -20,9 +22,12 @@ from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.cli import main
 from edgevlm.conversion import pipeline
 from edgevlm.conversion.audit import settle
+from edgevlm.conversion.prepared_talker import PreparedTalker
 from edgevlm.errors import RecipeError, UnsupportedError
-from edgevlm.graphs.program import Program
-from edgevlm.process.progress import silent
+from edgevlm.graphs.program import Program, Programs
+from edgevlm.models.checkpoints import talking
+from edgevlm.parity.generation import golden_questions
+from edgevlm.process.progress import Progress, silent
 from edgevlm.targets import registry
 from edgevlm.targets.converter import OpRange
 
@@ -179,17 +184,27 @@ def test_a_pattern_that_names_nothing_is_refused_with_places_like_it(target: str
     assert "such as encode_image/0" in str(caught.value.hint)
 
 
+@dataclass(frozen=True)
+class Source:
+    """A model made ready, without rows: its components run on their examples."""
+
+    audited: Programs
+
+    def audit_rows(self, progress: Progress) -> dict[str, Array]:
+        return {}
+
+
 def test_a_recipe_is_settled_before_the_long_work() -> None:
     programs = {"encode_image": program(nn.Sequential(Linear(1), Linear(1e5), Linear(1e-5)))}
     converter = registry.converter("coreml")
     with pytest.raises(UnsupportedError, match=r"encode_image/1: \w+ reaches 1e\+05, and 1 more") as caught:
-        settle(converter, programs, FP16, {}, silent)
+        settle(converter, Source(programs), FP16, silent)
     lines = "precision: fp16\nfloat32_ops:\n  - encode_image/1\n  - encode_image/2\n"
     assert lines in str(caught.value.hint)
-    recipe, at_risk = settle(converter, programs, AUTO, {}, silent)
+    recipe, at_risk = settle(converter, Source(programs), AUTO, silent)
     assert recipe == replace(AUTO, float32_ops=("encode_image/1", "encode_image/2"))
     assert at_risk == ()
-    assert settle(converter, programs, BUILTIN["fp32"], {}, silent) == (BUILTIN["fp32"], ())
+    assert settle(converter, Source(programs), BUILTIN["fp32"], silent) == (BUILTIN["fp32"], ())
 
 
 def write_loud(folder: Path, factor: float, family: str = "clip") -> Path:
@@ -273,3 +288,54 @@ def test_the_built_in_student_fits() -> None:
     assert result.exit_code == 0, result.output
     assert "tflite: computes in float32" in result.stdout
     assert "overflow" not in result.stdout
+
+
+# Models that talk: what their components take while dialogues are put.
+
+
+def write_loud_talker(folder: Path, factor: float) -> Path:
+    """A LLaVA whose second MLP has hidden values `factor` times as large, and the same answers."""
+    shutil.copytree(library.talker_checkpoint("llava"), folder)
+    weights = load_file(folder / "model.safetensors")
+    for name in weights:
+        if "language_model" in name and ".layers.1.mlp." in name:
+            weights[name] = weights[name] * ({"up": factor, "down": 1 / factor}.get(name.split(".")[-2][:-5], 1))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+LOUD_DIALOGUE = ("decode/layers.1.mlp", "decode/layers.1.mlp.down_proj", "decode/layers.1.mlp.up_proj")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_loud_model_that_talks_is_settled_by_its_dialogues(target: str, tmp_path: Path) -> None:
+    model = talking.load(write_loud_talker(tmp_path / "loud", 1e6), name="l", context_length=96, lengths=(1, 8))
+    source, converter = PreparedTalker(model), registry.converter(target)
+    with pytest.raises(UnsupportedError, match=r"decode/layers\.1\.mlp\S*: \w+ reaches 4e\+06, and 2 more"):
+        settle(converter, source, FP16, silent)
+    recipe, _ = settle(converter, source, AUTO, silent)
+    assert {*LOUD_DIALOGUE} <= {*recipe.float32_ops}
+    assert len(recipe.float32_ops) < 6
+    rows = source.audit_rows(silent)
+    assert len(rows["embeddings"]) == len(rows["keys_0"]) == len(golden_questions(source.original))
+    assert rows["positions"].shape[1] == 8
+    assert rows["positions"].max() > 64  # near the far end of the context
+    assert (rows["keys_0"] != 0).any()
+
+
+@pytest.mark.slow
+def test_a_loud_model_that_talks_passes_with_its_loud_ops_in_float32(tmp_path: Path) -> None:
+    folder = write_loud_talker(tmp_path / "loud", 1e6)
+    request = pipeline.Request(folder, ("coreml",), AUTO, tmp_path, context_length=96, lengths=(1, 8))
+    (outcome,) = pipeline.convert(request)
+    assert (outcome.status, outcome.error) == ("passed", None)
+    assert outcome.bundle is not None
+    assert {*LOUD_DIALOGUE} <= {*outcome.bundle.manifest.recipe.float32_ops}
+
+
+def test_the_command_audits_a_model_that_talks(tmp_path: Path) -> None:
+    model = write_loud_talker(tmp_path / "loud", 1e6)
+    result = run("audit", model, "--target", "coreml", "--data", "scenes:train:4", "--samples", "2", "--top", "2")
+    assert result.exit_code == 1, result.output
+    assert "\n  - decode/layers.1.mlp.up_proj\n" in result.stdout
+    assert "encode_image/" in result.stdout

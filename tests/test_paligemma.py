@@ -7,12 +7,13 @@ from pathlib import Path
 import library
 import pytest
 import talkers
-from library import ProgramSession, asking, talker_checkpoint
+from library import asking, talker_checkpoint
 from library import talker_model as load
 from pictures import scene
 
 from edgevlm.conversion import pipeline
 from edgevlm.errors import CheckpointError, InputError
+from edgevlm.graphs.session import ProgramSession
 from edgevlm.inputs.chat import Message, go_on, write
 from edgevlm.models.checkpoints import talking
 from edgevlm.models.checkpoints.text_rules import AWKWARD_TEXTS

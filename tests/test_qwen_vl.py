@@ -13,7 +13,7 @@ import pytest
 import talkers
 import torch
 from click.testing import CliRunner
-from library import ProgramSession, asking, talker_checkpoint
+from library import asking, talker_checkpoint
 from library import talker_model as load
 from pictures import scene
 
@@ -21,6 +21,7 @@ from edgevlm.bundle.recipe import BUILTIN
 from edgevlm.cli import main
 from edgevlm.conversion.pipeline import Request
 from edgevlm.errors import CheckpointError, InputError
+from edgevlm.graphs.session import ProgramSession
 from edgevlm.inputs.chat import Message
 from edgevlm.models.checkpoints import talking
 from edgevlm.models.generators.decoder import Places

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import talkers
 import torch
-from library import ProgramSession, asking, talker_checkpoint
+from library import asking, talker_checkpoint
 from library import talker_model as load
 from numpy.typing import NDArray
 from pictures import scene
@@ -24,6 +24,7 @@ from transformers import AutoTokenizer
 from edgevlm.bundle.dialogue import Grid, Sampling, Tiling
 from edgevlm.bundle.spec import Array
 from edgevlm.errors import CheckpointError, InputError, TensorError
+from edgevlm.graphs.session import ProgramSession
 from edgevlm.inference.decoding import Chooser, log_likelihood
 from edgevlm.inference.generator import Answer
 from edgevlm.inputs import tiles

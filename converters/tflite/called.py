@@ -32,8 +32,8 @@ def as_called(function: str, program: Program, beside: Beside) -> Program:
         return replace(program, spec=spec, module=_Widened(module, added) if added else module)
     rows, positions, *given = example
     if not beside.tensors:
-        ramp = None if spec.prefix else _Decode(module, rows.shape[1], context=given[0].shape[2])
-        decode = ramp or _DecodePrefix(module)
+        context = given[0].shape[2]
+        decode = _DecodePrefix(module) if spec.prefix else _Decode(module, rows.shape[1], context=context)
         return replace(program, spec=spec, module=decode, example=(rows, positions[0], *given))
     wide = nn.functional.pad(rows, (0, spec.inputs[0].shape[-1] - rows.shape[-1]))
     flat = (each.reshape(tensor.shape) for each, tensor in zip(given, spec.inputs[2:], strict=True))

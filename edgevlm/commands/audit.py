@@ -31,7 +31,7 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
     Every op is run in float32. What passes 65,504 would become infinite (overflow), and may on another picture if it
     comes within a factor of four (near); what is tiny throughout would lose its digits (underflow); a mask that only
     a softmax reads may become infinite. What norms add up inside is shown beside: ExecuTorch's norms are computed in
-    float32, and so is Core ML's L2 norm; its layer norm does not say.
+    float32, and so is Core ML's L2 norm; its layer norm does not say. A model that talks is asked about the pictures.
 
     edgevlm convert asks the same before each conversion to fp16. The exit code is 1 where it would refuse.
 
@@ -54,9 +54,9 @@ def audit(model: str, target: str, data: str | None, samples: int, top: int, as_
     with terminal.progress_bar() as progress:
         dataset = open_data(data, unlabelled=True) if data else None
         progress("loading the model", None)
-        loaded = catalogue.load(model)
+        loaded = catalogue.load_any(model)
         progress("reading the samples", None)
-        rows = draw_samples(loaded, dataset, samples)
+        rows = draw_samples(loaded, dataset, samples, progress)
         found = measure(loaded, known if target == "all" else (target,), rows, progress)
     if as_json:
         audits = [

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edgevlm.bundle.recipe import AUTO, BUILTIN, Recipe
+from edgevlm.conversion.dialogue_rows import audited, dialogue_rows
 from edgevlm.data.subsets import limit
 from edgevlm.errors import UnsupportedError
 from edgevlm.graphs.program import Programs
 from edgevlm.inputs.pictures import Picture
 from edgevlm.inputs.rows import Rows, make_rows
+from edgevlm.parity.generation import golden_questions
 from edgevlm.parity.samples import sample_pictures, sample_texts
 from edgevlm.process.progress import Progress
 from edgevlm.targets import registry
@@ -20,6 +22,7 @@ from edgevlm.targets.converter import Converter, OpRange
 if TYPE_CHECKING:
     from edgevlm.data.dataset import Dataset
     from edgevlm.models.model import Model
+    from edgevlm.models.talker import Talker
 
 SAMPLES = 16
 """Of pictures, and of texts, that are run before each conversion."""
@@ -48,7 +51,7 @@ class Audit:
         return any(op.verdict == "overflow" for op in self.ops)
 
 
-def audit(model: Model, targets: Sequence[str], samples: Rows, progress: Progress) -> tuple[Audit, ...]:
+def audit(model: Model | Talker, targets: Sequence[str], samples: Rows, progress: Progress) -> tuple[Audit, ...]:
     """What float16 would make of a model on each target.
 
     Args:
@@ -57,24 +60,32 @@ def audit(model: Model, targets: Sequence[str], samples: Rows, progress: Progres
         samples: Rows by the name of the input tensor, from `draw_samples`.
         progress: Told of each sample.
     """
+    programs = audited(model.programs)  # a dual encoder's have no lengths, and stay as they are
     return tuple(
-        Audit(target, registry.converter(target).audit(model.programs, BUILTIN["fp16"], samples, progress))
+        Audit(target, registry.converter(target).audit(programs, BUILTIN["fp16"], samples, progress))
         for target in targets
     )
 
 
-def draw_samples(model: Model, dataset: Dataset | None, count: int) -> Rows:
+def draw_samples(model: Model | Talker, dataset: Dataset | None, count: int, progress: Progress) -> Rows:
     """Pictures and texts as the model takes them: `pixels` float32 [N, 3, H, W] and `token_ids` int32 [M, L].
+
+    Of a model that talks, what its components take while it is asked about the pictures; see `dialogue_rows`.
 
     Args:
         model: Whose preprocessing they go through.
-        dataset: Its captions are the texts, or its labels where it has none; None takes the samples that parity is
-            measured on.
+        dataset: Its captions are the texts, or its labels where it has none; a model that talks is asked its own
+            question about each picture. None takes the samples that parity is measured on.
         count: Of either, at most.
+        progress: Told of each dialogue.
 
     Raises:
         ImageError: a picture cannot be read.
     """
+    from edgevlm.models.talker import Talker
+
+    if isinstance(model, Talker):
+        return dialogue_rows(model, _questions(model, dataset, count), progress)
     pictures: Sequence[Picture]
     if dataset is None:
         pictures, texts = list(sample_pictures()[:count]), sample_texts()
@@ -86,10 +97,32 @@ def draw_samples(model: Model, dataset: Dataset | None, count: int) -> Rows:
     return make_rows(pictures, texts[:count], model.image, model.tokenizer)
 
 
+def _questions(model: Talker, dataset: Dataset | None, count: int) -> list[tuple[Picture | None, str]]:
+    if dataset is None:
+        return golden_questions(model.generator)
+    dataset = limit(dataset, count)
+    return [(dataset.picture(index), model.dialogue.describe) for index in range(len(dataset))]
+
+
+class Audited(Protocol):
+    """A loaded model, made ready: what ranges are measured of, and on."""
+
+    @property
+    def audited(self) -> Programs: ...
+
+    def audit_rows(self, progress: Progress) -> Rows: ...
+
+
 def settle(
-    converter: Converter, programs: Programs, recipe: Recipe, samples: Rows, progress: Progress
+    converter: Converter, source: Audited, recipe: Recipe, progress: Progress
 ) -> tuple[Recipe, tuple[OpRange, ...]]:
     """The recipe with places in the stead of `auto`, and the ops that come close to float16's limits or below them.
+
+    Args:
+        converter: The target's.
+        source: Asked for rows only where the recipe computes in float16.
+        recipe: Which.
+        progress: Told of each sample.
 
     Raises:
         RecipeError: `float32_ops` names something that is not there.
@@ -97,7 +130,8 @@ def settle(
     """
     if recipe.precision != "fp16":
         return recipe, ()
-    ops = converter.audit(programs, recipe, {name: rows[:SAMPLES] for name, rows in samples.items()}, progress)
+    rows = {name: those[:SAMPLES] for name, those in source.audit_rows(progress).items()}
+    ops = converter.audit(source.audited, recipe, rows, progress)
     beyond = [op for op in ops if op.verdict == "overflow"]
     if AUTO in recipe.float32_ops:
         places = _places(ops)

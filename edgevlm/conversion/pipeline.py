@@ -13,7 +13,7 @@ from edgevlm import schema
 from edgevlm.bundle.bundle import Bundle, seal
 from edgevlm.bundle.integer_weights import WeightProof, prove, prove_again
 from edgevlm.bundle.manifest import MANIFEST, SUFFIX, Labels, ParityReport
-from edgevlm.bundle.recipe import AUTO, LEAST_SAMPLES, Recipe, refuse_bad_name
+from edgevlm.bundle.recipe import LEAST_SAMPLES, Recipe, refuse_bad_name
 from edgevlm.bundle.staging import refuse_destination, staged
 from edgevlm.bundle.trust import trust
 from edgevlm.conversion import audit, cache
@@ -298,17 +298,7 @@ def _convert_one(source: Prepared | PreparedTalker, request: Request, target: st
     if refused:
         what = "; ".join(problem.what for problem in refused)
         raise UnsupportedError(f"{target} cannot hold this: {what}", hint=refused[0].instead)
-    recipe, at_risk = request.recipe, None
-    if isinstance(source, Prepared):
-        recipe, at_risk = audit.settle(
-            converter, source.programs, request.recipe, source.audit_rows(progress), progress
-        )
-    elif AUTO in recipe.float32_ops:
-        raise UnsupportedError(
-            f"recipe {recipe.name}: float32_ops: auto measures the ranges of embeddings; a model that talks is held by "
-            "its answers",
-            hint="leave auto out, or name the ops",
-        )
+    recipe, at_risk = audit.settle(converter, source, request.recipe, progress)
     compressed = source.compress(recipe, converter, progress)
     with staged(request.destination(target), force=request.force, ignored=True) as stage:
         progress(f"{target}: lowering", None)

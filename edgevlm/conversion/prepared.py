@@ -81,6 +81,11 @@ class Prepared:
                 digest.update(tensor.contiguous().numpy())
         return digest.hexdigest()
 
+    @property
+    def audited(self) -> Programs:
+        """What ranges in float16 are measured of."""
+        return self.programs
+
     def audit_rows(self, progress: Progress) -> Rows:
         """What ranges in float16 are audited on, by the name of the input: calibration data, else parity's samples."""
         return {**self.samples, **self._read_calibration(progress)}

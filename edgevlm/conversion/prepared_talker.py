@@ -11,11 +11,13 @@ from PIL import Image
 
 from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.recipe import Recipe
+from edgevlm.conversion import dialogue_rows
 from edgevlm.errors import CheckpointError, UnsupportedError, named_failures
 from edgevlm.graphs.outline import Outline, outline
 from edgevlm.graphs.program import Programs, unrolled
 from edgevlm.inference.generator import Generator
 from edgevlm.inputs.chat import Message
+from edgevlm.inputs.rows import Rows
 from edgevlm.parity import generation
 from edgevlm.process.progress import Progress
 from edgevlm.targets.converter import Arranger, Converter, Unsupported
@@ -39,6 +41,7 @@ class PreparedTalker:
         self.programs = model.programs
         self._compressed: Made = {}
         self._golden: GoldenDialogues | None = None
+        self._audit_rows: Rows | None = None
 
     @cached_property
     def original(self) -> Generator:
@@ -93,6 +96,19 @@ class PreparedTalker:
         if self._golden is None:
             self._golden = generation.make(self.original, progress)
         return self._golden
+
+    @cached_property
+    def audited(self) -> Programs:
+        """What ranges in float16 are measured of; see `dialogue_rows.audited`."""
+        return dialogue_rows.audited(self.programs)
+
+    def audit_rows(self, progress: Progress) -> Rows:
+        """What they are measured on: golden's dialogues, put to the components once for all targets."""
+        if self._audit_rows is None:
+            self._audit_rows = dialogue_rows.dialogue_rows(
+                self.model, generation.golden_questions(self.original), progress
+            )
+        return self._audit_rows
 
     def check_original(self) -> None:
         """Asks the original for one step, which takes seconds at most: before the long work.

@@ -176,17 +176,30 @@ def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
     """
     pictures = {f"{FOLDER}/{name}": picture for name, picture in golden_pictures(original.dialogue.tiling).items()}
     model = Asked(original, pictures.__getitem__)
-    first, second, third = _QUESTIONS if original.dialogue.chat is not None else _BEGINNINGS
-    tall, flat, grey = pictures
-    asked: list[tuple[str | None, str]] = [(tall, first), (flat, second), (grey, second), (flat, third)]
-    if original.dialogue.chat is not None:
-        asked.append((None, "What colours does a rainbow have?"))
-    asked.append((flat, _long_question(model, flat)))
-    found = []
+    asked, found = _asked_about(model, tuple(pictures)), []
     for number, (shown, question) in enumerate(asked):
         progress("asking the original", number / len(asked))
         found.append(_answer(model, shown, question))
+    flat = next(name for name in pictures if Path(name).name == _FLAT)
     return GoldenDialogues(SCHEMA_VERSION, tuple(found), model.pixels, _conversations(model, flat))
+
+
+def golden_questions(original: Generator) -> list[tuple[Picture | None, str]]:
+    """The pictures and questions of golden dialogues, without answers: what ranges are measured on, too."""
+    pictures = golden_pictures(original.dialogue.tiling)
+    asked = _asked_about(Asked(original, pictures.__getitem__), tuple(pictures))
+    return [(None if shown is None else pictures[shown], question) for shown, question in asked]
+
+
+def _asked_about(model: Asked, pictures: tuple[str, ...]) -> list[tuple[str | None, str]]:
+    """Names of pictures, and what is asked about each; the last reaches the far end of the context."""
+    chat = model.model.dialogue.chat
+    first, second, third = _QUESTIONS if chat is not None else _BEGINNINGS
+    tall, flat, grey = pictures
+    asked: list[tuple[str | None, str]] = [(tall, first), (flat, second), (grey, second), (flat, third)]
+    if chat is not None:
+        asked.append((None, "What colours does a rainbow have?"))
+    return [*asked, (flat, _long_question(model, flat))]
 
 
 def measure(

@@ -200,7 +200,10 @@ class ContainerSession(TFLiteSession):
         }
 
     def _decode(self, spec: ComponentSpec, runner: Any, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        """Where there is padding the last row is run once more, alone: a container answers for the last of all rows."""
+        """Where there is padding the last row is run once more, alone: a container answers for the last of all rows.
+
+        But one whose rows may all see each other, which is told which of them are padding.
+        """
         rows, places, *_ = (arrays[name] for name in (EMBEDDINGS, POSITIONS))
         count, first = int((places >= 0).sum()), int(places[0, 0])
         if first < 0 or not np.array_equal(places[0, :count], np.arange(first, first + count)):
@@ -211,19 +214,12 @@ class ContainerSession(TFLiteSession):
         beside = self._beside
         missing = beside.width(rows.shape[-1]) - rows.shape[-1]
         wide = np.pad(np.asarray(rows, np.float32), ((0, 0), (0, 0), (0, missing)))
-        if spec.prefix:  # which is asked as it is: see `edgevlm.converters.tflite.called`
-            own = {name: array for name, array in arrays.items() if name not in (POSITIONS, EMBEDDINGS)}
-            caches = {name: beside.cache(each).name for each in spec.inputs if (name := each.name) in own}
-            rows_and_places = {EMBEDDINGS: rows, INPUT_POS: places[0]}
-            answers = super()._compute(spec, runner, rows_and_places | {caches[name]: own[name] for name in own})
-            written = {f"{name}_written": answers[cache] for name, cache in caches.items()}
-            return {LOGITS: answers[LOGITS][:, 0], **written}
         first += beside.positions
         caches = {each.name: beside.cache(each) for each in spec.inputs if each.name not in (EMBEDDINGS, POSITIONS)}
         state = {there.name: arrays[name].reshape(there.shape) for name, there in caches.items()}
-        given: dict[str, Array] = {EMBEDDINGS: wide, INPUT_POS: first + np.arange(rows.shape[1], dtype=np.int32)}
-        answers = super()._compute(spec, runner, {**given, **state})
-        if count < rows.shape[1]:
+        asked = places[0] if spec.prefix else first + np.arange(rows.shape[1], dtype=np.int32)
+        answers = super()._compute(spec, runner, {EMBEDDINGS: wide, INPUT_POS: asked, **state})
+        if count < rows.shape[1] and not spec.prefix:
             state |= {name: answers[name] for name in state.keys() & answers.keys()}
             last: dict[str, Array] = {
                 EMBEDDINGS: wide[:, count - 1 : count],
