@@ -49,8 +49,11 @@ def test_every_planted_fault_is_blamed() -> None:
 def test_every_talker_passes_on_every_target() -> None:
     rows = json.loads((RESULTS / "talkers.json").read_text(encoding="utf-8"))["rows"]
     kinds = {(row["checkpoint"], row["target"], row["recipe"]) for row in rows}
-    assert {row["checkpoint"] for row in rows} == {"llava", "smolvlm", "internvl", "blip"}
-    assert len(kinds) == len(rows) == 4 * 3 * 5
+    assert {row["checkpoint"] for row in rows} == {
+        *("llava", "smolvlm", "internvl", "blip"),
+        *("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "paligemma-2"),
+    }
+    assert len(kinds) == len(rows) == 8 * 3 * 5
     refused = [row for row in rows if row["status"] != "passed"]
     assert {(row["target"], row["recipe"]) for row in refused} == {("executorch", "int8-weights")}
     assert all("executorch cannot hold this" in row["error"] for row in refused)

@@ -3,8 +3,8 @@
     python tests/talkers.py WORK/checkpoints
     python -m edgevlm.benchmarks.talkers WORK/checkpoints/{llava,smolvlm,blip,internvl} --work WORK [--keep]
 
-Resumable: what stands in WORK/rows.jsonl is not converted again. With `--target coreml`, the rows of other targets stay
-as they were kept, where the tools' versions are the same.
+Resumable: what stands in WORK/rows.jsonl is not converted again. Rows of other checkpoints, and with `--target coreml` of
+other targets, stay as they were kept, where the tools' versions are the same.
 """
 
 from __future__ import annotations
@@ -31,39 +31,40 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("checkpoints", nargs="+", type=Path, help="folders in Hugging Face format")
     parser.add_argument("--work", type=Path, required=True, help="folder for bundles, cache and rows so far")
-    parser.add_argument("--recipes", nargs="+", default=RECIPES)
+    parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
     parser.add_argument("--target", choices=(*TARGETS, "all"), default="all")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    kept_rows = _kept(options.target)
+    asked = {each.name for each in options.checkpoints}
+    kept_rows = _kept(asked, options.target) if options.keep else []
     rows = _convert_all(options.checkpoints, options.recipes, options.target, options.work)
-    order = list(product([each.name for each in options.checkpoints], options.recipes, TARGETS))
+    names = list(dict.fromkeys(row["checkpoint"] for row in (*kept_rows, *rows)))
+    order = list(product(names, RECIPES, TARGETS))
     rows = sorted(rows + kept_rows, key=lambda row: order.index((row["checkpoint"], row["recipe"], row["target"])))
     figures = {"rows": rows}
     if options.keep or options.json:
-        names, recipes = ",".join(each.name for each in options.checkpoints), " ".join(options.recipes)
-        command = f"python -m edgevlm.benchmarks.talkers WORK/checkpoints/{{{names}}} --work WORK --recipes {recipes}"
+        shown = ",".join(names)
+        command = f"python -m edgevlm.benchmarks.talkers WORK/checkpoints/{{{shown}}} --work WORK"
         kept = keep("talkers", figures, f"{command} --keep", options.json)
         if options.json is None:
             PAGE.write_text(page(json.loads(kept.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
-def _kept(target: str) -> list[dict[str, Any]]:
-    """The rows of other targets.
+def _kept(asked: set[str], target: str) -> list[dict[str, Any]]:
+    """The rows of other checkpoints and other targets.
 
     Raises:
-        InputError: they were made by other versions of the tools.
+        InputError: there are some, and they were made by other versions of the tools.
     """
-    if target == "all":
-        return []
     kept = json.loads((RESULTS / "talkers.json").read_text(encoding="utf-8"))
+    rows = [row for row in kept["rows"] if row["checkpoint"] not in asked or target not in ("all", row["target"])]
     then, now = (each["versions"] for each in (kept["machine"], machine()))
-    if then != now:
+    if rows and then != now:
         raise InputError(
-            f"--target: expected the versions that the other rows were made by, {then}, got {now}",
-            hint="convert to all targets",
+            f"expected the versions that the other rows were made by, {then}, got {now}",
+            hint="convert all checkpoints to all targets",
         )
-    return [row for row in kept["rows"] if row["target"] != target]
+    return rows
 
 
 def _convert_all(checkpoints: Sequence[Path], recipes: Sequence[str], target: str, work: Path) -> list[dict[str, Any]]:
@@ -86,7 +87,7 @@ def _convert_all(checkpoints: Sequence[Path], recipes: Sequence[str], target: st
 def _convert(checkpoint: Path, recipe: str, target: str, work: Path) -> list[dict[str, Any]]:
     """What `edgevlm convert` says of each target."""
     command = [sys.executable, "-m", "edgevlm", "convert", str(checkpoint), "--target", target, "--recipe", recipe]
-    command += ["--lengths", "1,16", "--out", str(work / "dist"), "--force", "--json"]
+    command += ["--lengths", "1,64", "--out", str(work / "dist"), "--force", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     outcomes: list[dict[str, Any]] = json.loads(done.stdout)["outcomes"]
     return outcomes
