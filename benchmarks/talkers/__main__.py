@@ -3,8 +3,8 @@
     python tests/talkers.py WORK/checkpoints
     python -m edgevlm.benchmarks.talkers WORK/checkpoints/{llava,smolvlm,blip,internvl} --work WORK [--keep]
 
-Resumable: what stands in WORK/rows.jsonl is not converted again. Rows of other checkpoints, and with `--target coreml` of
-other targets, stay as they were kept, where the tools' versions are the same.
+Resumable: what stands in WORK/rows.jsonl is not converted again. Rows of other checkpoints, and with `--target coreml`
+of other targets, stay as they were kept, where the tools' versions are the same.
 """
 
 from __future__ import annotations
