@@ -35,6 +35,7 @@ _VISION = {
     "patch_size": PATCH,
 }
 _BICUBIC = 3
+_AROUND = "<fake_token_around_image>"
 _PIXELS = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True}
 _LOUD = ("q_proj", "k_proj", "query", "key", "qkv")
 LLAVA_TEMPLATE = (
@@ -297,6 +298,36 @@ def write_paligemma(folder: Path, *, decoder: str = "gemma2", **text: Any) -> Pa
     return folder
 
 
+def write_idefics(folder: Path, *, resampler: bool = True, **config: Any) -> Path:
+    """An Idefics, the Flamingo kind, with tokens that were added to a table of words."""
+    import transformers
+
+    special = ("<unk>", "<s>", "</s>")
+    size = _write_metaspace_tokenizer(folder, special, added=(_AROUND, "<image>", "<end_of_utterance>"))
+    network = transformers.IdeficsForVisionText2Text(
+        transformers.IdeficsConfig(
+            **{
+                **{"vocab_size": size - 3, "additional_vocab_size": 3, "hidden_size": 64, "intermediate_size": 96},
+                **{"num_hidden_layers": 2, "num_attention_heads": 4, "cross_layer_interval": 2, "qk_layer_norms": True},
+                **{"alpha_initializer": "normal", "alphas_initializer_range": 1.0, "alpha_type": "vector"},
+                **{"use_resampler": resampler, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+                "vision_config": {**{k: v for k, v in _VISION.items() if k != "hidden_size"}, "embed_dim": 48},
+                "perceiver_config": {
+                    **{"use_resampler": resampler, "resampler_n_latents": 6, "resampler_depth": 2},
+                    **{"resampler_n_heads": 4, "resampler_head_dim": 12, "qk_layer_norms_perceiver": True},
+                },
+                **config,
+            }
+        )
+    )
+    _save(folder, network, eos_token_id=2, pad_token_id=0)
+    _write(folder / "preprocessor_config.json", {
+        "image_processor_type": "IdeficsImageProcessor", "image_size": SIDE, "image_num_channels": 3,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+    })  # fmt: skip
+    return folder
+
+
 def picture_processor_of(folder: Path) -> Any:
     """transformers' own processor of a checkpoint's pictures, on Pillow."""
     import transformers
@@ -380,6 +411,8 @@ def _qwen_processor_of(folder: Path, kind: str) -> Any:
 def asked(folder: Path, picture: Any, text: str) -> Any:
     """What transformers' own processor makes of a picture and a question, for `generate`."""
     processor = processor_of(folder)
+    if type(processor).__name__ == "IdeficsProcessor":
+        return processor(text=[["User:", picture, text, "\nAssistant:"]], add_end_of_utterance_token=True)
     if not getattr(processor, "chat_template", None):  # PaliGemma's, which also makes labels, to train with
         inputs = processor(images=picture, text=f"<image>{text}", return_tensors="pt")
         return {name: found for name, found in inputs.items() if name != "labels"}
@@ -427,9 +460,10 @@ def _save(folder: Path, network: Any, **generation: Any) -> None:
     network.eval().save_pretrained(folder)
 
 
-def _write_metaspace_tokenizer(folder: Path, special: Sequence[str]) -> int:
-    """Llama's kind: BPE over words that begin with a mark, a begin-of-text id in front."""
+def _write_metaspace_tokenizer(folder: Path, special: Sequence[str], added: Sequence[str] = ()) -> int:
+    """Llama's kind: BPE over words that begin with a mark, a begin-of-text id in front; what was added comes last."""
     tokenizer = _metaspace_tokenizer(special, normalizers.Prepend("\u2581"))
+    tokenizer.add_special_tokens([*added])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -530,6 +564,15 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
     "qwen3-vl": lambda folder: write_qwen_vl(folder, kind="qwen3_vl"),
     "paligemma": lambda folder: write_paligemma(folder, decoder="gemma"),
     "paligemma-2": write_paligemma,
+    "idefics": write_idefics,
+    "idefics-plain": lambda folder: write_idefics(
+        folder,
+        resampler=False,
+        qk_layer_norms=False,
+        alpha_type="float",
+        alpha_initializer="ones",
+        cross_layer_interval=1,
+    ),
     "blip": write_blip,
 }
 SIZES: Mapping[str, tuple[int, int]] = {"qwen2-vl": (32, 48), "qwen2.5-vl": (48, 80), "qwen3-vl": (48, 32)}

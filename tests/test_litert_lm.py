@@ -266,7 +266,7 @@ def test_a_picture_beside_the_words_is_two_chunks_of_a_prompt_where_that_is_not_
         beside = Beside.of(encode_image, longest)
         assert (beside.patches, beside.positions, beside.width(768)) == (patches, rows, patches * 18_432)
     assert [beside.cache_name(each) for each in ("keys_11", "picture_keys_0", "picture_values_11_written")] == [
-        *("kv_cache_k_11", "kv_cache_k_12", "kv_cache_v_23"),
+        *("kv_cache_k_11", "kv_cache_k_picture_0", "kv_cache_v_picture_11"),
     ]
     among = replace(encode_image, outputs=(TensorSpec("features", "float32", (1, 577, 768), ""),))
     assert (Beside.of(among, 64).positions, Beside.of(among, 64).width(768)) == (0, 768)

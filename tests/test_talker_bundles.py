@@ -33,8 +33,8 @@ from edgevlm.cli import main
 from edgevlm.conversion import pipeline
 from edgevlm.conversion.prepared_talker import PreparedTalker
 from edgevlm.errors import BundleError, CheckpointError, InputError, LabelError, TensorError, UnsupportedError
-from edgevlm.inference.generator import Seen
-from edgevlm.inputs.chat import Cut, Written
+from edgevlm.inference.generator import Seen, generator_of
+from edgevlm.inputs.chat import Cut, Message, Written
 from edgevlm.models import catalogue
 from edgevlm.models.checkpoints import talking
 from edgevlm.parity import generation, witness
@@ -159,6 +159,20 @@ def test_core_ml_keeps_what_was_said_in_the_package() -> None:
         assert {each.name for each in program.states} == {each.name for each in decode.spec.state}
         assert {each.name for each in program.inputs} == {"embeddings", "positions"}
         assert [each.name for each in program.outputs] == ["logits"]
+
+
+@pytest.mark.parametrize(("kind", "target", "recipe"), MATRIX)
+def test_threads_change_no_bit_of_an_answer(kind: str, target: str, recipe: str) -> None:
+    bundle, logits = made(kind, target, recipe), []
+    for threads in (1, 2, 3):
+        with registry.runtime_of(bundle).open(bundle, threads=threads) as session:
+            model = generator_of(bundle, session)
+            seen = model.see(scene(40, 60, seed=1))
+            written = model.write([Message("user", question(bundle) or "", 1)], seen)
+            place = model.place()
+            logits.append([model.begin(place, written, seen), *(place.put([number]) for number in (5, 9))])
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[0], logits[2])
 
 
 @pytest.mark.slow

@@ -164,7 +164,8 @@ def _check_dialogue(where: Path, manifest: Manifest, dialogue: Dialogue) -> None
         )
     seen, spelling, decode = specs[ENCODE_IMAGE].outputs, dialogue.spelling, specs[DECODE]
     taken = [tensor.name for tensor in decode.inputs]
-    beside = [tensor.name for tensor in seen] if spelling is None else []
+    among = [tensor.name for tensor in seen] == [FEATURES]
+    beside = [] if among else [tensor.name for tensor in seen]
     answered = [tensor.name for tensor in (*specs[EMBED_TOKENS].outputs, *decode.outputs)]
     if taken != [EMBEDDINGS, POSITIONS, *beside] or answered != [EMBEDDINGS, LOGITS]:
         raise BundleError(
@@ -178,7 +179,12 @@ def _check_dialogue(where: Path, manifest: Manifest, dialogue: Dialogue) -> None
             f"{where}: dialogue.context_length: expected the places of {DECODE}'s state, got "
             f"{dialogue.context_length:,}"
         )
-    rows = [tensor.shape[1] for tensor in seen if tensor.name == FEATURES and len(tensor.shape) == 3]
+    rows = [tensor.shape[1] for tensor in seen if len(tensor.shape) == 3] if among else [1]  # one token stands for it
+    if among != (spelling is not None) and not (spelling and is_at_least(manifest.format_version, PREFIX_VERSION)):
+        raise BundleError(
+            f"{where}: dialogue.spelling: expected one where {ENCODE_IMAGE} answers {FEATURES}, and none elsewhere "
+            f"before format version {PREFIX_VERSION}"
+        )
     if spelling is not None and rows != [spelling.positions]:
         raise BundleError(
             f"{where}: dialogue.spelling.positions: expected the rows of {ENCODE_IMAGE}'s features, {rows}, got "

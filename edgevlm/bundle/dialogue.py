@@ -16,8 +16,9 @@ LONGEST_EDGE = 4096
 """Of a scaled picture, in pixels, where its longer side decides how it is cut."""
 MOST_TILES = 256
 """Of a grid."""
-ENDED = "ended"
-"""What `decode` keeps beside keys and values, where rows behind a picture stand nearer than their slots say."""
+ENDED, SHOWN = "ended", "shown"
+"""What `decode` keeps beside keys and values: where a picture ended, if rows behind it stand nearer than their slots
+say; where one was shown, if rows before it do not see it."""
 FEATURES = "features"
 """What `encode_image` answers where pictures stand among words: rows like these."""
 Count = Annotated[int, Quantity(least=1)]
@@ -110,7 +111,7 @@ class Spelling:
     Attributes:
         token: What stands for one row of a picture's features; in a written-out dialogue, for a picture.
         token_id: Its id.
-        positions: Rows of one tile, or of a picture that is not cut.
+        positions: Rows of one tile, or of a picture that is not cut; 1 where `encode_image` answers no features.
         tile: Text before each tile, in which `{row}` and `{column}` stand for its place, counted from 1.
         end_of_row: Text behind each row of tiles.
         end_of_tiles: Text behind the last row of tiles.

@@ -28,7 +28,8 @@ TALKERS_VERSION = "2.2"
 GRIDS_VERSION = "3.0"
 """Of models that talk whose pictures are scaled to grids of tiles, likewise."""
 PREFIX_VERSION = "4.0"
-"""Of those that answer one question, or whose picture and question are put at once, likewise."""
+"""Of those that answer one question, whose picture and question are put at once, or whose picture is beside the words
+and has a token among them, likewise."""
 VERSIONS = (FORMAT_VERSION, TALKERS_VERSION, GRIDS_VERSION, PREFIX_VERSION)
 """That are written."""
 MANIFEST = "manifest.json"

@@ -2,9 +2,9 @@
 
 A minor version adds keys, and changes nothing that was there: what is written in a newer one is read without the keys
 that it added. A major version cannot be read without what it added, and a newer one is refused. 2 is 1 with models that
-talk, 3 is 2 with pictures that are scaled to grids of tiles, and 4 is 3 with models that answer one question, and those
-whose picture and question are put at once: what needs none of these is still written in an older one, for readers that
-know no other.
+talk, 3 is 2 with pictures that are scaled to grids of tiles, and 4 is 3 with models that answer one question, those
+whose picture and question are put at once, and those whose picture is beside the words and has a token among them: what
+needs none of these is still written in an older one, for readers that know no other.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgevlm.bundle.dialogue import DECODE, Dialogue
+from edgevlm.bundle.dialogue import DECODE, ENCODE_IMAGE, FEATURES, Dialogue
 from edgevlm.bundle.embedding_space import embedding_space_id
 from edgevlm.bundle.golden import FOLDER, SCHEMA_VERSION, Golden, GoldenPicture, GoldenText
 from edgevlm.bundle.manifest import (
@@ -23,11 +23,12 @@ from edgevlm.bundle.manifest import (
     PictureInput,
 )
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.bundle.spec import Array, ComponentSpec, ImagePreprocessing, TensorSpec
+from edgevlm.bundle.spec import Array, ImagePreprocessing, TensorSpec
 from edgevlm.conversion import cache, forecast
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.conversion.prepared_talker import PreparedTalker
 from edgevlm.conversion.proof import DialogueProof, EncoderProof, Proof
+from edgevlm.graphs.program import Programs
 from edgevlm.inference.embeddings import score
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.parity import golden, samples
@@ -143,7 +144,7 @@ def make_manifest(
     )
     if isinstance(source, PreparedTalker):
         dialogue = source.model.dialogue
-        return replace(manifest, format_version=_version(dialogue, source.programs[DECODE].spec), dialogue=dialogue)
+        return replace(manifest, format_version=_version(dialogue, source.programs), dialogue=dialogue)
     return replace(
         manifest,
         text=source.text,
@@ -197,9 +198,11 @@ def _deflated_bytes(path: Path) -> int:
     return size + len(deflater.flush())
 
 
-def _version(dialogue: Dialogue, decode: ComponentSpec) -> str:
+def _version(dialogue: Dialogue, programs: Programs) -> str:
     """Of the format that a model that talks is written in: the oldest whose readers can do with it."""
-    if decode.prefix or (dialogue.chat is not None and dialogue.chat.assistant is None):
+    one_question = dialogue.chat is not None and dialogue.chat.assistant is None
+    named_beside = dialogue.spelling is not None and programs[ENCODE_IMAGE].spec.outputs[0].name != FEATURES
+    if programs[DECODE].spec.prefix or one_question or named_beside:
         return PREFIX_VERSION
     in_grids = dialogue.tiling is not None and dialogue.tiling.grid is not None
     return GRIDS_VERSION if in_grids else TALKERS_VERSION

@@ -20,7 +20,7 @@ from edgevlm.conversion import audit, cache
 from edgevlm.conversion.contents import begin_proof, compressed_bytes, make_manifest
 from edgevlm.conversion.prepared import Prepared
 from edgevlm.conversion.prepared_talker import PreparedTalker
-from edgevlm.conversion.proof import runner_of, verify_dialogues, verify_embeddings
+from edgevlm.conversion.proof import proof_threads, runner_of, verify_dialogues, verify_embeddings
 from edgevlm.errors import (
     BundleError,
     CheckFailed,
@@ -246,7 +246,7 @@ def verify(bundle: Bundle, progress: Progress = silent, *, runner: bool = False)
             hint="LiteRT-LM holds models that talk, and needs litert-lm-api, for Linux on x86-64; MultimodalRunner "
             "holds those whose pictures are positions, such as LLaVA; without --runner our own loop asks the file",
         )
-    with registry.runtime_of(bundle).open(bundle, threads=1) as session:
+    with registry.runtime_of(bundle).open(bundle, threads=proof_threads(bundle)) as session:
         if bundle.manifest.dialogue is None:
             return verify_embeddings(session, bundle, progress)
         return verify_dialogues(session, bundle, called, progress)
@@ -315,7 +315,7 @@ def _convert_one(source: Prepared | PreparedTalker, request: Request, target: st
         bundle = seal(stage.folder, manifest)
         progress(f"{target}: reading the weights back", None)
         proofs = _prove_weights(bundle, compressed)
-        with registry.runtime(target).open(bundle, threads=1) as session:
+        with registry.runtime(target).open(bundle, threads=proof_threads(bundle)) as session:
             report = proof.measure(session, bundle, progress)
         parity_seconds = time.monotonic() - began
         bundle = seal(stage.folder, replace(manifest, parity=report, weights=proofs))

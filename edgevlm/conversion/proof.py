@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -132,6 +133,16 @@ def check_kinds(bundle: Bundle, stored: GoldenDialogues) -> None:
             f"{bundle.path}: golden: conversations: expected some with a picture and without, and with a system text, "
             f"as the chat template has places for, got {len(stored.conversations)}, and not all of these"
         )
+
+
+def proof_threads(bundle: Bundle) -> int:
+    """How many threads a bundle is asked with: of a model that talks, whose proof takes minutes, one a processor.
+
+    They change no bit of its answers, which tests hold.
+    """
+    if bundle.manifest.dialogue is None:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def runner_of(bundle: Bundle) -> str | None:

@@ -210,7 +210,8 @@ class Place:
     def __init__(self, session: TalkingSession, specs: Mapping[str, ComponentSpec], dialogue: Dialogue) -> None:
         self._session, self._specs, self._dialogue = session, specs, dialogue
         self._state = session.make_state(DECODE)
-        self._beside: dict[str, F32] = {}
+        beside = [each for each in specs[DECODE].inputs if each.name not in (EMBEDDINGS, POSITIONS)]
+        self._beside = {each.name: np.zeros(each.shape, np.float32) for each in beside}
         self.used = 0
         """Positions that are taken."""
 
@@ -476,10 +477,10 @@ class Generator:
         """Puts a dialogue where nothing was said yet; gives the logits of what comes next."""
         if seen is None:
             return place.put(written.ids)
-        if self.dialogue.spelling is None:
-            place.see(seen.answers[0])
-            return place.put(written.ids)
-        return place.put(written.ids, seen.rows, written.places)
+        if FEATURES in seen.answers[0]:
+            return place.put(written.ids, seen.rows, written.places)
+        place.see(seen.answers[0])
+        return place.put(written.ids)
 
     def close(self) -> None:
         """Frees the backend's memory."""

@@ -24,12 +24,14 @@ class TalkingFamily:
         about: What `edgevlm models` says of it.
         pictures: How they are made to fit: cut into tiles by their `longest_edge`, or to a `grid`; or taken at
             `any_size`, of which a file has one. None where the checkpoint has one size for all.
+        image_token: What stands for a picture, where the configuration does not name it.
     """
 
     module: str
     network: str
     about: str
     pictures: Literal["longest_edge", "grid", "any_size"] | None = None
+    image_token: str | None = None
 
 
 _SMOLVLM = "edgevlm.models.generators.smolvlm"
@@ -69,6 +71,12 @@ TALKERS: Mapping[str, TalkingFamily] = {
         "edgevlm.models.generators.paligemma",
         "PaliGemmaForConditionalGeneration",
         "PaliGemma and PaliGemma 2: SigLIP's tower, a decoder of Gemma's kind; it answers one question a picture",
+    ),
+    "idefics": TalkingFamily(
+        "edgevlm.models.generators.idefics",
+        "IdeficsForVisionText2Text",
+        "Idefics, the Flamingo kind: a resampler, and layers that look at the picture through gates; it talks",
+        image_token="<image>",
     ),
     "blip": TalkingFamily("edgevlm.models.generators.blip", "BlipForConditionalGeneration", "BLIP's captioner"),
 }

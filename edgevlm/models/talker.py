@@ -56,15 +56,24 @@ class Talker:
 
 
 class EmbedTokens(nn.Module):
-    """Token ids int32 [1, T] -> rows float32 [1, T, W], with as many zeros behind each as are asked for."""
+    """Token ids int32 [1, T] -> rows float32 [1, T, W], with as many zeros behind each as are asked for.
 
-    def __init__(self, table: nn.Embedding, behind: int = 0) -> None:
+    Args:
+        table: Of tokens.
+        behind: How many zeros.
+        marked: Id of a token whose row has 1 in place of the last of them.
+    """
+
+    def __init__(self, table: nn.Embedding, behind: int = 0, marked: int | None = None) -> None:
         super().__init__()
-        self.table, self.behind = table, behind
+        self.table, self.behind, self.marked = table, behind, marked
 
     def forward(self, token_ids: torch.Tensor) -> torch.Tensor:
         rows: torch.Tensor = self.table(token_ids)
-        return nn.functional.pad(rows, (0, self.behind)) if self.behind else rows
+        if self.marked is None:
+            return nn.functional.pad(rows, (0, self.behind)) if self.behind else rows
+        mark = (token_ids == self.marked).to(rows.dtype).unsqueeze(-1)
+        return torch.cat([nn.functional.pad(rows, (0, self.behind - 1)), mark], -1)
 
 
 def assemble_programs(
@@ -79,6 +88,7 @@ def assemble_programs(
     lengths: tuple[int, ...],
     prefix: bool = False,
     behind_words: int = 0,
+    marked_token_id: int | None = None,
 ) -> Programs:
     """The three components, frozen and in eval mode.
 
@@ -93,6 +103,7 @@ def assemble_programs(
         lengths: How many rows `embed_tokens` and `decode` take at once, ascending.
         prefix: Whether a run of `decode` that begins a dialogue is put at once; see `ComponentSpec`.
         behind_words: How many zeros stand behind each row of a word.
+        marked_token_id: Id of a token whose row has 1 in place of the last of these.
     """
     width, vocabulary = embed_tokens.embedding_dim + behind_words, embed_tokens.num_embeddings
     pixels = TensorSpec(
@@ -105,7 +116,11 @@ def assemble_programs(
     longest = lengths[-1]
     ramp = torch.linspace(0, 255, 3 * image.height * image.width).reshape(pixels.shape)
     given = tuple(seen) if beside else ()
-    modules = {ENCODE_IMAGE: encode_image, EMBED_TOKENS: EmbedTokens(embed_tokens, behind_words), DECODE: decode}
+    modules = {
+        ENCODE_IMAGE: encode_image,
+        EMBED_TOKENS: EmbedTokens(embed_tokens, behind_words, marked_token_id),
+        DECODE: decode,
+    }
     for module in modules.values():
         module.eval().requires_grad_(False)
     example = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import cycle, islice
 
-from edgevlm.bundle.dialogue import ENCODE_IMAGE, Dialogue
+from edgevlm.bundle.dialogue import ENCODE_IMAGE, FEATURES, Dialogue
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import DeviceError
 from edgevlm.inference.generator import Generator, Place, Seen
@@ -64,7 +64,7 @@ class Part:
             self.run = _again(place, 0, lambda: model.begin(place, written, seen))
         elif name.startswith(TOKEN):
             place, words = model.place(), model.tokenizer.pieces(QUESTION)
-            if model.dialogue.spelling is None:
+            if all(each.name != FEATURES for each in model.specs[ENCODE_IMAGE].outputs):
                 place.see(model.encode(pixels)[0])
             fill = int(name.removeprefix(TOKEN)) - 1
             place.put([*islice(cycle(words), fill)])

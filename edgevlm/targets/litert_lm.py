@@ -18,7 +18,7 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, ENCODE_IMAGE, ENDED, FEATURES, LOGITS, POSITIONS
+from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, ENCODE_IMAGE, ENDED, FEATURES, LOGITS, POSITIONS, SHOWN
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency
@@ -50,10 +50,10 @@ class Beside:
     """What a picture is to a decoder that takes it beside its rows; nothing where pictures stand among words.
 
     A container's picture is rows, which come first and take positions of their own, with the keys and values of all
-    layers side by side. From there `prefill_N` writes them into caches of the runtime's, numbered behind those of the
-    words. Rows of words are padded to the same width, and stand from position 0 on as far as the decoder itself is
-    concerned. It computes all that it does for a row of words for one of the picture too, to no purpose: so a row holds
-    several patches, as many as make the picture two chunks of a prompt.
+    layers side by side. From there `prefill_N` writes them into caches of the runtime's, beside those of the words.
+    Rows of words are padded to the same width, and stand from position 0 on as far as the decoder itself is concerned.
+    It computes all that it does for a row of words for one of the picture too, to no purpose: so a row holds several
+    patches, as many as make the picture two chunks of a prompt.
 
     All caches are flat: the runtime takes the third size of one for the number of all positions, and neither those of
     words nor those of the picture have so many.
@@ -113,7 +113,7 @@ class Beside:
 
         >>> keys, values = (TensorSpec(f"picture_{each}_0", "float32", (1, 2, 9, 4), "") for each in ("keys", "values"))
         >>> [Beside((keys, values)).cache_name(each) for each in ("keys_0", "values_0_written", "picture_values_0")]
-        ['kv_cache_k_0', 'kv_cache_v_0', 'kv_cache_v_1']
+        ['kv_cache_k_0', 'kv_cache_v_0', 'kv_cache_v_picture_0']
         >>> AMONG_WORDS.cache_name("ended_written")  # which is neither
         'kv_cache_k_ended'
 
@@ -121,12 +121,12 @@ class Beside:
             BundleError: no part is called so.
         """
         found = re.fullmatch(r"(picture_)?([kv])(?:eys|alues)_(\d+)(?:_written)?", part)
-        if part.removesuffix("_written") == ENDED:
-            return f"kv_cache_k_{ENDED}"
+        own = part.removesuffix("_written")
+        if own in (ENDED, SHOWN):
+            return f"kv_cache_k_{own}"
         if found is None:
             raise BundleError(f"decode: expected a state of keys_0, values_0, ..., got {part!r}")
-        behind = len(self.tensors) // 2 if found[1] else 0
-        return f"kv_cache_{found[2]}_{behind + int(found[3])}"
+        return f"kv_cache_{found[2]}_{found[1] or ''}{found[3]}"
 
 
 AMONG_WORDS = Beside()

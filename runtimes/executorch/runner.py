@@ -71,13 +71,17 @@ def advice(dialogue: Dialogue, size: tuple[int, int]) -> dict[str, tuple[Advice,
     }
 
 
-def advice_beside() -> dict[str, tuple[Advice, ...]]:
+def advice_beside(dialogue: Dialogue) -> dict[str, tuple[Advice, ...]]:
     """The same where a decoder looks at a picture beside its words."""
     message = (
         f"{SEEN} cannot hold this file: it has a place for rows and positions alone, and this decoder takes keys and "
-        "values of the picture as well; and no word pieces, which are the captioner's, are known to its tokenizers. "
-        "Call the methods by ExecuTorch's Module, as `edgevlm run` does, or convert the model to TFLite, for LiteRT-LM"
+        "values of the picture as well"
     )
+    if dialogue.chat is None:
+        message += "; and no word pieces, which are the captioner's, are known to its tokenizers"
+    message += ". Call the methods by ExecuTorch's Module, as `edgevlm run` does"
+    if dialogue.chat is None:
+        message += ", or convert the model to TFLite, for LiteRT-LM"
     return {DECODE: (_to_app("refused", "picture_keys_0, picture_values_0, ...", message),)}
 
 

@@ -107,7 +107,7 @@ class ExecuTorchRuntime:
         if bundle.components[DECODE].spec.prefix:
             return runner.advice_prefix()
         if self.runner_name(bundle) is None:
-            return runner.advice_beside()
+            return runner.advice_beside(dialogue)
         return runner.advice(dialogue, (image.height, image.width))
 
     def open_runner(self, bundle: Bundle) -> runner.MultimodalRunner:

@@ -82,12 +82,13 @@ def advice(dialogue: Dialogue, size: tuple[int, int], beside: Beside = AMONG_WOR
     }
 
 
-def advice_prefix() -> dict[str, tuple[Advice, ...]]:
-    """The same where a picture and a question are put at once, and see each other."""
-    message = (
-        f"{SEEN} cannot ask this file: it leaves the last token of a question for a run of its own, and this decoder "
-        "takes picture and question in one. Run the models of the file by LiteRT, as `edgevlm run` does"
-    )
+def advice_refused(why: str) -> dict[str, tuple[Advice, ...]]:
+    """The same of a file that the runtime cannot ask.
+
+    Args:
+        why: What it does, and this file needs otherwise.
+    """
+    message = f"{SEEN} cannot ask this file: {why}. Run the models of the file by LiteRT, as `edgevlm run` does"
     return {DECODE: (_to_app(EMBEDDINGS, message, "refused"),)}
 
 

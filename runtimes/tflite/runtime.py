@@ -101,8 +101,8 @@ class TFLiteRuntime:
         return {name: found[component.file][name] for name, component in bundle.functions.items()}
 
     def runner_name(self, bundle: Bundle) -> str | None:
-        """LiteRT-LM; None where it is not installed, or the bundle is no container of its, or takes a prefix."""
-        held = _is_contained(bundle) and not bundle.components[DECODE].spec.prefix
+        """LiteRT-LM; None where it is not installed, or the bundle is no container of its that it can ask."""
+        held = _is_contained(bundle) and not _refusal(bundle)
         return runner.NAME if held and runner.is_installed() else None
 
     def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
@@ -110,8 +110,8 @@ class TFLiteRuntime:
         dialogue, image = bundle.manifest.dialogue, bundle.manifest.image
         if dialogue is None or not _is_contained(bundle):
             return {}
-        if bundle.components[DECODE].spec.prefix:
-            return runner.advice_prefix()
+        if refused := _refusal(bundle):
+            return runner.advice_refused(refused)
         return runner.advice(dialogue, (image.height, image.width), _beside(bundle))
 
     def open_runner(self, bundle: Bundle) -> runner.LiteRTLM:
@@ -229,6 +229,18 @@ class ContainerSession(TFLiteSession):
         kept = [each for each in spec.inputs if each.written in {answer.name for answer in spec.outputs}]
         written = {each.written: answers[caches[each.name].name].reshape(each.shape) for each in kept}
         return {LOGITS: answers[LOGITS][:, 0], **written}
+
+
+def _refusal(bundle: Bundle) -> str:
+    """Why LiteRT-LM cannot ask a container, if it cannot."""
+    dialogue = bundle.manifest.dialogue
+    if bundle.components[DECODE].spec.prefix:
+        return "it puts the last token of a question in a run of its own, and this decoder takes it with the picture"
+    if dialogue is not None and dialogue.spelling is not None and _beside(bundle).tensors:
+        return (
+            "it puts rows in the place of a picture's token, and this decoder takes the token, and the picture beside"
+        )
+    return ""
 
 
 def _beside(bundle: Bundle) -> Beside:

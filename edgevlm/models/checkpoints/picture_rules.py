@@ -430,7 +430,8 @@ def _compare_patches(
 def _ask(processor: BaseImageProcessor, picture: Image.Image, where: str, **options: Any) -> NDArray[Any]:
     try:
         with quiet():
-            found = processor(picture, **options)["pixel_values"]
+            found: Any = processor(picture, **options)
+            found = found if isinstance(found, list) else found["pixel_values"]  # Idefics' gives the values alone
             return np.asarray(found if options else found[0])
     except Exception as error:  # of many kinds
         raise CheckpointError(

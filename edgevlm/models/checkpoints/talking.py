@@ -96,9 +96,11 @@ def load(
     network = _load_network(folder, family.network, weights.count_elements(files))
     image, tiling = _picture_rules(folder, network, family, picture_size)
     ours, theirs, tokenizer_json = _read_tokenizer(folder, network)
+    if family.image_token is not None:
+        network.config.image_token_id = theirs.convert_tokens_to_ids(family.image_token)
     module = importlib.import_module(family.module)
-    longest = int(_text_config(network).max_position_embeddings)
     parts: Parts = module.take_apart(network, image, 1, where=str(config_file))
+    longest = int(parts.longest or _text_config(network).max_position_embeddings)
     dialogue = _read_dialogue(folder, network, parts, tiling, ours, theirs)
     most = _most_positions(dialogue, ours)
     if context_length is None:
@@ -117,11 +119,12 @@ def load(
         parts.decode,
         image=image,
         seen=parts.seen,
-        beside=parts.image_token_id is None,
+        beside=parts.beside,
         state=parts.decode.state,
         lengths=_lengths(lengths, context_length, most if parts.prefix else 0),
         prefix=parts.prefix,
         behind_words=parts.behind_words,
+        marked_token_id=parts.marked_token_id,
     )
     return Talker(
         source=Source(
@@ -262,7 +265,8 @@ def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTo
             "",
         )
         if not difference:
-            vocabulary = network.get_input_embeddings().num_embeddings
+            table = network.get_input_embeddings()
+            vocabulary = table.num_embeddings + getattr(table, "num_additional_embeddings", 0)  # Idefics' two tables
             if ours.highest_id >= vocabulary:
                 raise CheckpointError(
                     f"{folder}: expected a tokenizer with ids below the {vocabulary:,} of the token embeddings, got "
@@ -374,11 +378,10 @@ def _spelling(folder: Path, parts: Parts, ours: Tokenizer, theirs: PreTrainedTok
             hint="take config.json and the tokenizer's files from the same checkpoint",
         )
     pieces = parts.pieces
-    (seen,) = parts.seen
     spelling = Spelling(
         token=token,
         token_id=parts.image_token_id,
-        positions=seen.shape[1],
+        positions=1 if parts.beside else parts.seen[0].shape[1],
         tile=pieces.tile,
         end_of_row=pieces.end_of_row,
         end_of_tiles=pieces.end_of_tiles,

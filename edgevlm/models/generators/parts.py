@@ -38,7 +38,8 @@ class Parts:
         decode: Its `forward(embeddings, positions, *beside, *state)` returns logits and the new state.
         original: transformers' own forward of `encode_image` and `embed_tokens`.
         original_decode: A cache, embeddings, positions and what is beside them -> logits of the last row.
-        image_token_id: Id that a picture's rows stand at in a text; None where `decode` takes them beside it.
+        image_token_id: Id that a picture's rows stand at in a text, or that stands for what `decode` takes beside it;
+            None where there is no picture in the text.
         pieces: What is written around them.
         begin_ids: Ids that every text begins with, where that is not the tokenizer's business.
         end_ids: Ids that end an answer.
@@ -50,6 +51,8 @@ class Parts:
             question, where that is no chat template's business.
         prefix: Whether picture and question are put at once; see `ComponentSpec`.
         behind_words: How many zeros stand behind each row of a word, where a picture's rows say more than words do.
+        marked_token_id: Id of a token whose row has 1 in place of the last of these.
+        longest: Positions that the decoder was trained with, where its configuration does not say.
     """
 
     encode_image: nn.Module
@@ -68,6 +71,13 @@ class Parts:
     asked: Callable[[str, Any], Chat] | None = None
     prefix: bool = False
     behind_words: int = 0
+    marked_token_id: int | None = None
+    longest: int | None = None
+
+    @property
+    def beside(self) -> bool:
+        """Whether `decode` takes what is seen beside its rows, rather than among them."""
+        return all(tensor.name != FEATURES for tensor in self.seen)
 
 
 def normalised(pixels: torch.Tensor, rescale: float, mean: Any, std: Any) -> torch.Tensor:
