@@ -63,6 +63,7 @@ TALKERS = (
     *(("qwen2.5-vl", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
     *(("smolvlm", "coreml", "fp16"), ("qwen3-vl", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
     *(("blip", "tflite", "int8"), ("internvl", "tflite", "fp32"), ("paligemma-2", "tflite", "fp32")),
+    ("idefics", "tflite", "fp32"),
 )
 """Kinds, targets and recipes that the second tier converts; the first one has BLIP's captioner for TFLite."""
 

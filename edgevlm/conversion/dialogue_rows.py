@@ -73,7 +73,9 @@ class _Recorder(ProgramSession):
         given = {tensor.name: inputs[tensor.name] for tensor in spec.inputs}
         if all(given[tensor.name].shape == tensor.at((spec.lengths or (1,))[-1]) for tensor in spec.inputs):
             if component == DECODE:
-                kept = {tensor.name: part.numpy() for tensor, part in zip(spec.state, state or (), strict=True)}
+                kept: dict[str, Array] = {}
+                for tensor, part in zip(spec.state, state or (), strict=True):
+                    kept[tensor.name] = part.numpy()
                 self._decoded = given | kept
             else:
                 self._keep(given)

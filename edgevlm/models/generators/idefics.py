@@ -251,15 +251,14 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
 def _table_and_head(network: Any) -> tuple[nn.Embedding, nn.Linear]:
     """Tables of words and of the tokens that were added to them, as one; likewise the head, tied or not."""
     words, head = network.model.embed_tokens, network.lm_head
-    if not words.num_additional_embeddings:
-        table = nn.Embedding.from_pretrained(words.weight.detach())
-        own = head.weight.detach()
+    if words.num_additional_embeddings:
+        rows = nn.Parameter(torch.cat([words.weight, words.additional_embedding.weight]), requires_grad=False)
+        answers = nn.Parameter(torch.cat([head.weight, head.additional_fc.weight]), requires_grad=False)
     else:
-        table = nn.Embedding.from_pretrained(torch.cat([words.weight, words.additional_embedding.weight]).detach())
-        own = torch.cat([head.weight, head.additional_fc.weight]).detach()
-    linear = nn.Linear(table.embedding_dim, len(own), bias=False, device="meta")
-    tied = head.weight is words.weight
-    linear.weight = table.weight if tied else nn.Parameter(own, requires_grad=False)
+        rows, answers = words.weight, head.weight
+    table = nn.Embedding(*rows.shape, device="meta")
+    linear = nn.Linear(rows.shape[1], len(answers), bias=False, device="meta")
+    table.weight, linear.weight = rows, rows if head.weight is words.weight else answers
     return table, linear
 
 
