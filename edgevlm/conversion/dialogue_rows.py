@@ -73,9 +73,8 @@ class _Recorder(ProgramSession):
         given = {tensor.name: inputs[tensor.name] for tensor in spec.inputs}
         if all(given[tensor.name].shape == tensor.at((spec.lengths or (1,))[-1]) for tensor in spec.inputs):
             if component == DECODE:
-                kept: dict[str, Array] = {}
-                for tensor, part in zip(spec.state, state or (), strict=True):
-                    kept[tensor.name] = part.numpy()
+                before = {tensor.name: part for tensor, part in zip(spec.state, state or (), strict=True)}
+                kept = {name: np.asarray(part, np.float32) for name, part in before.items()}
                 self._decoded = given | kept
             else:
                 self._keep(given)

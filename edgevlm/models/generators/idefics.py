@@ -256,7 +256,7 @@ def _table_and_head(network: Any) -> tuple[nn.Embedding, nn.Linear]:
         answers = nn.Parameter(torch.cat([head.weight, head.additional_fc.weight]), requires_grad=False)
     else:
         rows, answers = words.weight, head.weight
-    table = nn.Embedding(*rows.shape, device="meta")
+    table = nn.Embedding(len(rows), rows.shape[1], device="meta")
     linear = nn.Linear(rows.shape[1], len(answers), bias=False, device="meta")
     table.weight, linear.weight = rows, rows if head.weight is words.weight else answers
     return table, linear
