@@ -55,7 +55,7 @@ def dialogue_rows(model: Talker, asked: Sequence[tuple[Picture | None, str]], pr
         written = asking.write([Message("user", question, 0 if seen is None else 1)], seen)
         asking.begin(asking.place(), written, seen)
         recorder.end_dialogue()
-    return {name: np.stack(rows) for name, rows in recorder.rows.items()}
+    return {name: np.stack(rows) for name, rows in recorder.rows.items()}  # type: ignore[misc]
 
 
 class _Recorder(ProgramSession):
@@ -74,7 +74,7 @@ class _Recorder(ProgramSession):
         if all(given[tensor.name].shape == tensor.at((spec.lengths or (1,))[-1]) for tensor in spec.inputs):
             if component == DECODE:
                 before = {tensor.name: part for tensor, part in zip(spec.state, state or (), strict=True)}
-                kept = {name: np.asarray(part, np.float32) for name, part in before.items()}
+                kept: dict[str, Array] = {name: np.asarray(part, np.float32) for name, part in before.items()}
                 self._decoded = given | kept
             else:
                 self._keep(given)
