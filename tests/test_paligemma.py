@@ -66,6 +66,8 @@ def test_a_prefix_that_no_length_holds_is_refused() -> None:
     with pytest.raises(InputError, match="at most 32 positions, which this model takes at once, got") as raised:
         _ = asking(model).generate(scene(40, 40, seed=1), "a question, " * 9).text
     assert "--lengths 1,128" in (raised.value.hint or "")
+    with pytest.raises(InputError, match="at most 32 positions, which this model takes at once"):
+        asking(model).refuse_unfit("a question, " * 9)
     with pytest.raises(InputError, match="lengths: expected a last one that holds a picture, which takes 16"):
         talking.load(talker_checkpoint("paligemma"), name="p", lengths=(1, 16))
     assert load("paligemma").programs["decode"].spec.lengths == (1, 512)  # the whole context, where nobody says

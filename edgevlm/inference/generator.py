@@ -241,14 +241,9 @@ class Place:
         if not ids:
             raise InputError("expected at least one token to go on from, got none")
         _refuse_longer(len(ids), self.left, self._dialogue)
-        decode, start, logits = self._specs[DECODE], 0, np.zeros(0, np.float32)
-        lengths = decode.lengths
-        if decode.prefix and not self.used and len(ids) > lengths[-1]:
-            raise InputError(
-                f"expected a picture and a question of at most {lengths[-1]:,} positions, which this model takes at "
-                f"once, got {len(ids):,}",
-                hint=f"shorten the question, or convert the model with --lengths 1,{self._dialogue.context_length}",
-            )
+        if not self.used:
+            _refuse_longer_prefix(len(ids), self._specs[DECODE], self._dialogue)
+        lengths, start, logits = self._specs[DECODE].lengths, 0, np.zeros(0, np.float32)
         at = {place: row for row, place in enumerate(places)}
         while start < len(ids):
             left = len(ids) - start
@@ -278,6 +273,16 @@ def _refuse_longer(count: int, left: int, dialogue: Dialogue) -> None:
         raise InputError(
             f"expected at most {left:,} more positions, of a context of {dialogue.context_length:,}, got {count:,}",
             hint="shorten the text, or convert the model with a longer --context",
+        )
+
+
+def _refuse_longer_prefix(count: int, decode: ComponentSpec, dialogue: Dialogue) -> None:
+    """Refuses more positions than are put at once, where a dialogue's first have to be."""
+    if decode.prefix and count > decode.lengths[-1]:
+        raise InputError(
+            f"expected a picture and a question of at most {decode.lengths[-1]:,} positions, which this model takes at "
+            f"once, got {count:,}",
+            hint=f"shorten the question, or convert the model with --lengths 1,{dialogue.context_length}",
         )
 
 
@@ -431,6 +436,7 @@ class Generator:
         pieces = self._pieces(answers)
         written = self._written([Message("user", self._text(text), 1)], [Cut()])
         _refuse_longer(len(written.ids), self.dialogue.context_length, self.dialogue)
+        _refuse_longer_prefix(len(written.ids), self.specs[DECODE], self.dialogue)
         self._refuse_longer_answers(pieces, written)
 
     def see(self, picture: Picture) -> Seen:

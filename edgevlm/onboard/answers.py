@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import cycle, islice
 
-from edgevlm.bundle.dialogue import ENCODE_IMAGE, FEATURES, Dialogue
+from edgevlm.bundle.dialogue import DECODE, ENCODE_IMAGE, FEATURES, Dialogue
 from edgevlm.bundle.spec import F32
 from edgevlm.errors import DeviceError
 from edgevlm.inference.generator import Generator, Place, Seen
@@ -67,7 +67,9 @@ class Part:
             if all(each.name != FEATURES for each in model.specs[ENCODE_IMAGE].outputs):
                 place.see(model.encode(pixels)[0])
             fill = int(name.removeprefix(TOKEN)) - 1
-            place.put([*islice(cycle(words), fill)])
+            longest = model.specs[DECODE].lengths[-1]  # of which a prefix has no more
+            for start in range(0, fill, longest):
+                place.put([*islice(cycle(words), min(longest, fill - start))])
             self.positions = 1
             self.run = _again(place, fill, lambda: place.put(words[:1]))
 
