@@ -51,9 +51,9 @@ def test_every_talker_passes_on_every_target() -> None:
     kinds = {(row["checkpoint"], row["target"], row["recipe"]) for row in rows}
     assert {row["checkpoint"] for row in rows} == {
         *("llava", "smolvlm", "internvl", "blip"),
-        *("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "paligemma-2", "idefics"),
+        *("qwen2.5-vl", "qwen3-vl", "paligemma-2", "idefics"),
     }
-    assert len(kinds) == len(rows) == 9 * 3 * 5
+    assert len(kinds) == len(rows) == 8 * 3 * 5
     refused = [row for row in rows if row["status"] != "passed"]
     assert {(row["target"], row["recipe"]) for row in refused} == {("executorch", "int8-weights")}
     assert all("executorch cannot hold this" in row["error"] for row in refused)

@@ -181,7 +181,7 @@ def test_the_table_of_a_model_that_talks_says_what_its_state_takes() -> None:
         assert said in shown.output
     shown = dry_run("--target", "tflite", "--context", "48")
     assert shown.exit_code == 2
-    assert "a context and lengths are of models that talk" in shown.output
+    assert "a context, lengths and a size of pictures are" in shown.output
 
 
 def test_memory_is_held_against_that_of_devices() -> None:

@@ -583,7 +583,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
         lambda m: _dialogue(m, sampling=Sampling(1.0, 0, 1.5)),
         "a top_p of at most 1",
     ),
-    "a picture in the text": (lambda m: _dialogue(m, spelling=SPELLING), "decode: expected embeddings, positions"),
+    "a picture in the text": (
+        lambda m: _dialogue(m, spelling=SPELLING),
+        r"spelling: expected one where encode_image answers features, and none elsewhere before format version 4\.0",
+    ),
     "embeddings as well": (
         lambda m: replace(m, embedding_dim=3, logit_scale=1.0, embedding_space_id="x"),
         "or dialogue of a model that talks, got both",
@@ -675,7 +678,7 @@ def test_what_is_not_carried_yet_is_said(tmp_path: Path) -> None:
         edgevlm.convert(folder, target="coreml", recipe="palette-4", out=tmp_path)
     with pytest.raises(InputError, match="labels and image_only are a dual encoder's"):
         edgevlm.convert(folder, target="tflite", labels=["a", "b"], out=tmp_path)
-    with pytest.raises(InputError, match="a context and lengths are of models that talk"):
+    with pytest.raises(InputError, match="a context, lengths and a size of pictures are of models"):
         edgevlm.convert(target="tflite", context_length=64, out=tmp_path)
     assert list(tmp_path.iterdir()) == []
     for command in (

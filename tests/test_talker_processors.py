@@ -31,7 +31,7 @@ def processor(kind: str) -> Any:
     return talkers.processor_of(talker_checkpoint(kind))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in talkers.KINDS if kind != "blip" and "pali" not in kind])
+@pytest.mark.parametrize("kind", [kind for kind in talkers.KINDS if kind not in talkers.WITHOUT_TEMPLATE])
 def test_thirty_dialogues_have_the_ids_of_the_checkpoints_own_processor(kind: str) -> None:
     model, pictures = load(kind), itertools.cycle(SHOWN)
     assert model.dialogue.chat is not None
