@@ -291,17 +291,17 @@ def _ids_of(folder: Path, theirs: PreTrainedTokenizerBase, text: str, *, special
 def _lengths(lengths: tuple[int, ...] | None, context_length: int, at_once: int) -> tuple[int, ...]:
     """How many rows are decoded at once, the last of them more than have to be."""
     found = lengths or (1, context_length if at_once else min(_PROMPT_LENGTH, context_length))
-    if found[-1] <= at_once:
-        raise InputError(
-            f"lengths: expected a last one that holds a picture, which takes {at_once:,} positions, and a question "
-            f"behind it, since this model takes both at once, got {found[-1]:,}",
-            hint=f"--lengths 1,{context_length}, or none",
-        )
     if found[0] != 1 or list(found) != sorted({*found}) or found[-1] > context_length:
         raise InputError(
             f"lengths: expected whole numbers that ascend from 1, up to the context of {context_length:,}, got "
             f"{', '.join(map(str, found))}",
             hint="--lengths 1,64 decodes a prompt 64 rows at a time, and an answer row by row",
+        )
+    if at_once and found[-1] <= at_once:
+        raise InputError(
+            f"lengths: expected a last one that holds a picture, which takes {at_once:,} positions, and a question "
+            f"behind it, since this model takes both at once, got {found[-1]:,}",
+            hint=f"--lengths 1,{context_length}, or none",
         )
     return found
 

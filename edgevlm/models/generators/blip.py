@@ -15,7 +15,7 @@ from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 from edgevlm.errors import CheckpointError
 from edgevlm.models.encoders.positions import image_positions
 from edgevlm.models.generators.decoder import Places
-from edgevlm.models.generators.parts import Parts, Pieces, keys_and_values, normalised
+from edgevlm.models.generators.parts import Parts, Pieces, keys_and_values, keys_and_values_of_picture, normalised
 from edgevlm.models.layers import PixelNormalisation, attend
 
 
@@ -192,13 +192,6 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     decode = Decoder(decoder, context_length, where=f"{where}: text_config")
     _, heads, _, size = decode.state[0].shape
     rows = encode_image.positions.shape[1] + 1
-    seen = tuple(
-        TensorSpec(
-            f"picture_{kind}_{layer}", "float32", (1, heads, rows, size), f"{kind} of the picture, layer {layer}"
-        )
-        for layer in range(len(decode.layers))
-        for kind in ("keys", "values")
-    )
     layers = decoder.bert.encoder.layer
 
     def original(pixels: Tensor) -> tuple[Tensor, ...]:
@@ -211,7 +204,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
 
     return Parts(
         encode_image=encode_image,
-        seen=seen,
+        seen=keys_and_values_of_picture(len(layers), (1, heads, rows, size)),
         embed_tokens=decoder.bert.embeddings.word_embeddings,
         decode=decode,
         original={"encode_image": original, "embed_tokens": decoder.bert.embeddings.word_embeddings},

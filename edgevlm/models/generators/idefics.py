@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from edgevlm.bundle.dialogue import SHOWN, Chat, Turn
 from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 from edgevlm.errors import CheckpointError
-from edgevlm.models.generators.decoder import Layer, Places, RMSNorm, Rotation
-from edgevlm.models.generators.parts import Parts, Pieces, keys_and_values, normalised
+from edgevlm.models.generators.decoder import Attention, Layer, Places, RMSNorm, Rotation
+from edgevlm.models.generators.parts import Parts, Pieces, keys_and_values, keys_and_values_of_picture, normalised
 from edgevlm.models.generators.towers import Tower
 
 _AROUND, _END = "<fake_token_around_image>", "<end_of_utterance>"
@@ -174,9 +174,10 @@ class Decoder(nn.Module):
     @property
     def state(self) -> tuple[TensorSpec, ...]:
         """Keys and values of each layer in turn, [1, heads, S, D], and where the picture was shown."""
-        heads, size, slots = self.gated[0].heads, self.gated[0].size, len(self.slots)
+        attention: Attention = self.layers[0].attention  # type: ignore[assignment]
+        slots = len(self.slots)
         shown = TensorSpec(SHOWN, "float32", (1, 1, slots, 1), "1 where the token of a picture stands")
-        return (*keys_and_values(len(self.layers), (1, heads, slots, size)), shown)  # type: ignore[arg-type]
+        return (*keys_and_values(len(self.layers), (1, attention.heads, slots, attention.size)), shown)
 
     def forward(self, embeddings: Tensor, positions: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         places = Places(positions, self.slots, groups=1)
@@ -211,17 +212,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     table, head = _table_and_head(network)
     encode_image = EncodeImage(model, image)
     decode = Decoder(model, head, context_length, where=where)
-    heads, size = decode.gated[0].heads, decode.gated[0].size
-    seen = tuple(
-        TensorSpec(
-            f"picture_{kind}_{layer}",
-            "float32",
-            (1, heads, encode_image.rows, size),  # type: ignore[arg-type]
-            f"{kind} of the picture, layer {layer}",
-        )
-        for layer in range(len(decode.gated))
-        for kind in ("keys", "values")
-    )
+    _, heads, _, size = decode.state[0].shape
     image_token_id = int(config.image_token_id)  # which `TalkingFamily.image_token` is
 
     def original_embed_tokens(token_ids: Tensor) -> Tensor:
@@ -230,7 +221,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
 
     return Parts(
         encode_image=encode_image,
-        seen=seen,
+        seen=keys_and_values_of_picture(len(decode.gated), (1, heads, encode_image.rows, size)),
         embed_tokens=table,
         decode=decode,
         original={"encode_image": _original_encode_image(model, image), "embed_tokens": original_embed_tokens},

@@ -141,6 +141,20 @@ def keys_and_values(layers: int, shape: tuple[int, ...]) -> tuple[TensorSpec, ..
     )
 
 
+def keys_and_values_of_picture(layers: int, shape: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+    """What `encode_image` answers where a decoder looks at a picture beside its words, of each layer that looks.
+
+    Args:
+        layers: How many of these there are.
+        shape: Of keys, and of values, of a layer: [1, heads, P, D].
+    """
+    return tuple(
+        TensorSpec(f"picture_{kind}_{layer}", "float32", shape, f"{kind} of the picture, layer {layer}")
+        for layer in range(layers)
+        for kind in ("keys", "values")
+    )
+
+
 def features(width: int, rows: int) -> TensorSpec:
     """What `encode_image` answers where a picture's rows stand among those of words."""
     return TensorSpec(FEATURES, "float32", (1, rows, width), "rows of the picture, like those of words")
