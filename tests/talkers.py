@@ -577,7 +577,7 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
 }
 WITHOUT_TEMPLATE = ("paligemma", "paligemma-2", "idefics", "idefics-plain", "blip")
 """Those that are asked by other rules than a chat template's."""
-SIZES: Mapping[str, tuple[int, int]] = {"qwen2-vl": (32, 48), "qwen2.5-vl": (48, 80), "qwen3-vl": (48, 32)}
+SIZES: Mapping[str, tuple[int, int]] = {"qwen2-vl": (32, 48), "qwen2.5-vl": (64, 32), "qwen3-vl": (48, 32)}
 """Height and width of the pictures of those that take any size."""
 
 if __name__ == "__main__":

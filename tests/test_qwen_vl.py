@@ -144,6 +144,22 @@ def test_a_size_that_patches_do_not_divide_is_refused(size: tuple[int, int]) -> 
     assert "--picture-size" in (raised.value.hint or "")
 
 
+def test_a_size_is_of_whole_windows_which_need_no_mask() -> None:
+    with pytest.raises(InputError, match="in multiples of 32 pixels up to 8,192, got 48 x 32"):
+        talking.load(talker_checkpoint("qwen2.5-vl"), name="q", picture_size=(48, 32))
+    model = talking.load(talker_checkpoint("qwen2.5-vl"), name="q", picture_size=(96, 64))
+    encode_image: Any = model.programs["encode_image"].module
+    assert encode_image.windows == 6
+    patches = 96 * 64 // talkers.PATCH**2
+    assert all(buffer.numel() < patches**2 for buffer in encode_image.buffers())
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 3, 96, 64)).astype(np.float32)
+    ours, theirs = (
+        session.run("encode_image", {"pixels": pixels})["features"]
+        for session in (ProgramSession(model.programs), model.original)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
 def test_a_size_is_for_those_that_take_any() -> None:
     with pytest.raises(InputError, match="expected no size of pictures, which llava has from the checkpoint"):
         talking.load(talker_checkpoint("llava"), name="l", picture_size=(32, 32))

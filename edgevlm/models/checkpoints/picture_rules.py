@@ -125,7 +125,7 @@ def grids_from_checkpoint(folder: Path) -> tuple[ImagePreprocessing, Tiling]:
 
 
 def sized_from_checkpoint(
-    folder: Path, size: tuple[int, int] | None, *, patch_size: int, merge_size: int
+    folder: Path, size: tuple[int, int] | None, *, patch_size: int, merge_size: int, window_size: int = 0
 ) -> ImagePreprocessing:
     """The same of a checkpoint whose pictures keep their proportions and their size, as far as patches allow.
 
@@ -136,10 +136,12 @@ def sized_from_checkpoint(
         folder: The checkpoint.
         size: (height, width) in pixels; a square of about 448, or of as many as the processor allows, where None.
         patch_size, merge_size: The network's: pixels of a patch's side, and patches of a side that become one row.
+        window_size: Pixels of the side of a window whose patches see each other alone; 0 where there are none. Only
+            sizes of whole windows are taken, which need no mask.
 
     Raises:
         CheckpointError: see `from_checkpoint`; or a processor that has other patches than the network.
-        InputError: a size that squares of patches do not divide.
+        InputError: a size that squares of patches, or windows, do not divide.
     """
     where, config = _find_config(folder)
     processor = _open(folder, config, where)
@@ -151,6 +153,7 @@ def sized_from_checkpoint(
     if not _flag(processor, "do_resize", where):
         raise CheckpointError(f"{where}: do_resize: expected true, got false")
     square = patch_size * merge_size
+    square = max(window_size // square, 1) * square
     most = _given(getattr(processor, "size", None)).get("longest_edge")  # which is a number of pixels here
     side = min(_USUAL_SIDE, math.isqrt(most)) if _is_whole(most) else _USUAL_SIDE
     height, width = size or (max(side // square, 1) * square,) * 2

@@ -218,7 +218,11 @@ def _picture_rules(
         vision = network.config.vision_config
         patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
         rules = picture_rules.sized_from_checkpoint(
-            folder, picture_size, patch_size=patch, merge_size=vision.spatial_merge_size
+            folder,
+            picture_size,
+            patch_size=patch,
+            merge_size=vision.spatial_merge_size,
+            window_size=getattr(vision, "window_size", 0),
         )
         return rules, None
     if picture_size is not None:

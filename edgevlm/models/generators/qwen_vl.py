@@ -23,7 +23,7 @@ from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 from edgevlm.models.generators import decoder
 from edgevlm.models.generators.decoder import Places, RMSNorm, Rotation, quarter_turn
 from edgevlm.models.generators.parts import Parts, Pieces, features, normalised
-from edgevlm.models.layers import MASKED, PixelNormalisation
+from edgevlm.models.layers import PixelNormalisation
 
 _MARKS = 3
 """Of a picture's row: 1, of its last 2; its row and column."""
@@ -45,15 +45,19 @@ class Attention(nn.Module):
         self.out: nn.Linear = attention.proj
         self.register_buffer("turn", quarter_turn(self.size))
 
-    def forward(self, rows: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, rows: Tensor, cos: Tensor, sin: Tensor, windows: int) -> Tensor:
+        """Of rows that stand window by window, each sees those of its own window."""
         query, key, value = (
             part.reshape(rows.shape[1], -1, self.size).transpose(0, 1) for part in self.together(rows).chunk(3, -1)
         )
         query = query * self.size**-0.5
         query, key = (heads * cos + (heads @ self.turn) * sin for heads in (query, key))
-        scores = query @ key.transpose(1, 2)
-        mixed = (scores if mask is None else scores + mask).softmax(-1) @ value
-        return self.out(mixed.transpose(0, 1).reshape(rows.shape))  # type: ignore[no-any-return]
+        if windows > 1:
+            shape = len(query) * windows, -1, self.size
+            query, key, value = (heads.reshape(shape) for heads in (query, key, value))
+        mixed = (query @ key.transpose(1, 2)).softmax(-1) @ value
+        mixed = mixed.reshape(-1, rows.shape[1], self.size).transpose(0, 1).reshape(rows.shape)
+        return self.out(mixed)  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -69,8 +73,8 @@ class Block(nn.Module):
         self.attention = Attention(block.attn)
         self.mlp: nn.Module = block.mlp
 
-    def forward(self, rows: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        rows = rows + self.attention(self.attention_norm(rows), cos, sin, mask)
+    def forward(self, rows: Tensor, cos: Tensor, sin: Tensor, windows: int) -> Tensor:
+        rows = rows + self.attention(self.attention_norm(rows), cos, sin, windows)
         return rows + self.mlp(self.mlp_norm(rows))  # type: ignore[no-any-return]
 
 
@@ -106,7 +110,6 @@ class EncodeImage(nn.Module):
 
     cos: Tensor
     sin: Tensor
-    mask: Tensor | None
     positions: Tensor
     marks: Tensor
 
@@ -122,14 +125,16 @@ class EncodeImage(nn.Module):
         """Of the picture, as the decoder sees it."""
         self.normalise = PixelNormalisation(image.rescale, image.mean, image.std)
         self.patch_embedding = _of_a_still(tower.patch_embed.proj)
+        self.side = getattr(vision, "window_size", 0) // self.merge // patch
+        """Of a window, in rows of the decoder; 0 where there are none."""
+        self.windows = self.rows * self.columns // self.side**2 if self.side else 1
         with torch.no_grad():
-            cos, sin = tower.rotary_pos_emb(torch.zeros(1), get_vision_position_ids(grid, self.merge))
-        self.register_buffer("cos", cos.float())
-        self.register_buffer("sin", sin.float())
-        self.register_buffer("mask", _windows(vision, grid), persistent=False)
+            angles = tower.rotary_pos_emb(torch.zeros(1), get_vision_position_ids(grid, self.merge))
+        for name, table in zip(("cos", "sin"), angles, strict=True):
+            self.register_buffer(name, self._by_windows(table.float()[None])[0])
         self.register_buffer("positions", _learned_positions(tower, vision, grid))
         self.register_buffer("marks", _marks(self.rows, self.columns))
-        self.whole = {*getattr(vision, "fullatt_block_indexes", range(len(tower.blocks)))}
+        self.whole = frozenset(getattr(vision, "fullatt_block_indexes", range(len(tower.blocks))))
         """Blocks in which patches see those of other windows."""
         self.blocks = nn.ModuleList(Block(block) for block in tower.blocks)
         self.merger = Merger(tower.merger)
@@ -140,13 +145,27 @@ class EncodeImage(nn.Module):
         patches = self.patch_embedding(self.normalise(pixels))
         width, side = patches.shape[1], self.merge
         squares = patches.reshape(width, self.rows, side, self.columns, side).permute(1, 3, 2, 4, 0)
-        rows = squares.reshape(1, -1, width) + self.positions
+        rows = self._by_windows(squares.reshape(1, -1, width) + self.positions)
         deep = []
         for number, block in enumerate(self.blocks):
-            rows = block(rows, self.cos, self.sin, None if number in self.whole else self.mask)
+            rows = block(rows, self.cos, self.sin, 1 if number in self.whole else self.windows)
             if number in self.deep_layers:
                 deep.append(self.deep_mergers[self.deep_layers.index(number)](rows))
-        return torch.cat([self.merger(rows), self.marks, *deep], -1)
+        return torch.cat([self._by_rows(self.merger(rows)), self.marks, *deep], -1)
+
+    def _by_windows(self, patches: Tensor) -> Tensor:
+        """Patches [1, N, C], square by square, as they stand window by window."""
+        if self.windows == 1:
+            return patches
+        across = self.rows // self.side, self.side, self.columns // self.side, self.side
+        return patches.reshape(*across, -1).transpose(1, 2).reshape(patches.shape)
+
+    def _by_rows(self, merged: Tensor) -> Tensor:
+        """The contrary, of rows of the decoder [1, P, W]."""
+        if self.windows == 1:
+            return merged
+        across = self.rows // self.side, self.columns // self.side, self.side, self.side
+        return merged.reshape(*across, -1).transpose(1, 2).reshape(merged.shape)
 
 
 class MarkedRotation(Rotation):
@@ -363,20 +382,6 @@ def _of_a_still(patches: nn.Conv3d) -> nn.Conv2d:
     if patches.bias is not None:
         flat.bias = patches.bias
     return flat
-
-
-def _windows(vision: Any, grid: Tensor) -> Tensor | None:
-    """[1, N, N], added to scores: `MASKED` for patches of other windows; None where the whole picture is one."""
-    from transformers.vision_utils import get_vision_window_index
-
-    if not hasattr(vision, "fullatt_block_indexes"):
-        return None
-    merge = vision.spatial_merge_size
-    order, ends = get_vision_window_index(grid, merge, vision.window_size, _side(vision.patch_size))
-    window = torch.empty(len(order), dtype=torch.long)
-    window[order] = torch.bucketize(torch.arange(len(order)) * merge**2, ends.long(), right=True)
-    window = window.repeat_interleave(merge**2)
-    return ((window != window[:, None]).float() * MASKED)[None]
 
 
 def _learned_positions(tower: Any, vision: Any, grid: Tensor) -> Tensor:
