@@ -80,7 +80,8 @@ def convert(
         image_only: Leave the text tower out.
         calibration: Data to measure ranges on, for recipes that need any.
         context_length: Of a model that talks, the positions of a dialogue; enough for a picture and some words if None.
-        lengths: Of a model that talks, how many rows are decoded at once, ascending from 1; 1 and 64 if None.
+        lengths: Of a model that talks, how many rows are decoded at once, ascending from 1; 1 and 64 if None, or what
+            holds picture and question of one that takes both at once.
         picture_size: Of one that takes pictures of any size, such as Qwen2.5-VL, height and width in pixels.
         force: Replace an existing bundle.
 

@@ -70,7 +70,7 @@ def test_a_prefix_that_no_length_holds_is_refused() -> None:
         asking(model).refuse_unfit("a question, " * 9)
     with pytest.raises(InputError, match="lengths: expected a last one that holds a picture, which takes 16"):
         talking.load(talker_checkpoint("paligemma"), name="p", lengths=(1, 16))
-    assert load("paligemma").programs["decode"].spec.lengths == (1, 512)  # the whole context, where nobody says
+    assert load("paligemma").programs["decode"].spec.lengths == (1, 80, 512)  # a usual question, and any
 
 
 def test_it_answers_one_question() -> None:

@@ -68,7 +68,8 @@ def load(
         name: What the model is called.
         commit: Of a hub id; a folder's revision is the hash of its weights.
         context_length: Positions that a dialogue may have; where None, enough for a picture and some words.
-        lengths: How many rows are decoded at once, ascending from 1; 1 and 64 where None.
+        lengths: How many rows are decoded at once, ascending from 1; 1 and 64 where None, and the context of
+            one that takes picture and question at once.
         picture_size: Height and width in pixels that pictures are scaled to, of a family that takes any size.
 
     Returns:
@@ -293,8 +294,15 @@ def _ids_of(folder: Path, theirs: PreTrainedTokenizerBase, text: str, *, special
 
 
 def _lengths(lengths: tuple[int, ...] | None, context_length: int, at_once: int) -> tuple[int, ...]:
-    """How many rows are decoded at once, the last of them more than have to be."""
-    found = lengths or (1, context_length if at_once else min(_PROMPT_LENGTH, context_length))
+    """How many rows are decoded at once.
+
+    Args:
+        lengths: As the user wants them.
+        context_length: Of a dialogue.
+        at_once: How many have to be put in one run, and some for a question; 0 where prompts are put in parts.
+    """
+    usual = [1, at_once + _PROMPT_LENGTH, *([context_length] if at_once else [])]
+    found = lengths or tuple(sorted({min(each, context_length) for each in usual}))
     if found[0] != 1 or list(found) != sorted({*found}) or found[-1] > context_length:
         raise InputError(
             f"lengths: expected whole numbers that ascend from 1, up to the context of {context_length:,}, got "
