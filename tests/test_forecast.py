@@ -130,10 +130,8 @@ def test_real_conversions_are_what_was_foreseen(
 def test_so_is_that_of_a_model_that_talks(kind: str, target: str, recipe: str) -> None:
     made = library.talker(kind, target, recipe)
     assert made.manifest.dialogue is not None
-    lengths, context = made.components["decode"].spec.lengths, made.manifest.dialogue.context_length
-    model = forecast.components(
-        catalogue.load_any(library.talker_checkpoint(kind), context_length=context, lengths=lengths)
-    )
+    context = made.manifest.dialogue.context_length
+    model = forecast.components(catalogue.load_any(library.talker_checkpoint(kind), **library.talker_options(kind)))
     (found,) = forecast.forecast(model, (target,), (BUILTIN[recipe],))
     assert found.footprint is not None
     assert dict(found.footprint.requires) == dict(made.manifest.requires)

@@ -185,6 +185,7 @@ class Decoder(nn.Module):
         count = 2 * len(self.gated)
         picture, state = given[:count], given[count:]
         shown = places.write(state[-1].squeeze(0), mark)
+        kept = shown.unsqueeze(0)  # not last of all: coremltools' canonicalize_inplace_pattern fails on that
         sees = ((self.slots <= positions.unsqueeze(-1)).float() @ shown).clamp(max=1)
         angles, written = self.rotation(places), []
         for number, layer in enumerate(self.layers):
@@ -193,7 +194,7 @@ class Decoder(nn.Module):
                 rows = self.gated[place](rows, sees, *picture[2 * place : 2 * place + 2])
             rows, keys, values = layer(rows, places, angles, *state[2 * number : 2 * number + 2])
             written += [keys, values]
-        return self.head(self.norm(places.newest @ rows)).squeeze(1), *written, shown.unsqueeze(0)
+        return self.head(self.norm(places.newest @ rows)).squeeze(1), *written, kept
 
 
 def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, where: str) -> Parts:

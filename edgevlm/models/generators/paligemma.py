@@ -19,6 +19,9 @@ from edgevlm.models.generators.decoder import Places, RMSNorm
 from edgevlm.models.generators.parts import Parts, Pieces, features, normalised
 from edgevlm.models.generators.towers import Tower
 
+_BEYOND = 60_000.0
+"""Of a logit, within float16."""
+
 
 class EncodeImage(nn.Module):
     """Pixels float32 [1, 3, H, W] in 0..255 -> features float32 [1, P, W], rows like those of a text's tokens.
@@ -92,7 +95,11 @@ class Decoder(decoder.Decoder):
 
     def answer(self, places: Places, rows: Tensor) -> Tensor:
         logits = super().answer(places, rows)
-        return logits if self.largest is None else (logits / self.largest).tanh() * self.largest
+        if self.largest is None:
+            return logits
+        # Cut where tanh has long been 1: litert-torch would make one of the factor and the head's weights, which NNCF
+        # has decided on.
+        return (logits.clamp(-_BEYOND, _BEYOND) / self.largest).tanh() * self.largest
 
 
 def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, where: str) -> Parts:

@@ -244,6 +244,7 @@ class Decoder(decoder.Decoder):
         places = Places(positions, self.slots, self.groups)
         rows, marks, deep = _parts(embeddings, self.width)
         ended = places.write(state[-1].squeeze(0), (marks[..., :1] - 1).clamp(min=0))
+        kept = ended.unsqueeze(0)  # not last of all: coremltools' canonicalize_inplace_pattern fails on that
         angles = self.rotation.angles(self._axes(places, marks, ended))
         written = []
         for number, layer in enumerate(self.layers):
@@ -251,7 +252,7 @@ class Decoder(decoder.Decoder):
             written += [keys, values]
             if number < len(deep):
                 rows = rows + deep[number]
-        return self.head(self.norm(places.newest @ rows)).squeeze(1), *written, ended.unsqueeze(0)
+        return self.head(self.norm(places.newest @ rows)).squeeze(1), *written, kept
 
     def _axes(self, places: Places, marks: Tensor, ended: Tensor) -> list[Tensor]:
         """Where rows stand in time, height and width, int32 [1, T] each.
