@@ -138,9 +138,9 @@ def check_kinds(bundle: Bundle, stored: GoldenDialogues) -> None:
 def proof_threads(bundle: Bundle) -> int:
     """How many threads a bundle is asked with: of a model that talks, whose proof takes minutes, one a processor.
 
-    They change no bit of its answers, which tests hold.
+    They change no bit of its answers, which tests hold; but those of Core ML's evaluator, which is asked with one.
     """
-    if bundle.manifest.dialogue is None:
+    if bundle.manifest.dialogue is None or bundle.manifest.target == "coreml":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
