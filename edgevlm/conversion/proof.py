@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +24,7 @@ from edgevlm.inputs.rows import EMBEDDING, PIXELS, TOKEN_IDS, Rows, encoder, mak
 from edgevlm.inputs.texts import Tokenizer
 from edgevlm.parity import comparison, generation, golden, witness
 from edgevlm.parity.comparison import Answers
+from edgevlm.process.processors import usable_processors
 from edgevlm.process.progress import Progress
 from edgevlm.targets import registry
 from edgevlm.targets.app_runner import RunnerTarget
@@ -142,7 +142,7 @@ def proof_threads(bundle: Bundle) -> int:
     """
     if bundle.manifest.dialogue is None or bundle.manifest.target == "coreml":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_processors()
 
 
 def runner_of(bundle: Bundle) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgevlm import schema
 from edgevlm.onboard.figures import System
+from edgevlm.process.processors import usable_processors
 from edgevlm.process.progress import Progress
 
 _PACKAGES = ("numpy", "pillow", "tokenizers", "ai-edge-litert", "tflite-runtime", "executorch", "torch", "coremltools")
@@ -34,7 +35,7 @@ def read() -> System:
         model=_first_line(_NAMES),
         processor=_processor(),
         architecture=platform.machine(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_processors(),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         system=platform.platform(terse=True),
         python=platform.python_version(),
