@@ -18,7 +18,14 @@ from edgevlm.bundle.dialogue import SHOWN, Chat, Turn
 from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 from edgevlm.errors import CheckpointError
 from edgevlm.models.generators.decoder import Attention, Layer, Places, RMSNorm, Rotation
-from edgevlm.models.generators.parts import Parts, Pieces, keys_and_values, keys_and_values_of_picture, normalised
+from edgevlm.models.generators.parts import (
+    Parts,
+    Pieces,
+    keys_and_values,
+    keys_and_values_of_picture,
+    normalised,
+    scaled,
+)
 from edgevlm.models.generators.towers import Tower
 
 _AROUND, _END = "<fake_token_around_image>", "<end_of_utterance>"
@@ -32,24 +39,36 @@ class ResamplerBlock(nn.Module):
     Args:
         attention: transformers' `IdeficsPerceiverAttention`, whose weights are taken.
         mlp: The MLP behind it.
+        first: The latents [1, L, C] that the first block begins with. What it asks is a constant then: converters would
+            make it of weights that NNCF has decided on.
     """
 
-    def __init__(self, attention: Any, mlp: nn.Module) -> None:
+    asked: Tensor
+
+    def __init__(self, attention: Any, mlp: nn.Module, first: Tensor | None) -> None:
         super().__init__()
         self.heads, self.size = int(attention.n_heads), int(attention.head_dim)
         self.rows_norm: nn.LayerNorm = attention.context_layer_norm
         self.latents_norm: nn.LayerNorm = attention.latents_layer_norm
-        self.query, self.key, self.value = attention.q_proj, attention.k_proj, attention.v_proj
+        self.key, self.value = attention.k_proj, attention.v_proj
+        self.query: nn.Linear | None = attention.q_proj if first is None else None
         self.query_norm: nn.Module = getattr(attention, "q_layer_norm", nn.Identity())
         self.key_norm: nn.Module = getattr(attention, "k_layer_norm", nn.Identity())
         self.out: nn.Linear = attention.output_proj
         self.mlp = mlp
+        if first is not None:
+            with torch.no_grad():
+                asked = self._split(attention.q_proj(self.latents_norm(first)))
+                self.register_buffer("asked", self.query_norm(asked) * self.size**-0.5)
 
     def forward(self, rows: Tensor, latents: Tensor) -> Tensor:
         normed = self.latents_norm(latents)
         seen = torch.cat([self.rows_norm(rows), normed], 1)
-        query, key = self.query_norm(self._split(self.query(normed))), self.key_norm(self._split(self.key(seen)))
-        scores = (query * self.size**-0.5) @ key.transpose(1, 2)
+        if self.query is None:
+            query = self.asked
+        else:
+            query = self.query_norm(self._split(self.query(normed))) * self.size**-0.5
+        scores = query @ self.key_norm(self._split(self.key(seen))).transpose(1, 2)
         mixed = scores.softmax(-1) @ self._split(self.value(seen))
         latents = self.out(mixed.transpose(0, 1).flatten(1).unsqueeze(0)) + latents
         return self.mlp(latents) + latents  # type: ignore[no-any-return]
@@ -77,7 +96,10 @@ class EncodeImage(nn.Module):
         self.resampled = resampler is not None
         if resampler is not None:
             self.register_buffer("latents", resampler.latents.detach()[None])
-            self.blocks = nn.ModuleList(ResamplerBlock(*block) for block in resampler.blocks)
+            self.blocks = nn.ModuleList(
+                ResamplerBlock(attention, mlp, None if number else self.latents)
+                for number, (attention, mlp) in enumerate(resampler.blocks)
+            )
             self.last_norm: nn.LayerNorm = resampler.layer_norm
         attentions = [layer.cross_attn for layer in model.gated_cross_attn_layers]
         self.heads: int = config.num_attention_heads
@@ -113,11 +135,9 @@ class GatedLayer(nn.Module):
     """Attention to the picture and an MLP, each behind a norm, through a gate, and beside its own input.
 
     Args:
-        layer: transformers' `IdeficsGatedCrossAttentionLayer`, whose weights are taken.
+        layer: transformers' `IdeficsGatedCrossAttentionLayer`, whose weights are taken; its gates go into the last
+            linear of each branch.
     """
-
-    attention_gate: Tensor
-    mlp_gate: Tensor
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -126,18 +146,18 @@ class GatedLayer(nn.Module):
         self.attention_norm, self.mlp_norm = RMSNorm(layer.input_layernorm), RMSNorm(layer.post_attention_layernorm)
         self.query: nn.Linear = attention.q_proj
         self.query_norm: nn.Module = RMSNorm(attention.q_layer_norm) if attention.qk_layer_norms else nn.Identity()
-        self.out: nn.Linear = attention.o_proj
-        self.mlp: nn.Module = layer.mlp
-        self.register_buffer("attention_gate", layer.alpha_cross_attn.detach().tanh())
-        self.register_buffer("mlp_gate", layer.alpha_dense.detach().tanh())
+        self.out = scaled(attention.o_proj, layer.alpha_cross_attn.tanh())
+        self.gate, self.up, self.activation = layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.act_fn
+        self.down = scaled(layer.mlp.down_proj, layer.alpha_dense.tanh())
 
     def forward(self, rows: Tensor, sees: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Rows [1, T, W] that see the picture or do not, 1 or 0 [1, T, 1]; keys and values [1, heads, P, D]."""
         query = self.query(self.attention_norm(rows)).reshape(rows.shape[1], self.heads, self.size).transpose(0, 1)
         scores = (self.query_norm(query) * self.size**-0.5) @ keys.squeeze(0).transpose(1, 2)
         mixed = (scores.softmax(-1) @ values.squeeze(0)).transpose(0, 1).flatten(1).unsqueeze(0)
-        rows = rows + self.attention_gate * (self.out(mixed) * sees)
-        return rows + self.mlp_gate * self.mlp(self.mlp_norm(rows))  # type: ignore[no-any-return]
+        rows = rows + self.out(mixed) * sees
+        normed = self.mlp_norm(rows)
+        return rows + self.down(self.activation(self.gate(normed)) * self.up(normed))  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):

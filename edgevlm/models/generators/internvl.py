@@ -16,7 +16,7 @@ from edgevlm.bundle.dialogue import Turn
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.models.generators.decoder import Decoder, RMSNorm
-from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, rows_of_layers, shuffled
+from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, rows_of_layers, scaled, shuffled
 from edgevlm.models.layers import PixelNormalisation, attend
 
 
@@ -37,11 +37,11 @@ class Block(nn.Module):
         self.key: nn.Linear = attention.k_proj
         self.value: nn.Linear = attention.v_proj
         self.query_norm, self.key_norm = _norm(attention.q_norm), _norm(attention.k_norm)
-        self.out = _scaled(attention.projection_layer, layer.lambda_1)
+        self.out = scaled(attention.projection_layer, layer.lambda_1)
         self.mlp_norm = _norm(layer.layernorm_after)
         self.fc1: nn.Linear = layer.mlp.fc1
         self.activation: nn.Module = layer.mlp.activation_fn
-        self.fc2 = _scaled(layer.mlp.fc2, layer.lambda_2)
+        self.fc2 = scaled(layer.mlp.fc2, layer.lambda_2)
 
     def forward(self, rows: Tensor) -> Tensor:
         normed = self.attention_norm(rows)
@@ -162,13 +162,3 @@ def _written(tokenizer: Any, rows: int, columns: int, positions: int) -> str:
 def _norm(norm: Any) -> nn.Module:
     """transformers' own, but RMSNorm, which overflows float16 there."""
     return norm if isinstance(norm, nn.LayerNorm | nn.Identity) else RMSNorm(norm)
-
-
-def _scaled(linear: nn.Linear, scale: Tensor) -> nn.Linear:
-    """A linear layer and a scale of each of its channels, as one."""
-    scaled = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-    with torch.no_grad():
-        scaled.weight = nn.Parameter(linear.weight * scale[:, None], requires_grad=False)
-        if linear.bias is not None:
-            scaled.bias = nn.Parameter(linear.bias * scale, requires_grad=False)
-    return scaled

@@ -127,6 +127,22 @@ def shuffled(rows: torch.Tensor, side: int, scale: int) -> torch.Tensor:
     return squares.reshape(1, (side // scale) ** 2, scale * scale * width)
 
 
+def scaled(linear: nn.Linear, scale: torch.Tensor) -> nn.Linear:
+    """A linear layer and a scale of each of its channels, as one: converters would make it of weights in integers, too.
+
+    Args:
+        linear: Whose weights are left as they are.
+        scale: Of its outputs, [W] or a number for all.
+    """
+    made = nn.Linear(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
+    with torch.no_grad():
+        factor = scale.reshape(-1).expand(linear.out_features)
+        made.weight = nn.Parameter(linear.weight * factor[:, None], requires_grad=False)
+        if linear.bias is not None:
+            made.bias = nn.Parameter(linear.bias * factor, requires_grad=False)
+    return made
+
+
 def keys_and_values(layers: int, shape: tuple[int, ...]) -> tuple[TensorSpec, ...]:
     """What a decoder keeps of the rows so far: keys and values of each layer in turn.
 
