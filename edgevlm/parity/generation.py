@@ -180,7 +180,7 @@ def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
     for number, (shown, question) in enumerate(asked):
         progress("asking the original", number / len(asked))
         found.append(_answer(model, shown, question))
-    flat = next(name for name in pictures if Path(name).name == _FLAT)
+    _, flat, _ = pictures
     return GoldenDialogues(SCHEMA_VERSION, tuple(found), model.pixels, _conversations(model, flat))
 
 

@@ -54,6 +54,11 @@ class RMSNorm(nn.Module):
         return rows * ((rows * rows).mean(-1, keepdim=True) + self.eps / (largest * largest)).rsqrt() * self.weight
 
 
+def half_safe_norm(norm: Any) -> nn.Module:
+    """transformers' own norm, or none, as it is; but RMSNorm, which overflows float16 there."""
+    return norm if isinstance(norm, nn.LayerNorm | nn.Identity) else RMSNorm(norm)
+
+
 class Places:
     """Where the rows of one run stand in a state of S slots, in the forms that every layer needs.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgevlm.bundle.dialogue import Turn
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError
-from edgevlm.models.generators.decoder import Decoder, RMSNorm
+from edgevlm.models.generators.decoder import Decoder, half_safe_norm
 from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, rows_of_layers, scaled, shuffled
 from edgevlm.models.layers import PixelNormalisation, attend
 
@@ -32,13 +32,13 @@ class Block(nn.Module):
         super().__init__()
         attention = layer.attention
         self.heads: int = attention.num_heads
-        self.attention_norm = _norm(layer.layernorm_before)
+        self.attention_norm = half_safe_norm(layer.layernorm_before)
         self.query: nn.Linear = attention.q_proj
         self.key: nn.Linear = attention.k_proj
         self.value: nn.Linear = attention.v_proj
-        self.query_norm, self.key_norm = _norm(attention.q_norm), _norm(attention.k_norm)
+        self.query_norm, self.key_norm = half_safe_norm(attention.q_norm), half_safe_norm(attention.k_norm)
         self.out = scaled(attention.projection_layer, layer.lambda_1)
-        self.mlp_norm = _norm(layer.layernorm_after)
+        self.mlp_norm = half_safe_norm(layer.layernorm_after)
         self.fc1: nn.Linear = layer.mlp.fc1
         self.activation: nn.Module = layer.mlp.activation_fn
         self.fc2 = scaled(layer.mlp.fc2, layer.lambda_2)
@@ -157,8 +157,3 @@ def _written(tokenizer: Any, rows: int, columns: int, positions: int) -> str:
     # Not a processor of its own: it needs a reader of videos.
     processor: Any = SimpleNamespace(**tokens, image_seq_length=positions)
     return str(InternVLProcessor.replace_image_token(processor, {"num_patches": [rows * columns + 1]}, 0))
-
-
-def _norm(norm: Any) -> nn.Module:
-    """transformers' own, but RMSNorm, which overflows float16 there."""
-    return norm if isinstance(norm, nn.LayerNorm | nn.Identity) else RMSNorm(norm)

@@ -142,7 +142,6 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
         talks=False,
         describe="caption en",
         asked=_asked,
-        prefix=True,
     )
 
 

@@ -49,7 +49,6 @@ class Parts:
             columns of tiles, and the positions of one: `pieces` must say the same. None where that is the token alone.
         asked: By the token of a picture and the tokenizer, the texts that transformers' own processor puts around a
             question, where that is no chat template's business.
-        prefix: Whether picture and question are put at once; see `ComponentSpec`.
         behind_words: How many zeros stand behind each row of a word, where a picture's rows say more than words do.
         marked_token_id: Id of a token whose row has 1 in place of the last of these.
         longest: Positions that the decoder was trained with, where its configuration does not say.
@@ -69,7 +68,6 @@ class Parts:
     describe: str
     written: Callable[[Any, int, int, int], str] | None = None
     asked: Callable[[str, Any], Chat] | None = None
-    prefix: bool = False
     behind_words: int = 0
     marked_token_id: int | None = None
     longest: int | None = None
@@ -78,6 +76,11 @@ class Parts:
     def beside(self) -> bool:
         """Whether `decode` takes what is seen beside its rows, rather than among them."""
         return all(tensor.name != FEATURES for tensor in self.seen)
+
+    @property
+    def prefix(self) -> bool:
+        """Whether picture and question are put at once; see `ComponentSpec`."""
+        return bool(getattr(self.decode, "prefix", False))
 
 
 def normalised(pixels: torch.Tensor, rescale: float, mean: Any, std: Any) -> torch.Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from edgevlm.bundle.dialogue import ENDED
 from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 from edgevlm.models.generators import decoder
-from edgevlm.models.generators.decoder import Places, RMSNorm, Rotation, quarter_turn
+from edgevlm.models.generators.decoder import Places, Rotation, half_safe_norm, quarter_turn
 from edgevlm.models.generators.parts import Parts, Pieces, features, normalised
 from edgevlm.models.layers import PixelNormalisation
 
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
     def __init__(self, block: Any) -> None:
         super().__init__()
-        self.attention_norm, self.mlp_norm = _norm(block.norm1), _norm(block.norm2)
+        self.attention_norm, self.mlp_norm = half_safe_norm(block.norm1), half_safe_norm(block.norm2)
         self.attention = Attention(block.attn)
         self.mlp: nn.Module = block.mlp
 
@@ -89,9 +89,9 @@ class Merger(nn.Module):
         super().__init__()
         self.width: int = merger.hidden_size
         if hasattr(merger, "ln_q"):
-            self.norm, self.layers, self.joined_first = _norm(merger.ln_q), merger.mlp, False
+            self.norm, self.layers, self.joined_first = half_safe_norm(merger.ln_q), merger.mlp, False
         else:
-            self.norm, self.joined_first = _norm(merger.norm), bool(merger.use_postshuffle_norm)
+            self.norm, self.joined_first = half_safe_norm(merger.norm), bool(merger.use_postshuffle_norm)
             self.layers = nn.Sequential(merger.linear_fc1, merger.act_fn, merger.linear_fc2)
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -406,8 +406,3 @@ def _learned_positions(tower: Any, vision: Any, grid: Tensor) -> Tensor:
 def _side(size: Any) -> int:
     """Of a square, which configurations give as a number or as two of them."""
     return int(size if isinstance(size, int) else size[0])
-
-
-def _norm(norm: Any) -> nn.Module:
-    """transformers' own, but RMSNorm, which overflows float16 there."""
-    return norm if isinstance(norm, nn.LayerNorm) else RMSNorm(norm)
