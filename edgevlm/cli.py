@@ -26,6 +26,7 @@ from edgevlm.commands.talk import describe
 from edgevlm.commands.tune import tune
 from edgevlm.errors import EdgeVLMError, OutputError, debugging
 from edgevlm.process import interrupts, terminal
+from edgevlm.process.garbage import collect_seldom
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
@@ -93,6 +94,7 @@ def _open_closed_streams() -> None:
 def program() -> None:
     """The installed command."""
     _open_closed_streams()
+    collect_seldom()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what ASCII or Latin-1 cannot hold is written out
             stream.reconfigure(errors="backslashreplace")

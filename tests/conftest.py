@@ -28,6 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     from made import home
 
+    from edgevlm.process.garbage import collect_seldom
+
+    collect_seldom()
     if not hasattr(config, "workerinput") and config.getoption("numprocesses", None):
         bytecode_cache.compile_once()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background, where Ctrl-C would end nothing

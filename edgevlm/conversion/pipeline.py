@@ -34,6 +34,7 @@ from edgevlm.errors import (
 from edgevlm.graphs.program import functions
 from edgevlm.models import catalogue
 from edgevlm.parity import generation
+from edgevlm.process.garbage import seldom_collected
 from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import discard
 from edgevlm.targets import registry
@@ -184,7 +185,8 @@ def convert(request: Request, progress: Progress = silent) -> tuple[Outcome, ...
                 outcome = _copy(kept, request, target)
             else:
                 source = source or _prepare(request, calibration, progress)
-                outcome = replace(_convert_one(source, request, target, progress), notes=source.model.notes)
+                with seldom_collected():
+                    outcome = replace(_convert_one(source, request, target, progress), notes=source.model.notes)
                 if entry and outcome.status == "passed" and outcome.bundle:
                     cache.keep(entry, outcome.bundle)
         except EdgeVLMError as error:
