@@ -621,7 +621,7 @@ def test_what_cannot_be_compared(bundle: Bundle, tmp_path: Path) -> None:
     broken.write_text('{"schema_version": 9}\n')
     for arguments, said in (
         ((one, other), "have no device, bundle and component in common"),
-        ((one, broken), "expected a result with schema_version 1 to 4"),
+        ((one, broken), "expected a result with schema_version 1 to 5"),
         ((one, tmp_path / "missing"), "cannot be read"),
         ((one, one, "--limit", "1"), "with its sign, got '1': write 1%, or 100%"),
     ):

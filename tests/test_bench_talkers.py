@@ -10,18 +10,25 @@ from pathlib import Path
 import library
 import numpy as np
 import pytest
-from bench_results import artefact, measured
+from bench_results import artefact, emulated, measured
 from click.testing import CliRunner
 
 from edgevlm import schema
-from edgevlm.bench.report.answers import answers
-from edgevlm.bench.report.terminal import answers_in_words
+from edgevlm.bench.artefacts import subjects
+from edgevlm.bench.report.answers import Band, answers, estimated_answers, token_work
+from edgevlm.bench.report.tables import device_tables
+from edgevlm.bench.report.terminal import answers_in_words, estimates_in_words
+from edgevlm.bench.report.wording import Names
+from edgevlm.bench.results import Estimated
+from edgevlm.bench.worker import _refusal
 from edgevlm.cli import main
+from edgevlm.devices.device import resolve
+from edgevlm.devices.profile import builtin
 from edgevlm.errors import DeviceError
 from edgevlm.inference.generator import Generator, generator_of
 from edgevlm.onboard.answers import QUESTION, Part, parts
 from edgevlm.onboard.engines import make, sample_jpeg
-from edgevlm.onboard.figures import Times
+from edgevlm.onboard.figures import Counts, Times
 from edgevlm.onboard.timing import LEAST_RUNS, clock
 from edgevlm.process.progress import silent
 from edgevlm.targets import registry
@@ -110,17 +117,69 @@ def test_times_add_up_to_a_first_token() -> None:
     )
 
 
+def _estimated(name: str, middle_ms: float) -> Estimated:
+    band = (middle_ms / 2, middle_ms, middle_ms * 4)
+    return Estimated("pi", artefact("int8", "tflite"), name, 4, *band, "bandwidth", (), 0.2, "edgevlm bench")
+
+
+def test_estimates_of_parts_come_to_an_answers() -> None:
+    times = {"encode_image": 40.0, "prompt": 60.0, "token_at_512": 25.0, "token_at_128": 20.0}
+    found = [_estimated(*each) for each in times.items()]
+    (answer,) = estimated_answers([*found, replace(found[0], artefact=artefact("fp32", "tflite"))])
+    assert answer.first_token_ms == Band(50, 100, 400)
+    assert answer.tokens_per_second == {128: Band(12.5, 50, 100), 512: Band(10, 40, 80)}
+    (said,) = estimates_in_words(found)
+    assert said.endswith(
+        "CPU, 4 threads, estimated: the first token after 100 ms (50.0 to 400); tokens a second by how many there are: "
+        "50.0 (12.5 to 100) at 128 and 40.0 (10.0 to 80.0) at 512"
+    )
+    (alone,) = estimated_answers(found[2:])  # of `--component token_at_512`, `token_at_128`
+    assert (alone.first_token_ms, [*alone.tokens_per_second]) == (None, [128, 512])
+
+
+def test_a_tokens_work_is_a_line_in_its_position() -> None:
+    what = artefact("int8", "tflite")
+    found = []
+    for fill in (1024, 256, 512):
+        counts = Counts(5_000_000 + 300 * fill, 0, 0, 0, 0, 0, 0)
+        each = emulated("pi", what, f"token_at_{fill}")
+        found.append(replace(each, counts=counts, positions=1, reads_bytes=7_000_000))
+    (work,) = token_work([*found, emulated("pi", what, "prompt")])
+    assert [*work.instructions] == [256, 512, 1024]
+    assert work.instructions_a_position == pytest.approx(300)
+    assert work.reads_bytes == 7_000_000
+    assert token_work(found[:1])[0].instructions_a_position is None
+    tables = {each.title: each for each in device_tables([*found, _estimated("prompt", 1.0)], Names((what,)))}
+    assert [cell.text for cell in tables["A token"].rows[0].cells] == ["5.077", "5.154", "5.307", "0.300", "7.00"]
+    assert tables["Estimated answers"].rows[0].cells[0].text == "4"
+
+
+def test_what_a_part_reads_is_its_file_and_the_state() -> None:
+    bundle = library.talker("blip", "tflite", "fp32")
+    reads = {each.component: each.reads_bytes for each in subjects([bundle], ())}
+    sizes = {name: (bundle.path / each.file).stat().st_size for name, each in bundle.components.items()}
+    state = sum(4 * np.prod(each.shape) for each in bundle.components["decode"].spec.state)
+    assert reads["encode_image"] == sizes["encode_image"]
+    assert {reads[name] for name in PARTS[1:]} == {sizes["decode"] + state}
+
+
 def test_devices_that_cannot_say_are_told_of_at_once(tmp_path: Path) -> None:
-    bundle = library.talker("blip", "tflite", "fp32").path
-    asked = ["bench", bundle, "--device", "raspberry-pi-5", "--device", "galaxy-s23", "--out", tmp_path, "--json"]
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text("my-phone: {like: galaxy-s23, address: 'adb://0123', runner: /bin/true}\n")
+    bundle = library.talker("blip", "tflite", "fp32")
+    asked = ["bench", bundle.path, "--device", "my-phone", "--devices", fleet, "--out", tmp_path / "out", "--json"]
     result = CliRunner().invoke(main, [*map(str, asked)])
     assert result.exit_code == 2
-    found = json.loads(result.stdout)["results"]
-    assert {each["device"] for each in found} == {"raspberry-pi-5", "galaxy-s23"}
-    assert len(found) == 2
-    assert {each["message"] for each in found} == {
-        "models that talk are timed on this computer and on what is reached by ssh so far"
-    }
+    (found,) = json.loads(result.stdout)["results"]
+    assert found["message"] == (
+        "models that talk run on this computer, on what is reached by ssh, and on emulated devices so far"
+    )
+    (subject, *_) = subjects([bundle], ())
+    for_executorch = replace(subject, artefact=replace(subject.artefact, target="executorch"))
+    refused = _refusal(resolve("raspberry-pi-5", builtin()), for_executorch)
+    assert refused is not None
+    assert "needs torch and executorch, which no emulated device has" in refused.message
+    assert _refusal(resolve("raspberry-pi-5", builtin()), subject) is None
 
 
 @pytest.mark.slow

@@ -29,7 +29,9 @@ from edgevlm.emulation.counting import Emulation, dispatch_warnings, emulate, st
 from edgevlm.emulation.parts import Part
 from edgevlm.emulation.setup import Setup, prepare, setup
 from edgevlm.errors import BundleError, DeviceError, EdgeVLMError, OutOfMemory
-from edgevlm.onboard.engines import sample_inputs
+from edgevlm.inference.generator import generator_of
+from edgevlm.onboard.answers import Part as AnswerPart
+from edgevlm.onboard.engines import sample_inputs, sample_jpeg
 from edgevlm.onboard.figures import Counts
 from edgevlm.process import interrupts, store
 from edgevlm.targets import registry
@@ -261,12 +263,28 @@ def test_a_bundle_runs_the_kernels_that_each_core_has(ready: Setup, student: Bun
 @pytest.mark.slow
 @emulates
 def test_counting_again_gives_the_same(ready: Setup, student: Bundle) -> None:
-    (first, load), (second, again) = (counting.count(student, "encode_image", PI_5, runs=2) for _ in range(2))
+    one, other = (counting.count(student, "encode_image", PI_5, runs=2) for _ in range(2))
+    first, load, second, again = one.steady, one.load, other.steady, other.load
     tolerance = 1e-6 if student.manifest.target == "executorch" else 1e-3
     assert first.instructions == pytest.approx(second.instructions, rel=tolerance)
     assert load.instructions == pytest.approx(again.instructions, rel=10 * tolerance)
     for each in ("float_multiply_adds", "integer_multiply_adds", "dot_products"):
         assert getattr(first, each) == getattr(second, each)
+
+
+@pytest.mark.slow
+@emulates
+def test_a_token_costs_the_same_wherever_it_stands_in_a_context(ready: Setup) -> None:
+    bundle = library.talker("blip", "tflite", "fp32")
+    early, late = (counting.count(bundle, name, PI_5, runs=2) for name in ("token_at_8", "token_at_32"))
+    assert (early.positions, late.positions) == (1, 1)
+    assert early.steady.float_multiply_adds == late.steady.float_multiply_adds > 10_000
+    assert early.steady.instructions == pytest.approx(late.steady.instructions, rel=0.02)
+    # What fills the context, 31 rows, is no part of opening it.
+    assert late.load.instructions == pytest.approx(early.load.instructions, rel=0.1)
+    with generator_of(bundle, registry.runtime("tflite").open(bundle, threads=1)) as model:
+        expected = AnswerPart(model, "token_at_32", sample_jpeg()).run()
+    assert cosine(late.outputs["token_at_32"], expected) > 0.9999
 
 
 @pytest.mark.slow
@@ -301,7 +319,7 @@ def test_float16_bundles_also_run_on_a_core_without_float16_arithmetic(ready: Se
 def test_a_stand_ins_dot_products_are_not_used_where_the_core_has_none(ready: Setup, student: Bundle) -> None:
     pixel = builtin()["pixel-3a"].cpu[0]
     assert (pixel.qemu_cpu, pixel.dot_product) == ("cortex-a76", False)
-    found, _ = counting.count(student, "encode_image", pixel, runs=1)
+    found = counting.count(student, "encode_image", pixel, runs=1).steady
     assert found.dot_products == 0
     assert dispatch_warnings(student, found, pixel) == ()
 
@@ -355,8 +373,8 @@ def test_a_guests_runs_are_told_apart_and_its_answer_comes_back(target: str) -> 
     assert found.load.instructions > found.runs[0].instructions > 3 * 1000
     assert told[0][0] == "counting encode_image on cortex-a76"
     assert all(0 <= (share or 0) <= 1 for _, share in told)
-    run, load = counting.count(bundle, "encode_image", PI_4)
-    assert (run.float_multiply_adds, load.float_multiply_adds) == (4000, 44000)
+    found = counting.count(bundle, "encode_image", PI_4)
+    assert (found.steady.float_multiply_adds, found.load.float_multiply_adds) == (4000, 44000)
     failure, said = (BundleError, "no such tower") if target == "tflite" else (DeviceError, r"\.pte: no such tower")
     with pytest.raises(failure, match=said):
         emulate(bundle, "encode_text", {"token_ids": library.tower_samples("token_ids", 1)[0]}, PI_5)
@@ -435,10 +453,12 @@ def test_a_device_is_counted_and_estimated_where_no_board_can_be_booted(
 
 
 def test_runs_that_differ_are_refused() -> None:
-    even = Counts(1000, 0, 0, 0, 0, 0, 0)
-    assert steady([replace(even, instructions=each) for each in (1002, 1000, 1001)]).instructions == 1001
+    even = Counts(10**7, 0, 0, 0, 0, 0, 0)
+    assert steady([replace(even, instructions=10**7 + each) for each in (2, 0, 1)]).instructions == 10**7 + 1
     with pytest.raises(DeviceError, match="expected later runs to execute about as many instructions"):
-        steady([even, replace(even, instructions=1100)])
+        steady([even, replace(even, instructions=10**7 + 150_000)])
+    small = [replace(even, instructions=each) for each in (1_600_000, 1_622_000, 1_610_000)]  # Python's own
+    assert steady(small).instructions == 1_610_000
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def ask(known: tuple[CpuPoint, ...] | None = (SLOW, QUICK), **given: Any) -> Pre
         "fma_lanes": 4,
         "clock_mhz": 1000,
         "threads": 1,
-        "artefact_bytes": 0,
+        "reads_bytes": 0,
         "bandwidth_gb_s": 0.0,
     }
     asked = plain | given
@@ -119,12 +119,12 @@ def test_integers_have_a_rate_of_their_own() -> None:
 
 
 def test_reading_weights_bounds_it_where_that_takes_longer() -> None:
-    bound = ask(artefact_bytes=10**9, bandwidth_gb_s=5.0)
+    bound = ask(reads_bytes=10**9, bandwidth_gb_s=5.0)
     assert bound.bound_by == "bandwidth"
     assert (bound.low_ms, bound.middle_ms) == (pytest.approx(200.0), pytest.approx(200.0))
     assert bound.high_ms == pytest.approx(200.0 * BUS_SPREAD)
-    assert ask(artefact_bytes=10**9).middle_ms == pytest.approx(100.0)  # nothing is known of the memory
-    assert ask(artefact_bytes=10**8, bandwidth_gb_s=5.0).bound_by == "instructions"
+    assert ask(reads_bytes=10**9).middle_ms == pytest.approx(100.0)  # nothing is known of the memory
+    assert ask(reads_bytes=10**8, bandwidth_gb_s=5.0).bound_by == "instructions"
 
 
 def test_a_width_without_points_is_between_no_gain_and_the_whole() -> None:
@@ -191,7 +191,7 @@ def test_without_a_point_there_is_no_estimate() -> None:
     lanes=st.sampled_from((2, 4, 8, 16)),
     clock_mhz=st.integers(600, 4000),
     threads=st.integers(1, 8),
-    artefact_bytes=st.integers(0, 10**9),
+    reads_bytes=st.integers(0, 10**9),
     bandwidth_gb_s=st.sampled_from((0.0, 5.5, 200.0)),
     integer=st.booleans(),
     more=st.floats(1.0, 3.0),
@@ -201,7 +201,7 @@ def test_more_work_never_takes_less(
     lanes: int,
     clock_mhz: int,
     threads: int,
-    artefact_bytes: int,
+    reads_bytes: int,
     bandwidth_gb_s: float,
     integer: bool,
     more: float,
@@ -211,7 +211,7 @@ def test_more_work_never_takes_less(
         "fma_lanes": lanes,
         "clock_mhz": clock_mhz,
         "threads": threads,
-        "artefact_bytes": artefact_bytes,
+        "reads_bytes": reads_bytes,
         "bandwidth_gb_s": bandwidth_gb_s,
         "integer": integer,
     }
@@ -219,7 +219,7 @@ def test_more_work_never_takes_less(
     assert 0 < found.low_ms <= found.middle_ms <= found.high_ms
     harder = (
         {"instructions": math.ceil(instructions * more)},
-        {"artefact_bytes": math.ceil(artefact_bytes * more)},
+        {"reads_bytes": math.ceil(reads_bytes * more)},
         {"clock_mhz": max(1, math.floor(clock_mhz / more))},
         {"fma_lanes": lanes // 2},
     )
@@ -280,7 +280,7 @@ def test_every_published_figure_is_within_the_band_of_its_own_width() -> None:
                 fma_lanes=point.fma_lanes,
                 clock_mhz=point.clock_mhz,
                 threads=threads,
-                artefact_bytes=0,
+                reads_bytes=0,
                 bandwidth_gb_s=0,
                 integer=point.integer,
             )

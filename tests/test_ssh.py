@@ -153,7 +153,7 @@ def test_a_machine_answers_and_is_left_as_it_was(sshd: Sshd, bundle: Bundle) -> 
     with reach(sshd, progress=lambda stage, share: told.append((stage, share))) as machine:
         assert machine.folder.startswith(str(sshd.there))
         assert machine.architecture == platform.machine()
-        assert {"numpy", "PIL", "tokenizers", "ai_edge_litert"} <= machine.packages
+        assert {"numpy", "PIL", "tokenizers", "ai_edge_litert", "flatbuffers"} <= machine.packages
         path = machine.put(bundle.path, lambda stage, share: told.append((stage, share)))
         assert machine.put(bundle.path) == path
         assert Bundle.open(path).manifest.name == bundle.manifest.name

@@ -89,7 +89,7 @@ def _bands(known: Calibration) -> list[dict[str, Any]]:
                 fma_lanes=lanes,
                 clock_mhz=1000,
                 threads=threads,
-                artefact_bytes=0,
+                reads_bytes=0,
                 bandwidth_gb_s=0,
                 integer=precision == "int8",
                 known=known.cpu,

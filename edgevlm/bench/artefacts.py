@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from edgevlm.bench.results import Artefact
 from edgevlm.bundle.bundle import Bundle, hash_file
+from edgevlm.bundle.dialogue import DECODE, ENCODE_IMAGE
 from edgevlm.bundle.manifest import MANIFEST, SUFFIX
 from edgevlm.devices.machine import Machine
 from edgevlm.emulation import runner
@@ -57,6 +58,19 @@ class BundledSubject:
     def talks(self) -> bool:
         """Whether it is of a model that talks."""
         return self.bundle.manifest.dialogue is not None
+
+    @property
+    def reads_bytes(self) -> int:
+        """What an inference reads from memory, at least: the whole artefact, other towers included.
+
+        Of one that talks, the file of what is run, once, and what a token reads of the state: all of it, since keys and
+        values of every place are looked at, whether it is taken or not.
+        """
+        if not self.talks:
+            return self.artefact.size_bytes
+        if self.component == ENCODE_IMAGE:
+            return self.bundle.file_bytes(ENCODE_IMAGE)
+        return self.bundle.file_bytes(DECODE) + self.bundle.components[DECODE].spec.state_bytes
 
     def job(self, machine: Machine, progress: Progress) -> Mapping[str, Any]:
         """Sends the bundle, and a runner where it needs torch and the machine has none."""

@@ -12,9 +12,9 @@ from edgevlm.bench.results import Emulated, Failed, Result
 from edgevlm.devices.device import Device
 from edgevlm.devices.profile import Cluster
 from edgevlm.emulation import board, counting, tools
+from edgevlm.emulation.counting import Emulation
 from edgevlm.errors import DeviceError, EdgeVLMError
 from edgevlm.onboard import system
-from edgevlm.onboard.figures import Counts
 from edgevlm.process.progress import Progress
 
 
@@ -37,9 +37,9 @@ def emulate(device: Device, subjects: Sequence[BundledSubject], effort: Effort, 
             progress(f"{said}: {stage}", (begun + (share or 0.0)) / (len(subjects) + 1))
 
         try:
-            steady, load = counting.count(subject.bundle, subject.component, cluster, progress=tell)
-            yield _counted(device, subject, cluster, steady, load)
-            yield from estimate(device, subject, steady, effort.threads)
+            found = counting.count(subject.bundle, subject.component, cluster, progress=tell)
+            yield _counted(device, subject, cluster, found)
+            yield from estimate(device, subject, found.steady, effort.threads)
         except EdgeVLMError as error:
             yield Failed(device.name, subject.artefact, error.message, error.hint, subject.component)
     try:
@@ -64,19 +64,21 @@ def judge(result: Result, device: Device, size_mb: int) -> Result:
     return Failed(device.name, result.artefact, message, "emulate it on a larger computer", result.component)
 
 
-def _counted(device: Device, subject: BundledSubject, cluster: Cluster, steady: Counts, load: Counts) -> Emulated:
+def _counted(device: Device, subject: BundledSubject, cluster: Cluster, found: Emulation) -> Emulated:
     return Emulated(
         device=device.name,
         artefact=subject.artefact,
         component=subject.component,
         cpu_model=cluster.qemu_cpu,
         stands_for=cluster.core if cluster.stands_in else None,
-        counts=steady,
-        load_counts=load,
+        counts=found.steady,
+        load_counts=found.load,
         memory=None,
         fits=None,
         memory_limit_bytes=None,
         system=replace(system.read(), emulator=f"QEMU {tools.qemu().version} (qemu-aarch64)"),
         reproduce=subject.command(device.name),
-        warnings=counting.dispatch_warnings(subject.bundle, steady, cluster),
+        warnings=counting.dispatch_warnings(subject.bundle, found.steady, cluster),
+        positions=found.positions,
+        reads_bytes=subject.reads_bytes,
     )

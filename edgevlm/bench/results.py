@@ -1,6 +1,6 @@
 """What a benchmark finds out: one result a line of `results.jsonl`, each with its evidence.
 
-    {"schema_version": 4, "evidence": "measured", "device": "host", "artefact": {...}, "component": "encode_image", ...}
+    {"schema_version": 5, "evidence": "measured", "device": "host", "artefact": {...}, "component": "encode_image", ...}
 
 `evidence` says how the figures came about:
 
@@ -9,9 +9,9 @@
     estimated   computed from counts and a device's published figures, with a band of error
     none        nothing: the device failed, and why
 
-Of a model that talks, `component` is a part of an answer; see `edgevlm.onboard.answers.parts`. Versions 1 to 3 are read
+Of a model that talks, `component` is a part of an answer; see `edgevlm.onboard.answers.parts`. Versions 1 to 4 are read
 as well. Version 1 was of one process a figure, and had no `processes` and no `yardstick_ms`; 2 had no `decode_ms`, 3 no
-`positions`.
+`positions`, 4 none of what was counted, and no `reads_bytes`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from edgevlm.onboard.figures import Counts, Memory, Sustained, System, Times
 from edgevlm.process.writing import write_atomically
 from edgevlm.schema import Quantity
 
-SCHEMA_VERSION = 4
-_READABLE = (1, 2, 3, 4)
+SCHEMA_VERSION = 5
+_READABLE = (1, 2, 3, 4, 5)
 Evidence = Literal["measured", "emulated", "estimated", "none"]
 
 
@@ -113,6 +113,8 @@ class Emulated:
         memory_limit_bytes: The emulated machine's memory; None where that was not tried.
         system: The emulated machine, or the tools that counted.
         warnings: What is wrong with what was seen, such as no dot products where the CPU has them.
+        positions: Of a model's context that one inference takes; None where there is none, and in older results.
+        reads_bytes: What an inference reads from memory, at least; None where nothing was counted.
     """
 
     device: str
@@ -128,6 +130,8 @@ class Emulated:
     system: System
     reproduce: str
     warnings: tuple[str, ...] = ()
+    positions: Annotated[int, Quantity("positions", least=1)] | None = None
+    reads_bytes: Annotated[int, Quantity("bytes", least=0)] | None = None
 
 
 @dataclass(frozen=True)

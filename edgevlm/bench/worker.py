@@ -28,7 +28,8 @@ from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress
 
 _ARM = "aarch64"
-_WITH_PYTHON = ("local", "ssh")
+_WITH_PYTHON = ("local", "ssh", "qemu-user")
+_WITHOUT_TORCH = ("qemu-user",)
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,15 @@ def _refusal(device: Device, subject: BundledSubject) -> Failed | None:
             return Failed(
                 device.name,
                 subject.artefact,
-                "models that talk are timed on this computer and on what is reached by ssh so far",
-                "--device host, or ssh://USER@HOST",
+                "models that talk run on this computer, on what is reached by ssh, and on emulated devices so far",
+                "--device host, raspberry-pi-5, or ssh://USER@HOST",
+            )
+        if subject.talks and subject.artefact.target == "executorch" and device.profile.reach in _WITHOUT_TORCH:
+            return Failed(
+                device.name,
+                subject.artefact,
+                "an ExecuTorch bundle that talks needs torch and executorch, which no emulated device has",
+                "edgevlm convert --target tflite makes one that needs neither",
             )
         return None
     return Failed(

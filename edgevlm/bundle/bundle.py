@@ -18,7 +18,7 @@ import json
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -92,8 +92,14 @@ class Bundle:
     @property
     def artefact_bytes(self) -> int:
         """Of the files that a runtime loads."""
-        artefacts = {component.file for component in self.components.values()}
-        return sum(record.size_bytes for path, record in self.manifest.files.items() if path.split("/")[0] in artefacts)
+        return self._bytes_of({component.file for component in self.components.values()})
+
+    def file_bytes(self, component: str) -> int:
+        """Of the file that a runtime loads for one component."""
+        return self._bytes_of({self.components[component].file})
+
+    def _bytes_of(self, files: Collection[str]) -> int:
+        return sum(record.size_bytes for path, record in self.manifest.files.items() if path.split("/")[0] in files)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:

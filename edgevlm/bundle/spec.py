@@ -6,6 +6,7 @@ a bundle's manifest and read back without loading a model.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
@@ -111,6 +112,11 @@ class ComponentSpec:
             outputs=tuple(tensor for tensor in self.outputs if tensor.name not in written),
             state=state,
         )
+
+    @property
+    def state_bytes(self) -> int:
+        """What it keeps from one run to the next, in float32."""
+        return sum(4 * math.prod(tensor.shape) for tensor in self.implicit().state or self.state)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import Any
 MARK = "EDGEVLM_FOLDER"
 WHOLE = b"edgevlm-whole"
 """Follows a tar stream: to `tarfile` one that was cut off between two files is whole."""
-PACKAGES = ("numpy", "PIL", "tokenizers", "ai_edge_litert", "torch", "executorch")
+PACKAGES = ("numpy", "PIL", "tokenizers", "ai_edge_litert", "flatbuffers", "torch", "executorch")
 
 
 def settle(request: dict[str, Any]) -> dict[str, Any]:

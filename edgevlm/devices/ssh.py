@@ -24,7 +24,8 @@ from edgevlm.process.progress import Progress, silent
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Between tries to reach a machine again: together, about what a board takes to boot."""
 
-_IMPORTED_AS = {"numpy": "numpy", "pillow": "PIL", "tokenizers": "tokenizers", "ai-edge-litert": "ai_edge_litert"}
+_IMPORTED_AS = {name: name for name in ("numpy", "tokenizers", "flatbuffers")}
+_IMPORTED_AS |= {"pillow": "PIL", "ai-edge-litert": "ai_edge_litert"}
 _WHEELS_GLIBC = (2, 28)  # the newest that `site.site_packages` may fetch for
 _BLOCK_BYTES = 4096
 _PARTING_SECONDS = 10.0
@@ -42,8 +43,8 @@ class Ssh:
         progress: Told what is sent.
 
     Attributes:
-        packages: Those of `numpy`, `PIL`, `tokenizers`, `ai_edge_litert`, `torch` and `executorch` that its Python
-            can import. ExecuTorch's bindings need torch, which is never sent.
+        packages: Those of `numpy`, `PIL`, `tokenizers`, `ai_edge_litert`, `flatbuffers`, `torch` and `executorch` that
+            its Python can import. ExecuTorch's bindings need torch, which is never sent.
         folder: Ours over there.
     """
 
@@ -171,7 +172,7 @@ class Ssh:
 
     def _set_up(self, facts: Mapping[str, Any]) -> None:
         """Sends our sources, and the packages that are missing."""
-        wanted = [*site.PACKAGES, *(site.BACKENDS[target] for target in self._targets if target in site.BACKENDS)]
+        wanted = [*site.PACKAGES, *(name for target in self._targets for name in site.BACKENDS.get(target, ()))]
         missing = [name for name in wanted if _IMPORTED_AS[name] not in self.packages]
         folders = [site.own_sources()]
         if missing:

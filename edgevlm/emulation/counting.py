@@ -27,7 +27,7 @@ from edgevlm.emulation import plugin, processor, root, runner, tools
 from edgevlm.emulation.plugin import between
 from edgevlm.emulation.setup import Setup, prepare
 from edgevlm.errors import DeviceError
-from edgevlm.onboard.counting import BEFORE, FIRST_RUN
+from edgevlm.onboard.counting import BEFORE, FIRST_RUN, LOADED, PREPARED
 from edgevlm.onboard.engines import sample_inputs
 from edgevlm.onboard.failures import ended_without_a_word, from_json
 from edgevlm.onboard.figures import Counts
@@ -37,8 +37,8 @@ from edgevlm.targets.boundary import find_component, validate_inputs
 
 _EVERY_SECONDS = 0.1
 _RUNNER_SAYS = "error: "
-_LARGEST_DIFFERENCE = 0.01
-"""Of the instructions of two later runs, relative: Python adapts its own code for the first dozen of runs."""
+_LARGEST_DIFFERENCE, _PYTHONS = 0.01, 50_000
+"""Of two later runs' instructions, relative, or in all: Python adapts its own code for the first dozen of runs."""
 
 
 @dataclass(frozen=True)
@@ -46,67 +46,85 @@ class Emulation:
     """One process on an emulated core, which opened a bundle and ran one component several times.
 
     Attributes:
-        load: Of opening the bundle and the first run.
+        load: Of opening the bundle and the first run; of a part of an answer, without what comes before it.
         runs: Of each later run.
         outputs: Of the last run, by name.
+        positions: Of a context that one run takes; None where there is none.
     """
 
     load: Counts
     runs: tuple[Counts, ...]
     outputs: Mapping[str, F32]
+    positions: int | None = None
+
+    @property
+    def steady(self) -> Counts:
+        """One later run; see `steady`."""
+        return steady(self.runs)
 
 
-def count(
-    bundle: Bundle, component: str, cluster: Cluster, *, runs: int = 3, progress: Progress = silent
-) -> tuple[Counts, Counts]:
-    """What a component of a bundle executes for a sample.
+def count(bundle: Bundle, component: str, cluster: Cluster, *, runs: int = 3, progress: Progress = silent) -> Emulation:
+    """What a component of a bundle executes for a sample; or a part of an answer, of one that talks.
 
     Args:
-        bundle: For `tflite` or `executorch`.
-        component: Which component.
+        bundle: For `tflite` or `executorch`; that talks, for `tflite`.
+        component: Which component, or part; see `edgevlm.onboard.answers.parts`.
         cluster: Whose core is emulated.
         runs: How many later runs there are.
         progress: Told how far it is.
 
-    Returns:
-        The counts of one steady run, and those of opening the bundle and the first run.
-
     Raises:
         DeviceError: it cannot be emulated, it failed there, or later runs differ among each other.
     """
-    found = emulate(bundle, component, sample_inputs(bundle, component), cluster, runs=runs, progress=progress)
-    return steady(found.runs), found.load
+    inputs = sample_inputs(bundle, component) if bundle.manifest.dialogue is None else None
+    found = emulate(bundle, component, inputs, cluster, runs=runs, progress=progress)
+    steady(found.runs)
+    return found
 
 
 def emulate(
     bundle: Bundle,
     component: str,
-    inputs: Mapping[str, Array],
+    inputs: Mapping[str, Array] | None,
     cluster: Cluster,
     *,
     runs: int = 3,
     progress: Progress = silent,
 ) -> Emulation:
-    """Opens a bundle on an emulated core, runs one component `1 + runs` times, and counts; see `count`."""
+    """Opens a bundle on an emulated core, runs one component `1 + runs` times, and counts; see `count`.
+
+    Args:
+        inputs: Of the component; None for a part of an answer, which has none.
+    """
     if not cluster.qemu_cpu:
         raise DeviceError(f"{cluster.core}: QEMU has no processor like it", hint="qemu-aarch64 -cpu help lists them")
     if runs < 1:
         raise DeviceError(f"runs: expected 1 or more, got {runs}")
-    found = find_component(dict(bundle.components), component)
-    arrays = validate_inputs(found.spec, inputs)
+    python = bundle.manifest.target == "tflite"
+    if inputs is None and not python:
+        raise ValueError("expected a bundle for tflite, whose parts Python runs")
+    known = dict(bundle.components)
+    arrays = {} if inputs is None else validate_inputs(find_component(known, component).spec, inputs)
     ready = prepare([bundle.manifest.target], progress)
     with interrupts.temporary_folder() as work:
-        if bundle.manifest.target == "tflite":
+        if python:
             guest, job = _python(ready, cluster), _job(bundle, component, arrays, runs, work)
         else:
-            guest, job = _runner(ready, bundle, found, arrays, runs, work), ""
+            guest, job = _runner(ready, bundle, find_component(known, component), arrays, runs, work), ""
         command = [*_emulator(ready, cluster, work / "counts"), *guest]
         code = _run(command, job, work, f"counting {component} on {cluster.qemu_cpu}", 2 + 1 + runs, progress)
-        outputs = _answers(work, code) if bundle.manifest.target == "tflite" else _files(work, code, found)
+        positions = None
+        if python:
+            outputs, positions = _answers(work, code)
+        else:
+            outputs = _files(work, code, find_component(known, component))
         marks = plugin.read(work / "counts")
     after = [marks[FIRST_RUN + run] for run in range(1 + runs)]
     later = tuple(between(*pair) for pair in itertools.pairwise(after))
-    return Emulation(between(marks[BEFORE], after[0]), later, outputs)
+    load = between(marks[BEFORE], after[0])
+    if PREPARED in marks:
+        load = between(between(marks[LOADED], marks[PREPARED]), load)
+    return Emulation(load, later, outputs, positions)
 
 
 def steady(runs: Sequence[Counts]) -> Counts:
@@ -117,7 +135,7 @@ def steady(runs: Sequence[Counts]) -> Counts:
     """
     ordered = sorted(runs, key=lambda each: each.instructions)
     least, most = ordered[0].instructions, ordered[-1].instructions
-    if most - least > _LARGEST_DIFFERENCE * most:
+    if most - least > max(_LARGEST_DIFFERENCE * most, _PYTHONS):
         raise DeviceError(
             f"expected later runs to execute about as many instructions, got {least:,} to {most:,}",
             hint="a component whose work depends on earlier runs cannot be counted",
@@ -201,15 +219,16 @@ def _run(command: Sequence[Path | str], job: str, work: Path, stage: str, marks:
     return process.returncode
 
 
-def _answers(work: Path, code: int) -> dict[str, F32]:
-    """What the job's result has of outputs."""
+def _answers(work: Path, code: int) -> tuple[dict[str, F32], int | None]:
+    """What the job's result has of outputs, and of positions."""
     lines = (work / "stdout").read_bytes().splitlines()
     said = (parsed(lines[-1]) if lines else None) or {}  # a line that was being written when it ended is none
     if "error" in said:
         raise from_json(said["error"])
     if "result" not in said:
         raise ended_without_a_word(code, _complaint(work))
-    return {name: np.array(values, np.float32) for name, values in said["result"]["outputs"].items()}
+    outputs = {name: np.array(values, np.float32) for name, values in said["result"]["outputs"].items()}
+    return outputs, said["result"].get("positions")
 
 
 def _files(work: Path, code: int, component: BundledComponent) -> dict[str, F32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
@@ -60,7 +59,7 @@ class Program:
     @property
     def state_bytes(self) -> int:
         """What it keeps from one run to the next, in float32."""
-        return sum(4 * math.prod(tensor.shape) for tensor in self.spec.implicit().state or self.spec.state)
+        return self.spec.state_bytes
 
     def explicit(self, length: int) -> Program:
         """The same for so many rows at once, its state among its inputs and its outputs."""

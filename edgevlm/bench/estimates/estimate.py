@@ -39,7 +39,7 @@ def estimate(
                 fma_lanes=cluster.fma_lanes,
                 clock_mhz=cluster.clock_mhz,
                 threads=number,
-                artefact_bytes=subject.artefact.size_bytes,
+                reads_bytes=subject.reads_bytes,
                 bandwidth_gb_s=profile.bandwidth_gb_s,
                 integer=counts.integer_multiply_adds > counts.float_multiply_adds,
             )

@@ -2,7 +2,7 @@
 
 On a CPU, with I instructions of one thread, n threads and the clock f:
 
-    t(n) = max(I / (IPC f) (1 - p + p / n), artefact bytes / memory bandwidth)
+    t(n) = max(I / (IPC f) (1 - p + p / n), bytes that are read / memory bandwidth)
 
 IPC, instructions a cycle, is the geometric mean of the published points on cores of the same width, those in float32
 and those in int8 apart: kernels in int8 execute about one and a half times as many. Width is how many float32
@@ -95,7 +95,7 @@ def predict(
     fma_lanes: int,
     clock_mhz: int,
     threads: int,
-    artefact_bytes: int,
+    reads_bytes: int,
     bandwidth_gb_s: float,
     integer: bool = False,
     known: Sequence[CpuPoint] | None = None,
@@ -114,7 +114,7 @@ def predict(
         fma_lanes: The core's width, 1 or more.
         clock_mhz: Of the core.
         threads: On as many cores of that kind.
-        artefact_bytes: What an inference is taken to read from memory: the whole artefact, other towers included.
+        reads_bytes: What an inference is taken to read from memory.
         bandwidth_gb_s: Of the memory, 10^9 bytes a second; 0 where it is not known, which leaves memory out.
         integer: Whether most of its multiply-adds are of integers.
         known: The points; None for those of `published.yaml`.
@@ -142,7 +142,7 @@ def predict(
     if threads > 1 and instructions < min(point.instructions for point in known):
         # Threads cost small work more than it gains: nothing says that it gains at all.
         high_ms = max(high_ms, _compute_ms(found, instructions, (fma_lanes, integer), clock_mhz, 1) * most)
-    memory_ms = artefact_bytes / (bandwidth_gb_s * 1e6) if bandwidth_gb_s else 0.0
+    memory_ms = reads_bytes / (bandwidth_gb_s * 1e6) if bandwidth_gb_s else 0.0
     return Prediction(
         low_ms=max(low_ms, memory_ms),
         middle_ms=max(middle_ms, memory_ms),

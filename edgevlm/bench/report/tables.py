@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgevlm.bench.report.answers import answers
+from edgevlm.bench.report.answers import Band, answers, estimated_answers, token_work
 from edgevlm.bench.report.wording import UNKNOWN, Names, clean, cosine, count, megabytes, number, one_line, share
 from edgevlm.bench.results import (
     Artefact,
@@ -87,6 +87,8 @@ class Table:
 
 _COMPONENT = Column("component", kind="words")
 _THREADS = Column("threads")
+_FILLS = ("a quarter full", "half full", "full")
+"""Of a context, when a token is asked for."""
 
 
 def device_tables(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
@@ -97,10 +99,12 @@ def device_tables(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
     tables = (
         _answers(measured, names),
         _latency(measured, names),
+        _estimated_answers(estimated, names),
         _estimates(estimated, names),
         _points(estimated, names),
         _stages(measured, names),
         _memory([each for each in results if isinstance(each, Measured | Emulated)], names),
+        _token_work(emulated, names),
         _counts(emulated, names),
         _sustained([each for each in measured if each.sustained], names),
         _warnings(emulated, names),
@@ -154,7 +158,7 @@ def _milliseconds(*headings: str) -> tuple[Column, ...]:
 def _answers(results: Sequence[Measured], names: Names) -> Table:
     """Of models that talk: what their parts come to."""
     columns: tuple[Column, ...] = (_THREADS, *_milliseconds("picture", "prompt", "first token"), Column("positions"))
-    columns += tuple(Column(f"tokens a second, {fill}") for fill in ("a quarter full", "half full", "full"))
+    columns += tuple(Column(f"tokens a second, {fill}") for fill in _FILLS)
     rows = []
     for each in answers(results):
         picture = None if each.picture is None else each.picture.engine_ms.median
@@ -168,6 +172,43 @@ def _answers(results: Sequence[Measured], names: Names) -> Table:
         "fills depends on how the artefact looks back. The prompt's memory, below, has the picture's and the state's."
     )
     return Table("Answers", note, columns, tuple(rows))
+
+
+def _estimated_answers(results: Sequence[Estimated], names: Names) -> Table:
+    """Of models that talk: what their parts' estimates come to."""
+    columns: tuple[Column, ...] = (_THREADS, *_milliseconds("first token"))
+    columns += tuple(Column(f"tokens a second, {fill}") for fill in _FILLS)
+    rows = []
+    for each in estimated_answers(results):
+        rates = [*map(_banded, each.tokens_per_second.values()), *[UNKNOWN] * 3][:3]
+        cells = (str(each.threads or UNKNOWN), _banded(each.first_token_ms), *rates)
+        rows.append(row("estimated", each.artefact, names, *cells))
+    note = (
+        "Nobody ran these; in brackets from where to where the device's figure is expected. A token reads weights and "
+        "state from memory once, which is slower than computing with them on most devices; a picture is computed."
+    )
+    return Table("Estimated answers", note, columns, tuple(rows))
+
+
+def _banded(band: Band | None) -> str:
+    return UNKNOWN if band is None else f"{number(band.middle)} ({number(band.low)} to {number(band.high)})"
+
+
+def _token_work(results: Sequence[Emulated], names: Names) -> Table:
+    """Of models that talk: what a token executes, as a line in the position."""
+    columns = tuple(Column(f"instructions, {fill}", "million") for fill in _FILLS)
+    columns += (Column("more, a thousand positions", "million"), Column("read", "MB"))
+    rows = []
+    for each in token_work(results):
+        counted = [*(number(known / 1e6, 4) for known in each.instructions.values()), *[UNKNOWN] * 3][:3]
+        slope = each.instructions_a_position
+        more = UNKNOWN if slope is None else number(slope * 1e3 / 1e6)
+        rows.append(row("emulated", each.artefact, names, *counted, more, megabytes(each.reads_bytes)))
+    note = (
+        "What one token makes one thread execute as the context fills: near zero more where the artefact looks at all "
+        "places of its state, taken or not. Read are weights and state, from memory if they do not fit a cache."
+    )
+    return Table("A token", note, columns, tuple(rows))
 
 
 def _latency(results: Sequence[Measured], names: Names) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from edgevlm.bench.compare import Comparison
-from edgevlm.bench.report.answers import answers
+from edgevlm.bench.report.answers import answers, estimated_answers
 from edgevlm.bench.report.wording import count, listed, number, own_memory, threads
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
 from edgevlm.inference.embeddings import CENTRED_COSINE
@@ -25,6 +25,8 @@ def print_table(found: Sequence[Result]) -> None:
         heads = ("device", "artefact", "component", ">threads", "evidence", "latency", "memory", "")
         terminal.table(None, heads, rows)
     for said in answers_in_words([each for each in sorted_by_device if isinstance(each, Measured)]):
+        terminal.say(said)
+    for said in estimates_in_words([each for each in sorted_by_device if isinstance(each, Estimated)]):
         terminal.say(said)
     for device, said in busy(found).items():
         terminal.say(f"{device}: {said}", err=True)
@@ -50,6 +52,22 @@ def answers_in_words(found: Sequence[Measured]) -> Iterator[str]:
         rates = [f"{number(times.per_second)} at {fill:,}" for fill, times in each.tokens.items()]
         said += [f"tokens a second by how many there are: {listed(rates)}"] if rates else []
         yield f"{each.device}: {each.artefact.name}, {threads(each.threads)}: {'; '.join(said)}"
+
+
+def estimates_in_words(found: Sequence[Estimated]) -> Iterator[str]:
+    """The same of what is estimated, and from where to where it is expected."""
+    for each in estimated_answers(found):
+        said = []
+        if each.first_token_ms is not None:
+            band = each.first_token_ms
+            said = [f"the first token after {number(band.middle)} ms ({number(band.low)} to {number(band.high)})"]
+        rates = [
+            f"{number(band.middle)} ({number(band.low)} to {number(band.high)}) at {fill:,}"
+            for fill, band in each.tokens_per_second.items()
+        ]
+        said += [f"tokens a second by how many there are: {listed(rates)}"] if rates else []
+        if said:
+            yield f"{each.device}: {each.artefact.name}, {threads(each.threads)}, estimated: {'; '.join(said)}"
 
 
 def positions(times: Times) -> str:
