@@ -413,6 +413,8 @@ def asked(folder: Path, picture: Any, text: str) -> Any:
     processor = processor_of(folder)
     if type(processor).__name__ == "IdeficsProcessor":
         return processor(text=[["User:", picture, text, "\nAssistant:"]], add_end_of_utterance_token=True)
+    if type(processor).__name__ == "Blip2Processor":
+        return processor(images=picture, text=text, return_tensors="pt")
     if not getattr(processor, "chat_template", None):  # PaliGemma's, which also makes labels, to train with
         inputs = processor(images=picture, text=f"<image>{text}", return_tensors="pt")
         return {name: found for name, found in inputs.items() if name != "labels"}
@@ -451,6 +453,42 @@ def write_blip(folder: Path) -> Path:
         "resample": 3, "do_convert_rgb": True,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
     })  # fmt: skip
+    return folder
+
+
+def write_blip_2(folder: Path, **text: Any) -> Path:
+    """A BLIP-2 with OPT."""
+    import transformers
+
+    special = ("<s>", "<pad>", "</s>", "<unk>")
+    size = _write_byte_tokenizer(folder, (*special, "<image>"), bos_token="</s>", end="</s>", pad_token="<pad>")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing("</s> $A", "</s> $A $B", [("</s>", 2)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    network = transformers.Blip2ForConditionalGeneration(
+        transformers.Blip2Config(
+            vision_config=_VISION,
+            qformer_config={
+                "hidden_size": 40, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+                "cross_attention_frequency": 2, "encoder_hidden_size": 48,
+            },
+            text_config={
+                "model_type": "opt", "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 96,
+                "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": size, "max_position_embeddings": 1024,
+                "bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1, "tie_word_embeddings": False, **text,
+            },
+            num_query_tokens=6,
+            image_token_index=4,
+            tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    _save(folder, network, eos_token_id=2, pad_token_id=1)
+    _write(folder / "preprocessor_config.json", {
+        "image_processor_type": "BlipImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
+        "resample": 3, "do_convert_rgb": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
+    })  # fmt: skip
+    _write(folder / "processor_config.json", {"processor_class": "Blip2Processor", "num_query_tokens": 6})
     return folder
 
 
@@ -506,9 +544,8 @@ def _write_byte_tokenizer(
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = BpeTrainer(vocab_size=460, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([*CAPTIONS, *QUESTIONS, "User: Assistant: \n\n"], trainer)
-    return _write_tokenizer(
-        folder, tokenizer, "GPT2TokenizerFast", bos_token="<|im_start|>", eos_token=end, pad_token=end, **config
-    )
+    config = {"bos_token": "<|im_start|>", "eos_token": end, "pad_token": end, **config}
+    return _write_tokenizer(folder, tokenizer, "GPT2TokenizerFast", **config)
 
 
 def _write_bert_tokenizer(folder: Path) -> int:
@@ -573,9 +610,14 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
         alpha_initializer="ones",
         cross_layer_interval=1,
     ),
+    "blip-2": write_blip_2,
+    "blip-2-norms-behind": lambda folder: write_blip_2(folder, do_layer_norm_before=False),
     "blip": write_blip,
 }
-WITHOUT_TEMPLATE = ("paligemma", "paligemma-2", "idefics", "idefics-plain", "blip")
+WITHOUT_TEMPLATE = (
+    *("paligemma", "paligemma-2", "idefics", "idefics-plain"),
+    *("blip-2", "blip-2-norms-behind", "blip"),
+)
 """Those that are asked by other rules than a chat template's."""
 SIZES: Mapping[str, tuple[int, int]] = {"qwen2-vl": (32, 48), "qwen2.5-vl": (64, 32), "qwen3-vl": (48, 32)}
 """Height and width of the pictures of those that take any size."""

@@ -78,7 +78,7 @@ AWKWARD: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["llava", "smolvlm", "idefics3-whole", "internvl", "paligemma", "blip"])
+@pytest.mark.parametrize("kind", ["llava", "smolvlm", "idefics3-whole", "internvl", "paligemma", "blip-2", "blip"])
 def test_awkward_pictures_have_the_pixels_of_the_checkpoints_own_processor(kind: str) -> None:
     asked, theirs = asking(load(kind)), talkers.picture_processor_of(talker_checkpoint(kind))
     as_asked = {"crop_to_patches": True} if kind == "internvl" else {}  # by the processor of pictures and words

@@ -78,6 +78,11 @@ TALKERS: Mapping[str, TalkingFamily] = {
         "Idefics, the Flamingo kind: a resampler, and layers that look at the picture through gates; it talks",
         image_token="<image>",
     ),
+    "blip-2": TalkingFamily(
+        "edgevlm.models.generators.blip2",
+        "Blip2ForConditionalGeneration",
+        "BLIP-2 with OPT: 32 queries look at a picture; it goes on from a text, such as 'Question: how many? Answer:'",
+    ),
     "blip": TalkingFamily("edgevlm.models.generators.blip", "BlipForConditionalGeneration", "BLIP's captioner"),
 }
 """By `model_type`."""

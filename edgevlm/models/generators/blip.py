@@ -41,6 +41,40 @@ class VisionBlock(nn.Module):
         return tokens + self.mlp(self.mlp_norm(tokens))  # type: ignore[no-any-return]
 
 
+class Tower(nn.Module):
+    """Pixels float32 [1, 3, H, W] in 0..255 -> rows of the picture, float32 [1, P, C].
+
+    Args:
+        vision: transformers' `BlipVisionModel` or `Blip2VisionModel`, whose weights are taken.
+        image: Size and normalisation of the pixels.
+    """
+
+    class_token: Tensor
+    positions: Tensor
+
+    def __init__(self, vision: Any, image: ImagePreprocessing) -> None:
+        super().__init__()
+        positions = image_positions(vision.embeddings, image, extra=1)
+        self.normalise = PixelNormalisation(image.rescale, image.mean, image.std)
+        self.patch_embedding: nn.Conv2d = vision.embeddings.patch_embedding
+        self.register_buffer("class_token", vision.embeddings.class_embedding.detach() + positions[:, :1])
+        self.register_buffer("positions", positions[:, 1:])
+        self.blocks = nn.ModuleList(VisionBlock(layer) for layer in vision.encoder.layers)
+        self.last_norm: nn.LayerNorm = vision.post_layernorm
+
+    @property
+    def rows(self) -> int:
+        """P, patches and the class token."""
+        return self.positions.shape[1] + 1
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.patch_embedding(self.normalise(pixels)).flatten(2).transpose(1, 2) + self.positions
+        tokens = torch.cat([self.class_token, patches], 1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.last_norm(tokens)  # type: ignore[no-any-return]
+
+
 class EncodeImage(nn.Module):
     """Pixels float32 [1, 3, H, W] in 0..255 -> keys and values of each layer in turn, float32 [1, heads, P, D].
 
@@ -49,31 +83,16 @@ class EncodeImage(nn.Module):
         image: Size and normalisation of the pixels.
     """
 
-    class_token: Tensor
-    positions: Tensor
-
     def __init__(self, network: Any, image: ImagePreprocessing) -> None:
         super().__init__()
-        vision = network.vision_model
-        positions = image_positions(vision.embeddings, image, extra=1)
-        self.normalise = PixelNormalisation(image.rescale, image.mean, image.std)
-        self.patch_embedding: nn.Conv2d = vision.embeddings.patch_embedding
-        self.register_buffer("class_token", vision.embeddings.class_embedding.detach() + positions[:, :1])
-        self.register_buffer("positions", positions[:, 1:])
-        self.blocks = nn.ModuleList(VisionBlock(layer) for layer in vision.encoder.layers)
-        self.last_norm: nn.LayerNorm = vision.post_layernorm
+        self.tower = Tower(network.vision_model, image)
         layers = network.text_decoder.bert.encoder.layer
         self.heads: int = layers[0].crossattention.self.num_attention_heads
         self.keys = nn.ModuleList(layer.crossattention.self.key for layer in layers)
         self.values = nn.ModuleList(layer.crossattention.self.value for layer in layers)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        patches = self.patch_embedding(self.normalise(pixels)).flatten(2).transpose(1, 2) + self.positions
-        tokens = torch.cat([self.class_token, patches], 1)
-        for block in self.blocks:
-            tokens = block(tokens)
-        tokens = self.last_norm(tokens)
-        answers = []
+        tokens, answers = self.tower(pixels), []
         for key, value in zip(self.keys, self.values, strict=True):
             answers += [self._split(key(tokens)), self._split(value(tokens))]
         return tuple(answers)
@@ -191,7 +210,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     encode_image, text, decoder = EncodeImage(network, image), network.config.text_config, network.text_decoder
     decode = Decoder(decoder, context_length, where=f"{where}: text_config")
     _, heads, _, size = decode.state[0].shape
-    rows = encode_image.positions.shape[1] + 1
+    rows = encode_image.tower.rows
     layers = decoder.bert.encoder.layer
 
     def original(pixels: Tensor) -> tuple[Tensor, ...]:

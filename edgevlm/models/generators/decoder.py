@@ -134,12 +134,12 @@ class Attention(nn.Module):
     """Causal attention with grouped queries (Ainslie et al., 2023, arXiv 2305.13245) over a state of keys and values.
 
     Args:
-        attention: transformers' `LlamaAttention`, `MistralAttention`, `Qwen2Attention`, `Qwen3Attention` or
-            `GemmaAttention`, whose projections are taken, and Qwen3's norms of each head.
-        rotation: Shared by all layers.
+        attention: transformers' `LlamaAttention`, `MistralAttention`, `Qwen2Attention`, `Qwen3Attention`,
+            `GemmaAttention` or `OPTAttention`, whose projections are taken, and Qwen3's norms of each head.
+        rotation: Shared by all layers; None where rows have said before where they stand.
     """
 
-    def __init__(self, attention: Any, rotation: Rotation) -> None:
+    def __init__(self, attention: Any, rotation: Rotation | None) -> None:
         super().__init__()
         self.size: int = attention.head_dim
         self.scale: float = attention.scaling
@@ -148,7 +148,7 @@ class Attention(nn.Module):
         self.query: nn.Linear = attention.q_proj
         self.key: nn.Linear = attention.k_proj
         self.value: nn.Linear = attention.v_proj
-        self.out: nn.Linear = attention.o_proj
+        self.out: nn.Linear = attention.out_proj if rotation is None else attention.o_proj
         self.normed = hasattr(attention, "q_norm")
         if self.normed:
             self.query_norm, self.key_norm = RMSNorm(attention.q_norm), RMSNorm(attention.k_norm)
@@ -157,7 +157,7 @@ class Attention(nn.Module):
         self.rotation = rotation
 
     def forward(
-        self, rows: Tensor, places: Places, angles: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
+        self, rows: Tensor, places: Places, angles: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rows [1, T, W], keys and values [1, H, S, D] -> rows, keys, values of the same shapes."""
         if self.normed:
@@ -165,7 +165,8 @@ class Attention(nn.Module):
             key = self.key_norm(self._split(self.key(rows)))
         else:
             query, key = self._split(self.query(rows) * self.scale), self._split(self.key(rows))
-        query, key = self.rotation.rotate(query, angles), self.rotation.rotate(key, angles)
+        if self.rotation is not None and angles is not None:
+            query, key = self.rotation.rotate(query, angles), self.rotation.rotate(key, angles)
         keys = places.write(keys.squeeze(0), key)
         values = places.write(values.squeeze(0), self._split(self.value(rows)))
         scores = query.reshape(self.heads, -1, self.size) @ keys.transpose(1, 2)
