@@ -58,12 +58,14 @@ STUDENTS: dict[str, ImageTowerConfig] = {
 }
 
 
+AT_ONCE = ("paligemma", "paligemma-2", "blip-vqa")
+"""Kinds that take picture and question at once."""
 TALKERS = (
     *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
-    *(("qwen2.5-vl", "executorch", "int8"), ("smolvlm", "tflite", "int8")),
+    *(("qwen2.5-vl", "executorch", "int8"), ("blip-2", "executorch", "int8")),
     *(("smolvlm", "coreml", "fp16"), ("qwen3-vl", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
     *(("blip", "tflite", "int8"), ("internvl", "tflite", "fp32"), ("paligemma-2", "tflite", "fp32")),
-    ("idefics", "tflite", "fp32"),
+    *(("idefics", "tflite", "fp32"), ("blip-vqa", "tflite", "fp32")),
 )
 """Kinds, targets and recipes that the second tier converts; the first one has BLIP's captioner for TFLite."""
 
@@ -115,8 +117,8 @@ def talker(kind: str, target: str, recipe: str) -> Bundle:
 def talker_options(kind: str) -> dict[str, Any]:
     """What its bundles are converted with."""
     return {
-        "context_length": 32 if kind == "blip" else 256,
-        "lengths": (1, 64 if kind.startswith("paligemma") else 16),  # which takes picture and question at once
+        "context_length": {"blip": 32, "blip-vqa": 128}.get(kind, 256),
+        "lengths": (1, 64 if kind in AT_ONCE else 16),
         "picture_size": talkers.SIZES.get(kind),
     }
 

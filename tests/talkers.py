@@ -413,7 +413,7 @@ def asked(folder: Path, picture: Any, text: str) -> Any:
     processor = processor_of(folder)
     if type(processor).__name__ == "IdeficsProcessor":
         return processor(text=[["User:", picture, text, "\nAssistant:"]], add_end_of_utterance_token=True)
-    if type(processor).__name__ == "Blip2Processor":
+    if type(processor).__name__ in ("BlipProcessor", "Blip2Processor"):
         return processor(images=picture, text=text, return_tensors="pt")
     if not getattr(processor, "chat_template", None):  # PaliGemma's, which also makes labels, to train with
         inputs = processor(images=picture, text=f"<image>{text}", return_tensors="pt")
@@ -453,6 +453,31 @@ def write_blip(folder: Path) -> Path:
         "resample": 3, "do_convert_rgb": True,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
     })  # fmt: skip
+    return folder
+
+
+def write_blip_vqa(folder: Path) -> Path:
+    """BLIP that answers questions."""
+    import transformers
+
+    size = _write_bert_tokenizer(folder)
+    network = transformers.BlipForQuestionAnswering(
+        transformers.BlipConfig(
+            text_config={
+                "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "vocab_size": size, "max_position_embeddings": 128, "encoder_hidden_size": 64, "bos_token_id": size - 1,
+                "sep_token_id": 3, "eos_token_id": 3, "pad_token_id": 0, "is_decoder": True,
+            },
+            vision_config={**_VISION, "hidden_size": 64},
+        )
+    )  # fmt: skip
+    _save(folder, network, pad_token_id=0, eos_token_id=3)
+    _write(folder / "preprocessor_config.json", {
+        "image_processor_type": "BlipImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
+        "resample": 3, "do_convert_rgb": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
+    })  # fmt: skip
+    _write(folder / "processor_config.json", {"processor_class": "BlipProcessor"})
     return folder
 
 
@@ -612,11 +637,12 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
     ),
     "blip-2": write_blip_2,
     "blip-2-norms-behind": lambda folder: write_blip_2(folder, do_layer_norm_before=False),
+    "blip-vqa": write_blip_vqa,
     "blip": write_blip,
 }
 WITHOUT_TEMPLATE = (
     *("paligemma", "paligemma-2", "idefics", "idefics-plain"),
-    *("blip-2", "blip-2-norms-behind", "blip"),
+    *("blip-2", "blip-2-norms-behind", "blip-vqa", "blip"),
 )
 """Those that are asked by other rules than a chat template's."""
 SIZES: Mapping[str, tuple[int, int]] = {"qwen2-vl": (32, 48), "qwen2.5-vl": (64, 32), "qwen3-vl": (48, 32)}

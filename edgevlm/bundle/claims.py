@@ -237,10 +237,15 @@ def _check_words(where: Path, dialogue: Dialogue) -> None:
         raise BundleError(
             f"{where}: dialogue: expected a token that stands for a picture, and is not in describe, got {token!r}"
         )
-    if chat is not None and (not token or chat.user_with_picture.before.count(token) != 1):
+    if chat is not None and spelling is not None and chat.user_with_picture.before.count(token) != 1:
         raise BundleError(
-            f"{where}: dialogue.chat.user_with_picture: expected {token or 'a token'} once in the text before, got "
+            f"{where}: dialogue.chat.user_with_picture: expected {token} once in the text before, got "
             f"{chat.user_with_picture.before[:80]!r}"
+        )
+    if chat is not None and spelling is None and (chat.assistant is not None or chat.user_with_picture != chat.user):
+        raise BundleError(
+            f"{where}: dialogue.chat: expected a token that stands for a picture, or one question, written out alike "
+            "with a picture and without"
         )
     if len(dialogue.begin_ids) >= dialogue.context_length or dialogue.sampling.top_p > 1:
         raise BundleError(f"{where}: dialogue: expected begin_ids that the context holds, and a top_p of at most 1")

@@ -16,9 +16,9 @@ LONGEST_EDGE = 4096
 """Of a scaled picture, in pixels, where its longer side decides how it is cut."""
 MOST_TILES = 256
 """Of a grid."""
-ENDED, SHOWN = "ended", "shown"
+ENDED, SHOWN, ASKED = "ended", "shown", "asked"
 """What `decode` keeps beside keys and values: where a picture ended, if rows behind it stand nearer than their slots
-say; where one was shown, if rows before it do not see it."""
+say; where one was shown, if rows before it do not see it; where the question stands, if an answer sees it alone."""
 FEATURES = "features"
 """What `encode_image` answers where pictures stand among words: rows like these."""
 Count = Annotated[int, Quantity(least=1)]
@@ -44,7 +44,8 @@ class Chat:
         begin: What a dialogue without a system text begins with.
         system: Around the system text, which comes first; with it, `begin` is left out.
         user: Around a question without pictures.
-        user_with_picture: Around a question with one picture, whose place is in `before`, as `Spelling.token`.
+        user_with_picture: Around a question with one picture, whose place is in `before`, as `Spelling.token`; where
+            pictures are not spelled, as a model that answers one question may leave it, the same as `user`.
         assistant: Around an answer that was given; None for a model that answers one question, since format 4.0.
         ask: What stands behind the last question, for the answer to go on from.
     """

@@ -22,7 +22,7 @@ FAMILIES = {
     "clip": "CLIP: openai/clip-vit-base-patch32 and its kin, any sizes, any activation, either pooling rule",
     "siglip": "SigLIP and SigLIP 2 at a fixed resolution: google/siglip-base-patch16-224 and its kin",
     "student": "students trained by edgevlm distill: the folder that it wrote",
-    **{name: family.about for name, family in families.TALKERS.items()},
+    **{name: family.about for name, family in [*families.TALKERS.items(), *families.VARIANTS.items()]},
 }
 
 

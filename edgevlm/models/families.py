@@ -86,6 +86,14 @@ TALKERS: Mapping[str, TalkingFamily] = {
     "blip": TalkingFamily("edgevlm.models.generators.blip", "BlipForConditionalGeneration", "BLIP's captioner"),
 }
 """By `model_type`."""
+VARIANTS: Mapping[str, TalkingFamily] = {
+    "blip, which answers questions": TalkingFamily(
+        "edgevlm.models.generators.blip_vqa",
+        "BlipForQuestionAnswering",
+        "BLIP that answers a question about a picture in a word or two",
+    ),
+}
+"""Families whose `model_type` is that of another, which their network's class tells apart; by what they are called."""
 _ONE_TOWER = ("clip_text_model", "clip_vision_model", "siglip_text_model", "siglip_vision_model")
 
 
@@ -114,6 +122,18 @@ def read_family(config: Mapping[str, Any], where: str) -> Family:
         if family in _ONE_TOWER
         else None,
     )
+
+
+def talking_family(config: Mapping[str, Any]) -> TalkingFamily:
+    """The family of a checkpoint that talks.
+
+    Args:
+        config: The content of its `config.json`.
+    """
+    named = config.get("architectures")
+    known = {family.network: family for family in VARIANTS.values()}
+    own = known.get(str(named[0])) if isinstance(named, list) and named else None
+    return own or TALKERS[str(config["model_type"])]
 
 
 def talks(folder: Path) -> bool:

@@ -18,7 +18,7 @@ from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
-from edgevlm.bundle.dialogue import DECODE, EMBEDDINGS, ENCODE_IMAGE, ENDED, FEATURES, LOGITS, POSITIONS, SHOWN
+from edgevlm.bundle.dialogue import ASKED, DECODE, EMBEDDINGS, ENCODE_IMAGE, ENDED, FEATURES, LOGITS, POSITIONS, SHOWN
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency
@@ -122,7 +122,7 @@ class Beside:
         """
         found = re.fullmatch(r"(picture_)?([kv])(?:eys|alues)_(\d+)(?:_written)?", part)
         own = part.removesuffix("_written")
-        if own in (ENDED, SHOWN):
+        if own in (ASKED, ENDED, SHOWN):
             return f"kv_cache_k_{own}"
         if found is None:
             raise BundleError(f"decode: expected a state of keys_0, values_0, ..., got {part!r}")
@@ -133,12 +133,12 @@ AMONG_WORDS = Beside()
 
 
 def beside_of(components: Mapping[str, BundledComponent]) -> Beside:
-    """What the decoder of a bundle takes beside its rows; nothing where there is none.
+    """What the decoder of a bundle takes beside its rows; nothing where there is none, or LiteRT-LM cannot ask it.
 
     Raises:
         BundleError: see `Beside.of`.
     """
-    if not {ENCODE_IMAGE, DECODE} <= components.keys():
+    if not {ENCODE_IMAGE, DECODE} <= components.keys() or components[DECODE].spec.prefix:
         return AMONG_WORDS
     return Beside.of(components[ENCODE_IMAGE].spec, max(components[DECODE].spec.lengths, default=1))
 

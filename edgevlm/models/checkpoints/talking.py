@@ -18,7 +18,7 @@ from edgevlm.inputs.chat import Cut, render, spell, write
 from edgevlm.inputs.texts import TOKENIZER_FILE, Tokenizer, read_file, without_rules
 from edgevlm.models.checkpoints import chat_rules, picture_rules, text_rules, weights
 from edgevlm.models.checkpoints.files import read_json, read_licence
-from edgevlm.models.families import TALKERS, TalkingFamily
+from edgevlm.models.families import TalkingFamily, talking_family
 from edgevlm.models.sizes import check_layers
 from edgevlm.process.quiet import quiet
 from edgevlm.targets.isolation import IsolatedTokenizer, rehearse
@@ -84,7 +84,7 @@ def load(
     """
     config_file = folder / "config.json"
     config = read_json(config_file)
-    family = TALKERS[str(config["model_type"])]
+    family = talking_family(config)
     check_layers(config, str(config_file))
     files = weights.find_files(folder)
     weights.check_headers(files)
@@ -122,7 +122,7 @@ def load(
         seen=parts.seen,
         beside=parts.beside,
         state=parts.decode.state,
-        lengths=_lengths(lengths, context_length, most if parts.prefix else 0),
+        lengths=_lengths(lengths, context_length, most if parts.prefix else None),
         prefix=parts.prefix,
         behind_words=parts.behind_words,
         marked_token_id=parts.marked_token_id,
@@ -293,15 +293,15 @@ def _ids_of(folder: Path, theirs: PreTrainedTokenizerBase, text: str, *, special
         return list(theirs(text, add_special_tokens=special)["input_ids"])
 
 
-def _lengths(lengths: tuple[int, ...] | None, context_length: int, at_once: int) -> tuple[int, ...]:
+def _lengths(lengths: tuple[int, ...] | None, context_length: int, at_once: int | None) -> tuple[int, ...]:
     """How many rows are decoded at once.
 
     Args:
         lengths: As the user wants them.
         context_length: Of a dialogue.
-        at_once: How many have to be put in one run, and some for a question; 0 where prompts are put in parts.
+        at_once: How many have to be put in one run, and some for a question; None where prompts are put in parts.
     """
-    usual = [1, at_once + _PROMPT_LENGTH, *([context_length] if at_once else [])]
+    usual = [1, (at_once or 0) + _PROMPT_LENGTH, *([] if at_once is None else [context_length])]
     found = lengths or tuple(sorted({min(each, context_length) for each in usual}))
     if found[0] != 1 or list(found) != sorted({*found}) or found[-1] > context_length:
         raise InputError(
@@ -309,7 +309,7 @@ def _lengths(lengths: tuple[int, ...] | None, context_length: int, at_once: int)
             f"{', '.join(map(str, found))}",
             hint="--lengths 1,64 decodes a prompt 64 rows at a time, and an answer row by row",
         )
-    if at_once and found[-1] <= at_once:
+    if at_once is not None and found[-1] <= max(at_once, 1):
         raise InputError(
             f"lengths: expected a last one that holds a picture, which takes {at_once:,} positions, and a question "
             f"behind it, since this model takes both at once, got {found[-1]:,}",
@@ -342,8 +342,8 @@ def _read_dialogue(
         bos = theirs.bos_token
         if bos is not None and chat.begin.startswith(bos):
             begin_ids = ()
-    elif parts.asked is not None and spelling is not None:
-        chat = parts.asked(spelling.token, theirs)
+    elif parts.asked is not None:
+        chat = parts.asked("" if spelling is None else spelling.token, theirs)
     if begin_ids is None:
         begin_ids = _begin_ids(folder, theirs)
     settings = _generation_config(folder)
@@ -432,7 +432,7 @@ def _begin_ids(folder: Path, theirs: PreTrainedTokenizerBase) -> tuple[int, ...]
 def _compare(folder: Path, dialogue: Dialogue, ours: Tokenizer, theirs: PreTrainedTokenizerBase) -> None:
     """Refuses a tokenizer that gives other ids than ours of a whole dialogue, as the processor would ask it."""
     chat, spelling = dialogue.chat, dialogue.spelling
-    if chat is None or spelling is None:
+    if chat is None:
         return
     cuts = [Cut(), Cut(1, 2)] if dialogue.tiling is not None and dialogue.tiling.cuts else [Cut(), Cut()]
     for messages in chat_rules.dialogues(with_system=chat.system is not None):
@@ -440,7 +440,8 @@ def _compare(folder: Path, dialogue: Dialogue, ours: Tokenizer, theirs: PreTrain
             continue
         shown = cuts[: sum(message.pictures for message in messages)]
         written = write(dialogue, messages, shown, ours)
-        text = spell(render(chat, messages), spelling, shown)
+        text = render(chat, messages)
+        text = text if spelling is None else spell(text, spelling, shown)
         special = bool(dialogue.begin_ids)
         if written.ids != tuple(_ids_of(folder, theirs, text, special=special)):
             raise CheckpointError(

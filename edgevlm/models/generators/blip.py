@@ -6,6 +6,7 @@ do not change while a caption grows, so they are what `encode_image` answers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,14 +80,14 @@ class EncodeImage(nn.Module):
     """Pixels float32 [1, 3, H, W] in 0..255 -> keys and values of each layer in turn, float32 [1, heads, P, D].
 
     Args:
-        network: transformers' `BlipForConditionalGeneration`.
+        vision: transformers' `BlipVisionModel`.
+        layers: Of the transformer that looks at the picture.
         image: Size and normalisation of the pixels.
     """
 
-    def __init__(self, network: Any, image: ImagePreprocessing) -> None:
+    def __init__(self, vision: Any, layers: Any, image: ImagePreprocessing) -> None:
         super().__init__()
-        self.tower = Tower(network.vision_model, image)
-        layers = network.text_decoder.bert.encoder.layer
+        self.tower = Tower(vision, image)
         self.heads: int = layers[0].crossattention.self.num_attention_heads
         self.keys = nn.ModuleList(layer.crossattention.self.key for layer in layers)
         self.values = nn.ModuleList(layer.crossattention.self.value for layer in layers)
@@ -124,20 +125,31 @@ class Layer(nn.Module):
     def forward(
         self, rows: Tensor, places: Places, seen: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        keys = places.write(keys.squeeze(0), self._split(self.key(rows)))
-        values = places.write(values.squeeze(0), self._split(self.value(rows)))
-        mixed = self._attend(self.query(rows), keys, values, places.mask)
-        rows = self.norm(self.out(mixed) + rows)
-        mixed = self._attend(self.cross_query(rows), seen[0].squeeze(0), seen[1].squeeze(0), None)
-        rows = self.cross_norm(self.cross_out(mixed) + rows)
-        return self.mlp_norm(self.narrow(self.wide(rows)) + rows), keys.unsqueeze(0), values.unsqueeze(0)
+        keys = places.write(keys.squeeze(0), self.split(self.key(rows)))
+        values = places.write(values.squeeze(0), self.split(self.value(rows)))
+        rows = self.look_back(rows, keys, values, places.mask)
+        rows = self.look_at(rows, seen[0].squeeze(0), seen[1].squeeze(0))
+        return self.think(rows), keys.unsqueeze(0), values.unsqueeze(0)
+
+    def look_back(self, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """Attention of rows [1, T, W] to the text, keys and values [heads, S, D], under a mask [1, 1 or T, S]."""
+        return self.norm(self.out(self._attend(self.query(rows), keys, values, mask)) + rows)  # type: ignore[no-any-return]
+
+    def look_at(self, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The same to what is beside the text."""
+        mixed = self._attend(self.cross_query(rows), keys, values, mask)
+        return self.cross_norm(self.cross_out(mixed) + rows)  # type: ignore[no-any-return]
+
+    def think(self, rows: Tensor) -> Tensor:
+        """The MLP."""
+        return self.mlp_norm(self.narrow(self.wide(rows)) + rows)  # type: ignore[no-any-return]
 
     def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        scores = self._split(query * self.size**-0.5) @ keys.transpose(1, 2)
+        scores = self.split(query * self.size**-0.5) @ keys.transpose(1, 2)
         mixed = (scores if mask is None else scores + mask).softmax(-1) @ values
         return mixed.transpose(0, 1).flatten(1).unsqueeze(0)
 
-    def _split(self, rows: Tensor) -> Tensor:
+    def split(self, rows: Tensor) -> Tensor:
         """[1, T, heads * D] -> [heads, T, D]"""
         return rows.reshape(rows.shape[1], self.heads, self.size).transpose(0, 1)
 
@@ -207,26 +219,22 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     Raises:
         CheckpointError: a decoder that is not carried; see `Decoder`.
     """
-    encode_image, text, decoder = EncodeImage(network, image), network.config.text_config, network.text_decoder
+    text, decoder = network.config.text_config, network.text_decoder
+    layers = decoder.bert.encoder.layer
+    encode_image = EncodeImage(network.vision_model, layers, image)
     decode = Decoder(decoder, context_length, where=f"{where}: text_config")
     _, heads, _, size = decode.state[0].shape
     rows = encode_image.tower.rows
-    layers = decoder.bert.encoder.layer
-
-    def original(pixels: Tensor) -> tuple[Tensor, ...]:
-        looked = network.vision_model(normalised(pixels, image.rescale, image.mean, image.std)).last_hidden_state
-        answers = []
-        for layer in layers:
-            for project in (layer.crossattention.self.key, layer.crossattention.self.value):
-                answers.append(project(looked).view(1, looked.shape[1], heads, size).transpose(1, 2))
-        return tuple(answers)
 
     return Parts(
         encode_image=encode_image,
         seen=keys_and_values_of_picture(len(layers), (1, heads, rows, size)),
         embed_tokens=decoder.bert.embeddings.word_embeddings,
         decode=decode,
-        original={"encode_image": original, "embed_tokens": decoder.bert.embeddings.word_embeddings},
+        original={
+            "encode_image": looked_at(network.vision_model, layers, image),
+            "embed_tokens": decoder.bert.embeddings.word_embeddings,
+        },
         original_decode=_original_decode(decoder),
         image_token_id=None,
         pieces=Pieces(),
@@ -237,21 +245,42 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     )
 
 
-def _original_decode(decoder: Any) -> Any:
-    """transformers' own run of the decoder, on new rows behind those of a cache, with the picture's keys as given."""
+def looked_at(vision: Any, layers: Any, image: ImagePreprocessing) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """transformers' own keys and values of a picture; see `EncodeImage`."""
+    heads = layers[0].crossattention.self.num_attention_heads
+
+    def original(pixels: Tensor) -> tuple[Tensor, ...]:
+        looked = vision(normalised(pixels, image.rescale, image.mean, image.std)).last_hidden_state
+        answers = []
+        for layer in layers:
+            for project in (layer.crossattention.self.key, layer.crossattention.self.value):
+                answers.append(project(looked).view(1, looked.shape[1], heads, -1).transpose(1, 2))
+        return tuple(answers)
+
+    return original
+
+
+def with_given(cache: Any, picture: tuple[Tensor, ...]) -> Any:
+    """A cache of a text, and beside it a picture's keys and values as they are given."""
     from transformers import DynamicCache, EncoderDecoderCache
 
+    given = DynamicCache()
+    for layer, (keys, values) in enumerate(zip(picture[::2], picture[1::2], strict=True)):
+        given.update(keys, values, layer)
+    both = EncoderDecoderCache(cache, given)
+    both.is_updated = dict.fromkeys(range(len(picture) // 2), True)
+    return both
+
+
+def _original_decode(decoder: Any) -> Any:
+    """transformers' own run of the decoder, on new rows behind those of a cache, with the picture's keys as given."""
+
     def decode(cache: Any, embeddings: Tensor, positions: Tensor, *picture: Tensor) -> Tensor:
-        given = DynamicCache()
-        for layer, (keys, values) in enumerate(zip(picture[::2], picture[1::2], strict=True)):
-            given.update(keys, values, layer)
-        both = EncoderDecoderCache(cache, given)
-        both.is_updated = dict.fromkeys(range(len(picture) // 2), True)
         found = decoder.bert(
             inputs_embeds=embeddings.clone(),  # to which the class adds positions in place
             position_ids=positions,
             encoder_hidden_states=picture[0].new_zeros(1, 1, decoder.config.encoder_hidden_size),  # asked for, not read
-            cache=both,
+            cache=with_given(cache, picture),
             use_cache=True,
             is_decoder=True,
         )

@@ -59,7 +59,25 @@ def half_safe_norm(norm: Any) -> nn.Module:
     return norm if isinstance(norm, nn.LayerNorm | nn.Identity) else RMSNorm(norm)
 
 
-class Places:
+class Slots:
+    """Which of a state's S slots the rows of one run are written into, and which they see.
+
+    Args:
+        one_hot: [1, T, S], 1 where a row is written.
+        mask: [1, T or 1, S], added to scores.
+    """
+
+    def __init__(self, one_hot: Tensor, mask: Tensor) -> None:
+        self.one_hot, self.mask = one_hot, mask
+        self.kept = 1 - one_hot.sum(1).unsqueeze(-1)
+        """[1, S, 1]: 0 for slots that are written."""
+
+    def write(self, state: Tensor, rows: Tensor) -> Tensor:
+        """A state [H, S, D] with the rows [H, T, D] in their slots."""
+        return state * self.kept + self.one_hot.transpose(1, 2) @ rows
+
+
+class Places(Slots):
     """Where the rows of one run stand in a state of S slots, in the forms that every layer needs.
 
     Args:
@@ -78,18 +96,9 @@ class Places:
             seen = (positions + begins * (last - positions)).unsqueeze(-1)
         self.looked_up = positions.clamp(min=0)
         """int32 [1, T], indices into a table of positions; those of padding are of no matter."""
-        self.one_hot = (slots == column).float()
-        """[1, T, S]"""
-        self.kept = 1 - self.one_hot.sum(1).unsqueeze(-1)
-        """[1, S, 1]: 0 for slots that are written."""
-        self.mask = ((slots > seen).float() * MASKED).repeat(1, groups, 1)
-        """[1, groups * T, S], added to scores."""
+        super().__init__((slots == column).float(), ((slots > seen).float() * MASKED).repeat(1, groups, 1))
         self.newest = (positions == last).float().unsqueeze(1)
         """[1, 1, T]: picks the last row."""
-
-    def write(self, state: Tensor, rows: Tensor) -> Tensor:
-        """A state [H, S, D] with the rows [H, T, D] in their slots."""
-        return state * self.kept + self.one_hot.transpose(1, 2) @ rows
 
 
 class Rotation(nn.Module):
