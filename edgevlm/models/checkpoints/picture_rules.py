@@ -38,6 +38,9 @@ _LARGEST_NUMBER = 1e30
 _USUAL_SIDE = 448
 """Of pictures that may have any size, in pixels."""
 
+_SAME = 0.01
+"""Of a grey level: float32 is far closer, and any other arithmetic far off."""
+
 # (height, width) in pixels: one picture taller than wide, one wider than tall, no side a multiple of the other.
 _COMPARED_SIZES = ((97, 64), (41, 75))
 
@@ -364,20 +367,18 @@ def _channels(
 def _compare(processor: BaseImageProcessor, rules: ImagePreprocessing, where: str) -> None:
     """Refuses a processor that gives other pixels than the rules do, as one that cuts into tiles would."""
     sizes = _COMPARED_SIZES if rules.resize != "none" or rules.centre_crop else ((rules.height, rules.width),)
-    mean, std = (np.reshape(values, (3, 1, 1)) for values in (rules.mean, rules.std))
     for height, width in sizes:
         picture = _noise(height, width)
         expected = _ask(processor, picture, where)
         pixels = resize_and_crop(picture, rules).transpose(2, 0, 1)
-        found = f"pixels of shape {list(expected.shape)}, and {list(pixels.shape)} on a device"
-        if expected.shape == pixels.shape:
-            # A hundredth of a grey level: float32 is far closer, and any other arithmetic far off.
-            off = np.abs((pixels * rules.rescale - mean) / std - expected) * std / rules.rescale
-            if off.max() < 0.01:
-                continue
-            found = f"pixels that differ by up to {off.max():.3g} of 255 grey levels"
+        off = _grey_levels_off(expected, pixels, rules)
+        if off < _SAME:
+            continue
+        found = f"pixels that differ by up to {off:.3g} of 255 grey levels"
+        if expected.shape != pixels.shape:
+            found = f"pixels of shape {list(expected.shape)}, and {list(pixels.shape)} on a device"
         raise CheckpointError(
-            f"{where}: {type(processor).__name__.removesuffix('Pil')}: expected the same pixels from transformers as "
+            f"{where}: {_called(processor)}: expected the same pixels from transformers as "
             f"on a device, which resizes, cuts from the middle, rescales and normalises; a picture of {height} x "
             f"{width} has {found}",
             hint="this processor does more than that, which a bundle cannot carry",
@@ -388,17 +389,14 @@ def _compare_tiles(processor: BaseImageProcessor, rules: ImagePreprocessing, til
     """Refuses a processor that cuts other tiles than the rules do, or makes other pixels of them."""
     # Of a grid, the processor of words and pictures asks it so, whatever its own configuration says.
     options = {} if tiling.grid is None else {"crop_to_patches": True}
-    mean, std = (np.reshape(values, (3, 1, 1)) for values in (rules.mean, rules.std))
     for height, width in _COMPARED_SIZES:
         picture = _noise(height, width)
         expected, tiles = _ask(processor, picture, where, **options), cut(picture, tiling).pixels
         expected = expected.reshape(-1, *expected.shape[-3:])
-        if expected.shape == tiles.shape:
-            off = np.abs((tiles * rules.rescale - mean) / std - expected) * std / rules.rescale
-            if off.max() < 0.01:
-                continue
+        if _grey_levels_off(expected, tiles, rules) < _SAME:
+            continue
         raise CheckpointError(
-            f"{where}: {type(processor).__name__.removesuffix('Pil')}: expected the same tiles from transformers as on "
+            f"{where}: {_called(processor)}: expected the same tiles from transformers as on "
             f"a device; a picture of {height} x {width} has {list(expected.shape)} there and {list(tiles.shape)} here",
             hint="this processor does more than to scale, cut, rescale and normalise, which a bundle cannot carry",
         )
@@ -408,7 +406,6 @@ def _compare_patches(
     processor: BaseImageProcessor, rules: ImagePreprocessing, where: str, patch: int, merge: int
 ) -> None:
     """Refuses a processor that makes other patches than the rules do, of pictures of their size's proportions."""
-    mean, std = (np.reshape(values, (3, 1, 1)) for values in (rules.mean, rules.std))
     pixels_asked_for = rules.height * rules.width
     asked = {"shortest_edge": pixels_asked_for, "longest_edge": pixels_asked_for}
     squares = rules.height // patch // merge, rules.width // patch // merge
@@ -419,15 +416,27 @@ def _compare_patches(
         same = found.size % pixels.size == 0 and found.shape[0] == squares[0] * squares[1] * merge**2
         if same:
             frames = found.reshape(*squares, merge, merge, 3, -1, patch, patch).transpose(5, 4, 0, 2, 6, 1, 3, 7)
-            expected = frames.reshape(-1, *pixels.shape)
-            same = np.all(np.abs((pixels * rules.rescale - mean) / std - expected) * std / rules.rescale < 0.01)
+            same = all(_grey_levels_off(each, pixels, rules) < _SAME for each in frames.reshape(-1, *pixels.shape))
         if not same:
             raise CheckpointError(
-                f"{where}: {type(processor).__name__.removesuffix('Pil')}: expected the same patches from transformers "
+                f"{where}: {_called(processor)}: expected the same patches from transformers "
                 f"as on a device, which scales, cuts, rescales and normalises; a picture of {picture.height} x "
                 f"{picture.width} has others",
                 hint="this processor does more than that, which a bundle cannot carry",
             )
+
+
+def _grey_levels_off(expected: NDArray[Any], pixels: NDArray[Any], rules: ImagePreprocessing) -> float:
+    """How far pixels in 0..255 are from a processor's at most, once normalised; infinitely if of other shapes."""
+    if expected.shape != pixels.shape:
+        return math.inf
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (rules.mean, rules.std))
+    return float(np.max(np.abs((pixels * rules.rescale - mean) / std - expected) * std / rules.rescale))
+
+
+def _called(processor: BaseImageProcessor) -> str:
+    """What checkpoints call it."""
+    return type(processor).__name__.removesuffix("Pil")
 
 
 def _ask(processor: BaseImageProcessor, picture: Image.Image, where: str, **options: Any) -> NDArray[Any]:
@@ -438,8 +447,7 @@ def _ask(processor: BaseImageProcessor, picture: Image.Image, where: str, **opti
             return np.asarray(found if options else found[0])
     except Exception as error:  # of many kinds
         raise CheckpointError(
-            f"{where}: expected values that {type(processor).__name__.removesuffix('Pil')} follows, got: "
-            f"{_in_one_line(error)}",
+            f"{where}: expected values that {_called(processor)} follows, got: {_in_one_line(error)}",
             hint="copy the file from the original checkpoint",
         ) from error
 

@@ -2,7 +2,8 @@
 
 Three transformers: of the picture; of the question, whose rows see each other and the picture; and of the answer, which
 looks at the question alone. A question is put at once, and `decode` keeps what the answer asks of it. Behind it stand
-the answer's rows, the first of which, which begins every answer, takes the place of the question's last.
+the answer's rows, the first of which, which begins every answer, takes the place of the question's last. A run of the
+answer goes through the question's layers too, and nothing reads what comes of that: answers are a word or two.
 """
 
 from __future__ import annotations
