@@ -58,7 +58,7 @@ STUDENTS: dict[str, ImageTowerConfig] = {
 }
 
 
-AT_ONCE = ("paligemma", "paligemma-2", "blip-vqa")
+AT_ONCE = ("paligemma", "paligemma-2", "blip-vqa", "florence-2")
 """Kinds that take picture and question at once."""
 TALKERS = (
     *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),

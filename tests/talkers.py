@@ -73,7 +73,9 @@ def amplify(network: Any, seed: int = 0) -> None:
         for name, parameter in network.named_parameters():
             if parameter.ndim >= 2:
                 parameter.normal_(0, 0.02)
-                parameter *= 8 if any(each in name for each in _LOUD) else 1 if "embed" in name else 5
+                parameter *= (
+                    8 if any(each in name for each in _LOUD) else 1 if "embed" in name or "shared" in name else 5
+                )
             elif "bias" in name:
                 parameter.normal_(0, 0.02)
             elif "class_embedding" in name:  # drawn before the seed was set
@@ -413,7 +415,7 @@ def asked(folder: Path, picture: Any, text: str) -> Any:
     processor = processor_of(folder)
     if type(processor).__name__ == "IdeficsProcessor":
         return processor(text=[["User:", picture, text, "\nAssistant:"]], add_end_of_utterance_token=True)
-    if type(processor).__name__ in ("BlipProcessor", "Blip2Processor"):
+    if type(processor).__name__ in ("BlipProcessor", "Blip2Processor", "Florence2Processor"):
         return processor(images=picture, text=text, return_tensors="pt")
     if not getattr(processor, "chat_template", None):  # PaliGemma's, which also makes labels, to train with
         inputs = processor(images=picture, text=f"<image>{text}", return_tensors="pt")
@@ -456,6 +458,42 @@ def write_blip(folder: Path) -> Path:
     return folder
 
 
+def write_florence_2(folder: Path, *, window: int = 3, **text: Any) -> Path:
+    """A Florence-2 of two stages, whose windows do not divide its grids."""
+    import transformers
+
+    special = ("<s>", "<pad>", "</s>", "<unk>")
+    size = _write_byte_tokenizer(
+        folder, (*special, "<image>"), end="</s>", bos_token="<s>", pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"}, begins=("<s>", "</s>"),
+    )  # fmt: skip
+    network = transformers.Florence2ForConditionalGeneration(
+        transformers.Florence2Config(
+            vision_config={
+                "depths": [1, 1], "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1],
+                "patch_prenorm": [False, True], "embed_dim": [16, 32], "num_heads": [2, 4], "num_groups": [2, 4],
+                "window_size": window, "projection_dim": 64, "mlp_ratio": 2.0, "drop_path_rate": 0.0,
+            },
+            text_config={
+                "model_type": "bart", "d_model": 64, "encoder_layers": 2, "decoder_layers": 2,
+                "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 96,
+                "decoder_ffn_dim": 96, "vocab_size": size, "max_position_embeddings": 1024, "bos_token_id": 0,
+                "eos_token_id": 2, "pad_token_id": 1, "decoder_start_token_id": 2, "forced_eos_token_id": None, **text,
+            },
+            image_token_id=4,
+            tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+    _save(folder, network, eos_token_id=2, pad_token_id=1, decoder_start_token_id=2)
+    _write(folder / "preprocessor_config.json", {
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
+        "do_center_crop": False, "resample": 3, "do_convert_rgb": True, "image_seq_length": 1 + (SIDE // 8) ** 2,
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], **_PIXELS,
+    })  # fmt: skip
+    _write(folder / "processor_config.json", {"processor_class": "Florence2Processor"})
+    return folder
+
+
 def write_blip_vqa(folder: Path) -> Path:
     """BLIP that answers questions."""
     import transformers
@@ -486,10 +524,9 @@ def write_blip_2(folder: Path, **text: Any) -> Path:
     import transformers
 
     special = ("<s>", "<pad>", "</s>", "<unk>")
-    size = _write_byte_tokenizer(folder, (*special, "<image>"), bos_token="</s>", end="</s>", pad_token="<pad>")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.post_processor = processors.TemplateProcessing("</s> $A", "</s> $A $B", [("</s>", 2)])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    size = _write_byte_tokenizer(
+        folder, (*special, "<image>"), end="</s>", bos_token="</s>", pad_token="<pad>", begins=("</s>", "")
+    )
     network = transformers.Blip2ForConditionalGeneration(
         transformers.Blip2Config(
             vision_config=_VISION,
@@ -560,15 +597,23 @@ def _metaspace_tokenizer(special: Sequence[str], *before: Any) -> Tokenizer:
 
 
 def _write_byte_tokenizer(
-    folder: Path, special: Sequence[str], *, end: str = "<end_of_utterance>", **config: Any
+    folder: Path,
+    special: Sequence[str],
+    *,
+    end: str = "<end_of_utterance>",
+    begins: tuple[str, str] | None = None,
+    **config: Any,
 ) -> int:
-    """GPT-2's kind: BPE over bytes."""
+    """GPT-2's kind: BPE over bytes; with tokens before and behind every text where `begins` has them."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = BpeTrainer(vocab_size=460, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator([*CAPTIONS, *QUESTIONS, "User: Assistant: \n\n"], trainer)
+    if begins is not None:
+        ids = [(each, special.index(each)) for each in begins if each]
+        tokenizer.post_processor = processors.TemplateProcessing(f"{begins[0]} $A {begins[1]}".strip(), None, ids)
     config = {"bos_token": "<|im_start|>", "eos_token": end, "pad_token": end, **config}
     return _write_tokenizer(folder, tokenizer, "GPT2TokenizerFast", **config)
 
@@ -635,13 +680,14 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
         alpha_initializer="ones",
         cross_layer_interval=1,
     ),
+    "florence-2": write_florence_2,
     "blip-2": write_blip_2,
     "blip-2-norms-behind": lambda folder: write_blip_2(folder, do_layer_norm_before=False),
     "blip-vqa": write_blip_vqa,
     "blip": write_blip,
 }
 WITHOUT_TEMPLATE = (
-    *("paligemma", "paligemma-2", "idefics", "idefics-plain"),
+    *("paligemma", "paligemma-2", "idefics", "idefics-plain", "florence-2"),
     *("blip-2", "blip-2-norms-behind", "blip-vqa", "blip"),
 )
 """Those that are asked by other rules than a chat template's."""

@@ -57,7 +57,8 @@ def by_transformers(model: Talker, folder: Path, picture: Image.Image, text: str
     else:
         inputs = talkers.asked(folder, picture, text)
         whole = network.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
-        asked = 1 if type(network).__name__ == "BlipForQuestionAnswering" else inputs["input_ids"].shape[1]
+        answers_alone = ("BlipForQuestionAnswering", "Florence2ForConditionalGeneration")
+        asked = 1 if type(network).__name__ in answers_alone else inputs["input_ids"].shape[1]
         found = whole[0, asked:].tolist()
     return [each for each in found if each not in model.dialogue.end_ids]
 

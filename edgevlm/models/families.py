@@ -78,6 +78,11 @@ TALKERS: Mapping[str, TalkingFamily] = {
         "Idefics, the Flamingo kind: a resampler, and layers that look at the picture through gates; it talks",
         image_token="<image>",
     ),
+    "florence2": TalkingFamily(
+        "edgevlm.models.generators.florence2",
+        "Florence2ForConditionalGeneration",
+        "Florence-2, as Hugging Face has it: one question a picture, such as 'What does the image describe?'",
+    ),
     "blip-2": TalkingFamily(
         "edgevlm.models.generators.blip2",
         "Blip2ForConditionalGeneration",

@@ -44,6 +44,8 @@ _NOT_CARRIED: Mapping[str, Any] = {
     "sequence_bias": {},
 }
 """Settings of `generate` that change an answer, and their values that change none."""
+_FLORENCE_SIDE = 768
+"""Of Florence-2's pictures, in pixels: its tower's configuration has none."""
 _BESIDE_WEIGHTS = 10_000_000
 """Numbers that a network may have beside those that are stored, such as a head that is tied."""
 _PROMPT_LENGTH = 64
@@ -236,8 +238,9 @@ def _picture_rules(
     if family.pictures == "longest_edge":
         return picture_rules.tiles_from_checkpoint(folder)
     vision = network.config.vision_config
-    size = (vision.image_size, vision.image_size)
-    return picture_rules.from_checkpoint(folder, image_size=size, patch_size=vision.patch_size), None
+    side = getattr(vision, "image_size", _FLORENCE_SIDE)
+    patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+    return picture_rules.from_checkpoint(folder, image_size=(side, side), patch_size=patch), None
 
 
 def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTokenizerBase, bytes]:

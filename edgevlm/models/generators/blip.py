@@ -17,6 +17,7 @@ from edgevlm.errors import CheckpointError
 from edgevlm.models.encoders.positions import image_positions
 from edgevlm.models.generators.decoder import Places
 from edgevlm.models.generators.parts import Parts, Pieces, keys_and_values, keys_and_values_of_picture, normalised
+from edgevlm.models.generators.post_norm import Layer, of_bert
 from edgevlm.models.layers import PixelNormalisation, attend
 
 
@@ -103,57 +104,6 @@ class EncodeImage(nn.Module):
         return rows.reshape(1, rows.shape[1], self.heads, -1).transpose(1, 2)
 
 
-class Layer(nn.Module):
-    """Attention to the text so far, to the picture, and an MLP; a norm behind each.
-
-    Args:
-        layer: transformers' `BlipTextLayer`, whose weights are taken.
-    """
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        own, cross = layer.attention, layer.crossattention
-        self.heads: int = own.self.num_attention_heads
-        self.size: int = own.self.attention_head_size
-        self.query, self.key, self.value = own.self.query, own.self.key, own.self.value
-        self.out, self.norm = own.output.dense, own.output.LayerNorm
-        self.cross_query: nn.Linear = cross.self.query
-        self.cross_out, self.cross_norm = cross.output.dense, cross.output.LayerNorm
-        self.wide: nn.Module = layer.intermediate
-        self.narrow, self.mlp_norm = layer.output.dense, layer.output.LayerNorm
-
-    def forward(
-        self, rows: Tensor, places: Places, seen: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        keys = places.write(keys.squeeze(0), self.split(self.key(rows)))
-        values = places.write(values.squeeze(0), self.split(self.value(rows)))
-        rows = self.look_back(rows, keys, values, places.mask)
-        rows = self.look_at(rows, seen[0].squeeze(0), seen[1].squeeze(0))
-        return self.think(rows), keys.unsqueeze(0), values.unsqueeze(0)
-
-    def look_back(self, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """Attention of rows [1, T, W] to the text, keys and values [heads, S, D], under a mask [1, 1 or T, S]."""
-        return self.norm(self.out(self._attend(self.query(rows), keys, values, mask)) + rows)  # type: ignore[no-any-return]
-
-    def look_at(self, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The same to what is beside the text."""
-        mixed = self._attend(self.cross_query(rows), keys, values, mask)
-        return self.cross_norm(self.cross_out(mixed) + rows)  # type: ignore[no-any-return]
-
-    def think(self, rows: Tensor) -> Tensor:
-        """The MLP."""
-        return self.mlp_norm(self.narrow(self.wide(rows)) + rows)  # type: ignore[no-any-return]
-
-    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        scores = self.split(query * self.size**-0.5) @ keys.transpose(1, 2)
-        mixed = (scores if mask is None else scores + mask).softmax(-1) @ values
-        return mixed.transpose(0, 1).flatten(1).unsqueeze(0)
-
-    def split(self, rows: Tensor) -> Tensor:
-        """[1, T, heads * D] -> [heads, T, D]"""
-        return rows.reshape(rows.shape[1], self.heads, self.size).transpose(0, 1)
-
-
 class Decoder(nn.Module):
     """Embeddings float32 [1, T, W], positions int32 [1, T], the picture's keys and values, state -> logits, state.
 
@@ -186,14 +136,14 @@ class Decoder(nn.Module):
         self.register_buffer("positions", embeddings.position_embeddings.weight.detach()[:context_length])
         self.register_buffer("slots", torch.arange(context_length, dtype=torch.int32))
         self.first_norm: nn.LayerNorm = embeddings.LayerNorm
-        self.layers = nn.ModuleList(Layer(layer) for layer in decoder.bert.encoder.layer)
+        self.layers = nn.ModuleList(of_bert(layer, looks=False) for layer in decoder.bert.encoder.layer)
         self.head: nn.Module = decoder.cls
 
     @property
     def state(self) -> tuple[TensorSpec, ...]:
         """Keys and values of each layer in turn, [1, heads, S, D]."""
         layer: Layer = self.layers[0]  # type: ignore[assignment]
-        return keys_and_values(len(self.layers), (1, layer.heads, len(self.slots), layer.size))
+        return keys_and_values(len(self.layers), (1, layer.own.heads, len(self.slots), layer.own.size))
 
     def forward(self, embeddings: Tensor, positions: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
         places = Places(positions, self.slots, groups=1)
