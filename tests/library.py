@@ -63,7 +63,7 @@ AT_ONCE = ("paligemma", "paligemma-2", "blip-vqa", "florence-2")
 TALKERS = (
     *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
     *(("qwen2.5-vl", "executorch", "int8"), ("blip-2", "executorch", "int8")),
-    *(("smolvlm", "coreml", "fp16"), ("qwen3-vl", "coreml", "int4-weights"), ("llava", "tflite", "fp32")),
+    *(("smolvlm", "coreml", "fp16"), ("qwen3-vl", "coreml", "int4-weights"), ("florence-2", "coreml", "fp16")),
     *(("blip", "tflite", "int8"), ("internvl", "tflite", "fp32"), ("paligemma-2", "tflite", "fp32")),
     *(("idefics", "tflite", "fp32"), ("blip-vqa", "tflite", "fp32")),
 )
