@@ -118,6 +118,29 @@ def write_llava(
     return folder
 
 
+def write_llava_next(folder: Path, *, tower: str = "clip", **text: Any) -> Path:
+    """A LLaVA-NeXT."""
+    import transformers
+
+    write_llava(folder, tower=tower, text=text)
+    plain = transformers.LlavaConfig.from_pretrained(folder)
+    strategy = "default" if tower == "clip" else "full"
+    sizes = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE], [3 * SIDE, SIDE]]
+    network = transformers.LlavaNextForConditionalGeneration(
+        transformers.LlavaNextConfig(
+            vision_config=plain.vision_config, text_config=plain.text_config, image_token_index=3,
+            image_grid_pinpoints=sizes, vision_feature_select_strategy=strategy,
+        )
+    )  # fmt: skip
+    _save(folder, network, eos_token_id=2, pad_token_id=4)
+    own = {"image_processor_type": "LlavaNextImageProcessor", "image_grid_pinpoints": sizes, "do_pad": True}
+    named = {"preprocessor_config.json": own, "processor_config.json": {"processor_class": "LlavaNextProcessor"}}
+    for name, more in named.items():
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        _write(folder / name, content | more)
+    return folder
+
+
 def write_smolvlm(folder: Path, *, kind: str = "smolvlm", splits: bool = True, **text: Any) -> Path:
     """A SmolVLM or an Idefics3, whose pictures are cut into tiles of 32 pixels."""
     import transformers
@@ -428,7 +451,7 @@ def asked(folder: Path, picture: Any, text: str) -> Any:
 
 def scaled(picture: Any, model: Any) -> Any:
     """A picture as a model's own processor must get it: that of a family that takes any size keeps proportions."""
-    if not model.source.family.startswith("qwen"):
+    if not model.source.family.startswith(("qwen", "llava_next")):
         return picture
     return picture.convert("RGB").resize((model.image.width, model.image.height), _BICUBIC)
 
@@ -656,6 +679,8 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
     "llava-mistral-two-layers": lambda folder: write_llava(
         folder, decoder="mistral", vision_feature_layer=[-2, 1], text={"sliding_window": None, "head_dim": 24}
     ),
+    "llava-next": write_llava_next,
+    "llava-next-siglip": lambda folder: write_llava_next(folder, tower="siglip"),
     "smolvlm": write_smolvlm,
     "smolvlm-one-key": lambda folder: write_smolvlm(folder, num_key_value_heads=1),
     "idefics3-whole": lambda folder: write_smolvlm(folder, kind="idefics3", splits=False),
@@ -691,7 +716,10 @@ WITHOUT_TEMPLATE = (
     *("blip-2", "blip-2-norms-behind", "blip-vqa", "blip"),
 )
 """Those that are asked by other rules than a chat template's."""
-SIZES: Mapping[str, tuple[int, int]] = {"qwen2-vl": (32, 48), "qwen2.5-vl": (64, 32), "qwen3-vl": (48, 32)}
+SIZES: Mapping[str, tuple[int, int]] = {
+    **{"qwen2-vl": (32, 48), "qwen2.5-vl": (64, 32), "qwen3-vl": (48, 32)},
+    **{"llava-next": (64, 32), "llava-next-siglip": (64, 64)},
+}
 """Height and width of the pictures of those that take any size."""
 
 if __name__ == "__main__":

@@ -70,6 +70,20 @@ def resize_part(
     return pixels
 
 
+def weights(n: int, m: int, resample: Resample) -> NDArray[np.float64]:
+    """What each of `m` positions is made of, of `n`, as a matrix [m, n]; Pillow rounds what comes of it, and cuts it
+    to 0..255, behind each axis.
+
+    >>> weights(4, 2, "box")
+    array([[0.5, 0.5, 0. , 0. ],
+           [0. , 0. , 0.5, 0.5]])
+    """
+    matrix = np.zeros((m, n))
+    for row, mean in zip(matrix, _means(n, m, resample, slice(0, m)), strict=True):
+        row[mean.first : mean.end] = mean.weights / _ONE
+    return matrix
+
+
 def _pass(pixels: NDArray[np.uint8], means: Sequence[_Mean], start: int) -> NDArray[np.uint8]:
     """[n, ..., 3] -> [len(means), ..., 3]; position 0 of the input is the means' `start`."""
     out = np.empty((len(means), *pixels.shape[1:]), np.uint8)

@@ -22,15 +22,16 @@ class TalkingFamily:
         module: Whose `take_apart` makes components of a network.
         network: transformers' class of the network.
         about: What `edgevlm models` says of it.
-        pictures: How they are made to fit: cut into tiles by their `longest_edge`, or to a `grid`; or taken at
-            `any_size`, of which a file has one. None where the checkpoint has one size for all.
+        pictures: How they are made to fit: cut into tiles by their `longest_edge`, or to a `grid`; taken at `any_size`,
+            or at `one_of` those that the checkpoint was trained with, of which a file has one. None where the
+            checkpoint has one size for all.
         image_token: What stands for a picture, where the configuration does not name it.
     """
 
     module: str
     network: str
     about: str
-    pictures: Literal["longest_edge", "grid", "any_size"] | None = None
+    pictures: Literal["longest_edge", "grid", "any_size", "one_of"] | None = None
     image_token: str | None = None
 
 
@@ -41,6 +42,12 @@ TALKERS: Mapping[str, TalkingFamily] = {
         "edgevlm.models.generators.llava",
         "LlavaForConditionalGeneration",
         "LLaVA 1.5: CLIP's or SigLIP's tower, and a decoder of Llama's, Mistral's or Qwen's kind; it talks",
+    ),
+    "llava_next": TalkingFamily(
+        "edgevlm.models.generators.llava_next",
+        "LlavaNextForConditionalGeneration",
+        "LLaVA-NeXT, likewise: pictures at one of the sizes that it was trained with; it talks",
+        pictures="one_of",
     ),
     "smolvlm": TalkingFamily(
         _SMOLVLM,

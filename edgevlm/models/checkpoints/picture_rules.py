@@ -7,7 +7,7 @@ processor whose pixels differ from a device's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
@@ -172,6 +172,59 @@ def sized_from_checkpoint(
         resize="exact", resize_height=height, resize_width=width, resample=resample,
     )  # fmt: skip
     _compare_patches(processor, rules, where, patch_size, merge_size)
+    return rules
+
+
+def one_size_from_checkpoint(
+    folder: Path, size: tuple[int, int] | None, *, sizes: Sequence[Sequence[int]], tile: int
+) -> ImagePreprocessing:
+    """The same of a checkpoint whose pictures are scaled to one of several sizes, for which its processor cuts them.
+
+    Here all are scaled to one of them, whatever their proportions. It is held against transformers with pictures of
+    that very size: the whole, as small as a tile, and the tiles, row by row.
+
+    Args:
+        folder: The checkpoint.
+        size: (height, width) in pixels; where None, a square one of two tiles a side, or the first.
+        sizes: That there are, multiples of a tile.
+        tile: Pixels of a tile's side.
+
+    Raises:
+        CheckpointError: see `from_checkpoint`.
+        InputError: a size that there is not.
+    """
+    where, config = _find_config(folder)
+    processor = _open(folder, config, where)
+    known = [(int(height), int(width)) for height, width in sizes]
+    named = [tuple(each) for each in getattr(processor, "image_grid_pinpoints", None) or ()]
+    if not known or named != known or any(side % tile or side > _LONGEST_SIDE for each in known for side in each):
+        raise CheckpointError(
+            f"{where}: image_grid_pinpoints: expected sizes in multiples of {tile} pixels, the same as in config.json, "
+            f"{known}, got {named}"
+        )
+    height, width = size or next((each for each in known if each == (2 * tile, 2 * tile)), known[0])
+    if (height, width) not in known:
+        shown = ", ".join(f"{high}x{wide}" for high, wide in known)
+        raise InputError(
+            f"expected one of the sizes of pictures that this model was trained with, {shown}, got {height}x{width}",
+            hint=f"--picture-size {known[0][0]}x{known[0][1]}",
+        )
+    rules = replace(
+        _of_pixels(processor, where, height, width),
+        resize="exact", resize_height=height, resize_width=width,
+        resample=_resample(getattr(processor, "resample", None), where),
+    )  # fmt: skip
+    picture = _noise(height, width)
+    pixels = np.asarray(picture, np.float32).reshape(height // tile, tile, width // tile, tile, 3)
+    whole = np.asarray(picture.resize((tile, tile), Image.Resampling[rules.resample.upper()]), np.float32)
+    tiles = pixels.transpose(0, 2, 4, 1, 3).reshape(-1, 3, tile, tile)
+    tiles = np.concatenate([whole.transpose(2, 0, 1)[None], tiles])
+    if not _grey_levels_off(_ask(processor, picture, where), tiles, rules) < _SAME:
+        raise CheckpointError(
+            f"{where}: {_called(processor)}: expected the same tiles from transformers as on a device, of a picture of "
+            f"{height} x {width}",
+            hint="this processor does more than to scale, cut, rescale and normalise, which a bundle cannot carry",
+        )
     return rules
 
 

@@ -228,6 +228,9 @@ def _picture_rules(
             window_size=getattr(vision, "window_size", 0),
         )
         return rules, None
+    if family.pictures == "one_of":
+        sizes, side = network.config.image_grid_pinpoints, network.config.vision_config.image_size
+        return picture_rules.one_size_from_checkpoint(folder, picture_size, sizes=sizes, tile=side), None
     if picture_size is not None:
         raise InputError(
             f"{folder}: expected no size of pictures, which {network.config.model_type} has from the checkpoint, got "
@@ -479,7 +482,7 @@ def _notes(folder: Path) -> tuple[str, ...]:
 
 def _size_note(family: TalkingFamily, image: ImagePreprocessing) -> tuple[str, ...]:
     """What becomes of pictures of other proportions, which the checkpoint's own processor would keep."""
-    if family.pictures != "any_size":
+    if family.pictures not in ("any_size", "one_of"):
         return ()
     return (
         f"pictures: all are scaled to {image.height} x {image.width} pixels, whatever their proportions; "

@@ -13,7 +13,7 @@ from edgevlm.models.layers import Block, PixelNormalisation
 
 
 class Tower(nn.Module):
-    """Pixels float32 [1, 3, H, W] in 0..255 -> the rows after some of the layers, float32 [1, P, C] each.
+    """Pixels float32 [N, 3, H, W] in 0..255 -> the rows after some of the layers, float32 [N, P, C] each.
 
     Args:
         vision: transformers' CLIP or SigLIP vision transformer, whose blocks are taken.
@@ -43,7 +43,8 @@ class Tower(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         rows = self.patch_embedding(self.normalise(pixels)).flatten(2).transpose(1, 2) + self.positions
         if self.has_class_token:
-            rows = torch.cat([self.class_token, rows], 1)
+            token = self.class_token if len(rows) == 1 else self.class_token.expand(len(rows), -1, -1)
+            rows = torch.cat([token, rows], 1)
         rows = self.first_norm(rows)
         passed = [rows]
         for block in self.blocks:
