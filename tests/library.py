@@ -61,7 +61,7 @@ STUDENTS: dict[str, ImageTowerConfig] = {
 AT_ONCE = ("paligemma", "paligemma-2", "blip-vqa", "florence-2")
 """Kinds that take picture and question at once."""
 TALKERS = (
-    *(("blip", "coreml", "fp32"), ("llava", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
+    *(("blip", "coreml", "fp32"), ("llava-next", "executorch", "fp32"), ("smolvlm", "tflite", "fp32")),
     *(("qwen2.5-vl", "executorch", "int8"), ("blip-2", "executorch", "int8")),
     *(("smolvlm", "coreml", "fp16"), ("qwen3-vl", "coreml", "int4-weights"), ("florence-2", "coreml", "fp16")),
     *(("blip", "tflite", "int8"), ("internvl", "tflite", "fp32"), ("paligemma-2", "tflite", "fp32")),

@@ -23,8 +23,8 @@ from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, featur
 class Tiles(nn.Module):
     """Pixels [1, 3, H, W] in 0..255 -> the whole as small as a tile, and the tiles, row by row, [1 + T, 3, S, S].
 
-    The whole is scaled as Pillow scales it: by a matrix along each axis, to whole numbers behind each. They are the same
-    but for sums half way between two, which Pillow's integers round another way: less than one in five hundred.
+    The whole is scaled as Pillow scales it: by a matrix along each axis, to whole numbers behind each. They are the
+    same but for sums half way between two, which Pillow's integers round another way: less than one in five hundred.
 
     Args:
         image: H and W, multiples of the side of a tile, and Pillow's filter.
