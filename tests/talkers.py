@@ -475,7 +475,7 @@ def write_blip(folder: Path) -> Path:
     _save(folder, network, pad_token_id=0)
     _write(folder / "preprocessor_config.json", {
         "image_processor_type": "BlipImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
-        "resample": 3, "do_convert_rgb": True,
+        "resample": 3, "do_convert_rgb": True, "do_pad": True, "size_divisor": 32,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
     })  # fmt: skip
     return folder
@@ -507,7 +507,7 @@ def write_florence_2(folder: Path, *, window: int = 3, **text: Any) -> Path:
             tie_word_embeddings=False,
         )
     )  # fmt: skip
-    _save(folder, network, eos_token_id=2, pad_token_id=1, decoder_start_token_id=2)
+    _save(folder, network, eos_token_id=2, pad_token_id=1, decoder_start_token_id=2, forced_bos_token_id=0)
     _write(folder / "preprocessor_config.json", {
         "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
         "do_center_crop": False, "resample": 3, "do_convert_rgb": True, "image_seq_length": 1 + (SIDE // 8) ** 2,
@@ -535,7 +535,7 @@ def write_blip_vqa(folder: Path) -> Path:
     _save(folder, network, pad_token_id=0, eos_token_id=3)
     _write(folder / "preprocessor_config.json", {
         "image_processor_type": "BlipImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
-        "resample": 3, "do_convert_rgb": True,
+        "resample": 3, "do_convert_rgb": True, "do_pad": True, "size_divisor": 32,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
     })  # fmt: skip
     _write(folder / "processor_config.json", {"processor_class": "BlipProcessor"})
@@ -570,7 +570,7 @@ def write_blip_2(folder: Path, **text: Any) -> Path:
     _save(folder, network, eos_token_id=2, pad_token_id=1)
     _write(folder / "preprocessor_config.json", {
         "image_processor_type": "BlipImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
-        "resample": 3, "do_convert_rgb": True,
+        "resample": 3, "do_convert_rgb": True, "do_pad": True, "size_divisor": 32,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
     })  # fmt: skip
     _write(folder / "processor_config.json", {"processor_class": "Blip2Processor", "num_query_tokens": 6})

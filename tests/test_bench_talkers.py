@@ -31,7 +31,7 @@ from edgevlm.onboard.engines import make, sample_jpeg
 from edgevlm.onboard.figures import Counts, Times
 from edgevlm.onboard.timing import LEAST_RUNS, clock
 from edgevlm.process.progress import silent
-from edgevlm.targets import registry
+from edgevlm.targets import litert_lm, registry
 
 PARTS = ("encode_image", "prompt", "token_at_8", "token_at_16", "token_at_32")
 """Of a context of 32 positions."""
@@ -154,13 +154,14 @@ def test_a_tokens_work_is_a_line_in_its_position() -> None:
     assert tables["Estimated answers"].rows[0].cells[0].text == "4"
 
 
-def test_what_a_part_reads_is_its_file_and_the_state() -> None:
+def test_what_a_part_reads_is_its_model_and_the_state() -> None:
     bundle = library.talker("blip", "tflite", "fp32")
     reads = {each.component: each.reads_bytes for each in subjects([bundle], ())}
-    sizes = {name: (bundle.path / each.file).stat().st_size for name, each in bundle.components.items()}
+    models = litert_lm.unpack(bundle.path / bundle.components["decode"].file)
     state = sum(4 * np.prod(each.shape) for each in bundle.components["decode"].spec.state)
-    assert reads["encode_image"] == sizes["encode_image"]
-    assert {reads[name] for name in PARTS[1:]} == {sizes["decode"] + state}
+    assert reads["encode_image"] == len(models["vision_encoder"])
+    assert {reads[name] for name in PARTS[1:]} == {len(models["decoder"]) + state}
+    assert reads["encode_image"] + reads["prompt"] - state < bundle.artefact_bytes
 
 
 def test_devices_that_cannot_say_are_told_of_at_once(tmp_path: Path) -> None:

@@ -484,7 +484,7 @@ def test_a_damaged_configuration_of_pictures_is_a_checkpoint_error(content: byte
         ({**CLIP, "image_mean": [0.5, 0.5]}, "image_mean: expected three numbers"),
         ({**CLIP, "image_mean": [0.5, 0.5, float("nan")]}, "image_mean: expected a number"),
         ({**CLIP, "image_std": [0.5, 0.5, 0]}, "image_std: expected a positive number"),
-        ({**CLIP, "do_pad": True}, "do_pad"),
+        ({**CLIP, "do_pad": True, "pad_size": {"height": 300, "width": 300}}, "do_pad"),
     ],
 )
 def test_a_config_that_cannot_be_followed_says_which_key_and_why(config: dict[str, Any], says: str) -> None:

@@ -56,9 +56,9 @@ def by_transformers(model: Talker, folder: Path, picture: Image.Image, text: str
         found = network.generate(pixel_values=pixels, max_new_tokens=TOKENS, do_sample=False)[0].tolist()[1:]
     else:
         inputs = talkers.asked(folder, picture, text)
-        whole = network.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
-        answers_alone = ("BlipForQuestionAnswering", "Florence2ForConditionalGeneration")
-        asked = 1 if type(network).__name__ in answers_alone else inputs["input_ids"].shape[1]
+        begun = {"BlipForQuestionAnswering": 1, "Florence2ForConditionalGeneration": 2}.get(type(network).__name__)
+        whole = network.generate(**inputs, max_new_tokens=TOKENS + (begun == 2), do_sample=False)
+        asked = begun or inputs["input_ids"].shape[1]
         found = whole[0, asked:].tolist()
     return [each for each in found if each not in model.dialogue.end_ids]
 
@@ -538,7 +538,9 @@ BAD: Mapping[str, tuple[Callable[[Path], object], str]] = {
         "expected pictures of at least one patch, 8 pixels a side, got 32 x 3",
     ),
     "a processor that pads": (
-        lambda f: _config(f, lambda c: c.update(do_pad=True), "preprocessor_config.json"),
+        lambda f: _config(
+            f, lambda c: c.update(do_pad=True, pad_size={"height": 99, "width": 99}), "preprocessor_config.json"
+        ),
         "do_pad: expected false",
     ),
     "an end that is a text": (

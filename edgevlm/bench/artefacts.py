@@ -18,6 +18,7 @@ from edgevlm.emulation.runner import PROGRAM
 from edgevlm.errors import DeviceError, InputError
 from edgevlm.onboard.answers import parts
 from edgevlm.process.progress import Progress
+from edgevlm.targets import litert_lm
 
 _RUNNERS_ARCHITECTURE = "aarch64"
 _PATIENCE = 10.0  # times as long as for an embedding
@@ -61,16 +62,16 @@ class BundledSubject:
 
     @property
     def reads_bytes(self) -> int:
-        """What an inference reads from memory, at least: the whole artefact, other towers included.
+        """What an inference is taken to read from memory: the whole artefact, other towers included.
 
-        Of one that talks, the file of what is run, once, and what a token reads of the state: all of it, since keys and
-        values of every place are looked at, whether it is taken or not.
+        Of one that talks, the model of what is run, once; and of a prompt or a token the state, all of it, since keys
+        and values of every place are looked at, whether it is taken or not.
         """
         if not self.talks:
             return self.artefact.size_bytes
         if self.component == ENCODE_IMAGE:
-            return self.bundle.file_bytes(ENCODE_IMAGE)
-        return self.bundle.file_bytes(DECODE) + self.bundle.components[DECODE].spec.state_bytes
+            return _model_bytes(self.bundle, ENCODE_IMAGE)
+        return _model_bytes(self.bundle, DECODE) + self.bundle.components[DECODE].spec.state_bytes
 
     def job(self, machine: Machine, progress: Progress) -> Mapping[str, Any]:
         """Sends the bundle, and a runner where it needs torch and the machine has none."""
@@ -89,6 +90,16 @@ class BundledSubject:
     def command(self, device: str) -> str:
         """`edgevlm bench ...`."""
         return command(self.bundle.path, device, self.component, *self.options)
+
+
+def _model_bytes(bundle: Bundle, component: str) -> int:
+    """Of the file that has a component; of a container of several models, of the one that has it."""
+    path = bundle.path / bundle.components[component].file
+    if path.suffix != litert_lm.SUFFIX:
+        return bundle.file_bytes(component)
+    name = {ENCODE_IMAGE: litert_lm.VISION_ENCODER, DECODE: litert_lm.DECODER}[component]
+    start, stop = litert_lm.models(path)[litert_lm.MODELS.index(name)]
+    return stop - start
 
 
 def command(bundle: Path, device: str, component: str, *options: str) -> str:

@@ -114,7 +114,7 @@ class Emulated:
         system: The emulated machine, or the tools that counted.
         warnings: What is wrong with what was seen, such as no dot products where the CPU has them.
         positions: Of a model's context that one inference takes; None where there is none, and in older results.
-        reads_bytes: What an inference reads from memory, at least; None where nothing was counted.
+        reads_bytes: What an inference is taken to read from memory; None where nothing was counted.
     """
 
     device: str

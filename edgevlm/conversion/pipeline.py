@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -306,6 +307,7 @@ def _convert_one(source: Prepared | PreparedTalker, request: Request, target: st
         progress(f"{target}: lowering", None)
         with named_failures(f"{target}: the backend's converter"):
             files = converter.lower(compressed.programs, recipe, stage.folder, progress)
+        gc.collect()  # graphs, which are cycles and hold weights
         began = time.monotonic()
         progress(f"{target}: asking the float reference", None)
         proof = begin_proof(source, stage.folder, progress)

@@ -69,7 +69,7 @@ class TokenWork:
 
     Attributes:
         instructions: By how much of the context is taken, the least first.
-        reads_bytes: From memory, at least: weights and state.
+        reads_bytes: Weights and state.
     """
 
     device: str

@@ -302,8 +302,9 @@ def _open(folder: Path, config: Mapping[str, Any], where: str) -> BaseImageProce
 
 def _read_rules(processor: BaseImageProcessor, image_size: tuple[int, int], where: str) -> ImagePreprocessing:
     values = {name: getattr(processor, name, None) for name in ("size", "crop_size", "resample")}
-    if pads := getattr(processor, "do_pad", None):
-        raise CheckpointError(f"{where}: do_pad: expected false or nothing, got {pads!r}")
+    pads, padded = getattr(processor, "do_pad", None), _given(getattr(processor, "pad_size", None))
+    if pads and padded:  # without a size it fills up what is smaller than others beside it, of which there are none
+        raise CheckpointError(f"{where}: do_pad: expected false or nothing beside pad_size, got {pads!r}")
     resize: Literal["shortest_edge", "exact", "none"] = "none"
     resize_height, resize_width = 0, 0
     if _flag(processor, "do_resize", where):

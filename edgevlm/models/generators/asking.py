@@ -1,8 +1,8 @@
 """Decoders that are asked at once: all rows of a question see each other, and an answer sees the question alone.
 
 A run that begins a dialogue is the question's: its rows go through the layers of the question, and `decode` keeps what
-the answer's layers look at. Behind it stand the answer's rows, the first of which, which begins every answer, takes the
-place of the question's last. A run of the answer goes through the question's layers too, and nothing reads what comes
+the answer's layers look at. Behind it stand the answer's rows, the first of which, which begin every answer, take the
+places of the question's last. A run of the answer goes through the question's layers too, and nothing reads what comes
 of that.
 """
 
@@ -29,9 +29,10 @@ class Places:
         positions: int32 [1, T], from 0; -1 is padding.
         slots: int32 [S], 0 to S - 1.
         asked: [1, S], 1 where the question stands, of the runs before.
+        begun: How many rows begin every answer.
     """
 
-    def __init__(self, positions: Tensor, slots: Tensor, asked: Tensor) -> None:
+    def __init__(self, positions: Tensor, slots: Tensor, asked: Tensor, begun: int) -> None:
         column, last = positions.unsqueeze(-1), positions.amax(-1, keepdim=True)
         hot = (slots == column).float()
         self.begins = (positions[:, :1] == 0).float().unsqueeze(-1)
@@ -45,12 +46,12 @@ class Places:
         """[1, 1, T], added to scores of the question's rows among each other."""
         self.in_question = positions.clamp(min=0)
         """int32 [1, T], of each row if it is the question's."""
-        first = self.asked.sum(-1, keepdim=True) - 1  # where the answer begins
+        first = self.asked.sum(-1, keepdim=True) - begun  # where the answer begins
         self.in_answer = (self.in_question - first.to(positions.dtype)).clamp(min=0)
         """The same if it is the answer's."""
         self.question = Slots(hot * self.begins, ((1 - self.asked) * MASKED).unsqueeze(1))
         unseen = (slots > column).float() + (slots < first).float().unsqueeze(1)
-        written = 1 - self.begins + self.begins * self.newest.transpose(1, 2)
+        written = 1 - self.begins + self.begins * (column >= first.unsqueeze(-1)).float()
         self.answer = Slots(hot * written, unseen.clamp(max=1) * MASKED)
 
 
@@ -84,7 +85,7 @@ class Decoder(nn.Module):
     Args:
         asks, says: Before the layers.
         question_layers, answer_layers: Those of the answer make keys and values of the question.
-        first: [W], the row that begins every answer.
+        first: [B, W], the rows that begin every answer.
         head: Gives logits of a row.
     """
 
@@ -116,9 +117,9 @@ class Decoder(nn.Module):
         return (*kept, TensorSpec(ASKED, "float32", (1, 1, slots, 1), "1 where the question stands"))
 
     def forward(self, embeddings: Tensor, positions: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
-        width, count = len(self.first), 2 * len(self.answer_layers)
+        (begun, width), count = self.first.shape, 2 * len(self.answer_layers)
         picture, state, asked = given[: -2 * count - 1], given[-2 * count - 1 : -1], given[-1]
-        places = Places(positions, self.slots, asked.flatten(1))
+        places = Places(positions, self.slots, asked.flatten(1), begun)
         asked = places.asked.reshape(asked.shape)  # early: coremltools fails on a state that is written last of all
         rows = self.asks(embeddings[..., :width], places.in_question)
         for number, layer in enumerate(_layers(self.question_layers)):
@@ -127,7 +128,8 @@ class Decoder(nn.Module):
                 rows = layer.cross(rows, *(each.squeeze(0) for each in picture[2 * number : 2 * number + 2]))
             rows = layer.think(rows)
         question, of_answer, of_question = rows, list[Tensor](), list[Tensor]()
-        says = embeddings[..., -width:] * (1 - places.begins) + self.first * places.begins
+        first = nn.functional.embedding(places.in_answer.clamp(max=begun - 1), self.first)
+        says = embeddings[..., -width:] * (1 - places.begins) + first * places.begins
         rows = self.says(says, places.in_answer)
         for number, layer in enumerate(_layers(self.answer_layers)):
             two, behind = slice(2 * number, 2 * number + 2), slice(count + 2 * number, count + 2 * number + 2)
@@ -153,14 +155,15 @@ def _looks(layer: Layer) -> Attention:
 
 def original_decode(
     encode: Callable[[Tensor, Tensor, tuple[Tensor, ...]], Tensor],
-    answer: Callable[[Tensor | None, Tensor, Tensor, Any], Tensor],
+    answer: Callable[[Tensor, Tensor, Tensor, Any], Tensor],
+    first: Tensor,
 ) -> Callable[..., Tensor]:
     """transformers' own run of both parts: a dialogue's first rows are the question's.
 
     Args:
         encode: Rows of a question, their places and what is beside them -> its last layer's rows.
-        answer: Rows of an answer, none for that which begins every answer, their places [1, T], the question's rows and
-            a cache of both -> logits of the last row.
+        answer: Rows of an answer, their places [1, T], the question's rows and a cache of both -> logits of the last.
+        first: [1, B, W], rows that begin every answer.
     """
     from transformers import DynamicCache, EncoderDecoderCache
 
@@ -170,11 +173,12 @@ def original_decode(
             cache.question, cache.answer = encode(embeddings, positions, picture), DynamicCache()
         nothing = embeddings.new_zeros(1, 1, positions.shape[1], 1)
         cache.update(nothing, nothing, 0)  # it counts the places of both
-        places = positions[:, -1:] * 0 if begins else positions - (cache.question.shape[1] - 1)
+        begun = first.shape[1]
+        places = torch.arange(begun)[None] if begins else positions - (cache.question.shape[1] - begun)
         beyond = cache.answer.get_seq_length() - int(places[0, 0])
         if beyond:
             cache.answer.crop(-beyond)
         both = EncoderDecoderCache(cache.answer, DynamicCache())
-        return answer(None if begins else embeddings, places, cache.question, both)
+        return answer(first if begins else embeddings, places, cache.question, both)
 
     return decode

@@ -48,7 +48,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
         [of_bert(layer, looks=False) for layer in layers],
         readers[1],
         [of_bert(layer, looks=True) for layer in says.bert.encoder.layer],
-        tables[1].weight[text.bos_token_id],
+        tables[1].weight[text.bos_token_id][None],
         says.cls,
     )
     encode_image = EncodeImage(network.vision_model, layers, image)
@@ -93,11 +93,9 @@ def _original_decode(network: Any) -> Any:
             cache=with_given(DynamicCache(), picture),
         ).last_hidden_state
 
-    def answer(rows: Tensor | None, places: Tensor, question: Tensor, cache: Any) -> Tensor:
-        words = says.bert.embeddings.word_embeddings
-        said = words(torch.full((1, 1), text.bos_token_id)) if rows is None else rows[..., -text.hidden_size :].clone()
+    def answer(rows: Tensor, places: Tensor, question: Tensor, cache: Any) -> Tensor:
         found = says.bert(
-            inputs_embeds=said,
+            inputs_embeds=rows[..., -text.hidden_size :].clone(),
             position_ids=places,
             encoder_hidden_states=question,
             cache=cache,
@@ -106,4 +104,5 @@ def _original_decode(network: Any) -> Any:
         )
         return says.cls(found.last_hidden_state[:, -1:]).squeeze(1)  # type: ignore[no-any-return]
 
-    return original_decode(encode, answer)
+    words = says.bert.embeddings.word_embeddings.weight.detach()
+    return original_decode(encode, answer, words[text.bos_token_id][None, None])

@@ -211,7 +211,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
         map(of_bart, sides[0].layers),
         says,
         map(of_bart, sides[1].layers),
-        sides[1].embed_tokens.weight[text.decoder_start_token_id],
+        table.weight[_first_ids(network)],
         network.lm_head,
     )
 
@@ -236,6 +236,12 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     )
 
 
+def _first_ids(network: Any) -> list[int]:
+    """Those that begin every answer: the decoder's own, and what `generate` is told to put behind it."""
+    forced = network.generation_config.forced_bos_token_id
+    return [network.config.text_config.decoder_start_token_id, *([] if forced is None else [forced])]
+
+
 def _asked(token: str, tokenizer: Any) -> Chat:
     """As transformers' `Florence2Processor` writes a picture and a question in the words that it has for a task."""
     begin, end = str(tokenizer.bos_token), str(tokenizer.eos_token)
@@ -251,14 +257,14 @@ def _asked(token: str, tokenizer: Any) -> Chat:
 
 def _original_decode(network: Any) -> Any:
     """transformers' own run of BART's two sides."""
-    language, start = network.model.language_model, network.config.text_config.decoder_start_token_id
+    language = network.model.language_model
 
     def encode(rows: Tensor, positions: Tensor, picture: tuple[Tensor, ...]) -> Tensor:
         return language.encoder(inputs_embeds=rows).last_hidden_state  # type: ignore[no-any-return]
 
-    def answer(rows: Tensor | None, places: Tensor, question: Tensor, cache: Any) -> Tensor:
-        said = language.decoder.embed_tokens(torch.full((1, 1), start)) if rows is None else rows
-        found = language.decoder(inputs_embeds=said, encoder_hidden_states=question, cache=cache, use_cache=True)
+    def answer(rows: Tensor, places: Tensor, question: Tensor, cache: Any) -> Tensor:
+        found = language.decoder(inputs_embeds=rows, encoder_hidden_states=question, cache=cache, use_cache=True)
         return network.lm_head(found.last_hidden_state[:, -1])  # type: ignore[no-any-return]
 
-    return original_decode(encode, answer)
+    first = network.get_input_embeddings().weight.detach()[_first_ids(network)]
+    return original_decode(encode, answer, first[None])
