@@ -150,7 +150,13 @@ def test_a_tokens_work_is_a_line_in_its_position() -> None:
     assert work.reads_bytes == 7_000_000
     assert token_work(found[:1])[0].instructions_a_position is None
     tables = {each.title: each for each in device_tables([*found, _estimated("prompt", 1.0)], Names((what,)))}
-    assert [cell.text for cell in tables["A token"].rows[0].cells] == ["5.077", "5.154", "5.307", "0.300", "7.00"]
+    assert [cell.text for cell in tables["A token"].rows[0].cells] == [
+        "5.077 at 256",
+        "5.154 at 512",
+        "5.307 at 1,024",
+        "0.300",
+        "7.00",
+    ]
     assert tables["Estimated answers"].rows[0].cells[0].text == "4"
 
 
@@ -198,7 +204,7 @@ def test_an_answer_is_timed_part_by_part(kind: str, target: str, recipe: str, tm
     assert {each["component"] for each in found} == set(parts(bundle.manifest.dialogue))
     assert all(each["memory"]["anonymous_bytes"] > 0 for each in found)
     page = (tmp_path / "report.md").read_text()
-    assert "tokens a second, half full" in page
+    assert "tokens a second, the most taken" in page
 
 
 @pytest.mark.slow

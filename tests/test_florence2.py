@@ -74,6 +74,31 @@ def test_it_answers_one_question_at_once() -> None:
         chat.ask("And where?")
 
 
+def test_places_in_an_answer_are_said(tmp_path: Path) -> None:
+    """They are special tokens, which texts of ids leave out elsewhere."""
+    folder = talkers.write_florence_2(tmp_path / "f")
+    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    place = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    content["added_tokens"].append({"id": 5, "content": "<loc_7>", **place})
+    kept = next(text for text, number in content["model"]["vocab"].items() if number == 5)
+    content["model"]["vocab"] = {
+        ("<loc_7>" if text == kept else text): n for text, n in content["model"]["vocab"].items()
+    }
+    content["model"]["merges"] = [each for each in content["model"]["merges"] if kept not in each]
+    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    model = talking.load(folder, name="f", context_length=128, lengths=(1, 64))
+    dog = model.tokenizer.pieces("a dog")
+    assert model.tokenizer.text([0, *dog, 5, 5]) == "a dog<loc_7><loc_7>"
+    assert any("<CAPTION>" in note for note in model.notes)
+
+
+def test_answers_begin_as_generate_is_told_to() -> None:
+    model = load("florence-2")
+    assert len(model.programs["decode"].module.first) == 2
+    answer = asking(model).generate(scene(40, 40, seed=1), QUESTION, max_tokens=4)
+    assert 0 not in answer.token_ids[:1]
+
+
 def test_what_is_not_carried_is_refused_by_name(tmp_path: Path) -> None:
     folder = talkers.write_florence_2(tmp_path / "f")
     with pytest.raises(CheckpointError, match="expected a context of at most max_position_embeddings, 1,024, got"):
@@ -85,6 +110,15 @@ def test_what_is_not_carried_is_refused_by_name(tmp_path: Path) -> None:
 
     changed("text_config", scale_embedding=True)
     with pytest.raises(CheckpointError, match="expected one table of words for questions and answers"):
+        talking.load(folder, name="f")
+    changed("text_config", model_type="florence2_language")
+    with pytest.raises(CheckpointError, match="got the layout of Microsoft's own code"):
+        talking.load(folder, name="f")
+    changed("text_config", decoder_layers=2000)
+    with pytest.raises(CheckpointError, match=r"text_config\.decoder_layers: expected at most 1,000, got 2,000"):
+        talking.load(folder, name="f")
+    changed("vision_config", depths=[900, 900])
+    with pytest.raises(CheckpointError, match=r"vision_config\.depths: expected at most 1,000, got 1,800"):
         talking.load(folder, name="f")
     pictures = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     large = {**pictures, "size": {"height": 416, "width": 416}}

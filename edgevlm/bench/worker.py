@@ -83,7 +83,7 @@ def examine(assignment: Assignment, progress: Progress) -> Iterator[Result]:
 
         yield from measure_phone(device, asked, assignment.effort, progress)
     else:
-        with _machine(device, sorted({each.artefact.target for each in asked}), progress) as machine:
+        with _machine(device, asked, progress) as machine:
             _check_processor(device, machine)
             yield from measure(machine, device.name, asked, assignment.effort, progress)
             if assignment.peers:
@@ -160,7 +160,7 @@ def _refusal(device: Device, subject: BundledSubject) -> Failed | None:
     )
 
 
-def _machine(device: Device, targets: Sequence[str], progress: Progress) -> Machine:
+def _machine(device: Device, asked: Sequence[BundledSubject], progress: Progress) -> Machine:
     from edgevlm.devices.address import parse
     from edgevlm.devices.local import Local
     from edgevlm.devices.ssh import Ssh
@@ -168,7 +168,13 @@ def _machine(device: Device, targets: Sequence[str], progress: Progress) -> Mach
     profile = device.profile
     if profile.reach == "local":
         return Local()
-    return Ssh(parse(profile.address), python=profile.python, targets=targets, progress=progress)
+    return Ssh(
+        parse(profile.address),
+        python=profile.python,
+        targets=sorted({each.artefact.target for each in asked}),
+        talks=any(each.talks for each in asked),
+        progress=progress,
+    )
 
 
 def main() -> None:

@@ -18,9 +18,10 @@ from edgevlm.process.store import keep
 
 PACKAGES = ("numpy", "pillow", "tokenizers")
 """What every bundle needs."""
-BACKENDS = {"tflite": ("ai-edge-litert", "flatbuffers")}
-"""What a target needs besides; flatbuffers is for bundles that talk. ExecuTorch's bindings need torch: no board is sent
-it."""
+BACKENDS = {"tflite": "ai-edge-litert"}
+"""What a target needs besides. ExecuTorch's bindings need torch, which no board is sent."""
+OF_TALKERS = "flatbuffers"
+"""What bundles that talk need besides."""
 
 _GLIBC = {"x86_64": ("2_28", "2_27", "2_17"), "aarch64": ("2_28", "2_27", "2_17")}
 _LEGACY = "manylinux2014"  # what 2_17 was called

@@ -38,6 +38,7 @@ class Ssh:
         address: Of the scheme `ssh`.
         python: The interpreter over there; where empty, the newest that is found.
         targets: Of the bundles that it is to run: it is sent what they need and it lacks.
+        talks: Whether one of them talks.
         config: ssh's configuration file; the user's own where None.
         emulator: What plays the machine; None for a real one.
         progress: Told what is sent.
@@ -54,6 +55,7 @@ class Ssh:
         *,
         python: str = "",
         targets: Sequence[str] = (),
+        talks: bool = False,
         config: Path | None = None,
         emulator: str | None = None,
         progress: Progress = silent,
@@ -64,7 +66,7 @@ class Ssh:
         self.folder = ""
         self._connection = Connection(address, config)
         self._python = FarPython(self._connection, python, "")
-        self._targets, self._progress = tuple(targets), progress
+        self._targets, self._talks, self._progress = tuple(targets), talks, progress
         self._sent: dict[tuple[Path, int, int], str] = {}
         self._missing: set[str] = set()  # of what was sent: what is no longer there
         self._paths: list[str] = []
@@ -172,7 +174,8 @@ class Ssh:
 
     def _set_up(self, facts: Mapping[str, Any]) -> None:
         """Sends our sources, and the packages that are missing."""
-        wanted = [*site.PACKAGES, *(name for target in self._targets for name in site.BACKENDS.get(target, ()))]
+        wanted = [*site.PACKAGES, *(site.BACKENDS[target] for target in self._targets if target in site.BACKENDS)]
+        wanted += [site.OF_TALKERS] if self._talks else []
         missing = [name for name in wanted if _IMPORTED_AS[name] not in self.packages]
         folders = [site.own_sources()]
         if missing:

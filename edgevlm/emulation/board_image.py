@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import compileall
 import gzip
-import itertools
 import lzma
 import os
 import re
@@ -95,7 +94,7 @@ def prepare(progress: Progress = silent) -> Image:
     tools.find("mke2fs")
     system = root.prepare(progress, _PACKAGES)
     python = root.python(system)
-    requirements = [site.pinned(name) for name in (*site.PACKAGES, *itertools.chain(*site.BACKENDS.values()))]
+    requirements = [site.pinned(name) for name in (*site.PACKAGES, *site.BACKENDS.values(), site.OF_TALKERS)]
     wheels = site.site_packages(requirements, python=python, architecture="aarch64", progress=progress)
     inputs = (str(system.path), str(wheels), _FIRST, _DISK, *_LEFT_OUT, *_DRIVERS, *(f"{_FILES}",))
     made = keep("devices/board", inputs, partial(_fill, system, python, wheels, progress))

@@ -75,7 +75,7 @@ def prepare(targets: Sequence[str], progress: Progress = silent) -> Setup:
 
 
 def _packages(python: str, progress: Progress) -> tuple[Part, ...]:
-    requirements = [site.pinned(name) for name in (*site.PACKAGES, *site.BACKENDS["tflite"])]
+    requirements = [site.pinned(name) for name in (*site.PACKAGES, site.BACKENDS["tflite"], site.OF_TALKERS)]
     wheels = site.site_packages(requirements, python=python, architecture="aarch64", progress=progress)
     version = ", ".join(each.replace("==", " ") for each in requirements)
     return (Part("packages", wheels, version), Part("EdgeVLM", site.own_sources(), ""))

@@ -26,6 +26,8 @@ class TalkingFamily:
             or at `one_of` those that the checkpoint was trained with, of which a file has one. None where the
             checkpoint has one size for all.
         image_token: What stands for a picture, where the configuration does not name it.
+        spoken: A pattern of special tokens that are part of what an answer says.
+        note: What a user should know of how it is asked.
     """
 
     module: str
@@ -33,6 +35,8 @@ class TalkingFamily:
     about: str
     pictures: Literal["longest_edge", "grid", "any_size", "one_of"] | None = None
     image_token: str | None = None
+    spoken: str | None = None
+    note: str | None = None
 
 
 _SMOLVLM = "edgevlm.models.generators.smolvlm"
@@ -88,12 +92,16 @@ TALKERS: Mapping[str, TalkingFamily] = {
     "florence2": TalkingFamily(
         "edgevlm.models.generators.florence2",
         "Florence2ForConditionalGeneration",
-        "Florence-2, as Hugging Face has it: one question a picture, such as 'What does the image describe?'",
+        "Florence-2, as Hugging Face has it: one question a picture, in the words that its processor has for a task",
+        spoken=r"<loc_\d+>",
+        note="questions: in the words that the checkpoint's processor puts in place of a task, such as 'What does the "
+        "image describe?' of <CAPTION>, or 'Locate the objects with category name in the image.' of <OD>",
     ),
     "blip-2": TalkingFamily(
         "edgevlm.models.generators.blip2",
         "Blip2ForConditionalGeneration",
         "BLIP-2 with OPT: 32 queries look at a picture; it goes on from a text, such as 'Question: how many? Answer:'",
+        note="questions: a text is gone on from as it is: one is asked as 'Question: how many are there? Answer:'",
     ),
     "blip": TalkingFamily("edgevlm.models.generators.blip", "BlipForConditionalGeneration", "BLIP's captioner"),
 }
@@ -136,16 +144,33 @@ def read_family(config: Mapping[str, Any], where: str) -> Family:
     )
 
 
-def talking_family(config: Mapping[str, Any]) -> TalkingFamily:
+def talking_family(config: Mapping[str, Any], where: str) -> TalkingFamily:
     """The family of a checkpoint that talks.
 
     Args:
         config: The content of its `config.json`.
+        where: The file's name, for errors.
+
+    Raises:
+        CheckpointError: a network of another kind, or in another layout than transformers has.
     """
-    named = config.get("architectures")
-    known = {family.network: family for family in VARIANTS.values()}
-    own = known.get(str(named[0])) if isinstance(named, list) and named else None
-    return own or TALKERS[str(config["model_type"])]
+    family, named = TALKERS[str(config["model_type"])], config.get("architectures")
+    kinds = {each.network: each for each in (family, *VARIANTS.values()) if each.module.startswith(family.module)}
+    if isinstance(named, list) and named:
+        if named[0] not in kinds:
+            raise CheckpointError(
+                f"{where}: architectures: expected {' or '.join(kinds)}, got {named[0]!r}",
+                hint="a checkpoint with another head, such as for retrieval, does not talk",
+            )
+        family = kinds[named[0]]
+    own_layout = {"florence2_language", "davit"}
+    parts = (config.get(part) for part in ("text_config", "vision_config"))
+    if any(isinstance(part, Mapping) and part.get("model_type") in own_layout for part in parts):
+        raise CheckpointError(
+            f"{where}: expected Florence-2 as Hugging Face has it, got the layout of Microsoft's own code",
+            hint="the same weights are in florence-community/Florence-2-base and its kin",
+        )
+    return family
 
 
 def talks(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The sizes that a dual encoder's `config.json` may give; needs no framework, so that others are refused at once."""
+"""The sizes that a `config.json` may give; needs no framework, so that others are refused at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from edgevlm.errors import CheckpointError
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _TEXT_SIZES = ("vocab_size", "max_position_embeddings")
 _VISION_SIZES = ("image_size", "patch_size")
+_LAYERS = ("num_hidden_layers", "encoder_layers", "decoder_layers", "depths")
+"""What towers call their number; one of several stages has a list."""
 _MOST_LAYERS = 1_000
 """Of a tower: an empty network of more takes minutes to build, before its weights could be missed."""
 
@@ -48,17 +50,21 @@ def check_layers(config: Mapping[str, Any], where: str) -> None:
         ...
     edgevlm.errors.CheckpointError: config.json: text_config.num_hidden_layers: expected at most 1,000, got 4,096
     """
-    for side in ("text_config", "vision_config"):
-        _check_layers(_tower(config, side), f"{where}: {side}")
+    for side, values in config.items():
+        if isinstance(values, Mapping):
+            _check_layers(values, f"{where}: {side}")
 
 
 def _check_layers(values: Mapping[str, Any], place: str) -> None:
-    layers = values.get("num_hidden_layers")
-    if isinstance(layers, int) and layers > _MOST_LAYERS:  # what is no number, transformers refuses at once
-        raise CheckpointError(
-            f"{place}.num_hidden_layers: expected at most {_MOST_LAYERS:,}, got {layers:,}",
-            hint="take config.json and the weights from the same checkpoint",
-        )
+    for key in _LAYERS:
+        layers = values.get(key)
+        if isinstance(layers, list) and all(type(each) is int for each in layers):
+            layers = sum(layers)
+        if isinstance(layers, int) and layers > _MOST_LAYERS:  # what is no number, transformers refuses at once
+            raise CheckpointError(
+                f"{place}.{key}: expected at most {_MOST_LAYERS:,}, got {layers:,}",
+                hint="take config.json and the weights from the same checkpoint",
+            )
 
 
 def _tower(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:

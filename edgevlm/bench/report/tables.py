@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -87,8 +87,8 @@ class Table:
 
 _COMPONENT = Column("component", kind="words")
 _THREADS = Column("threads")
-_FILLS = ("a quarter full", "half full", "full")
-"""Of a context, when a token is asked for."""
+_FILLS = ("the fewest taken", "more taken", "the most taken")
+"""Of a context's positions, when a token is asked for; a cell says how many."""
 
 
 def device_tables(results: Sequence[Result], names: Names) -> tuple[Table, ...]:
@@ -163,7 +163,7 @@ def _answers(results: Sequence[Measured], names: Names) -> Table:
     for each in answers(results):
         picture = None if each.picture is None else each.picture.engine_ms.median
         times = (number(ms) for ms in (picture, each.prompt.engine_ms.median, each.first_token_ms))
-        rates = [*(number(times.per_second) for times in each.tokens.values()), *[UNKNOWN] * 3][:3]
+        rates = _at_fills({fill: number(times.per_second) for fill, times in each.tokens.items()})
         cells = (str(each.threads or UNKNOWN), *times, count(each.prompt.positions), *rates)
         rows.append(row("measured", each.artefact, names, *cells))
     note = (
@@ -180,7 +180,7 @@ def _estimated_answers(results: Sequence[Estimated], names: Names) -> Table:
     columns += tuple(Column(f"tokens a second, {fill}") for fill in _FILLS)
     rows = []
     for each in estimated_answers(results):
-        rates = [*map(_banded, each.tokens_per_second.values()), *[UNKNOWN] * 3][:3]
+        rates = _at_fills({fill: _banded(band) for fill, band in each.tokens_per_second.items()})
         cells = (str(each.threads or UNKNOWN), _banded(each.first_token_ms), *rates)
         rows.append(row("estimated", each.artefact, names, *cells))
     note = (
@@ -188,6 +188,12 @@ def _estimated_answers(results: Sequence[Estimated], names: Names) -> Table:
         "state from memory once, which is slower than computing with them on most devices; a picture is computed."
     )
     return Table("Estimated answers", note, columns, tuple(rows))
+
+
+def _at_fills(figures: Mapping[int, str]) -> list[str]:
+    """A cell for each of `_FILLS`, which says of how many positions it is."""
+    said = [f"{figure} at {fill:,}" for fill, figure in figures.items()]
+    return [*said, *[UNKNOWN] * len(_FILLS)][: len(_FILLS)]
 
 
 def _banded(band: Band | None) -> str:
@@ -200,7 +206,7 @@ def _token_work(results: Sequence[Emulated], names: Names) -> Table:
     columns += (Column("more, a thousand positions", "million"), Column("read", "MB"))
     rows = []
     for each in token_work(results):
-        counted = [*(number(known / 1e6, 4) for known in each.instructions.values()), *[UNKNOWN] * 3][:3]
+        counted = _at_fills({fill: number(known / 1e6, 4) for fill, known in each.instructions.items()})
         slope = each.instructions_a_position
         more = UNKNOWN if slope is None else number(slope * 1e3 / 1e6)
         rows.append(row("emulated", each.artefact, names, *counted, more, megabytes(each.reads_bytes)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +88,7 @@ def load(
     """
     config_file = folder / "config.json"
     config = read_json(config_file)
-    family = talking_family(config)
+    family = talking_family(config, str(config_file))
     check_layers(config, str(config_file))
     files = weights.find_files(folder)
     weights.check_headers(files)
@@ -98,7 +100,7 @@ def load(
 
     network = _load_network(folder, family.network, weights.count_elements(files))
     image, tiling = _picture_rules(folder, network, family, picture_size)
-    ours, theirs, tokenizer_json = _read_tokenizer(folder, network)
+    ours, theirs, tokenizer_json = _read_tokenizer(folder, network, family.spoken)
     if family.image_token is not None:
         network.config.image_token_id = theirs.convert_tokens_to_ids(family.image_token)
     module = importlib.import_module(family.module)
@@ -151,7 +153,8 @@ def load(
             for each in (picture_rules.notes, text_rules.notes, chat_rules.notes, weights.notes, _notes)
             for note in each(folder)
         )
-        + _size_note(family, image),
+        + _size_note(family, image)
+        + ((family.note,) if family.note else ()),
     )
 
 
@@ -246,8 +249,14 @@ def _picture_rules(
     return picture_rules.from_checkpoint(folder, image_size=(side, side), patch_size=patch), None
 
 
-def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTokenizerBase, bytes]:
-    """Ours, transformers', and the file that a bundle ships, which give the same ids."""
+def _read_tokenizer(folder: Path, network: Any, spoken: str | None) -> tuple[Tokenizer, PreTrainedTokenizerBase, bytes]:
+    """Ours, transformers', and the file that a bundle ships, which give the same ids.
+
+    Args:
+        folder: The checkpoint.
+        network: Whose table of words has a row for each id.
+        spoken: A pattern of special tokens that an answer keeps.
+    """
     config_file = folder / "tokenizer_config.json"
     if config_file.is_file():
         config = read_json(config_file)
@@ -266,6 +275,8 @@ def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTo
     contents = [read_file(folder / TOKENIZER_FILE)] if (folder / TOKENIZER_FILE).is_file() else []
     if backend is not None:
         contents.append(backend.to_str(pretty=True).encode())
+    if spoken is not None:
+        contents = [_with_spoken(content, re.compile(spoken), where) for content in contents]
     expected = [_ids_of(folder, theirs, text) for text in text_rules.AWKWARD_TEXTS]
     difference = ""
     for content in contents:
@@ -293,6 +304,16 @@ def _read_tokenizer(folder: Path, network: Any) -> tuple[Tokenizer, PreTrainedTo
     )
 
 
+def _with_spoken(content: bytes, spoken: re.Pattern[str], where: str) -> bytes:
+    """A `tokenizer.json` whose tokens of a pattern are not special, so that a text of ids keeps them."""
+    found = schema.parse_json(content.decode(errors="replace"), where=where, error=CheckpointError)
+    added = found.get("added_tokens") if isinstance(found, dict) else None
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, dict) and spoken.fullmatch(str(token.get("content"))):
+            token["special"] = False
+    return json.dumps(found, ensure_ascii=False, indent=2).encode()
+
+
 def _ids_of(folder: Path, theirs: PreTrainedTokenizerBase, text: str, *, special: bool = False) -> list[int]:
     """transformers' ids of a text, with those that it adds to every text where `special`."""
     with text_rules.reading(folder, "tokenizer"):
@@ -317,8 +338,13 @@ def _lengths(lengths: tuple[int, ...] | None, context_length: int, at_once: int 
         )
     if at_once is not None and found[-1] <= max(at_once, 1):
         raise InputError(
-            f"lengths: expected a last one that holds a picture, which takes {at_once:,} positions, and a question "
-            f"behind it, since this model takes both at once, got {found[-1]:,}",
+            (
+                f"lengths: expected a last one that holds a picture, which takes {at_once:,} positions, and a question "
+                "behind it, since this model takes both at once, got "
+                if at_once
+                else "lengths: expected a last one that holds a question, which this model takes at once, got "
+            )
+            + f"{found[-1]:,}",
             hint=f"--lengths 1,{context_length}, or none",
         )
     return found
