@@ -16,10 +16,14 @@ from torch import Tensor, nn
 
 from edgevlm.bundle.dialogue import ASKED
 from edgevlm.bundle.spec import TensorSpec
+from edgevlm.errors import CheckpointError
 from edgevlm.models.generators.decoder import Slots
 from edgevlm.models.generators.parts import keys_and_values
 from edgevlm.models.generators.post_norm import Attention, Layer
 from edgevlm.models.layers import MASKED
+
+_LONGEST = 2048
+"""Of a context: rows of a question are counted in whole numbers, which float16 has none beyond that are odd."""
 
 
 class Places:
@@ -87,6 +91,9 @@ class Decoder(nn.Module):
         question_layers, answer_layers: Those of the answer make keys and values of the question.
         first: [B, W], the rows that begin every answer.
         head: Gives logits of a row.
+
+    Raises:
+        CheckpointError: a longer context than 2,048.
     """
 
     prefix = True
@@ -103,6 +110,11 @@ class Decoder(nn.Module):
         head: nn.Module,
     ) -> None:
         super().__init__()
+        if len(asks.positions) > _LONGEST:
+            raise CheckpointError(
+                f"expected a context of at most {_LONGEST:,} positions, got {len(asks.positions):,}",
+                hint=f"--context {_LONGEST}",
+            )
         self.asks, self.says, self.head = asks, says, head
         self.question_layers, self.answer_layers = nn.ModuleList(question_layers), nn.ModuleList(answer_layers)
         self.register_buffer("first", first.detach().clone())

@@ -16,7 +16,14 @@ from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 from edgevlm.errors import CheckpointError
 from edgevlm.models.encoders.positions import image_positions
 from edgevlm.models.generators.decoder import Places
-from edgevlm.models.generators.parts import Parts, Pieces, keys_and_values, keys_and_values_of_picture, normalised
+from edgevlm.models.generators.parts import (
+    Parts,
+    Pieces,
+    check_context,
+    keys_and_values,
+    keys_and_values_of_picture,
+    normalised,
+)
 from edgevlm.models.generators.post_norm import Layer, of_bert
 from edgevlm.models.layers import PixelNormalisation, attend
 
@@ -125,11 +132,7 @@ class Decoder(nn.Module):
     def __init__(self, decoder: Any, context_length: int, *, where: str) -> None:
         super().__init__()
         config = decoder.config
-        if context_length > config.max_position_embeddings:
-            raise CheckpointError(
-                f"{where}: expected a context of at most max_position_embeddings, {config.max_position_embeddings:,}, "
-                f"got {context_length:,}"
-            )
+        check_context(context_length, config.max_position_embeddings, where)
         if not config.is_decoder:
             raise CheckpointError(f"{where}.is_decoder: expected true, got false: it would not look at pictures")
         embeddings = decoder.bert.embeddings

@@ -16,7 +16,15 @@ from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
 from edgevlm.errors import CheckpointError
 from edgevlm.models.generators.blip import Tower
 from edgevlm.models.generators.decoder import Attention, Places
-from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, keys_and_values, normalised
+from edgevlm.models.generators.parts import (
+    Parts,
+    Pieces,
+    causal_decode,
+    check_context,
+    features,
+    keys_and_values,
+    normalised,
+)
 from edgevlm.models.layers import attend
 
 
@@ -139,11 +147,7 @@ class Decoder(nn.Module):
     def __init__(self, network: Any, context_length: int, *, where: str) -> None:
         super().__init__()
         config, model = network.config, network.model.decoder
-        if context_length > config.max_position_embeddings:
-            raise CheckpointError(
-                f"{where}: expected a context of at most max_position_embeddings, {config.max_position_embeddings:,}, "
-                f"got {context_length:,}"
-            )
+        check_context(context_length, config.max_position_embeddings, where)
         if config.word_embed_proj_dim != config.hidden_size:
             raise CheckpointError(
                 f"{where}.word_embed_proj_dim: expected hidden_size, {config.hidden_size}, the width of a picture's "

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from edgevlm.bundle.dialogue import Chat, Turn
 from edgevlm.bundle.spec import ImagePreprocessing
-from edgevlm.errors import CheckpointError
 from edgevlm.models.generators.asking import Decoder, Reader, original_decode
 from edgevlm.models.generators.blip import EncodeImage, looked_at, with_given
-from edgevlm.models.generators.parts import Parts, Pieces, keys_and_values_of_picture
+from edgevlm.models.generators.parts import Parts, Pieces, check_context, keys_and_values_of_picture, token_of
 from edgevlm.models.generators.post_norm import of_bert
 
 
@@ -33,11 +32,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
         CheckpointError: fewer positions than asked for.
     """
     text, asks, says = network.config.text_config, network.text_encoder, network.text_decoder
-    if context_length > text.max_position_embeddings:
-        raise CheckpointError(
-            f"{where}: text_config: expected a context of at most max_position_embeddings, "
-            f"{text.max_position_embeddings:,}, got {context_length:,}"
-        )
+    check_context(context_length, text.max_position_embeddings, f"{where}: text_config")
     layers, parts = asks.encoder.layer, (asks.embeddings, says.bert.embeddings)
     tables = [each.word_embeddings for each in parts]
     rows = torch.cat([each.weight.detach() for each in tables], 1)
@@ -75,7 +70,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
 
 def _asked(token: str, tokenizer: Any) -> Chat:
     """As transformers' `BlipProcessor` writes a question."""
-    turn = Turn(str(tokenizer.cls_token), str(tokenizer.sep_token))
+    turn = Turn(token_of(tokenizer, "cls_token"), token_of(tokenizer, "sep_token"))
     return Chat(begin="", system=None, user=turn, user_with_picture=turn, assistant=None, ask="")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from edgevlm.bundle.spec import TensorSpec
 from edgevlm.errors import CheckpointError
-from edgevlm.models.generators.parts import keys_and_values
+from edgevlm.models.generators.parts import check_context, keys_and_values
 from edgevlm.models.layers import MASKED
 
 _ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
@@ -277,11 +277,9 @@ def _check_decoder(config: Any, context_length: int, where: str, kinds: Collecti
         raise CheckpointError(
             f"{where}.model_type: expected a decoder of the kinds {', '.join(kinds)}, got {config.model_type!r}"
         )
-    if context_length > config.max_position_embeddings:  # where `dynamic` begins to turn by other angles
-        raise CheckpointError(
-            f"{where}: expected a context of at most max_position_embeddings, {config.max_position_embeddings:,}, "
-            f"got {context_length:,}"
-        )
+    check_context(
+        context_length, config.max_position_embeddings, where
+    )  # where `dynamic` begins to turn by other angles
     windows = {kind for kind in getattr(config, "layer_types", None) or () if kind != "full_attention"}
     window = getattr(config, "sliding_window", None)
     if (windows or config.model_type == "mistral") and window is not None and window < context_length:

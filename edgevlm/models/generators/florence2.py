@@ -15,7 +15,7 @@ from edgevlm.bundle.dialogue import Chat, Turn
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError
 from edgevlm.models.generators.asking import Decoder, Reader, original_decode
-from edgevlm.models.generators.parts import Parts, Pieces, features, normalised
+from edgevlm.models.generators.parts import Parts, Pieces, check_context, features, normalised, token_of
 from edgevlm.models.generators.post_norm import of_bart
 from edgevlm.models.layers import PixelNormalisation, attend
 
@@ -193,11 +193,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
             f"{where}: text_config: expected one table of words for questions and answers, tie_word_embeddings, and no "
             "scale_embedding, as Florence-2 has it"
         )
-    if context_length > text.max_position_embeddings:
-        raise CheckpointError(
-            f"{where}: text_config: expected a context of at most max_position_embeddings, "
-            f"{text.max_position_embeddings:,}, got {context_length:,}"
-        )
+    check_context(context_length, text.max_position_embeddings, f"{where}: text_config")
     encode_image = EncodeImage(model, image, where=where)
     words = nn.Embedding(table.num_embeddings, table.embedding_dim, device="meta")
     words.weight = table.weight  # the head's as well
@@ -244,7 +240,7 @@ def _first_ids(network: Any) -> list[int]:
 
 def _asked(token: str, tokenizer: Any) -> Chat:
     """As transformers' `Florence2Processor` writes a picture and a question in the words that it has for a task."""
-    begin, end = str(tokenizer.bos_token), str(tokenizer.eos_token)
+    begin, end = token_of(tokenizer, "bos_token"), token_of(tokenizer, "eos_token")
     return Chat(
         begin="",
         system=None,

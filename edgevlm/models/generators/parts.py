@@ -11,6 +11,7 @@ from torch import nn
 
 from edgevlm.bundle.dialogue import FEATURES, Chat, Turn
 from edgevlm.bundle.spec import ImagePreprocessing, TensorSpec
+from edgevlm.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,35 @@ class Parts:
     def prefix(self) -> bool:
         """Whether picture and question are put at once; see `ComponentSpec`."""
         return bool(getattr(self.decode, "prefix", False))
+
+
+def check_context(context_length: int, longest: int, where: str) -> None:
+    """Refuses more positions than a decoder was trained with.
+
+    Args:
+        context_length: Positions that are asked for.
+        longest: That there are.
+        where: The place of the decoder's configuration, for errors.
+    """
+    if context_length > longest:
+        raise CheckpointError(
+            f"{where}: expected a context of at most max_position_embeddings, {longest:,}, got {context_length:,}"
+        )
+
+
+def token_of(tokenizer: Any, name: str) -> str:
+    """A tokenizer's own, such as `bos_token`.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    found = getattr(tokenizer, name, None)
+    if not isinstance(found, str):
+        raise CheckpointError(
+            f"tokenizer_config.json: {name}: expected a token, got none",
+            hint="take the tokenizer's files of the original checkpoint",
+        )
+    return found
 
 
 def normalised(pixels: torch.Tensor, rescale: float, mean: Any, std: Any) -> torch.Tensor:
