@@ -657,7 +657,7 @@ def test_words_that_contradict_each_other_are_refused() -> None:
         (replace(sound, describe="<image>?"), "is not in describe"),
         (replace(sound, spelling=replace(SPELLING, token="")), "expected a token that stands for a picture"),
         (replace(sound, chat=replace(chat, user_with_picture=Turn("U: ", "<image>"))), "expected <image> once"),
-        (replace(sound, spelling=None), "expected a token once"),
+        (replace(sound, spelling=None), "expected a token that stands for a picture"),
         (replace(sound, begin_ids=(1,) * 64), "expected begin_ids that the context holds"),
     ):
         with pytest.raises(BundleError, match=message):
