@@ -473,11 +473,7 @@ def write_blip(folder: Path) -> Path:
         )
     )  # fmt: skip
     _save(folder, network, pad_token_id=0)
-    _write(folder / "preprocessor_config.json", {
-        "image_processor_type": "BlipImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
-        "resample": 3, "do_convert_rgb": True, "do_pad": True, "size_divisor": 32,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
-    })  # fmt: skip
+    _write_pictures_of_blip(folder)
     return folder
 
 
@@ -533,11 +529,7 @@ def write_blip_vqa(folder: Path) -> Path:
         )
     )  # fmt: skip
     _save(folder, network, pad_token_id=0, eos_token_id=3)
-    _write(folder / "preprocessor_config.json", {
-        "image_processor_type": "BlipImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
-        "resample": 3, "do_convert_rgb": True, "do_pad": True, "size_divisor": 32,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
-    })  # fmt: skip
+    _write_pictures_of_blip(folder)
     _write(folder / "processor_config.json", {"processor_class": "BlipProcessor"})
     return folder
 
@@ -568,13 +560,18 @@ def write_blip_2(folder: Path, **text: Any) -> Path:
         )
     )  # fmt: skip
     _save(folder, network, eos_token_id=2, pad_token_id=1)
+    _write_pictures_of_blip(folder)
+    _write(folder / "processor_config.json", {"processor_class": "Blip2Processor", "num_query_tokens": 6})
+    return folder
+
+
+def _write_pictures_of_blip(folder: Path) -> None:
+    """With keys that the hub's files have, and that change nothing."""
     _write(folder / "preprocessor_config.json", {
         "image_processor_type": "BlipImageProcessor", "do_resize": True, "size": {"height": SIDE, "width": SIDE},
         "resample": 3, "do_convert_rgb": True, "do_pad": True, "size_divisor": 32,
         "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711], **_PIXELS,
     })  # fmt: skip
-    _write(folder / "processor_config.json", {"processor_class": "Blip2Processor", "num_query_tokens": 6})
-    return folder
 
 
 def _save(folder: Path, network: Any, **generation: Any) -> None:

@@ -30,7 +30,7 @@ from edgevlm.process.progress import Countdown, Progress, silent
 from edgevlm.process.quiet import quiet
 from edgevlm.targets import litert_lm
 from edgevlm.targets.converter import BundleFile, OpRange, Unsupported
-from edgevlm.targets.litert_lm import AMONG_WORDS, DECODER, EMBEDDER, MODELS, PLACEHOLDER, VISION_ENCODER, Beside
+from edgevlm.targets.litert_lm import DECODER, EMBEDDER, MODELS, PLACEHOLDER, VISION_ENCODER, Beside
 
 if TYPE_CHECKING:
     from edgevlm.bundle.manifest import Manifest
@@ -155,8 +155,7 @@ def _lower_container(programs: Programs, recipe: Recipe, out_dir: Path, countdow
 
     longest = max(length for each in programs.values() if each.spec.name == DECODE for length in each.answers)
     prefix = any(each.spec.prefix for each in programs.values())
-    beside = AMONG_WORDS if prefix else Beside.of(programs[VISION_ENCODER].spec, longest)
-    finish = partial(as_called, beside=beside)
+    finish = partial(as_called, beside=Beside.of(programs[VISION_ENCODER].spec, longest, prefix=prefix))
     models: dict[str, bytes] = {}
     requires: list[dict[str, str]] = []
     for name in MODELS:

@@ -11,9 +11,9 @@ _ALLOCATIONS, _YOUNG = 20_000, 5
 """Between two looks, and how many of these until one at what is older: with CPython's own 700 and 10, a tenth of a
 conversion goes into them. Graphs are cycles and hold weights: much more seldom, and they would pile up."""
 _LOCK = threading.Lock()
-_within: list[None] = []
-"""One for each block that is open, in whichever thread: the last to end puts the collector back."""
-_before: dict[str, tuple[int, int, int] | bool] = {}
+_open: list[tuple[tuple[int, int, int], bool]] = []
+"""Thresholds, and whether something was frozen, as each block that is open found them, in whichever thread: the last to
+end takes the first one's."""
 
 
 def collect_seldom() -> None:
@@ -30,28 +30,18 @@ def seldom_collected() -> Iterator[None]:
     the caller has frozen stays frozen, and nothing else is then.
     """
     with _LOCK:
-        if not _within:
-            _begin()
-        _within.append(None)
+        frozen = gc.get_freeze_count() > 0
+        _open.append((gc.get_threshold(), frozen))
+        collect_seldom()
+        if not frozen:
+            gc.collect()
+            gc.freeze()
     try:
         yield
     finally:
         with _LOCK:
-            _within.pop()
-            if not _within:
-                _end()
-
-
-def _begin() -> None:
-    frozen = gc.get_freeze_count() > 0
-    _before.update(thresholds=gc.get_threshold(), frozen=frozen)
-    collect_seldom()
-    if not frozen:
-        gc.collect()
-        gc.freeze()
-
-
-def _end() -> None:
-    gc.set_threshold(*_before["thresholds"])  # type: ignore[misc]
-    if not _before["frozen"]:
-        gc.unfreeze()
+            thresholds, frozen = _open.pop()
+            if not _open:
+                gc.set_threshold(*thresholds)
+                if not frozen:
+                    gc.unfreeze()

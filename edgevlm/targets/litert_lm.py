@@ -67,17 +67,18 @@ class Beside:
     patches: int = 1
 
     @classmethod
-    def of(cls, encode_image: ComponentSpec, longest: int) -> Beside:
+    def of(cls, encode_image: ComponentSpec, longest: int, *, prefix: bool = False) -> Beside:
         """By what `encode_image` answers.
 
         Args:
             encode_image: Of the component, or of its function in a file.
             longest: Of a prompt's chunks, the last of the lengths of `decode`.
+            prefix: Whether picture and question are put at once, so that LiteRT-LM cannot ask: nothing is beside then.
 
         Raises:
             BundleError: tensors of other shapes.
         """
-        tensors = tuple(each for each in encode_image.outputs if each.name != FEATURES)
+        tensors = () if prefix else tuple(each for each in encode_image.outputs if each.name != FEATURES)
         if any(len(each.shape) != 4 or each.shape[2] != tensors[0].shape[2] for each in tensors):
             raise BundleError(
                 f"{encode_image.name}: expected features, or keys and values [1, heads, P, D] of P patches, got "
@@ -138,9 +139,10 @@ def beside_of(components: Mapping[str, BundledComponent]) -> Beside:
     Raises:
         BundleError: see `Beside.of`.
     """
-    if not {ENCODE_IMAGE, DECODE} <= components.keys() or components[DECODE].spec.prefix:
+    if not {ENCODE_IMAGE, DECODE} <= components.keys():
         return AMONG_WORDS
-    return Beside.of(components[ENCODE_IMAGE].spec, max(components[DECODE].spec.lengths, default=1))
+    decode = components[DECODE].spec
+    return Beside.of(components[ENCODE_IMAGE].spec, max(decode.lengths, default=1), prefix=decode.prefix)
 
 
 def called(function: str, spec: ComponentSpec, beside: Beside = AMONG_WORDS) -> ComponentSpec:

@@ -13,6 +13,7 @@ from edgevlm.onboard.answers import PROMPT, TOKEN
 from edgevlm.onboard.figures import Times
 
 _Of = TypeVar("_Of")
+_Asked = TypeVar("_Asked", Measured, Estimated)
 
 
 @dataclass(frozen=True)
@@ -87,23 +88,18 @@ class TokenWork:
 
 def answers(results: Sequence[Measured]) -> tuple[AnswerTimes, ...]:
     """What results come to of which the prompt was timed."""
-    found: dict[tuple[str, Artefact, int], dict[str, Times]] = {}
-    for each in results:
-        found.setdefault((each.device, each.artefact, each.threads), {})[each.component] = each.times
+    timed = {of: {name: each.times for name, each in parts.items()} for of, parts in _parts(results).items()}
     return tuple(
         AnswerTimes(*of, parts.get(ENCODE_IMAGE), parts[PROMPT], _tokens(parts))
-        for of, parts in found.items()
+        for of, parts in timed.items()
         if PROMPT in parts
     )
 
 
 def estimated_answers(results: Sequence[Estimated]) -> tuple[AnswerBands, ...]:
     """What estimates come to, of models that talk."""
-    found: dict[tuple[str, Artefact, int], dict[str, Estimated]] = {}
-    for each in results:
-        found.setdefault((each.device, each.artefact, each.threads), {})[each.component] = each
     bands = []
-    for of, parts in found.items():
+    for of, parts in _parts(results).items():
         first = [parts[name] for name in (ENCODE_IMAGE, PROMPT) if name in parts]
         whole = Band(*(sum(ms) for ms in zip(*map(_band, first), strict=True))) if len(first) == 2 else None
         tokens = {
@@ -129,6 +125,14 @@ def token_work(results: Sequence[Emulated]) -> tuple[TokenWork, ...]:
         )
         for of, parts in found.items()
     )
+
+
+def _parts(results: Sequence[_Asked]) -> dict[tuple[str, Artefact, int], dict[str, _Asked]]:
+    """By device, artefact and threads, what is known of each part."""
+    found: dict[tuple[str, Artefact, int], dict[str, _Asked]] = {}
+    for each in results:
+        found.setdefault((each.device, each.artefact, each.threads), {})[each.component] = each
+    return found
 
 
 def _band(each: Estimated) -> tuple[float, float, float]:

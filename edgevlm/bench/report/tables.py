@@ -6,8 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from edgevlm.bench.report.answers import Band, answers, estimated_answers, token_work
-from edgevlm.bench.report.wording import UNKNOWN, Names, clean, cosine, count, megabytes, number, one_line, share
+from edgevlm.bench.report.answers import answers, estimated_answers, token_work
+from edgevlm.bench.report.wording import (
+    UNKNOWN,
+    Names,
+    banded,
+    clean,
+    cosine,
+    count,
+    megabytes,
+    number,
+    one_line,
+    share,
+)
 from edgevlm.bench.results import (
     Artefact,
     Emulated,
@@ -180,8 +191,8 @@ def _estimated_answers(results: Sequence[Estimated], names: Names) -> Table:
     columns += tuple(Column(f"tokens a second, {fill}") for fill in _FILLS)
     rows = []
     for each in estimated_answers(results):
-        rates = _at_fills({fill: _banded(band) for fill, band in each.tokens_per_second.items()})
-        cells = (str(each.threads or UNKNOWN), _banded(each.first_token_ms), *rates)
+        rates = _at_fills({fill: banded(band) for fill, band in each.tokens_per_second.items()})
+        cells = (str(each.threads or UNKNOWN), banded(each.first_token_ms), *rates)
         rows.append(row("estimated", each.artefact, names, *cells))
     note = (
         "Nobody ran these; in brackets from where to where the device's figure is expected. A token reads weights and "
@@ -194,10 +205,6 @@ def _at_fills(figures: Mapping[int, str]) -> list[str]:
     """A cell for each of `_FILLS`, which says of how many positions it is."""
     said = [f"{figure} at {fill:,}" for fill, figure in figures.items()]
     return [*said, *[UNKNOWN] * len(_FILLS)][: len(_FILLS)]
-
-
-def _banded(band: Band | None) -> str:
-    return UNKNOWN if band is None else f"{number(band.middle)} ({number(band.low)} to {number(band.high)})"
 
 
 def _token_work(results: Sequence[Emulated], names: Names) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from edgevlm.bench.compare import Comparison
 from edgevlm.bench.report.answers import answers, estimated_answers
-from edgevlm.bench.report.wording import count, listed, number, own_memory, threads
+from edgevlm.bench.report.wording import banded, count, listed, number, own_memory, threads
 from edgevlm.bench.results import Emulated, Estimated, Failed, Measured, Result, evidence
 from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.onboard.figures import Times
@@ -61,10 +61,7 @@ def estimates_in_words(found: Sequence[Estimated]) -> Iterator[str]:
         if each.first_token_ms is not None:
             band = each.first_token_ms
             said = [f"the first token after {number(band.middle)} ms ({number(band.low)} to {number(band.high)})"]
-        rates = [
-            f"{number(band.middle)} ({number(band.low)} to {number(band.high)}) at {fill:,}"
-            for fill, band in each.tokens_per_second.items()
-        ]
+        rates = [f"{banded(band)} at {fill:,}" for fill, band in each.tokens_per_second.items()]
         said += [f"tokens a second by how many there are: {listed(rates)}"] if rates else []
         if said:
             yield f"{each.device}: {each.artefact.name}, {threads(each.threads)}, estimated: {'; '.join(said)}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from edgevlm.bench.report.answers import Band
 from edgevlm.bench.results import Artefact, Evidence
 from edgevlm.onboard.figures import Memory
 
@@ -41,6 +42,11 @@ ERROR_MEANING = (
 
 _LONGEST = 64  # characters of a label
 _DIRECTIONS = {"\u200e", "\u200f", "\u061c", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
+
+
+def banded(band: Band | None) -> str:
+    """What is most likely, and from where to where it is expected: `50.0 (12.5 to 100)`."""
+    return UNKNOWN if band is None else f"{number(band.middle)} ({number(band.low)} to {number(band.high)})"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -6,6 +6,7 @@ Llama's kind.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from edgevlm.bundle.dialogue import Turn
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.errors import CheckpointError
-from edgevlm.models.generators.decoder import Decoder, half_safe_norm
-from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, rows_of_layers, scaled, shuffled
+from edgevlm.models.generators import llava
+from edgevlm.models.generators.decoder import half_safe_norm
+from edgevlm.models.generators.parts import Parts, Pieces, rows_of_layers, scaled, shuffled
 from edgevlm.models.layers import PixelNormalisation, attend
 
 
@@ -123,26 +125,12 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
         where: The config's file, for errors.
 
     Raises:
-        CheckpointError: a tower or a decoder that is not carried; see `EncodeImage` and `Decoder`.
+        CheckpointError: a tower or a decoder that is not carried; see `EncodeImage` and `llava.assemble`.
     """
-    model, config = network.model, network.config
-    encode_image = EncodeImage(model, image, where=where)
-
-    return Parts(
-        encode_image=encode_image,
-        seen=(features(config.text_config.hidden_size, (encode_image.side // encode_image.scale) ** 2),),
-        embed_tokens=network.get_input_embeddings(),
-        decode=Decoder(model.language_model, network.lm_head, context_length, where=f"{where}: text_config"),
-        original={"encode_image": rows_of_layers(model, image), "embed_tokens": network.get_input_embeddings()},
-        original_decode=causal_decode(model.language_model, network.lm_head),
-        image_token_id=config.image_token_id,
-        pieces=Pieces(around=Turn("<img>", "</img>")),
-        begin_ids=None,
-        end_ids=(),
-        talks=True,
-        describe="Describe this picture.",
-        written=_written,
-    )
+    encode_image = EncodeImage(network.model, image, where=where)
+    rows, original = (encode_image.side // encode_image.scale) ** 2, rows_of_layers(network.model, image)
+    parts = llava.assemble(network, encode_image, rows, original, context_length, where=where)
+    return replace(parts, pieces=Pieces(around=Turn("<img>", "</img>")), written=_written)
 
 
 def _written(tokenizer: Any, rows: int, columns: int, positions: int) -> str:

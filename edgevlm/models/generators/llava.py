@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,17 +61,43 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
     Raises:
         CheckpointError: a tower or a decoder that is not carried; see `EncodeImage` and `Decoder`.
     """
-    model, config = network.model, network.config
-    encode_image = EncodeImage(model, image, where=where)
+    config = network.config
+    encode_image = EncodeImage(network.model, image, where=where)
     rows = (image.height // config.vision_config.patch_size) * (image.width // config.vision_config.patch_size)
     rows += int(encode_image.tower.has_class_token) - encode_image.first
+    original = rows_of_layers(network.model, image)
+    return assemble(network, encode_image, rows, original, context_length, where=where)
 
+
+def assemble(
+    network: Any,
+    encode_image: nn.Module,
+    rows: int,
+    original: Callable[[Tensor], Tensor],
+    context_length: int,
+    *,
+    where: str,
+) -> Parts:
+    """The parts of a network whose pictures are rows among words, of a decoder of Llama's kind.
+
+    Args:
+        network: Such as transformers' `LlavaForConditionalGeneration`.
+        encode_image: Gives rows of a picture.
+        rows: How many.
+        original: transformers' own of `encode_image`.
+        context_length: Positions that the state holds.
+        where: The config's file, for errors.
+
+    Raises:
+        CheckpointError: a decoder that is not carried; see `Decoder`.
+    """
+    model, config = network.model, network.config
     return Parts(
         encode_image=encode_image,
         seen=(features(config.text_config.hidden_size, rows),),
         embed_tokens=network.get_input_embeddings(),
         decode=Decoder(model.language_model, network.lm_head, context_length, where=f"{where}: text_config"),
-        original={"encode_image": rows_of_layers(model, image), "embed_tokens": network.get_input_embeddings()},
+        original={"encode_image": original, "embed_tokens": network.get_input_embeddings()},
         original_decode=causal_decode(model.language_model, network.lm_head),
         image_token_id=config.image_token_id,
         pieces=Pieces(),

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from edgevlm.bundle.spec import ImagePreprocessing
 from edgevlm.inputs.resampling import columns_first, weights
 from edgevlm.models.generators import llava
-from edgevlm.models.generators.decoder import Decoder
-from edgevlm.models.generators.parts import Parts, Pieces, causal_decode, features, normalised
+from edgevlm.models.generators.parts import Parts, normalised
 
 
 class Tiles(nn.Module):
@@ -97,7 +96,7 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
         where: The config's file, for errors.
 
     Raises:
-        CheckpointError: a tower or a decoder that is not carried; see `EncodeImage` and `Decoder`.
+        CheckpointError: a tower or a decoder that is not carried; see `EncodeImage` and `llava.assemble`.
     """
     model, config = network.model, network.config
     encode_image = EncodeImage(model, image, where=where)
@@ -112,17 +111,4 @@ def take_apart(network: Any, image: ImagePreprocessing, context_length: int, *, 
         )
         return found.pooler_output[0][None]  # type: ignore[no-any-return]
 
-    return Parts(
-        encode_image=encode_image,
-        seen=(features(config.text_config.hidden_size, encode_image.positions),),
-        embed_tokens=network.get_input_embeddings(),
-        decode=Decoder(model.language_model, network.lm_head, context_length, where=f"{where}: text_config"),
-        original={"encode_image": original, "embed_tokens": network.get_input_embeddings()},
-        original_decode=causal_decode(model.language_model, network.lm_head),
-        image_token_id=config.image_token_id,
-        pieces=Pieces(),
-        begin_ids=None,
-        end_ids=(),
-        talks=True,
-        describe="Describe this picture.",
-    )
+    return llava.assemble(network, encode_image, encode_image.positions, original, context_length, where=where)
