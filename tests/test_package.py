@@ -137,9 +137,10 @@ def test_packages_listed_are_those_that_exist() -> None:
 
 
 @pytest.mark.slow
-def test_what_ships_is_strictly_typed(wheel: Path, tmp_path: Path) -> None:
-    # Type checkers cannot follow the three folders of the checkout into one package; in the wheel they are one.
+def test_what_ships_and_what_measures_it_are_strictly_typed(wheel: Path, tmp_path: Path) -> None:
+    # Type checkers cannot follow the folders of the checkout into one package; in the wheel they are one.
     zipfile.ZipFile(wheel).extractall(tmp_path)
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "edgevlm/benchmarks", ignore=shutil.ignore_patterns("__pycache__"))
     _check("mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "edgevlm", cwd=tmp_path)
     # And whoever imports it has the types of every public name, though most are imported when first used.
     (tmp_path / "app.py").write_text(APP.format(names=", ".join(edgevlm.__all__)), encoding="utf-8")

@@ -182,7 +182,7 @@ def _leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 def _damage_file(folder: Path, rng: random.Random) -> str:
     """Bytes of a file, or values in one of JSON, whose hash the manifest then has."""
-    names = sorted(json.loads((folder / "manifest.json").read_text())["files"])
+    names: list[str] = sorted(json.loads((folder / "manifest.json").read_text())["files"])
     name = rng.choice([*names, *(each for each in names if not each.startswith("golden/"))])
     path = folder / name
     (mutant,) = islice(documents.mutants(path.read_bytes(), _FORMS.get(path.suffix, "bytes"), rng.random()), 1)

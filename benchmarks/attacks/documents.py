@@ -89,7 +89,10 @@ def _odd(rng: random.Random) -> Any:
     return rng.choice(_VALUES)
 
 
-_VALUES = (None, True, False, 0, -1, 1 << 31, 1 << 40, -(1 << 63), 0.5, 1e-300, 1e300, [], {}, [[]], [None])
+_VALUES: tuple[object, ...] = (
+    *(None, True, False, 0, -1, 1 << 31, 1 << 40, -(1 << 63), 0.5, 1e-300, 1e300),
+    *([], {}, [[]], [None]),
+)
 _TEXTS = (
     *("", " ", "a", "\0", "\n", "\x1b[31m", "[/b]", "\ud800", "\u202e", "\U0001f600", "nan", "1e999", "9" * 400),
     *("..", "../a", "/dev/zero", "/", "C:\\a", "http://a/", "a" * 300, "a/" * 3000, "{}" * 50, "{" * 5000),

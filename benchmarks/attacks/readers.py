@@ -107,8 +107,8 @@ def write_bundle(folder: Path) -> Bundle:
         seen = {name: _embedding(number) for number, name in enumerate(pixels)}
         said = {text: _embedding(number) for number, text in enumerate(("a cat", "Ünï"))}
         ids = model.tokenizer.encode(list(said)) if model.tokenizer else np.zeros((0, 0))
-        cosines = np.float32([[np.dot(one, other) for other in said.values()] for one in seen.values()])
-        golden.write_samples(folder, {"encode_image": {"embedding": np.float32([*seen.values()])}})
+        cosines = np.array([[np.dot(one, other) for other in said.values()] for one in seen.values()], np.float32)
+        golden.write_samples(folder, {"encode_image": {"embedding": np.array([*seen.values()], np.float32)}})
         stored = Golden(
             golden_format.SCHEMA_VERSION,
             tuple(
@@ -123,7 +123,7 @@ def write_bundle(folder: Path) -> Bundle:
             samples.sample_texts(),
         )
         shipped = {
-            name: {"embedding": np.float32([*rows.values()])}
+            name: {"embedding": np.array([*rows.values()], np.float32)}
             for name, rows in (("encode_image", seen), ("encode_text", said))
         }
         golden.write(folder, golden.with_shipped(stored, model.bundle, shipped))
@@ -269,8 +269,10 @@ def _read_questions(path: Path) -> object:
     from edgevlm.data.questions import is_questions, open_questions
 
     file = path.with_name("a_questions.json") if "annotations" in path.name else path
-    data = open_questions(file) if is_questions(file) else []
-    return [data.picture(index) for index in range(len(data))] if data else None
+    if not is_questions(file):
+        return None
+    data = open_questions(file)
+    return [data.picture(index) for index in range(len(data))]
 
 
 def _read_kept_answers(path: Path) -> object:
@@ -318,7 +320,7 @@ def _read_calibration_texts(path: Path) -> object:
 
 
 def _write_index(folder: Path) -> None:
-    tensors = {
+    tensors: dict[str, np.ndarray[Any, Any]] = {
         "codes": np.full((2, 4), 127, np.int8),
         "names": np.frombuffer(b"a.png\0b.png\0", np.uint8),
         "stamps": np.zeros((2, 2), np.int64),
@@ -463,7 +465,8 @@ def _read_weights(path: Path) -> object:
     from edgevlm.models.network import build_network
 
     network = build_network(_CONFIG, where="")
-    return weights.fill_network(network, weights.find_files(path.parent))
+    weights.fill_network(network, weights.find_files(path.parent))
+    return network
 
 
 def _write_shards(folder: Path) -> None:

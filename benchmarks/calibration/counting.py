@@ -59,8 +59,8 @@ def count(made: Bundle, point: CpuPoint, progress: Progress = silent) -> Counted
     """
     if point.library not in _LIBRARIES:
         raise InputError(f"{point.called}: expected a library of {', '.join(_LIBRARIES)}, got {point.library}")
-    steady, _ = counting.count(made, COMPONENT, cluster(point), progress=progress)
-    return Counted(multiply_adds(build(split(point.network)[0])), steady)
+    counted = counting.count(made, COMPONENT, cluster(point), progress=progress)
+    return Counted(multiply_adds(build(split(point.network)[0])), counted.steady)
 
 
 def cluster(point: CpuPoint) -> Cluster:
