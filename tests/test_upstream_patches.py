@@ -78,6 +78,35 @@ def test_core_ml_tanh_gelu_patch_is_still_needed() -> None:
     assert gelu_mode(TanhGelu()) == "EXACT"
 
 
+class TanhBesideGelu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.gelu(x.tanh(), approximate="tanh")
+
+
+class FloorBesideDivision(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.floor(), torch.div(x, 3, rounding_mode="floor")
+
+
+def mil_of(module: nn.Module, *, apart: bool) -> list[Any]:
+    program = export(module).run_decompositions({})
+    if apart:
+        coreml_patches.tell_apart(program)
+    with coreml_patches.applied():
+        return list(ct.convert(program, convert_to="milinternal").functions["main"].operations)
+
+
+def test_core_ml_takes_no_result_for_what_a_keyword_says() -> None:
+    (gelu,) = (op for op in mil_of(TanhBesideGelu(), apart=True) if op.op_type == "gelu")
+    assert gelu.mode.val == "TANH_APPROXIMATION"
+    assert [op.op_type for op in mil_of(FloorBesideDivision(), apart=True)].count("floor_div") == 1
+
+
+def test_telling_results_and_keywords_apart_is_still_needed() -> None:
+    (gelu,) = (op for op in mil_of(TanhBesideGelu(), apart=False) if op.op_type == "gelu")
+    assert gelu.mode.val == "EXACT"
+
+
 def test_core_ml_converts_alias() -> None:
     with coreml_patches.applied():
         assert "mul" in [op.op_type for op in mil_ops(Alias())]

@@ -159,6 +159,7 @@ def _lower(program: Program, recipe: Recipe, package: Path, least: str | None) -
 
 def _capture(program: Program) -> ExportedProgram:
     exported: ExportedProgram = capture(program).run_decompositions({})  # coremltools takes no other dialect
+    patches.tell_apart(exported)
     return exported
 
 

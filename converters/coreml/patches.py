@@ -13,7 +13,10 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 PATCHED_VERSION = "9.0"
 
@@ -49,6 +52,23 @@ def sound_passes() -> Any:
     if version("coremltools") == PATCHED_VERSION:
         passes.remove_passes({_WRONG_PASS})
     return passes
+
+
+def tell_apart(exported: ExportedProgram) -> None:
+    """Renames results that are called as another op's keyword says: 9.0 knows both by their text alone.
+
+    Beside a result `tanh`, which is what torch calls the first one, `gelu(x, approximate="tanh")` was taken for
+    `approximate=` that tensor, and became the exact form in silence; a `floor` stands as near to `div`'s rounding.
+    """
+    if version("coremltools") != PATCHED_VERSION:
+        return
+    nodes = list(exported.graph.nodes)
+    said = {each for node in nodes for each in (*node.args, *node.kwargs.values()) if isinstance(each, str)}
+    for node in nodes:
+        if node.op == "call_function" and node.name in said:
+            before = node.name
+            node._rename(f"{before}_result")
+            exported.graph_signature.replace_all_uses(before, node.name)
 
 
 @contextlib.contextmanager
