@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -125,11 +126,12 @@ class _Span:
     sum_of_squares: float | None = None
 
     def add(self, value: Tensor) -> None:
-        if not value.isfinite().all():
-            value = value[value.isfinite()]
         if not value.numel():
             return
         low, high = (float(end) for end in value.aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):  # to look at each takes longer than all the rest
+            self.add(value[value.isfinite()])
+            return
         magnitude = value.abs()
         zeros = value.numel() - int(value.count_nonzero())
         self.low, self.high = min(self.low, low), max(self.high, high)

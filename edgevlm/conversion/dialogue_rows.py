@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +13,10 @@ from edgevlm.bundle.dialogue import DECODE
 from edgevlm.bundle.spec import Array
 from edgevlm.graphs.program import Program, Programs
 from edgevlm.graphs.session import ProgramSession
-from edgevlm.inference.generator import Generator
+from edgevlm.inference.generator import Generator, Seen
 from edgevlm.inputs.chat import Message
 from edgevlm.inputs.pictures import Picture
-from edgevlm.inputs.rows import Rows
+from edgevlm.inputs.rows import PIXELS, Rows
 from edgevlm.process.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,23 +36,31 @@ def audited(programs: Programs) -> dict[str, Program]:
     }
 
 
-def dialogue_rows(model: Talker, asked: Sequence[tuple[Picture | None, str]], progress: Progress) -> Rows:
-    """Puts dialogues, and keeps what the components were given.
+def dialogue_rows(
+    model: Talker,
+    asked: Sequence[tuple[Picture | None, str]],
+    progress: Progress,
+    see: Callable[[Picture], Seen] | None = None,
+) -> Rows:
+    """Puts dialogues, and keeps what the components are given.
 
     Args:
-        model: Its components are run in float32.
+        model: Its components are run in float32, but for `encode_image`: the original says what it answers.
         asked: Pictures, and a question about each.
         progress: Told of each dialogue.
+        see: How the original sees a picture, where it may have seen it before.
 
     Returns:
         By the names of the inputs of `audited`, without the batch's axis: of `decode` the last run of each dialogue
-        that takes as many rows as it can, with the state as it was before.
+        that takes as many rows as it can, with the state as it was before; of the others what is not the same again.
     """
-    recorder = _Recorder(model.programs)
+    recorder, see = _Recorder(model.programs), see or model.generator.see
     asking = Generator(recorder, model.original.specs, model.image, model.dialogue, model.tokenizer)
     for number, (picture, question) in enumerate(asked):
         progress("putting dialogues", number / len(asked))
-        seen = None if picture is None else asking.see(picture)
+        seen = None if picture is None else see(picture)
+        for tile in () if seen is None else seen.pixels:
+            recorder.keep({PIXELS: tile[None]})
         written = asking.write([Message("user", question, 0 if seen is None else 1)], seen)
         asking.begin(asking.place(), written, seen)
         recorder.end_dialogue()
@@ -64,6 +73,7 @@ class _Recorder(ProgramSession):
     def __init__(self, programs: Programs) -> None:
         super().__init__(programs)
         self.rows: dict[str, list[Array]] = {}
+        self._kept: set[bytes] = set()
         self._decoded: dict[str, Array] = {}
 
     def run(
@@ -77,8 +87,15 @@ class _Recorder(ProgramSession):
                 kept: dict[str, Array] = {name: np.asarray(part, np.float32) for name, part in before.items()}
                 self._decoded = given | kept
             else:
-                self._keep(given)
+                self.keep(given)
         return super().run(component, inputs, state)
+
+    def keep(self, given: Mapping[str, Array]) -> None:
+        """Keeps what a component without a state takes, once."""
+        content = hashlib.sha256(b"".join(name.encode() + array.tobytes() for name, array in given.items())).digest()
+        if content not in self._kept:
+            self._kept.add(content)
+            self._keep(given)
 
     def end_dialogue(self) -> None:
         """Keeps the last run of `decode`."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from edgevlm.bundle.golden_dialogues import GoldenDialogues
 from edgevlm.bundle.recipe import Recipe
+from edgevlm.bundle.spec import Array
 from edgevlm.conversion import dialogue_rows
 from edgevlm.errors import CheckpointError, UnsupportedError, named_failures
 from edgevlm.graphs.outline import Outline, outline
@@ -24,6 +28,7 @@ from edgevlm.targets.converter import Arranger, Converter, Unsupported
 
 if TYPE_CHECKING:
     from edgevlm.compression.compression import Compressed, Made
+    from edgevlm.models.speaking import SpeakingOriginal
     from edgevlm.models.talker import Talker
 
 
@@ -46,7 +51,8 @@ class PreparedTalker:
     @cached_property
     def original(self) -> Generator:
         """The float original, to be asked."""
-        return self.model.generator
+        model = self.model
+        return Generator(_Seen(model.original), model.original.specs, model.image, model.dialogue, model.tokenizer)
 
     def compress(self, recipe: Recipe, converter: Converter, progress: Progress) -> Compressed:
         """The functions of a target's file, as the recipe wants them: a component's is made once, for any length.
@@ -106,7 +112,7 @@ class PreparedTalker:
         """What they are measured on: golden's dialogues, put to the components once for all targets."""
         if self._audit_rows is None:
             self._audit_rows = dialogue_rows.dialogue_rows(
-                self.model, generation.golden_questions(self.original), progress
+                self.model, generation.golden_questions(self.original), progress, self.original.see
             )
         return self._audit_rows
 
@@ -138,3 +144,28 @@ class PreparedTalker:
     def outlines(self) -> dict[str, Outline]:
         """Every component, seen without running it, at its longest."""
         return {name: outline(program) for name, program in self.programs.items()}
+
+
+class _Seen:
+    """The original, which is shown each of golden's pictures several times, and computes what it sees once."""
+
+    def __init__(self, session: SpeakingOriginal) -> None:
+        self._session = session
+        self._known: dict[bytes, dict[str, NDArray[np.float32]]] = {}
+
+    def make_state(self, component: str) -> Any:
+        return self._session.make_state(component)
+
+    def run(
+        self, component: str, inputs: Mapping[str, Array], state: Any | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        return self._session.run(component, inputs, state)
+
+    def run_each(self, component: str, inputs: Sequence[Mapping[str, Array]]) -> list[dict[str, NDArray[np.float32]]]:
+        contents = [hashlib.sha256(b"".join(array.tobytes() for array in each.values())).digest() for each in inputs]
+        new = {content: each for content, each in zip(contents, inputs, strict=True) if content not in self._known}
+        self._known.update(zip(new, self._session.run_each(component, [*new.values()]), strict=True))
+        return [self._known[content] for content in contents]
+
+    def close(self) -> None:
+        self._session.close()
