@@ -22,7 +22,7 @@ from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.manifest import BundledComponent
 from edgevlm.bundle.spec import Array, ComponentSpec
 from edgevlm.errors import BundleError, MissingDependency
-from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
+from edgevlm.targets.boundary import find_component, length_of, validate_inputs, validate_threads
 from edgevlm.targets.inspection import Advice, OpCount, OpCoverage, Package
 from edgevlm.targets.runtime import SerialSession, State, TracedOp
 
@@ -129,7 +129,11 @@ class CoreMLRuntime:
         from edgevlm.runtimes.mlprogram.tracing import trace
 
         found = find_component(dict(bundle.components), component)
-        return trace(MLProgram.open(bundle.path / found.file), validate_inputs(found.spec, inputs))
+        arrays = validate_inputs(found.spec, inputs)
+        name = found.function(length_of(found.spec, arrays)) if bundle.has_lengths(found.file) else None
+        program = MLProgram.open(bundle.path / found.file, function=name)
+        passed_in = () if program.states else found.spec.state
+        return trace(program, {**arrays, **{each.name: np.zeros(each.shape, np.float32) for each in passed_in}})
 
     def advice(self, bundle: Bundle) -> dict[str, tuple[Advice, ...]]:
         """What is known against each component's package: systems, and what the Neural Engine makes of it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,14 @@ import numpy as np
 from edgevlm.blame.matching import LEAST_SIZE, Match, Matcher, unmasked
 from edgevlm.blame.reference import Expected, expected_values
 from edgevlm.bundle.recipe import Recipe
-from edgevlm.bundle.spec import Array
+from edgevlm.bundle.spec import F32, Array
 from edgevlm.graphs.program import Program
 from edgevlm.targets.runtime import TracedOp
 
 _SUMS = re.compile(r"add|sub|concat|pack|stack|where|select", re.IGNORECASE)
 """Ops in which a small operand can drown beside a large one."""
+_JOINERS = re.compile(r"concat|pack|stack", re.IGNORECASE)
+"""Ops that lay results side by side."""
 _FAMILIES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -88,8 +90,9 @@ def blame(
 
     The op to blame is the first that is unlike every op of the model and for which nothing after it vouches. Backends
     have ops that the model has not (the pieces of a norm): such an op is vouched for by an op that reads it and is
-    like one of the model's, or is vouched for itself; but not by a sum in which it is too small to be seen. Nothing
-    vouches for an op that is of the same kind as the model's that it resembles, and is off.
+    like one of the model's, or is vouched for itself; but what resembles an op of the model is not by a sum in which it
+    is too small to be seen. Nothing vouches for an op that is of the same kind as the model's that it resembles, and is
+    off.
 
     Args:
         program: The float model's component.
@@ -104,8 +107,11 @@ def blame(
     pairs = list(zip(ops, matches, strict=True))
     right = [match is not None and match.error <= limit for match in matches]
     readers = _readers(ops)
-    off = [match is not None and limit < match.error < _PLAUSIBLE and _alike(op, match) for op, match in pairs]
-    vouched = _vouched(ops, readers, right, off, limit)
+    near = [match is not None and match.error < _PLAUSIBLE for match in matches]
+    for index in _joined(ops, right, near):
+        right[index] = True
+    off = [match is not None and limit < match.error < _PLAUSIBLE and _alike(op, match.expected) for op, match in pairs]
+    vouched = _vouched(ops, readers, right, near, off, limit)
     # Of too few elements nothing can be told; and what nothing reads, such as a norm's spare results, does no harm.
     told = [
         op.value.size >= LEAST_SIZE and not _CARRIERS.search(op.kind) and (bool(readers[i]) or op is ops[-1])
@@ -134,6 +140,15 @@ def usual_limit(recipe: Recipe) -> float:
     return 2e-2 if recipe.precision == "fp16" else 1e-5
 
 
+def worst_row(expected: Mapping[str, F32], got: Mapping[str, F32]) -> int:
+    """The sample at which an output of a component is farthest from the original's."""
+    errors = [
+        np.nan_to_num(np.abs(expected[output] - rows), nan=np.inf).reshape(len(rows), -1).max(axis=1)
+        for output, rows in got.items()
+    ]
+    return int(np.argmax(np.max(errors, axis=0)))
+
+
 def _readers(ops: Sequence[TracedOp]) -> list[list[int]]:
     """For each op those that read its result."""
     place = {op.name: index for index, op in enumerate(ops)}
@@ -145,19 +160,38 @@ def _readers(ops: Sequence[TracedOp]) -> list[list[int]]:
     return readers
 
 
-def _alike(op: TracedOp, match: Match) -> bool:
+def _joined(ops: Sequence[TracedOp], right: Sequence[bool], near: Sequence[bool]) -> Iterator[int]:
+    """What lays results side by side that are right, where the model has nothing like it: a file hands them out so."""
+    place = {op.name: index for index, op in enumerate(ops)}
+    for index, op in enumerate(ops):
+        joins = _JOINERS.search(op.kind) and op.reads and not near[index]
+        if joins and all(name in place and right[place[name]] for name in op.reads):
+            yield index
+
+
+def _alike(op: TracedOp, expected: Expected) -> bool:
     """Whether both are of one kind that backends keep as it is."""
-    return any(family.search(op.kind) and family.search(match.expected.kind) for family in _FAMILIES)
+    return any(family.search(op.kind) and family.search(expected.kind) for family in _FAMILIES)
 
 
 def _vouched(
-    ops: Sequence[TracedOp], readers: Sequence[Sequence[int]], right: Sequence[bool], off: Sequence[bool], limit: float
+    ops: Sequence[TracedOp],
+    readers: Sequence[Sequence[int]],
+    right: Sequence[bool],
+    near: Sequence[bool],
+    off: Sequence[bool],
+    limit: float,
 ) -> list[bool]:
-    """Whether each op is right, or needed for one that is."""
+    """Whether each op is right, or needed for one that is.
+
+    A sum does not vouch for an operand that drowns in it, where the model has something near enough to compare that
+    with; the pieces of a norm, of which it has none, are small beside their sum by right.
+    """
     vouched = list(right)
     for index in reversed(range(len(ops))):
         for reader in readers[index] if not off[index] else ():
-            unseen = right[reader] and _SUMS.search(ops[reader].kind) and _drowns(ops[index], ops[reader], limit)
+            summed = near[index] and right[reader] and _SUMS.search(ops[reader].kind)
+            unseen = summed and _drowns(ops[index], ops[reader], limit)
             vouched[index] = vouched[index] or (vouched[reader] and not unseen)
     return vouched
 
@@ -178,7 +212,8 @@ def _layers(
 ) -> list[str]:
     """The place of each op: that of what it is like; else what the file says, or what the model has instead.
 
-    The last is an op that no other op of the artefact stands for, and that reads what this one reads.
+    The last is an op that no other op of the artefact stands for, and that reads what this one reads, of its kind if
+    there is one.
     """
     places = _Places(expected)
     place = {op.name: index for index, op in enumerate(ops)}
@@ -190,15 +225,16 @@ def _layers(
         if match is not None and right[index]:
             after = match.expected.place
         else:
-            sources = [matches[place[name]] for name in op.reads if name in place and right[place[name]]]
-            reads = {source.expected.name for source in sources if source}
-            instead = (
-                each.place
+            sources = [matches[place[name]] for name in op.reads if name in place]
+            reads = {source.expected.name for source in sources if source and source.error < _PLAUSIBLE}
+            instead = [
+                each
                 for each in expected
                 if each.value.size == op.value.size and each.name not in stood_for and reads & {*each.reads}
-            )
+            ]
+            instead.sort(key=lambda each: not _alike(op, each))
             near = match.expected.place if match and match.error < _PLAUSIBLE else ""
-            after = places.named(op.origin) or near or next(instead, "") or after
+            after = places.named(op.origin) or near or next((each.place for each in instead), "") or after
         layers.append(after)
     layers.reverse()
     for index, op in enumerate(ops):

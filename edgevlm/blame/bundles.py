@@ -1,26 +1,25 @@
-"""Blame for a shipped bundle, on the parity sample that it answers worst."""
+"""Blame for a shipped bundle, beside the float model that it was made of."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edgevlm.blame.blame import Blame, blame
+from edgevlm.blame.blame import Blame
 from edgevlm.bundle.bundle import Bundle
-from edgevlm.bundle.spec import F32
-from edgevlm.conversion.prepared import Prepared
+from edgevlm.bundle.dialogue import DECODE
 from edgevlm.errors import InputError
-from edgevlm.inputs.rows import TOKEN_IDS, Rows, inputs_of, takes
 from edgevlm.models import catalogue
-from edgevlm.models.model import Model
-from edgevlm.parity import comparison
+from edgevlm.models.families import TALKERS
 from edgevlm.process.progress import Progress, silent
-from edgevlm.process.quiet import quiet
 from edgevlm.targets import registry
+from edgevlm.targets.isolation import tokenizer_of
+
+if TYPE_CHECKING:
+    from edgevlm.models.model import Model
+    from edgevlm.models.talker import Talker
 
 
-def source_model(bundle: Bundle, model: str | None = None) -> Model:
+def source_model(bundle: Bundle, model: str | None = None) -> Model | Talker:
     """The float model that a bundle was made of.
 
     Args:
@@ -32,7 +31,7 @@ def source_model(bundle: Bundle, model: str | None = None) -> Model:
     source = bundle.manifest.source
     where = model or source.name
     try:
-        loaded = catalogue.load(where)
+        loaded = catalogue.load_any(where, **_options(bundle))
     except InputError as error:
         if model is not None:
             raise
@@ -49,47 +48,38 @@ def source_model(bundle: Bundle, model: str | None = None) -> Model:
     return loaded
 
 
-def blame_bundle(
-    bundle: Bundle,
-    model: Model,
-    samples: Rows,
-    reference: comparison.Answers,
-    progress: Progress = silent,
-) -> tuple[Blame, ...]:
-    """Where each component parts from the model, on the sample that it answers worst.
+def _options(bundle: Bundle) -> dict[str, Any]:
+    """What a model that talks was loaded with, so that its components are the bundle's."""
+    manifest = bundle.manifest
+    if manifest.dialogue is None:
+        return {}
+    family, image = TALKERS.get(manifest.source.family), manifest.image
+    return {
+        "context_length": manifest.dialogue.context_length,
+        "lengths": bundle.components[DECODE].spec.lengths,
+        "picture_size": (image.height, image.width) if family is not None and family.sized else None,
+    }
+
+
+def blame_bundle(bundle: Bundle, model: Model | Talker, progress: Progress = silent) -> tuple[Blame, ...]:
+    """Where each component parts from the model, on what it answers worst of golden's fixtures.
 
     Args:
         bundle: What was shipped.
-        model: The float model that it was made of.
-        samples, reference: Of its golden fixtures.
+        model: What `source_model` gives.
+        progress: Told how far it is.
 
     Raises:
         MissingDependency: the target's runtime is not installed.
         BundleError: the file is damaged.
     """
-    manifest = bundle.manifest
-    specs = [component.spec for component in bundle.components.values()]
-    speaks = any(takes(spec, TOKEN_IDS) for spec in specs)
-    prepared = Prepared(model, None, wanted=manifest.labels, image_only=not speaks)
-    runtime = registry.runtime_of(bundle)
-    found = []
-    with runtime.open(bundle, threads=1) as session:
-        asked = comparison.ask(session, specs, samples, lambda share: progress("looking for the worst sample", share))
-    for spec in specs:
-        worst = _worst_row(reference[spec.name], asked[spec.name])
-        inputs = {name: rows[worst : worst + 1] for name, rows in inputs_of(spec, samples).items()}
-        progress(f"tracing {spec.name}", None)
-        with quiet():
-            ops = runtime.trace(bundle, spec.name, inputs)
-            progress(f"comparing {len(ops)} ops of {spec.name} with the model's", None)
-            found.append(blame(prepared.programs[spec.name], ops, inputs, manifest.recipe, sample=worst))
-    return tuple(found)
+    from edgevlm.blame.encoders import blame_encoders
+    from edgevlm.blame.talkers import blame_talker
+    from edgevlm.conversion.proof import fixtures
+    from edgevlm.models.talker import Talker
 
-
-def _worst_row(expected: Mapping[str, F32], got: Mapping[str, F32]) -> int:
-    """The sample at which an output of a component is farthest from the original's."""
-    errors = [
-        np.nan_to_num(np.abs(expected[output] - rows), nan=np.inf).reshape(len(rows), -1).max(axis=1)
-        for output, rows in got.items()
-    ]
-    return int(np.argmax(np.max(errors, axis=0)))
+    if isinstance(model, Talker):
+        return blame_talker(bundle, model, progress)
+    with registry.runtime_of(bundle).open(bundle, threads=1) as session:
+        samples, reference = fixtures(bundle, tokenizer_of(bundle, session))
+    return blame_encoders(bundle, model, samples, reference, progress)

@@ -45,7 +45,7 @@ def verify(
 
     With --blame, every op of the artefact is compared with the ops of the model that it was made of, on the sample that
     it answers worst: Core ML's as the ML Program evaluator computes them, TFLite's as the interpreter's own kernels do,
-    ExecuTorch's as XNNPACK and the portable kernels give them out.
+    ExecuTorch's as XNNPACK and the portable kernels give them out. Of a model that talks, at each of its lengths.
 
     With --runner, what apps open such a bundle with, ExecuTorch's MultimodalRunner or LiteRT-LM, is asked the same as
     the file: each of its tokens must be what the file's own logits make the most probable.
@@ -117,15 +117,10 @@ def verify(
 def _blame(opened: Bundle, model: str | None, out: Path, progress: Progress) -> tuple[Blame, ...]:
     from edgevlm.blame.bundles import blame_bundle, source_model
     from edgevlm.blame.page import write_page
-    from edgevlm.conversion.proof import fixtures
-    from edgevlm.targets import registry
-    from edgevlm.targets.isolation import tokenizer_of
 
     progress("loading the model", None)
     loaded = source_model(opened, model)
-    with registry.runtime_of(opened).open(opened, threads=1) as session:
-        samples, reference = fixtures(opened, tokenizer_of(opened, session))
-    found = blame_bundle(opened, loaded, samples, reference, progress)
+    found = blame_bundle(opened, loaded, progress)
     write_page(found, f"{opened.path.name} beside {loaded.source.name}", out)
     return found
 

@@ -38,6 +38,11 @@ class TalkingFamily:
     spoken: str | None = None
     note: str | None = None
 
+    @property
+    def sized(self) -> bool:
+        """Whether a user may choose the size that all pictures are scaled to."""
+        return self.pictures in ("any_size", "one_of")
+
 
 _SMOLVLM = "edgevlm.models.generators.smolvlm"
 _QWEN_VL = "edgevlm.models.generators.qwen_vl"

@@ -300,4 +300,7 @@ class Runtime(Protocol):
         """
 
     def trace(self, bundle: Bundle, component: str, inputs: Mapping[str, Array]) -> tuple[TracedOp, ...]:
-        """Runs one component once, and returns what each of its ops computed, in the order in which they ran."""
+        """Runs one component once, and returns what each of its ops computed, in the order in which they ran.
+
+        One that keeps a state finds it as it is before the first run.
+        """

@@ -24,11 +24,13 @@ from edgevlm.bundle.spec import Array, ComponentSpec, TensorSpec
 from edgevlm.errors import BundleError, MissingDependency, TensorError, UnsupportedError
 from edgevlm.runtimes.executorch import runner
 from edgevlm.runtimes.executorch.file import Method, count_ops, read_methods, stored_weights
-from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
+from edgevlm.targets.boundary import find_component, length_of, validate_inputs, validate_threads
 from edgevlm.targets.inspection import Advice, OpCount
 from edgevlm.targets.runtime import SerialSession, State, TracedOp
 
 if TYPE_CHECKING:
+    import torch
+
     from edgevlm.bundle.bundle import Bundle
 
 # executorch/runtime/core/portable_type/scalar_type.h
@@ -130,19 +132,18 @@ class ExecuTorchRuntime:
             MissingDependency: executorch or torch is not installed.
         """
         bindings = _bindings()
-        import torch
-
         from edgevlm.runtimes.executorch.tracing import with_intermediates
 
         found = find_component(dict(bundle.components), component)
         arrays = validate_inputs(found.spec, inputs)
+        name = found.function(length_of(found.spec, arrays))
         _load(bindings, bundle.path / found.file)
-        content, ops = with_intermediates(bundle.path / found.file, component)
+        content, ops = with_intermediates(bundle.path / found.file, name)
         try:
             program = bindings._load_program_from_buffer(
                 content, program_verification=bindings.Verification.InternalConsistency
             )
-            answers = program.load_method(component)([torch.tensor(array) for array in arrays.values()])
+            answers = program.load_method(name)(_tensors(name, _taken(arrays) if found.spec.state else arrays))
         except RuntimeError as error:
             raise BundleError(f"{component}: ExecuTorch cannot run it: {error}", hint="convert it again") from error
         return tuple(
@@ -219,8 +220,7 @@ class ExecuTorchSession(SerialSession[Any]):
                 f"{spec.name}: expected positions that go on from one of 0 to {state.filled}, and -1 behind them, got "
                 f"{places[:8].tolist()}"
             )
-        given = {**arrays, EMBEDDINGS: arrays[EMBEDDINGS][:, :count], POSITIONS: places[:count]}
-        answers = _run(state.method, spec.implicit(), given)
+        answers = _run(state.method, spec.implicit(), _taken(arrays))
         state.filled = first + count
         return {name: rows[:, 0] if name == LOGITS else rows for name, rows in answers.items()}
 
@@ -238,19 +238,30 @@ class ExecuTorchSession(SerialSession[Any]):
             raise BundleError(f"{name}: ExecuTorch cannot load it: {error}", hint="convert the model again") from error
 
 
-def _run(method: Any, spec: ComponentSpec, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-    import torch
+def _taken(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """What a method that keeps a state takes: rows without padding, as many as there are, and their positions."""
+    places = arrays[POSITIONS][0]
+    count = int((places >= 0).sum())
+    return {**arrays, EMBEDDINGS: arrays[EMBEDDINGS][:, :count], POSITIONS: places[:count]}
 
-    tensors = [torch.from_numpy(array if array.flags.writeable else array.copy()) for array in arrays.values()]
-    if spec.name in _INT64:
-        tensors = [tensor.long() if tensor.dtype == torch.int32 else tensor.contiguous() for tensor in tensors]
+
+def _run(method: Any, spec: ComponentSpec, arrays: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
     try:
-        answers = method(tensors)  # copies of the runtime's own memory
+        answers = method(_tensors(spec.name, arrays))  # copies of the runtime's own memory
     except RuntimeError as error:
         raise TensorError(
             f"{spec.name}: the runtime refused to run: {error}", hint="token ids must be in the vocabulary"
         ) from error
     return {tensor.name: answer.numpy() for tensor, answer in zip(spec.outputs, answers, strict=True)}
+
+
+def _tensors(method: str, arrays: Mapping[str, Array]) -> list[torch.Tensor]:
+    import torch
+
+    tensors = [torch.from_numpy(array if array.flags.writeable else array.copy()) for array in arrays.values()]
+    if method not in _INT64:
+        return tensors
+    return [tensor.long() if tensor.dtype == torch.int32 else tensor.contiguous() for tensor in tensors]
 
 
 def _read_methods(bundle: Bundle) -> dict[str, Method]:

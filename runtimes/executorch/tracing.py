@@ -87,19 +87,20 @@ class _Editor:
     def __init__(self, plan: Any) -> None:
         self._plan = plan
         self._names = {index: f"value {index}" for index in range(len(plan.values))}
-        self._computed = set(plan.inputs)
+        calls = [each.instr_args for chain in plan.chains for each in chain.instructions]
+        writes = [each for each in calls if type(each).__name__ == "KernelCall" and self._kind(each) == "copy_"]
+        self._computed = {*plan.inputs, *(each.args[0] for each in writes)}  # a state is there before it is written
         self._aliases: dict[str, str] = {}
 
     def kernel(self, call: Any) -> list[Intermediate]:
         """A kernel's results, the tensors among its arguments that nothing has computed before, as outputs."""
-        operator = self._plan.operators[call.op_index]
         tensors = [index for index in call.args if type(self._plan.values[index].val).__name__ == "Tensor"]
         planned = [index for index in tensors if self._plan.values[index].val.allocation_info is not None]
         reads = tuple(self._names[index] for index in planned if index in self._computed)
         results = [index for index in dict.fromkeys(planned) if index not in self._computed]
         self._computed.update(results)
         self._plan.outputs += results
-        return [Intermediate(self._names[each], operator.name.partition("::")[2], reads) for each in results]
+        return [Intermediate(self._names[each], self._kind(call), reads) for each in results]
 
     def delegate(self, call: Any, graph: XnnpackGraph) -> list[Intermediate]:
         """What a delegate computes, as outputs of its graph, of the call and of the method."""
@@ -127,6 +128,9 @@ class _Editor:
             else:  # such as activations that XNNPACK quantises as they come: what they stand for is what they are of
                 self._aliases[name] = sources[0]
         return found
+
+    def _kind(self, call: Any) -> str:
+        return str(self._plan.operators[call.op_index].name.partition("::")[2])
 
     def separate(self) -> None:
         """Lays every planned tensor where no other lies."""
@@ -172,7 +176,7 @@ class _Editor:
             layout=0,
             data_buffer_idx=0,
             allocation_info=AllocationDetails(memory_id=1, memory_offset_low=0, memory_offset_high=0),
-            shape_dynamism=TensorShapeDynamism.STATIC,
+            shape_dynamism=TensorShapeDynamism.DYNAMIC_BOUND,
         )
         index = len(self._plan.values)
         self._plan.values.append(EValue(tensor))

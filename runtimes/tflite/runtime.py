@@ -31,7 +31,7 @@ from edgevlm.runtimes.tflite.file import (
     signature,
 )
 from edgevlm.targets import litert_lm
-from edgevlm.targets.boundary import find_component, validate_inputs, validate_threads
+from edgevlm.targets.boundary import find_component, length_of, validate_inputs, validate_threads
 from edgevlm.targets.inspection import Advice, OpCount
 from edgevlm.targets.litert_lm import AMONG_WORDS, EMBEDDER, IMAGES, INPUT_POS, VISION_ENCODER, Beside
 from edgevlm.targets.runtime import SerialSession, TracedOp
@@ -131,20 +131,13 @@ class TFLiteRuntime:
             MissingDependency: ai-edge-litert is not installed.
         """
         found = find_component(dict(bundle.components), component)
-        arrays = validate_inputs(found.spec, inputs)
-        content, *_ = alone(bundle.path / found.file, found.spec)
-        module = importlib.import_module(interpreter_class().__module__)
-        interpreter = module.Interpreter(
-            model_content=content,
-            num_threads=1,
-            experimental_preserve_all_tensors=True,
-            experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        )
-        interpreter.allocate_tensors()
-        for detail, array in zip(interpreter.get_input_details(), arrays.values(), strict=True):
-            interpreter.set_tensor(detail["index"], array)
-        interpreter.invoke()
-        return tuple(_traced(interpreter))
+        name = found.function(length_of(found.spec, validate_inputs(found.spec, inputs)))
+        path, spec = bundle.path / found.file, bundle.functions[name].spec
+        tracing = _Tracing(path, spec, _beside(bundle))
+        kind = ContainerSession if is_container(path) else TFLiteSession
+        with kind({name: (spec, tracing)}, bundle.components) as session:
+            session.run(component, inputs, session.make_state(component) if found.spec.state else None)
+        return tracing.ops
 
 
 class TFLiteSession(SerialSession[Any]):
@@ -250,6 +243,36 @@ def _beside(bundle: Bundle) -> Beside:
 
 def _is_contained(bundle: Bundle) -> bool:
     return any(is_container(bundle.path / component.file) for component in bundle.components.values())
+
+
+class _Tracing:
+    """A function of a file, called as the runner of its signature is, which keeps what each op computed the last time.
+
+    Args:
+        path: The file.
+        spec: The function's, by its name there.
+        beside: What a decoder in a container takes beside its rows.
+    """
+
+    def __init__(self, path: Path, spec: ComponentSpec, beside: Beside) -> None:
+        content, *_ = alone(path, spec, beside)
+        module = importlib.import_module(interpreter_class().__module__)
+        self._interpreter = module.Interpreter(
+            model_content=content,
+            num_threads=1,
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        self._interpreter.allocate_tensors()
+        self._tensors = self._interpreter._get_full_signature_list()[spec.name]
+        self.ops: tuple[TracedOp, ...] = ()
+
+    def __call__(self, **arrays: Array) -> dict[str, NDArray[np.float32]]:
+        for name, index in self._tensors["inputs"].items():
+            self._interpreter.set_tensor(index, arrays[name])
+        self._interpreter.invoke()
+        self.ops = tuple(_traced(self._interpreter))
+        return {name: self._interpreter.get_tensor(index) for name, index in self._tensors["outputs"].items()}
 
 
 def _traced(interpreter: Any) -> Iterator[TracedOp]:

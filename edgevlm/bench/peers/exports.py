@@ -62,6 +62,7 @@ def work(asked: Mapping[str, Any], say: Say) -> None:
         EdgeVLMError: the model is not found, or no longer the same.
     """
     from edgevlm.blame.bundles import source_model
+    from edgevlm.models.model import Model
 
     bundle = Bundle.open(asked["bundle"])
     try:
@@ -69,6 +70,7 @@ def work(asked: Mapping[str, Any], say: Say) -> None:
     except InputError as error:
         there = f"run this in the folder in which {bundle.manifest.source.name} is the checkpoint that was converted"
         raise InputError(error.message, hint=there) from error
+    assert isinstance(model, Model)  # others have no peers
     made = []
     for component in asked["components"]:
         for kind in asked["kinds"]:

@@ -508,7 +508,7 @@ def _notes(folder: Path) -> tuple[str, ...]:
 
 def _size_note(family: TalkingFamily, image: ImagePreprocessing) -> tuple[str, ...]:
     """What becomes of pictures of other proportions, which the checkpoint's own processor would keep."""
-    if family.pictures not in ("any_size", "one_of"):
+    if not family.sized:
         return ()
     return (
         f"pictures: all are scaled to {image.height} x {image.width} pixels, whatever their proportions; "
