@@ -104,6 +104,23 @@ def same(answers: Iterable[Any], expected: list[Any]) -> None:
         np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("kind", sorted(kind for kind, op in OPS.items() if op.moves and "state" not in kind))
+def test_what_moves_numbers_makes_none(kind: str) -> None:
+    cases = [case for case in CASES if case.kind == kind]
+    assert cases
+    for case in cases:
+        given = np.concatenate([np.ravel(each) for each in (*case.inputs.values(), *constants(case))])
+        found = case.expected(**case.inputs)
+        for each in found if isinstance(found, list) else [found]:
+            assert {*np.ravel(each).tolist()} <= {*given.tolist()}
+
+
+def constants(case: Case) -> Iterator[Any]:
+    """Arguments that are numbers, or several."""
+    for value in case.arguments.values():
+        yield from (each for each in (value if isinstance(value, tuple) else (value,)) if not isinstance(each, str))
+
+
 @pytest.mark.parametrize("reason", sorted({case.inferred_otherwise for case in CASES} - {""}))
 def test_where_coremltools_infers_otherwise_it_still_does(reason: str) -> None:
     def differs(case: Case) -> bool:

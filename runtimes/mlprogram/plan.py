@@ -120,7 +120,9 @@ def _bind(operation: Operation, known: Mapping[str, Value], types: Mapping[str, 
         if isinstance(value, torch.Tensor) and value.dtype == torch.half and not op.parameters[name].stored
     )
     blocks = tuple(_plan(each, known, types, mode) for each in operation.blocks)
-    return Step(operation, op, settled, halves, tuple(bindings), blocks)
+    dtypes = {_type(each, types).dtype for argument in operation.arguments.values() for each in argument}
+    moves = op.moves and "fp32" not in dtypes  # what is declared as another type than it is, is rounded to that
+    return Step(operation, op, settled, halves, tuple(bindings), blocks, moves)
 
 
 def _check_signature(operation: Operation, op: Op) -> None:
@@ -140,9 +142,13 @@ def _check_signature(operation: Operation, op: Op) -> None:
 def _check_source(source: str | Constant, parameter: Parameter, place: str, types: Mapping[str, ValueType]) -> None:
     if isinstance(source, str) and source not in types:
         raise BundleError(f"{place}: reads {source!r}, which nothing before it computes")
-    dtype = (types[source] if isinstance(source, str) else source.type).dtype
+    dtype = _type(source, types).dtype
     if parameter.real and dtype not in ("fp16", "fp32"):
         raise UnsupportedError(f"{place}: expected fp16 or fp32, got {dtype}: what the op does with it is not defined")
+
+
+def _type(source: str | Constant, types: Mapping[str, ValueType]) -> ValueType:
+    return types[source] if isinstance(source, str) else source.type
 
 
 def _settle(source: str | Constant, known: Mapping[str, Value]) -> Reference | Value:

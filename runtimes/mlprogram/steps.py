@@ -83,6 +83,7 @@ class Step:
         halves: Names of those among them that are kept as they are stored, and are widened for the call alone.
         bindings: The others.
         blocks: The plans of its nested blocks.
+        moves: Whether its results are numbers that it is given, which are rounded already.
         spent: Names of values that nothing after this op reads.
     """
 
@@ -92,6 +93,7 @@ class Step:
     halves: tuple[str, ...]
     bindings: tuple[Binding, ...]
     blocks: tuple[Plan, ...]
+    moves: bool = False
     spent: tuple[str, ...] = ()
 
     @property
@@ -140,10 +142,10 @@ class Step:
             mode.measure(self.operation, declared, value)
         # A weight that is decompressed is one of the values that the device holds, however the program is evaluated.
         rounds = mode.rounds or self.operation.kind.startswith("constexpr_")
-        narrow = rounds and declared.type.dtype == "fp16"
+        narrow = rounds and declared.type.dtype == "fp16" and not self.moves
         if narrow and value.numel() > _LARGE and self._is_fresh(value, environment):
             return round_in_place(value)
-        return round_to(value, declared.type.dtype, rounds=rounds)
+        return value if self.moves else round_to(value, declared.type.dtype, rounds=rounds)
 
     def _is_fresh(self, value: torch.Tensor, environment: Mapping[str, Value]) -> bool:
         """Whether a result is contiguous memory of its own, which no argument has, nor a value that a block saw."""

@@ -182,7 +182,7 @@ def gelu(x: Tensor, mode: Literal["EXACT", "TANH_APPROXIMATION", "SIGMOID_APPROX
     return F.gelu(x, approximate="none" if mode == "EXACT" else "tanh")
 
 
-@op("select")
+@op("select", moves=True)
 def select(cond: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(cond, a, b)
 

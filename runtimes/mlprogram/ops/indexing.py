@@ -8,7 +8,7 @@ from edgevlm.runtimes.mlprogram.ops.registry import Bools, Ints, Stored, Tensor,
 from edgevlm.runtimes.mlprogram.values import from_halves
 
 
-@op("slice_by_index")
+@op("slice_by_index", moves=True)
 def slice_by_index(
     x: Tensor,
     begin: Ints,
@@ -34,7 +34,7 @@ def slice_by_index(
     return x
 
 
-@op("slice_by_size")
+@op("slice_by_size", moves=True)
 def slice_by_size(x: Tensor, begin: Ints, size: Ints) -> Tensor:
     for axis, (start, length) in enumerate(zip(begin, size, strict=True)):
         start = start + x.shape[axis] if start < 0 else start
@@ -67,7 +67,7 @@ def _batch_grid(x: Tensor, batch_dims: int, rank: int) -> list[Tensor]:
     ]
 
 
-@op("gather")
+@op("gather", moves=True)
 def gather(
     x: Stored, indices: Tensor, axis: int = 0, batch_dims: int = 0, validate_indices: bool | None = None
 ) -> Tensor:
@@ -83,12 +83,12 @@ def gather(
     return picked.movedim(tuple(between), tuple(range(batch_dims, batch_dims + len(between))))
 
 
-@op("gather_nd")
+@op("gather_nd", moves=True)
 def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0, validate_indices: bool | None = None) -> Tensor:
     places = [from_zero(each, x.shape[batch_dims + i], validate_indices) for i, each in enumerate(indices.unbind(-1))]
     return x[(*_batch_grid(x, batch_dims, indices.ndim - 1), *places)]
 
 
-@op("gather_along_axis")
+@op("gather_along_axis", moves=True)
 def gather_along_axis(x: Tensor, indices: Tensor, axis: int = 0, validate_indices: bool | None = None) -> Tensor:
     return x.gather(axis, from_zero(indices, x.shape[axis], validate_indices))

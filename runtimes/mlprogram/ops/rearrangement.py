@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from edgevlm.runtimes.mlprogram.ops.registry import Ints, Tensor, op
 
 
-@op("pixel_shuffle")
+@op("pixel_shuffle", moves=True)
 def pixel_shuffle(x: Tensor, upscale_factor: int) -> Tensor:
     return F.pixel_shuffle(x, upscale_factor)
 
 
-@op("pixel_unshuffle")
+@op("pixel_unshuffle", moves=True)
 def pixel_unshuffle(x: Tensor, downscale_factor: int) -> Tensor:
     return F.pixel_unshuffle(x, downscale_factor)
 
 
-@op("depth_to_space")
+@op("depth_to_space", moves=True)
 def depth_to_space(x: Tensor, block_size: int) -> Tensor:
     # As TensorFlow has it: the place in the block comes before the channel, which `pixel_shuffle` has the other way.
     n, c, h, w = x.shape
@@ -26,7 +26,7 @@ def depth_to_space(x: Tensor, block_size: int) -> Tensor:
     return blocks.permute(0, 3, 4, 1, 5, 2).reshape(n, c // block_size**2, h * block_size, w * block_size)
 
 
-@op("space_to_depth")
+@op("space_to_depth", moves=True)
 def space_to_depth(x: Tensor, block_size: int) -> Tensor:
     n, c, h, w = x.shape
     blocks = x.reshape(n, c, h // block_size, block_size, w // block_size, block_size)
@@ -57,7 +57,7 @@ def sliding_windows(x: Tensor, axis: int, size: int, stride: int = 1) -> Tensor:
     return x.unfold(axis, size, stride).movedim(-1, axis + 1)
 
 
-@op("reverse")
+@op("reverse", moves=True)
 def reverse(x: Tensor, axes: Ints | None = None) -> Tensor:
     return x.flip(tuple(range(x.ndim)) if axes is None else axes)
 

@@ -91,19 +91,21 @@ class Op:
         parameters: Its arguments, nested blocks left out.
         branches: The parameters that take its nested blocks.
         pure: Whether equal arguments give equal results, so that what follows from constants is computed once.
+        moves: Whether each number of a result is one of an argument's, so that it is rounded as that is.
     """
 
     function: Callable[..., Value | Values]
     parameters: Mapping[str, Parameter]
     branches: tuple[str, ...]
     pure: bool
+    moves: bool
 
 
 OPS: dict[str, Op] = {}
 
 
-def op(kind: str, *, pure: bool = True) -> Callable[[Function], Function]:
-    """Registers a function as the op of that name; see `Op` for `pure`."""
+def op(kind: str, *, pure: bool = True, moves: bool = False) -> Callable[[Function], Function]:
+    """Registers a function as the op of that name; see `Op` for `pure` and `moves`."""
 
     def register(function: Function) -> Function:
         hints = get_type_hints(function, include_extras=True)
@@ -116,6 +118,7 @@ def op(kind: str, *, pure: bool = True) -> Callable[[Function], Function]:
             },
             branches=tuple(name for name, hint in hints.items() if hint == Branch),
             pure=pure,
+            moves=moves,
         )
         return function
 

@@ -12,7 +12,7 @@ from edgevlm.errors import UnsupportedError
 from edgevlm.runtimes.mlprogram.ops.registry import Ints, Scalar, Tensor, Tensors, op
 
 
-@op("reshape")
+@op("reshape", moves=True)
 def reshape(x: Tensor, shape: Ints) -> Tensor:
     # A 0 takes over x's size, counted from the last axis (from iOS 17 on the ranks may differ), or is 1 beyond x.
     lead = len(shape) - x.ndim
@@ -20,7 +20,7 @@ def reshape(x: Tensor, shape: Ints) -> Tensor:
     return x.reshape(tuple(sizes))
 
 
-@op("reshape_like")
+@op("reshape_like", moves=True)
 def reshape_like(x: Tensor, ref_tensors: Tensors, begins: Tensors, ends: Tensors, end_masks: Tensors) -> Tensor:
     sizes: list[int] = []
     for reference, begin, end, mask in zip(ref_tensors, begins, ends, end_masks, strict=True):
@@ -28,24 +28,24 @@ def reshape_like(x: Tensor, ref_tensors: Tensors, begins: Tensors, ends: Tensors
     return x.reshape(sizes)
 
 
-@op("transpose")
+@op("transpose", moves=True)
 def transpose(x: Tensor, perm: Ints) -> Tensor:
     return x.permute(perm)
 
 
-@op("expand_dims")
+@op("expand_dims", moves=True)
 def expand_dims(x: Tensor, axes: Ints) -> Tensor:
     for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes):
         x = x.unsqueeze(axis)
     return x
 
 
-@op("squeeze")
+@op("squeeze", moves=True)
 def squeeze(x: Tensor, axes: Ints | None = None) -> Tensor:
     return x.squeeze() if axes is None else x.squeeze(axes)
 
 
-@op("concat")
+@op("concat", moves=True)
 def concat(values: Tensors, axis: int, interleave: bool = False) -> Tensor:
     values = tuple(value.reshape(1) if value.ndim == 0 else value for value in values)
     if not interleave:
@@ -54,12 +54,12 @@ def concat(values: Tensors, axis: int, interleave: bool = False) -> Tensor:
     return torch.stack(values, axis + 1).flatten(axis, axis + 1)
 
 
-@op("stack")
+@op("stack", moves=True)
 def stack(values: Tensors, axis: int) -> Tensor:
     return torch.stack(values, axis)
 
 
-@op("split")
+@op("split", moves=True)
 def split(x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Ints | None = None) -> Tensors:
     if split_sizes is not None:
         return torch.split(x, list(split_sizes), axis)
@@ -68,12 +68,12 @@ def split(x: Tensor, axis: int, num_splits: int | None = None, split_sizes: Ints
     return torch.split(x, x.shape[axis] // num_splits, axis)
 
 
-@op("flatten2d")
+@op("flatten2d", moves=True)
 def flatten2d(x: Tensor, axis: int = 1) -> Tensor:
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
-@op("tile")
+@op("tile", moves=True)
 def tile(x: Tensor, reps: Ints) -> Tensor:
     return x.repeat(reps)
 
