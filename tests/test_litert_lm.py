@@ -284,3 +284,14 @@ def test_a_prompt_is_read_by_another_length_than_1() -> None:
     with pytest.raises(UnsupportedError, match="expected another one beside 1, by which LiteRT-LM reads") as refused:
         TFLiteConverter().arrange(model.programs, model.dialogue)
     assert refused.value.hint == "--lengths 1,32"
+
+
+def test_a_context_is_full_after_whole_runs() -> None:
+    given = {"context_length": 96, "name": "l"}
+    checkpoint = library.talker_checkpoint("llava")
+    assert talking.load(checkpoint, **given).programs["decode"].lengths == (1, 48)  # type: ignore[arg-type]
+    assert talking.load(checkpoint, name="l", context_length=97).programs["decode"].lengths == (1, 64)
+    model = talking.load(checkpoint, **given, lengths=(1, 64))  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match=r"of which the context of 96 is a multiple, .* got 64") as refused:
+        TFLiteConverter().arrange(model.programs, model.dialogue)
+    assert refused.value.hint == "--context 128, or leave --lengths out"

@@ -228,11 +228,11 @@ def test_the_divergence_of_what_is_not_kept_is_of_all_together() -> None:
     found[kept] += 1e-4
     shares, others = (np.exp(each - log_sum_exp(each)) for each in (logits, found))
     true = float((shares * np.log(shares / others)).sum())
-    _, divergence, _ = generation._compare(step, found)
+    _, divergence, _ = generation.compare(step, found)
     assert true < 1e-9
     assert divergence == pytest.approx(true, abs=1e-9)
     found = logits.copy()
     found[kept[0]] += 3  # and what is one is seen
     others = np.exp(found - log_sum_exp(found))
     true = float((shares * np.log(shares / others)).sum())
-    assert generation._compare(step, found)[1] == pytest.approx(true, rel=1e-3)
+    assert generation.compare(step, found)[1] == pytest.approx(true, rel=1e-3)

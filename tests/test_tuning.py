@@ -43,9 +43,10 @@ from edgevlm.tuning import search
 from edgevlm.tuning.notes import Notes
 from edgevlm.tuning.recipe_file import next_command, write_recipe
 from edgevlm.tuning.request import TuneRequest
+from edgevlm.tuning.score import Score
 from edgevlm.tuning.search import best
 from edgevlm.tuning.sensitivity import LayerCost
-from edgevlm.tuning.task import Score, Task
+from edgevlm.tuning.task import Task
 from edgevlm.tuning.trial import Trial
 from edgevlm.tuning.tuning import Tuned, find, tune
 from edgevlm.tuning.workbench import Workbench
@@ -161,6 +162,7 @@ class Known:
     """
 
     accuracy, pictures, words = 0.9, 200, 7
+    counts, measures = "named right", "distance: of a network that is known"
 
     def __init__(self, *, stop_before: str = "", broken: str = "") -> None:
         self.measured: list[str] = []
@@ -178,7 +180,7 @@ class Known:
             return Trial(recipe, Score(0, 0, 0), 0, 0, None, 100.0, error=self._broken)
         drop, size = self._points(recipe), sum(self._bytes(layer, recipe) for layer in LOST)
         family = next((name for name in TIMES if recipe.name.startswith(name)), "fp32")
-        score = Score(self.accuracy - drop / 100, 1 - drop / 100, 1 - drop / 1000)
+        score = Score(self.accuracy - drop / 100, 1 - drop / 100, drop / 1000)
         kept = ParityLimits(min_cosine=0.95, min_top1_agreement=0.9)
         return Trial(recipe, score, round(1000 * size), round(900 * size), TIMES.get(family, 1.0), drop, kept)
 
@@ -186,7 +188,7 @@ class Known:
         for layer, lost in LOST.items():
             if f"encode_image/{layer}" not in skip:
                 self._note(f"{layer} of {recipe.name}")
-                yield LayerCost(f"encode_image/{layer}", Score(0.9 - lost / 100, 1 - lost / 100, 1 - lost / 1000))
+                yield LayerCost(f"encode_image/{layer}", Score(0.9 - lost / 100, 1 - lost / 100, lost / 1000))
 
     def _note(self, name: str) -> None:
         if name == self._stop_before:
@@ -335,7 +337,7 @@ def test_the_layer_that_does_not_survive_is_found_in_torch(planted: Path, tmp_pa
     costs = {cost.layer: cost for cost in bench.measure_layers(BUILTIN["int8"], skip=frozenset(names - asked))}
     assert set(costs) == asked <= names
     assert max(costs.values(), key=lambda cost: cost.rank).layer == PLANTED
-    assert costs[PLANTED].score.centred_cosine < 0.9 < 0.99 < costs["encode_image/patch_embedding"].score.centred_cosine
+    assert costs[PLANTED].score.distance > 0.1 > 0.01 > costs["encode_image/patch_embedding"].score.distance
     int8 = BUILTIN["int8"]
     kept = replace(int8, weights=replace(int8.weights, float_layers=(PLANTED,)))
     told: list[str] = []
@@ -459,7 +461,7 @@ def test_the_command_goes_on_and_shows_what_was_found(stopped: TuneRequest, plan
     command += ["--pictures", "24", "--max-drop", "2.5%", "--out", str(out)]
     shown = CliRunner().invoke(main, command)
     assert shown.exit_code == 0, shown.output
-    assert "24 pictures, 4 texts to choose from: the float model names" in shown.stdout
+    assert "24 pictures, 4 texts to choose from: in float32" in shown.stdout
     assert "one picture is 4.2 points" in shown.stdout
     (row,) = [line.split() for line in shown.stdout.splitlines() if line.split()[:1] == ["int8"]]
     assert row == ["int8", "0.00", "MB", "0.00", "MB", "25.0", "+2.0", "50.0", "0.50x"]
@@ -478,7 +480,7 @@ def test_nothing_within_the_drop_is_nothing_found() -> None:
 def test_a_limit_that_nothing_would_reach_is_not_written(request_: TuneRequest, tmp_path: Path) -> None:
     kept = ParityLimits(min_cosine=-0.07, min_top1_agreement=0.3)
     trial = Trial(BUILTIN["int4-weights"], Score(0.5, 0.5, 0.9), 10, 5, None, 3.0, kept=kept)
-    write_recipe(tmp_path / "recipe.yaml", trial, request_, accuracy=0.5, pictures=40)
+    write_recipe(tmp_path / "recipe.yaml", trial, request_, Known())
     assert resolve(tmp_path / "recipe.yaml").parity == ParityLimits(min_top1_agreement=0.28)
 
 

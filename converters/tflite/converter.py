@@ -67,13 +67,20 @@ class TFLiteConverter:
         """As LiteRT-LM wants a model that talks.
 
         Raises:
-            UnsupportedError: no length beside 1.
+            UnsupportedError: no length beside 1, or one that a context is no multiple of.
         """
         words = programs[EMBED_TOKENS]
         if words.lengths == (1,):
             raise UnsupportedError(
                 "lengths: expected another one beside 1, by which LiteRT-LM reads a prompt, got none",
                 hint=f"--lengths 1,{min(_PROMPT, dialogue.context_length)}",
+            )
+        longest, context = words.lengths[-1], dialogue.context_length
+        if context % longest and not programs[DECODE].spec.prefix:
+            raise UnsupportedError(
+                f"lengths: expected a last one of which the context of {context:,} is a multiple, since LiteRT-LM "
+                f"fills up a prompt's last run, got {longest:,}",
+                hint=f"--context {context + longest - context % longest}, or leave --lengths out",
             )
         return {
             VISION_ENCODER: replace(programs[ENCODE_IMAGE], answers=(1,)),

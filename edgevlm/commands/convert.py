@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgevlm.commands.options import PATH, Whole, as_json, whole_numbers
+from edgevlm.commands import options
+from edgevlm.commands.options import PATH, as_json, whole_numbers
 from edgevlm.errors import CheckFailed, InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -26,15 +26,6 @@ _HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")
 
 def _lengths(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, ...] | None:
     return None if given is None else whole_numbers("--lengths", given, "1,64")
-
-
-def _picture_size(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, int] | None:
-    if given is None:
-        return None
-    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", given.strip())
-    if found is None:
-        raise InputError(f"--picture-size: expected a height in pixels, or height x width as 448x672, got {given!r}")
-    return int(found[1]), int(found[2] or found[1])
 
 
 @click.command()
@@ -64,24 +55,14 @@ def _picture_size(context: click.Context, option: click.Parameter, given: str | 
 @click.option("--out", type=PATH, default="dist", show_default=True, help="Folder for the bundles.")
 @click.option("--name", help="Name of the bundles; the model's own, and the label file's, if left out.")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
-@click.option(
-    "--context",
-    "context_length",
-    type=Whole(),
-    help="Of a model that talks: positions of a dialogue, pictures and answers included.",
-)
+@options.context
 @click.option(
     "--lengths",
     metavar="1,N",
     callback=_lengths,
     help="Of a model that talks: rows decoded at once, 1 for an answer, more for a prompt; 1,64 if left out.",
 )
-@click.option(
-    "--picture-size",
-    metavar="H[xW]",
-    callback=_picture_size,
-    help="Of a model that takes pictures of any size: the pixels of all, such as 448 or 448x672.",
-)
+@options.picture_size
 @click.option("--force", is_flag=True, help="Replace existing bundles.")
 @click.option("--no-cache", is_flag=True, help="Convert again even if nothing has changed.")
 @click.option("--dry-run", is_flag=True, help="Say what would come of it, in seconds; convert and write nothing.")

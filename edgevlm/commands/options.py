@@ -158,3 +158,26 @@ def refuse_given(names: tuple[str, ...], whose: str) -> None:
     given = [options[name] for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if given:
         raise InputError(f"{', '.join(given)}: of {whose}", hint="leave it out")
+
+
+def _picture_size(context: click.Context, option: click.Parameter, given: str | None) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", given.strip())
+    if found is None:
+        raise InputError(f"--picture-size: expected a height in pixels, or height x width as 448x672, got {given!r}")
+    return int(found[1]), int(found[2] or found[1])
+
+
+context = click.option(
+    "--context",
+    "context_length",
+    type=Whole(),
+    help="Of a model that talks: positions of a dialogue, pictures and answers included.",
+)
+picture_size = click.option(
+    "--picture-size",
+    metavar="H[xW]",
+    callback=_picture_size,
+    help="Of a model that takes pictures of any size: the pixels of all, such as 448 or 448x672.",
+)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgevlm.commands import options
 from edgevlm.commands.options import PATH, Share, Whole, as_json
 
 if TYPE_CHECKING:
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 @click.option("--max-drop", type=Share(signed=True), default="0.5%", show_default=True, help="Accuracy to lose.")
 @click.option("--calibration", metavar="DATA", help="Pictures to measure ranges on; left out, others of --data.")
 @click.option("--calibration-texts", type=PATH, help="Texts to measure ranges on, one a line.")
-@click.option("--pictures", type=Whole(20), default=500, show_default=True, help="Of --data to ask about.")
+@click.option("--pictures", type=Whole(20), show_default="500; 100 where MODEL talks", help="Of --data to ask about.")
 @click.option("--smallest", "objective", flag_value="size", default="size", help="Search for the smallest. [default]")
 @click.option("--fastest", "objective", flag_value="latency", help="Search for the fastest.")
-@click.option("--images", type=PATH, help="Folder of the pictures that a captions file names.")
+@click.option("--images", type=PATH, help="Folder of the pictures that a file of captions or questions names.")
+@options.context
+@options.picture_size
 @click.option("--out", type=PATH, default="tuned", show_default=True, help="Folder for what is found.")
 @as_json
 def tune(
@@ -33,9 +36,11 @@ def tune(
     max_drop: float,
     calibration: str | None,
     calibration_texts: Path | None,
-    pictures: int,
+    pictures: int | None,
     objective: str,
     images: Path | None,
+    context_length: int | None,
+    picture_size: tuple[int, int] | None,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -46,11 +51,16 @@ def tune(
     sensitive layers left in float where too much is lost. The recipe is written to a file that edgevlm convert --recipe
     takes. Stopped, the same command goes on where it was.
 
+    Of a MODEL that talks, --data is a file of questions, as edgevlm evaluate takes them, whose benchmark judges the
+    answers; or any pictures, which it describes: what may be lost then is of the tokens that the float model says.
+    Blocks of layers are quantised alone, and compared by the divergence of what comes next.
+
     \b
     Examples:
       edgevlm tune --target tflite --data scenes:combinations:500:1
       edgevlm tune ./my-clip --target coreml --data photos/ --max-drop 1% --out tuned-coreml
       edgevlm tune my-student --target executorch --data coco_val.json --images val2017 --fastest
+      edgevlm tune ./my-smolvlm --target tflite --data coco_pope_random.json --images val2014 --context 2048
     """
     from edgevlm import schema
     from edgevlm.errors import InputError
@@ -68,7 +78,7 @@ def tune(
         source = None if calibration is None else CalibrationSource(calibration, calibration_texts)
         request = TuneRequest(
             model, target, data, out, round(100 * max_drop, 9), source, pictures,
-            "latency" if objective == "latency" else "size", images,
+            "latency" if objective == "latency" else "size", images, context_length, picture_size,
         )  # fmt: skip
         _ = request.opened  # what there is to say of the data is said before torch is imported, which takes seconds
 
@@ -97,10 +107,14 @@ def _show(tuned: Tuned, out: Path) -> None:
         for trial in tuned.trials
         if trial.error is None
     ]
-    headings = ("recipe", ">size", ">compressed", ">named right %", ">drop", ">as float %", ">time")
+    headings = ("recipe", ">size", ">compressed", f">{tuned.counts}, %", ">drop", ">as float %", ">time")
+    if tuned.words:
+        asked, one = f"{tuned.pictures} pictures, {tuned.words} texts to choose from", "picture"
+    else:
+        asked, one = f"{tuned.pictures} questions", "question"
     terminal.say(
-        f"{tuned.pictures} pictures, {tuned.words} texts to choose from: the float model names "
-        f"{100 * tuned.accuracy:.1f} % right, and one picture is {100 / tuned.pictures:.2g} points"
+        f"{asked}: in float32 {100 * tuned.accuracy:.1f} % {tuned.counts}, and one {one} is "
+        f"{100 / tuned.pictures:.2g} points"
     )
     terminal.table(None, headings, rows)
     for trial in tuned.trials:

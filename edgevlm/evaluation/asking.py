@@ -146,10 +146,10 @@ def _refuse_unfit(
     unfit: list[tuple[str, InputError]] = []
     progress(f"{data.name}: reading {len(questions):,} questions", None)
     for question in questions:
-        words = _words(talker, question, how)
-        if words not in known:
-            known[words] = _what_is_unfit(talker, *words)
-        if (found := known[words]) is not None:
+        put = words(talker, question, how)
+        if put not in known:
+            known[put] = _what_is_unfit(talker, *put)
+        if (found := known[put]) is not None:
             unfit.append((question.key, found))
     if unfit:
         key, first = unfit[0]
@@ -168,7 +168,7 @@ def _what_is_unfit(talker: Generator, text: str, options: Sequence[str]) -> Inpu
     return None
 
 
-def _words(talker: Generator, question: PictureQuestion, how: Asked) -> tuple[str, tuple[str, ...]]:
+def words(talker: Generator, question: PictureQuestion, how: Asked) -> tuple[str, tuple[str, ...]]:
     """What a model is asked, and the options that are scored behind it; none where it is to say the answer."""
     text, options = question.text or talker.dialogue.describe, question.options
     if options and how.choosing == "letter":
@@ -179,7 +179,7 @@ def _words(talker: Generator, question: PictureQuestion, how: Asked) -> tuple[st
 
 def _answer(talker: Generator, picture: Any, question: PictureQuestion, how: Asked) -> str:
     """What the model says, or the letter of the likeliest option."""
-    text, options = _words(talker, question, how)
+    text, options = words(talker, question, how)
     if options:
         likely = talker.score(picture, text, options)
         lengths = [len(talker.tokenizer.pieces(each)) for each in options]

@@ -179,7 +179,7 @@ def make(original: Generator, progress: Progress = silent) -> GoldenDialogues:
     asked, found = _asked_about(model, tuple(pictures)), []
     for number, (shown, question) in enumerate(asked):
         progress("asking the original", number / len(asked))
-        found.append(_answer(model, shown, question))
+        found.append(answer(model, shown, question))
     _, flat, _ = pictures
     return GoldenDialogues(SCHEMA_VERSION, tuple(found), model.pixels, _conversations(model, flat))
 
@@ -244,7 +244,7 @@ def measure(
         if dialogue.picture is not None:
             first[dialogue.picture, dialogue.question] = logits[0]
         for step, token_id, got in zip(dialogue.steps, dialogue.answer_ids, logits, strict=True):
-            error, divergence, agrees = _compare(step, got)
+            error, divergence, agrees = compare(step, got)
             errors.append(error)
             divergences.append(divergence)
             surprise.append((step.logsumexp - step.logits[0], -log_likelihood(got, token_id)))
@@ -291,7 +291,14 @@ def _conversations(model: Asked, picture: str) -> tuple[GoldenConversation, ...]
     )
 
 
-def _answer(asked: Asked, picture: str | None, question: str) -> GoldenDialogue:
+def answer(asked: Asked, picture: str | None, question: str) -> GoldenDialogue:
+    """A question, and what the original says, step by step.
+
+    Args:
+        asked: The original.
+        picture: By the name that it is found by.
+        question: About it.
+    """
     original = asked.model
     written, seen = asked.write(picture, question)
     place = original.place()
@@ -348,7 +355,7 @@ def _check_words(model: Generator, dialogue: GoldenDialogue, where: Path) -> Non
         )
 
 
-def _compare(step: GoldenStep, got: F32) -> tuple[float, float, bool]:
+def compare(step: GoldenStep, got: F32) -> tuple[float, float, bool]:
     """The largest error of a kept logit, the divergence, and whether the most probable token is the same.
 
     Of tokens whose logits are not kept, the divergence is of all together: without them, what small errors move from

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.tuning.sensitivity import LayerCost
 from edgevlm.tuning.trial import Trial
 
@@ -46,8 +45,14 @@ def draw_trade_off(trials: Sequence[Trial], accuracy: float, max_drop: float, pa
     figure.savefig(path)
 
 
-def draw_costs(costs: Mapping[str, Sequence[LayerCost]], path: Path) -> None:
-    """What each layer costs when it alone is quantised, the worst on top, a column a recipe."""
+def draw_costs(costs: Mapping[str, Sequence[LayerCost]], measures: str, path: Path) -> None:
+    """What each layer costs when it alone is quantised, the worst on top, a column a recipe.
+
+    Args:
+        costs: Of each layer, by the recipe's name.
+        measures: What the distance from the float model is.
+        path: A `.svg` or `.png`.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -57,13 +62,13 @@ def draw_costs(costs: Mapping[str, Sequence[LayerCost]], path: Path) -> None:
     for axes, (recipe, found) in zip(columns, costs.items(), strict=False):
         worst = sorted(found, key=lambda cost: cost.rank, reverse=True)[:_LAYERS_SHOWN][::-1]
         lost = [100 * (1 - cost.score.agreement) for cost in worst]
-        distance = [100 * (1 - cost.score.centred_cosine) for cost in worst]
+        distance = [100 * cost.score.distance for cost in worst]
         places = range(len(worst))
-        axes.barh(places, distance, color="lightgrey", label="1 - centred cosine, per cent")
+        axes.barh(places, distance, color="lightgrey", label="distance from the float model, x 100")
         axes.barh(places, lost, height=0.4, color="tab:red", label="answers that change, per cent")
         axes.set_yticks(list(places), [cost.layer for cost in worst], fontsize=7)
         axes.set_title(recipe)
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(textwrap.fill(CENTRED_COSINE, 90), fontsize=7)
+    figure.supxlabel(textwrap.fill(measures, 90), fontsize=7)
     figure.savefig(path)

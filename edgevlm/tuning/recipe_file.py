@@ -14,11 +14,12 @@ from edgevlm.tuning.trial import Trial
 
 if TYPE_CHECKING:
     from edgevlm.tuning.request import TuneRequest
+    from edgevlm.tuning.search import Bench
 
 _MARGIN = 0.02
 
 
-def write_recipe(path: Path, trial: Trial, request: TuneRequest, *, accuracy: float, pictures: int) -> None:
+def write_recipe(path: Path, trial: Trial, request: TuneRequest, bench: Bench) -> None:
     """Only what differs from a recipe's defaults, with what was measured as a comment."""
     recipe, score = trial.recipe, trial.score
     latency = (
@@ -26,9 +27,10 @@ def write_recipe(path: Path, trial: Trial, request: TuneRequest, *, accuracy: fl
     )
     head = [
         f"# {next_command(path, trial, request)}",
-        f"# {request.target}, {pictures} pictures of {request.data}: {100 * score.accuracy:.1f} % named right, "
-        f"in float32 {100 * accuracy:.1f} %;",
-        f"# {score.agreement:.1%} of the answers are the float model's; {trial.size_bytes / 1e6:.2f} MB{latency}.",
+        f"# {request.target}, {bench.pictures} {'pictures' if bench.words else 'questions'} of {request.data}: "
+        f"{100 * score.accuracy:.1f} % {bench.counts}, in float32 {100 * bench.accuracy:.1f} %;",
+        f"# {score.agreement:.1%} of the {'answers' if bench.words else 'tokens'} are the float model's; "
+        f"{trial.size_bytes / 1e6:.2f} MB{latency}.",
     ]
     kept = {name: value for name, value in schema.write(trial.kept).items() if value is not None}
     tuned = replace(
@@ -54,4 +56,6 @@ def next_command(path: Path, trial: Trial, request: TuneRequest) -> str:
         words += ["--calibration-texts", str(source.texts)] if source and source.texts else []
         images = source.images if source else request.images
         words += ["--images", str(images)] if images else []
+    words += ["--context", str(request.context_length)] if request.context_length else []
+    words += ["--picture-size", "{}x{}".format(*request.picture_size)] if request.picture_size else []
     return shlex.join(words)

@@ -10,8 +10,12 @@ from typing import Literal, TypeAlias
 from edgevlm.bundle.recipe import Calibration
 from edgevlm.compression.calibration import CalibrationData, CalibrationSource
 from edgevlm.data.dataset import Dataset
+from edgevlm.data.questions import PictureQuestion, Questions, is_questions, open_questions
 from edgevlm.data.sources import open_data
-from edgevlm.errors import DataError
+from edgevlm.errors import DataError, InputError
+from edgevlm.models import catalogue, families
+from edgevlm.models.students import layout
+from edgevlm.process.paths import user_path
 
 Objective: TypeAlias = Literal["size", "latency"]
 
@@ -23,13 +27,14 @@ class TuneRequest:
     Attributes:
         model: What `edgevlm convert` takes.
         target: One target.
-        data: Pictures with labels or captions: the task.
+        data: Pictures with labels or captions, or of a model that talks, questions about pictures: the task.
         out: Folder of what is found.
         max_drop: Points of accuracy that may be lost.
         calibration: Pictures to measure ranges on; `data`'s own others if None.
-        pictures: How many of `data` are asked about.
+        pictures: How many of `data` are asked about; 500 where None, 100 of a model that talks, which takes longer.
         objective: What is to be small.
-        images: Folder of the pictures that a captions file names.
+        images: Folder of the pictures that a captions file, or one of questions, names.
+        context_length, picture_size: Of a model that talks; see `edgevlm.conversion.pipeline.Request`.
     """
 
     model: str | Path
@@ -38,9 +43,22 @@ class TuneRequest:
     out: Path
     max_drop: float = 0.5
     calibration: CalibrationSource | None = None
-    pictures: int = 500
+    pictures: int | None = None
     objective: Objective = "size"
     images: Path | None = None
+    context_length: int | None = None
+    picture_size: tuple[int, int] | None = None
+
+    @cached_property
+    def talks(self) -> bool:
+        """Whether the model is one that talks."""
+        folder = catalogue.find_folder(self.model)
+        return not layout.is_student(folder) and families.talks(folder)
+
+    @property
+    def count(self) -> int:
+        """How many pictures, or questions, at most."""
+        return self.pictures or (100 if self.talks else 500)
 
     @property
     def calibration_source(self) -> CalibrationSource:
@@ -53,12 +71,25 @@ class TuneRequest:
         return Calibration(seed=0 if self.calibration else 1)
 
     @cached_property
-    def opened(self) -> tuple[Dataset, CalibrationData]:
+    def opened(self) -> tuple[Dataset | Questions, CalibrationData | None]:
         """The task's data, and what to calibrate with: counted, no picture read yet.
 
         Raises:
             DataError: one is missing, not what it says it is, or too small.
+            InputError: calibration of a model that talks, or a context of one that does not.
         """
+        if self.talks:
+            if self.calibration is not None:
+                raise InputError(
+                    f"{self.model} talks, and its ranges are never measured: expected no data to calibrate with",
+                    hint="leave --calibration out",
+                )
+            return _questions(self.data, self.images), None
+        if self.context_length is not None or self.picture_size is not None:
+            raise InputError(
+                f"{self.model} does not talk: expected neither a context nor a size of pictures",
+                hint="leave --context and --picture-size out",
+            )
         data = open_data(self.data, images=self.images)
         rules = self.calibration_rules
         try:
@@ -66,3 +97,13 @@ class TuneRequest:
         except DataError as error:
             hint = "give pictures to calibrate with as --calibration DATA" if self.calibration is None else None
             raise DataError(error.message, hint=hint or f"add pictures; a search takes {rules.samples}") from error
+
+
+def _questions(data: str, images: Path | None) -> Questions:
+    """Those of a benchmark's file; of any other pictures, to describe each."""
+    if is_questions(user_path(data)):
+        return open_questions(user_path(data), images=images)
+    found = open_data(data, images=images)
+    keys = [found.example(index).key for index in range(len(found))]
+    asked = [PictureQuestion(key, key, "", ()) for key in keys]
+    return Questions(found.name, "captions", asked, found.picture, [found.fingerprint])

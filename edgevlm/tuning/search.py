@@ -34,13 +34,17 @@ class Bench(Protocol):
 
     Attributes:
         accuracy: Of the float model, 0..1.
-        pictures: How many are asked about.
-        words: How many texts there are to choose from.
+        pictures: How many are asked about; of a model that talks, how many questions are asked.
+        words: How many texts there are to choose from; none where the model says its own.
+        counts: What accuracy counts, such as `named right`.
+        measures: What distance from the float model is, for readers of a picture.
     """
 
     accuracy: float
     pictures: int
     words: int
+    counts: str
+    measures: str
 
     def holds(self, recipe: Recipe) -> bool:
         """Whether the target can hold it."""

@@ -16,7 +16,8 @@ from edgevlm.inputs.rows import Rows
 from edgevlm.models.reference import Original
 from edgevlm.parity.comparison import Answers, ask
 from edgevlm.process.progress import Countdown, Progress
-from edgevlm.tuning.task import Score, Task
+from edgevlm.tuning.score import Score
+from edgevlm.tuning.task import Task
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class LayerCost:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Larger is worse: answers lost first, then distance from the float embedding."""
-        return (1 - self.score.agreement, 1 - self.score.centred_cosine)
+        """Larger is worse: answers lost first, then distance from the float model."""
+        return (1 - self.score.agreement, self.score.distance)
 
 
 def run_programs(programs: Programs, samples: Rows) -> Answers:
@@ -77,7 +78,7 @@ def measure_layers(
             if f"{component}/{name}" in skip:
                 continue
             countdown.next(f"{component}/{name}")
-            others = tuple(f"{component}/{_literal(other)}" for other in names if other != name)
+            others = tuple(f"{component}/{literal(other)}" for other in names if other != name)
             alone = replace(recipe, weights=replace(recipe.weights, float_layers=others))
             try:
                 quantised, _ = quantise(program, alone, calibration.get(component, ()))
@@ -87,6 +88,6 @@ def measure_layers(
             yield LayerCost(f"{component}/{name}", task.score(answers))
 
 
-def _literal(name: str) -> str:
+def literal(name: str) -> str:
     """The glob that matches a name alone."""
     return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")

@@ -6,8 +6,6 @@ they are shipped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,23 +18,9 @@ from edgevlm.inputs.rows import EMBEDDING, PIXELS, TOKEN_IDS, Rows, encoder, mak
 from edgevlm.models.model import Model
 from edgevlm.parity.comparison import Answers
 from edgevlm.process.progress import Progress
+from edgevlm.tuning.score import Score
 
 TEMPLATE = "a photo of a {}"
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well one set of answers does.
-
-    Attributes:
-        accuracy: Share of the pictures that were given their own words, 0..1.
-        agreement: Share of them that were given the words that the float model gives them, right or wrong, 0..1.
-        centred_cosine: Mean cosine of the picture embeddings with the float model's, its mean embedding removed.
-    """
-
-    accuracy: float
-    agreement: float
-    centred_cosine: float
 
 
 class Task:
@@ -89,7 +73,7 @@ class Task:
         return Score(
             accuracy=float((best == self._truth[:count]).mean()),
             agreement=float((best == self._float_best[:count]).mean()),
-            centred_cosine=centred_cosine(self._float_image[:count], images, mean=self._float_image.mean(0)),
+            distance=1 - centred_cosine(self._float_image[:count], images, mean=self._float_image.mean(0)),
         )
 
     def _best(self, answers: Answers) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgevlm.bundle.recipe import ParityLimits, Recipe
-from edgevlm.tuning.task import Score
+from edgevlm.tuning.score import Score
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from edgevlm.bundle.bundle import Bundle
 from edgevlm.bundle.recipe import BUILTIN, ParityLimits, Recipe
 from edgevlm.compression.calibration import CalibrationData, calibration_inputs
 from edgevlm.conversion import cache, pipeline
+from edgevlm.data.questions import Questions
 from edgevlm.errors import CheckFailed, InputError, OutputError, UnsupportedError
 from edgevlm.models import catalogue
+from edgevlm.models.model import Model
+from edgevlm.models.talker import Talker
 from edgevlm.process import scratch
 from edgevlm.process.locking import locked
 from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import GITIGNORE, made, output_errors
 from edgevlm.targets import registry
 from edgevlm.tuning import plots
+from edgevlm.tuning.dialogues import DialogueBench, DialogueTask
 from edgevlm.tuning.notes import STATE, Notes
 from edgevlm.tuning.recipe_file import next_command, write_recipe
 from edgevlm.tuning.request import TuneRequest
@@ -54,7 +59,8 @@ class Tuned:
         recipe_file: Where the recipe lies.
         next_command: What converts with it.
         pictures: How many were asked about.
-        words: How many texts there were to choose from.
+        words: How many texts there were to choose from; none where the model says its own.
+        counts: What accuracy counts, such as `named right`.
     """
 
     best: Trial
@@ -65,6 +71,7 @@ class Tuned:
     next_command: str
     pictures: int
     words: int
+    counts: str
 
 
 def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
@@ -76,31 +83,57 @@ def tune(request: TuneRequest, progress: Progress = silent) -> Tuned:
     """
     if not 0 <= request.max_drop <= 100:
         raise InputError(f"--max-drop: expected points from 0 to 100, got {request.max_drop}")
-    converter = registry.converter(request.target)
-    data, calibration = request.opened
+    _ = request.opened
     with _opened(request.out):
         progress("loading the model", None)
-        model = catalogue.load(request.model)
-        if converter.unsupported(model.programs, BUILTIN["int8"]):
-            raise UnsupportedError(f"{request.target} cannot hold int8, so there is nothing to search")
-        calibration.check(model.programs)
-        notes = Notes.open(request.out, _identity(request, data.fingerprint, calibration))
-        task = Task(model, data, pictures=request.pictures, progress=progress)
-        accuracy = task.set_reference(model.original.answer(task.samples)).accuracy
-        inputs = calibration_inputs(model.programs, calibration.rows(model.programs, model, progress))
-        conversion = pipeline.Request(
-            model=request.model,
-            targets=(request.target,),
-            recipe=_plain(request),
-            out=request.out / "bundles",
-            force=True,
-            calibration=request.calibration_source,
+        model = catalogue.load_any(
+            request.model, context_length=request.context_length, picture_size=request.picture_size
         )
-        (outcome,) = pipeline.convert(conversion, progress)
-        if outcome.bundle is None:
-            raise outcome.error or CheckFailed(f"{request.target}: the float32 model was not converted")
-        bench = Workbench(conversion, task, accuracy, model.programs, inputs, outcome.bundle, progress)
+        if registry.converter(request.target).unsupported(model.programs, BUILTIN["int8"]):
+            raise UnsupportedError(f"{request.target} cannot hold int8, so there is nothing to search")
+        notes = Notes.open(request.out, _identity(request))
+        bench = _talking(request, model, progress) if isinstance(model, Talker) else _naming(request, model, progress)
         return find(request, bench, notes, progress)
+
+
+def _naming(request: TuneRequest, model: Model, progress: Progress) -> Bench:
+    """The bench of a dual encoder, which names pictures."""
+    data, calibration = request.opened
+    assert isinstance(calibration, CalibrationData)
+    assert not isinstance(data, Questions)
+    calibration.check(model.programs)
+    task = Task(model, data, pictures=request.count, progress=progress)
+    accuracy = task.set_reference(model.original.answer(task.samples)).accuracy
+    inputs = calibration_inputs(model.programs, calibration.rows(model.programs, model, progress))
+    conversion, baseline = _baseline(request, progress)
+    return Workbench(conversion, task, accuracy, model.programs, inputs, baseline, progress)
+
+
+def _talking(request: TuneRequest, model: Talker, progress: Progress) -> Bench:
+    """The bench of a model that talks, which answers questions."""
+    data, _ = request.opened
+    assert isinstance(data, Questions)
+    task = DialogueTask(model, data, questions=request.count, progress=progress)
+    conversion, baseline = _baseline(request, progress)
+    return DialogueBench(conversion, model, task, baseline, progress)
+
+
+def _baseline(request: TuneRequest, progress: Progress) -> tuple[pipeline.Request, Bundle]:
+    """How recipes are converted, and what comes of float32."""
+    conversion = pipeline.Request(
+        model=request.model,
+        targets=(request.target,),
+        recipe=_plain(request),
+        out=request.out / "bundles",
+        force=True,
+        calibration=None if request.talks else request.calibration_source,
+        context_length=request.context_length,
+        picture_size=request.picture_size,
+    )
+    (outcome,) = pipeline.convert(conversion, progress)
+    if outcome.bundle is None:
+        raise outcome.error or CheckFailed(f"{request.target}: the float32 model was not converted")
+    return conversion, outcome.bundle
 
 
 def find(request: TuneRequest, bench: Bench, notes: Notes, progress: Progress = silent) -> Tuned:
@@ -126,12 +159,12 @@ def find(request: TuneRequest, bench: Bench, notes: Notes, progress: Progress = 
             drawn = time.monotonic()
     plots.draw_trade_off(found, bench.accuracy, request.max_drop, picture)
     chosen = best(found[1:], max_drop=request.max_drop, objective=request.objective)
-    costs(BUILTIN["int8-static"])
-    plots.draw_costs(notes.costs, request.out / "sensitivity.svg")
+    costs(BUILTIN["int8-static" if bench.holds(BUILTIN["int8-static"]) else "int8"])
+    plots.draw_costs(notes.costs, bench.measures, request.out / "sensitivity.svg")
     if chosen is None:
         raise _nothing(request, found[1:])
     path = request.out / "recipe.yaml"
-    write_recipe(path, chosen, request, accuracy=bench.accuracy, pictures=bench.pictures)
+    write_recipe(path, chosen, request, bench)
     return Tuned(
         best=chosen,
         trials=tuple(found),
@@ -141,6 +174,7 @@ def find(request: TuneRequest, bench: Bench, notes: Notes, progress: Progress = 
         next_command=next_command(path, chosen, request),
         pictures=bench.pictures,
         words=bench.words,
+        counts=bench.counts,
     )
 
 
@@ -179,14 +213,17 @@ def _nothing(request: TuneRequest, tried: Sequence[Trial]) -> CheckFailed:
     )
 
 
-def _identity(request: TuneRequest, data: str, calibration: CalibrationData) -> dict[str, str]:
+def _identity(request: TuneRequest) -> dict[str, str]:
     """What measurements of two searches must have in common."""
+    data, calibration = request.opened
     return {
         "model": str(catalogue.fingerprint(request.model)),
         "target": request.target,
-        "data": data,
-        "pictures": str(request.pictures),
-        "calibration": calibration.fingerprint,
+        "data": data.fingerprint,
+        "pictures": str(request.count),
+        "calibration": "" if calibration is None else calibration.fingerprint,
+        "context": str(request.context_length),
+        "picture size": str(request.picture_size),
         "tools": json.dumps(cache.tool_versions(), sort_keys=True),
     }
 

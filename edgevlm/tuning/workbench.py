@@ -19,13 +19,15 @@ from edgevlm.bundle.recipe import ParityLimits, Recipe
 from edgevlm.compression.compression import compress
 from edgevlm.conversion import pipeline
 from edgevlm.graphs.program import Programs
+from edgevlm.inference.embeddings import CENTRED_COSINE
 from edgevlm.inputs.rows import PIXELS, inputs_of, is_answerable
 from edgevlm.parity.comparison import ask
 from edgevlm.process.progress import Progress, silent
 from edgevlm.targets import registry
 from edgevlm.targets.runtime import Session
+from edgevlm.tuning.score import Score
 from edgevlm.tuning.sensitivity import LayerCost, measure_layers, run_programs
-from edgevlm.tuning.task import Score, Task
+from edgevlm.tuning.task import Task
 from edgevlm.tuning.trial import Trial
 
 _ROUNDS = 15
@@ -61,6 +63,7 @@ class Workbench:
         self._request, self._task, self._baseline, self._progress = request, task, baseline, progress
         self._programs, self._calibration = programs, calibration
         self.accuracy, self.pictures, self.words = accuracy, len(task.samples[PIXELS]), task.words
+        self.counts, self.measures = "named right", f"distance: 1 - centred cosine. {CENTRED_COSINE}"
 
     def holds(self, recipe: Recipe) -> bool:
         return not registry.converter(self._target).unsupported(self._programs, recipe)
@@ -72,7 +75,7 @@ class Workbench:
             progress(f"comparing {recipe.name}", None)
             compressed = compress(self._programs, recipe, self._calibration, silent)
             score = self._task.score(run_programs(compressed.programs, self._task.samples))
-            return score.agreement, score.centred_cosine
+            return score.agreement, -score.distance
 
         return max(rivals, key=worth)
 
@@ -82,7 +85,7 @@ class Workbench:
         if recipe != self._request.recipe:
             (outcome,) = pipeline.convert(replace(self._request, recipe=recipe, force=True), progress)
             if outcome.bundle is None:
-                return _failed(recipe, outcome.error.message if outcome.error else outcome.status)
+                return failed(recipe, outcome.error.message if outcome.error else outcome.status)
             bundle = outcome.bundle
         with registry.runtime(self._target).open(bundle, threads=1) as session:
             specs = [component.spec for component in bundle.components.values()]
@@ -91,7 +94,7 @@ class Workbench:
                 name for name, rows in answers.items() if not all(np.isfinite(each).all() for each in rows.values())
             ]
             if wrong:  # which no score could be made of that is written down
-                return _failed(recipe, f"answers of {', '.join(wrong)} are not finite")
+                return failed(recipe, f"answers of {', '.join(wrong)} are not finite")
             ratio = self._latency_ratio(session)
         score = self._task.score(answers)
         size, download = bundle.artefact_bytes, bundle.manifest.compressed_size_bytes
@@ -102,7 +105,7 @@ class Workbench:
             compressed_size_bytes=download or size,
             latency_ratio=ratio,
             drop=100 * (self.accuracy - score.accuracy),
-            kept=_kept(bundle),
+            kept=kept(bundle),
         )
 
     def measure_layers(self, recipe: Recipe, *, skip: frozenset[str]) -> Iterator[LayerCost]:
@@ -134,11 +137,12 @@ class Workbench:
         return statistics.median(times[0]) / statistics.median(times[1])
 
 
-def _failed(recipe: Recipe, error: str) -> Trial:
+def failed(recipe: Recipe, error: str) -> Trial:
+    """That of a recipe without an artefact that answers."""
     return Trial(recipe, Score(0, 0, 0), 0, 0, None, 100.0, error=error)
 
 
-def _kept(bundle: Bundle) -> ParityLimits:
+def kept(bundle: Bundle) -> ParityLimits:
     """What the proof measured on samples of its own: what another conversion with this recipe can be held to."""
     checks = bundle.manifest.parity.checks if bundle.manifest.parity else ()
 

@@ -320,6 +320,12 @@ def _ids_of(folder: Path, theirs: PreTrainedTokenizerBase, text: str, *, special
         return list(theirs(text, add_special_tokens=special)["input_ids"])
 
 
+def _dividing(context_length: int) -> int:
+    """The most rows by which a context is full after whole runs: LiteRT-LM pads the last one of a prompt."""
+    most = min(_PROMPT_LENGTH, context_length)
+    return next((each for each in range(most, _PROMPT_LENGTH // 4, -1) if context_length % each == 0), most)
+
+
 def _lengths(lengths: tuple[int, ...] | None, context_length: int, at_once: int | None) -> tuple[int, ...]:
     """How many rows are decoded at once.
 
@@ -328,8 +334,8 @@ def _lengths(lengths: tuple[int, ...] | None, context_length: int, at_once: int 
         context_length: Of a dialogue.
         at_once: How many have to be put in one run, and some for a question; None where prompts are put in parts.
     """
-    usual = [1, (at_once or 0) + _PROMPT_LENGTH, *([] if at_once is None else [context_length])]
-    found = lengths or tuple(sorted({min(each, context_length) for each in usual}))
+    usual = [_dividing(context_length)] if at_once is None else [at_once + _PROMPT_LENGTH, context_length]
+    found = lengths or tuple(sorted({1, *(min(each, context_length) for each in usual)}))
     if found[0] != 1 or list(found) != sorted({*found}) or found[-1] > context_length:
         raise InputError(
             f"lengths: expected whole numbers that ascend from 1, up to the context of {context_length:,}, got "
