@@ -16,16 +16,12 @@ from edgevlm.bundle.dialogue import DECODE
 from edgevlm.cli import main
 from edgevlm.models.checkpoints import talking
 from edgevlm.models.talker import Talker
-from edgevlm.targets import registry
 
 FUNCTIONS = ["encode_image", "embed_tokens", "decode", "prefill_16"]
 SLOW = [
-    *(("llava", target, "fp32") for target in registry.CONVERTERS),
-    ("llava", "coreml", "fp16"),
-    ("llava", "tflite", "int8"),
-    ("blip-vqa", "tflite", "fp32"),
-    ("paligemma-2", "coreml", "fp32"),
-    ("qwen2.5-vl", "executorch", "int8"),
+    each
+    for each in library.TALKERS
+    if each[0] in ("llava-next", "qwen2.5-vl", "paligemma-2", "blip-vqa") or each == ("smolvlm", "coreml", "fp16")
 ]
 
 
