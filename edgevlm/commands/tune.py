@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", required=False, default="edgevlm-student")
 @click.option("--target", required=True, help="coreml, executorch or tflite.")
-@click.option("--data", required=True, metavar="DATA", help="Pictures with labels or captions; see edgevlm evaluate.")
+@click.option(
+    "--data", required=True, metavar="DATA", help="Pictures with labels, captions or questions; see edgevlm evaluate."
+)
 @click.option("--max-drop", type=Share(signed=True), default="0.5%", show_default=True, help="Accuracy to lose.")
 @click.option("--calibration", metavar="DATA", help="Pictures to measure ranges on; left out, others of --data.")
 @click.option("--calibration-texts", type=PATH, help="Texts to measure ranges on, one a line.")
