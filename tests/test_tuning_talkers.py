@@ -95,6 +95,12 @@ def test_what_a_fault_costs_is_measured(asked: Path, tmp_path: Path) -> None:
         weight.copy_(before)
 
 
+def test_pictures_of_no_class_are_described(asked: Path, tmp_path: Path) -> None:
+    data, _ = request_of(asked.parent, tmp_path).opened
+    assert isinstance(data, Questions)
+    assert [(data[row].picture, data[row].text) for row in range(len(data))] == [(f"{row}.png", "") for row in range(4)]
+
+
 def test_layers_are_measured_a_block_at_a_time() -> None:
     names = ["patches", "layers.0.query", "layers.0.mlp.up", "tower.layers.11.key", "head[0]"]
     assert _blocks(names) == ["patches", "layers.0.*", "tower.layers.11.*", "head[[]0]"]

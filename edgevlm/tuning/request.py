@@ -103,7 +103,7 @@ def _questions(data: str, images: Path | None) -> Questions:
     """Those of a benchmark's file; of any other pictures, to describe each."""
     if is_questions(user_path(data)):
         return open_questions(user_path(data), images=images)
-    found = open_data(data, images=images)
+    found = open_data(data, images=images, unlabelled=True)
     keys = [found.example(index).key for index in range(len(found))]
     asked = [PictureQuestion(key, key, "", ()) for key in keys]
     return Questions(found.name, "captions", asked, found.picture, [found.fingerprint])
