@@ -58,7 +58,7 @@ def request_of(data: str | Path, out: Path, **changes: object) -> TuneRequest:
 
 def of_programs(model: Talker) -> Generator:
     """The components in torch."""
-    return Generator(ProgramSession(model.programs), model.original.specs, model.image, model.dialogue, model.tokenizer)
+    return model.through(ProgramSession(model.programs))
 
 
 def test_a_model_is_no_farther_from_itself_than_rounding(model: Talker, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from edgevlm.bundle.dialogue import DECODE, POSITIONS
 from edgevlm.bundle.spec import F32, Array
 from edgevlm.graphs.program import Program, function_name
 from edgevlm.graphs.session import ProgramSession
-from edgevlm.inference.generator import Generator, TalkingSession
+from edgevlm.inference.generator import TalkingSession
 from edgevlm.inputs.chat import Message
 from edgevlm.models.talker import Talker
 from edgevlm.parity.generation import golden_questions
@@ -63,7 +63,7 @@ def blame_talker(bundle: Bundle, model: Talker, progress: Progress = silent) -> 
 def _asked(model: Talker, progress: Progress) -> dict[str, list[Mapping[str, Array]]]:
     """What each component is given when golden's dialogues begin: `decode` once a dialogue, the others each time."""
     recorder = _Recorder(model)
-    asking = Generator(recorder, model.original.specs, model.image, model.dialogue, model.tokenizer)
+    asking = model.through(recorder)
     questions = golden_questions(model.generator)
     for number, (picture, question) in enumerate(questions):
         progress("putting dialogues", number / len(questions))

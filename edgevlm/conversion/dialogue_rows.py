@@ -13,7 +13,7 @@ from edgevlm.bundle.dialogue import DECODE
 from edgevlm.bundle.spec import Array
 from edgevlm.graphs.program import Program, Programs
 from edgevlm.graphs.session import ProgramSession
-from edgevlm.inference.generator import Generator, Seen
+from edgevlm.inference.generator import Seen
 from edgevlm.inputs.chat import Message
 from edgevlm.inputs.pictures import Picture
 from edgevlm.inputs.rows import PIXELS, Rows
@@ -55,7 +55,7 @@ def dialogue_rows(
         that takes as many rows as it can, with the state as it was before; of the others what is not the same again.
     """
     recorder, see = _Recorder(model.programs), see or model.generator.see
-    asking = Generator(recorder, model.original.specs, model.image, model.dialogue, model.tokenizer)
+    asking = model.through(recorder)
     for number, (picture, question) in enumerate(asked):
         progress("putting dialogues", number / len(asked))
         seen = None if picture is None else see(picture)

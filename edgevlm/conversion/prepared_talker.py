@@ -51,8 +51,7 @@ class PreparedTalker:
     @cached_property
     def original(self) -> Generator:
         """The float original, to be asked."""
-        model = self.model
-        return Generator(_Seen(model.original), model.original.specs, model.image, model.dialogue, model.tokenizer)
+        return self.model.through(_Seen(self.model.original))
 
     def compress(self, recipe: Recipe, converter: Converter, progress: Progress) -> Compressed:
         """The functions of a target's file, as the recipe wants them: a component's is made once, for any length.

@@ -20,7 +20,7 @@ from edgevlm.evaluation.asking import MOST_TOKENS, PROMPTS, Asked, Choosing, ask
 from edgevlm.evaluation.judging import Judged, judge
 from edgevlm.inference.embedder import BundleModel
 from edgevlm.inference.generator import Generator
-from edgevlm.models import catalogue, families
+from edgevlm.models import catalogue
 from edgevlm.process.paths import user_path
 from edgevlm.process.progress import Progress, silent
 from edgevlm.process.writing import made, output_errors
@@ -75,7 +75,7 @@ def talks(model: str | Path) -> bool:
     path = user_path(model)
     if is_bundle(path):
         return Bundle.open(path).manifest.dialogue is not None
-    return families.talks(catalogue.find_folder(model))
+    return catalogue.talks(model)
 
 
 def evaluate_answers(

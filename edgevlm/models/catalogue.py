@@ -47,7 +47,7 @@ def load_any(
         InputError: lengths that do not ascend from 1, or beyond the context; a size that the model does not take.
     """
     folder = find_folder(name, revision=revision)
-    if layout.is_student(folder) or not families.talks(folder):
+    if not _talks(folder):
         return load(name, revision=revision)
     from edgevlm.models.checkpoints import talking
 
@@ -55,6 +55,19 @@ def load_any(
     return talking.load(
         folder, name=called, commit=commit, context_length=context_length, lengths=lengths, picture_size=picture_size
     )
+
+
+def talks(name: str | Path) -> bool:
+    """Whether what `load_any` would load is a model that talks.
+
+    Raises:
+        CheckpointError: there is none, or its configuration is damaged.
+    """
+    return _talks(find_folder(name))
+
+
+def _talks(folder: Path) -> bool:
+    return not layout.is_student(folder) and families.talks(folder)
 
 
 def load(name: str | Path = builtin.STUDENT, *, revision: str | None = None) -> Model:

@@ -12,7 +12,7 @@ from torch import nn
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, EMBEDDINGS, ENCODE_IMAGE, LOGITS, POSITIONS, Dialogue
 from edgevlm.bundle.spec import ComponentSpec, ImagePreprocessing, Source, TensorSpec
 from edgevlm.graphs.program import Program, Programs
-from edgevlm.inference.generator import Generator
+from edgevlm.inference.generator import Generator, TalkingSession
 from edgevlm.inputs.rows import PIXELS, TOKEN_IDS
 from edgevlm.inputs.texts import Tokenizer, without_rules
 from edgevlm.models.speaking import SpeakingOriginal
@@ -52,7 +52,11 @@ class Talker:
     @property
     def generator(self) -> Generator:
         """The float original, to be asked."""
-        return Generator(self.original, self.original.specs, self.image, self.dialogue, self.tokenizer)
+        return self.through(self.original)
+
+    def through(self, session: TalkingSession) -> Generator:
+        """The same rules, by which a session of the same components is asked."""
+        return Generator(session, self.original.specs, self.image, self.dialogue, self.tokenizer)
 
 
 class EmbedTokens(nn.Module):

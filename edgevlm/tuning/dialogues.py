@@ -7,10 +7,9 @@ layers at a time: a large decoder has some three hundred layers, each of which w
 from __future__ import annotations
 
 import re
-import statistics
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -36,9 +35,8 @@ from edgevlm.targets import registry
 from edgevlm.tuning.score import Score
 from edgevlm.tuning.sensitivity import LayerCost, literal
 from edgevlm.tuning.trial import Trial
-from edgevlm.tuning.workbench import failed, kept
+from edgevlm.tuning.workbench import ROUNDS, failed, kept, latency_ratio
 
-_ROUNDS = 15
 _BLOCK_QUESTIONS = 8
 """That a block's cost is measured on: there are more blocks than recipes."""
 
@@ -134,13 +132,8 @@ class DialogueBench:
         progress: Progress = silent,
     ) -> None:
         (self._target,) = request.targets
-        self._request, self._model, self._task, self._baseline, self._progress = (
-            request,
-            model,
-            task,
-            baseline,
-            progress,
-        )
+        self._request, self._model, self._task = request, model, task
+        self._baseline, self._progress = baseline, progress
         self.accuracy, self.pictures = task.accuracy, task.questions
         self.counts = "answered right" if task.judged else "of tokens as in float32"
 
@@ -188,23 +181,17 @@ class DialogueBench:
             except RecipeError:  # a block that this recipe leaves in float anyway
                 continue
             session = ProgramSession({**programs, component: replace(programs[component], module=quantised.module)})
-            talker = Generator(session, model.original.specs, model.image, model.dialogue, model.tokenizer)
-            yield LayerCost(block, self._task.score(talker, _BLOCK_QUESTIONS))
+            yield LayerCost(block, self._task.score(model.through(session), _BLOCK_QUESTIONS))
 
     def _latency_ratio(self, talker: Generator) -> float:
         """A token behind a question, in turn with the float32 artefact."""
         ids = talker.tokenizer.pieces(self._task.prompt)[: talker.dialogue.context_length // 2]
         with registry.runtime(self._target).open(self._baseline, threads=usable_processors()) as other:
             places = [each.place() for each in (talker, generator_of(self._baseline, other))]
-            times: dict[int, list[float]] = {0: [], 1: []}
             for place in places:
                 place.put(ids)
-            for _ in range(min(_ROUNDS, places[0].left)):
-                for number, place in enumerate(places):
-                    began = time.process_time()
-                    place.put(ids[:1])
-                    times[number].append(time.process_time() - began)
-        return statistics.median(times[0]) / statistics.median(times[1])
+            ours, theirs = (partial(place.put, ids[:1]) for place in places)
+            return latency_ratio(ours, theirs, min(ROUNDS, places[0].left))
 
 
 def _blocks(names: Sequence[str]) -> list[str]:

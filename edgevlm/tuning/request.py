@@ -13,8 +13,7 @@ from edgevlm.data.dataset import Dataset
 from edgevlm.data.questions import PictureQuestion, Questions, is_questions, open_questions
 from edgevlm.data.sources import open_data
 from edgevlm.errors import DataError, InputError
-from edgevlm.models import catalogue, families
-from edgevlm.models.students import layout
+from edgevlm.models import catalogue
 from edgevlm.process.paths import user_path
 
 Objective: TypeAlias = Literal["size", "latency"]
@@ -52,8 +51,7 @@ class TuneRequest:
     @cached_property
     def talks(self) -> bool:
         """Whether the model is one that talks."""
-        folder = catalogue.find_folder(self.model)
-        return not layout.is_student(folder) and families.talks(folder)
+        return catalogue.talks(self.model)
 
     @property
     def count(self) -> int:

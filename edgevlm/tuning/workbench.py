@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ from edgevlm.tuning.sensitivity import LayerCost, measure_layers, run_programs
 from edgevlm.tuning.task import Task
 from edgevlm.tuning.trial import Trial
 
-_ROUNDS = 15
+ROUNDS = 15
+"""That a time is the median of."""
 # A layer's cost is measured on fewer pictures than a recipe's: there are many more layers than recipes.
 _LAYER_PICTURES = 64
 _LAYER_CALIBRATION = 16
@@ -127,14 +129,23 @@ class Workbench:
         specs = [component.spec for component in self._baseline.components.values()]
         inputs = {spec.name: inputs_of(spec, first) for spec in specs if is_answerable(spec, first)}
         with registry.runtime(self._target).open(self._baseline, threads=1) as other:
-            times: dict[int, list[float]] = {0: [], 1: []}
-            for _ in range(_ROUNDS):
-                for place, runner in enumerate((session, other)):
-                    began = time.process_time()
-                    for component, arrays in inputs.items():
-                        runner.run(component, arrays)
-                    times[place].append(time.process_time() - began)
-        return statistics.median(times[0]) / statistics.median(times[1])
+
+            def run(each: Session) -> None:
+                for component, arrays in inputs.items():
+                    each.run(component, arrays)
+
+            return latency_ratio(partial(run, session), partial(run, other), ROUNDS)
+
+
+def latency_ratio(ours: Callable[[], object], theirs: Callable[[], object], rounds: int) -> float:
+    """CPU time of one call beside another's, in turn, by the median of so many rounds."""
+    times: dict[int, list[float]] = {0: [], 1: []}
+    for _ in range(rounds):
+        for place, call in enumerate((ours, theirs)):
+            began = time.process_time()
+            call()
+            times[place].append(time.process_time() - began)
+    return statistics.median(times[0]) / statistics.median(times[1])
 
 
 def failed(recipe: Recipe, error: str) -> Trial:
