@@ -492,6 +492,25 @@ def test_a_product_whose_halves_are_widened_in_parts(biased: bool, tmp_path: Pat
     np.testing.assert_allclose(answer, expected, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_row_of_halves_is_summed_in_float32(biased: bool, tmp_path: Path) -> None:
+    x, weight = np.full((1, 1, 4096), 0.125, np.float16), np.full((2, 4096), 8, np.float16)
+    weight[1, ::2] = -8  # sums of halves would stop at 2,048, and lose what cancels
+    weight[1, 0] = 0
+    bias = np.array([1.0, 2**-9], np.float16)
+    path = write_program(
+        tmp_path / "p.mlpackage",
+        {"x": x.astype(np.float32)},
+        lambda x: mb.linear(x=x, weight=weight, **({"bias": bias} if biased else {})),
+        fp16=True,
+    )
+    exact = np.array([4096, 1], np.float32) + bias * biased
+    for precision in ("declared", "audit", "fp32"):
+        (answer,) = MLProgram.open(path, precision=precision).predict({"x": x}).values()
+        expected = exact if precision == "fp32" else exact.astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(answer, expected[None, None])
+
+
 def test_half_rounds_to_even_and_overflows_to_infinity(tmp_path: Path) -> None:
     values = np.array([1 + 2**-11, 1 + 3 * 2**-11, 65519, 65520, -1e6, 2**-24, 2**-26], np.float32)
     path = write_program(tmp_path / "p.mlpackage", {"x": values}, lambda x: mb.cast(x=x, dtype="fp16"))

@@ -254,5 +254,5 @@ def test_figures_are_those_that_were_kept() -> None:
 def test_ci_runs_the_second_command_and_then_what_is_slow() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "command two" in script
-    assert 'command="$command && pytest -m slow"' in script
+    assert 'command="${command%pytest}wait && pytest && pytest -m slow"' in script
     assert BLOCKS[1][1].strip().endswith("&& pytest")

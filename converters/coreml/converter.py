@@ -158,7 +158,10 @@ def _lower(program: Program, recipe: Recipe, package: Path, least: str | None) -
 
 
 def _capture(program: Program) -> ExportedProgram:
-    exported: ExportedProgram = capture(program).run_decompositions({})  # coremltools takes no other dialect
+    from edgevlm.graphs import kv_cache
+
+    # coremltools takes no other dialect
+    exported: ExportedProgram = capture(program).run_decompositions({kv_cache.UPDATE: kv_cache.written_out})
     patches.tell_apart(exported)
     return exported
 

@@ -217,16 +217,19 @@ def _lower(programs: dict[str, ExportedProgram], constants: dict[str, Any]) -> A
         return edge.to_executorch()
     # In one arena with what other methods compute, a state would be overwritten where one runtime serves all methods.
     apart = MemoryPlanningPass(share_mutable_buffers=True)
-    return edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=apart))
+    # Written in place, a state is not copied for each row.
+    return edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=apart, run_reinplace_pass=True))
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Ops that XNNPACK would compute wrongly or leave outside, written out in ops that it takes whole."""
     import torch
 
+    from edgevlm.graphs import kv_cache
     from edgevlm.graphs.attention import attention
 
     return {
+        kv_cache.UPDATE: kv_cache.written_out,
         torch.ops.aten.gelu.default: _gelu,
         torch.ops.aten.scaled_dot_product_attention.default: attention,
     }

@@ -205,7 +205,12 @@ def _lower_quantised(programs: Programs, recipe: Recipe, finish: Callable[[str, 
 
 def _convert(programs: Programs, *, static: bool = False) -> bytes:
     import litert_torch  # type: ignore[import-untyped]
+    from litert_torch.fx_infra import decomp  # type: ignore[import-untyped]
 
+    from edgevlm.converters.tflite.kv_cache import written_out
+    from edgevlm.graphs import kv_cache
+
+    decomp.add_pre_convert_decomp(kv_cache.UPDATE, written_out)
     converter: Any = litert_torch.Converter()
     for name, program in programs.items():
         converter = converter.signature(name, named(program), sample_kwargs=examples(program))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from edgevlm.bundle.spec import F32, Array
+from edgevlm.graphs import kv_cache
 from edgevlm.graphs.attention import attention
 from edgevlm.graphs.capture import capture, kind, place
 from edgevlm.graphs.program import Program
@@ -43,7 +44,8 @@ def expected_values(program: Program, inputs: Mapping[str, Array]) -> tuple[Expe
         inputs: One sample, by the names of its spec.
     """
     captured = capture(program)
-    smaller = captured.run_decompositions({torch.ops.aten.scaled_dot_product_attention.default: _attention})
+    table = {torch.ops.aten.scaled_dot_product_attention.default: _attention, kv_cache.UPDATE: kv_cache.written_out}
+    smaller = captured.run_decompositions(table)
     found: list[Expected] = []
     for exported in (captured, smaller):
         recorder = _Recorder(exported.module(check_guards=False), program.spec.name)

@@ -117,7 +117,8 @@ class MLProgram:
 
         Args:
             path: The `.mlpackage` folder. Its weights stay mapped from the file; fp16 ones are widened for each
-                call of the op that takes them, which costs a few percent of its time and none of the memory.
+                call of the op that takes them, which costs a few percent of its time and none of the memory. Of one
+                row, such as a token's, they are multiplied as they are, and sums are float32 all the same.
             function: Name of the function; None stands for the default one.
             precision: `declared` rounds each result to its declared type, `fp32` does not round, `audit` rounds and
                 measures.

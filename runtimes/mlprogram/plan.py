@@ -122,7 +122,8 @@ def _bind(operation: Operation, known: Mapping[str, Value], types: Mapping[str, 
     blocks = tuple(_plan(each, known, types, mode) for each in operation.blocks)
     dtypes = {_type(each, types).dtype for argument in operation.arguments.values() for each in argument}
     moves = op.moves and "fp32" not in dtypes  # what is declared as another type than it is, is rounded to that
-    return Step(operation, op, settled, halves, tuple(bindings), blocks, moves)
+    narrow = dtypes == {"fp16"} and all(each.type.dtype == "fp16" for each in operation.outputs)
+    return Step(operation, op, settled, halves, tuple(bindings), blocks, moves, narrow)
 
 
 def _check_signature(operation: Operation, op: Op) -> None:

@@ -84,6 +84,7 @@ class Step:
         bindings: The others.
         blocks: The plans of its nested blocks.
         moves: Whether its results are numbers that it is given, which are rounded already.
+        narrow: Whether all that it takes and gives is declared as fp16.
         spent: Names of values that nothing after this op reads.
     """
 
@@ -94,6 +95,7 @@ class Step:
     bindings: tuple[Binding, ...]
     blocks: tuple[Plan, ...]
     moves: bool = False
+    narrow: bool = False
     spent: tuple[str, ...] = ()
 
     @property
@@ -142,8 +144,8 @@ class Step:
             mode.measure(self.operation, declared, value)
         # A weight that is decompressed is one of the values that the device holds, however the program is evaluated.
         rounds = mode.rounds or self.operation.kind.startswith("constexpr_")
-        narrow = rounds and declared.type.dtype == "fp16" and not self.moves
-        if narrow and value.numel() > _LARGE and self._is_fresh(value, environment):
+        rounding = rounds and declared.type.dtype == "fp16" and not self.moves
+        if rounding and value.numel() > _LARGE and self._is_fresh(value, environment):
             return round_in_place(value)
         return value if self.moves else round_to(value, declared.type.dtype, rounds=rounds)
 
@@ -170,7 +172,8 @@ class Step:
                 arguments[binding.name] = binding.hand_over(environment)
             for branch, block in zip(self.op.branches, self.blocks, strict=True):
                 arguments[branch] = partial(_enter, block, environment, mode)
-            return self.op.function(**arguments)
+            narrow = self.op.narrow if self.narrow and mode.rounds and mode.measure is None else None
+            return (narrow or self.op.function)(**arguments)
         except EdgeVLMError as error:
             raise located(error, where(self.operation)) from error
         except IndexError as error:

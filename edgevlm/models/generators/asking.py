@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         for number, layer in enumerate(_layers(self.answer_layers)):
             two, behind = slice(2 * number, 2 * number + 2), slice(count + 2 * number, count + 2 * number + 2)
             beside = tuple(
-                places.question.write(before.squeeze(0), new).unsqueeze(0)
+                places.question.write(before, new)
                 for before, new in zip(state[behind], _looks(layer).seen(question), strict=True)
             )
             rows, *kept = layer(rows, places.answer, beside, *state[two], places.question.mask)

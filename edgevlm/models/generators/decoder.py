@@ -5,7 +5,7 @@ keeps them its own way, and one at length 1 and one at length 128 are the same m
 transformers' version:
 
     positions   a row says where it stands; one that stands at -1 is padding, writes nothing and is answered for nobody
-    cache       rows are written by a product with their one-hot positions: no scatter, and exact in any precision
+    cache       rows are written by an op of their own, of which each backend makes its quickest
     rotation    angles are computed once for all positions, in float32: in float16 those of 1,000 are off by 0.3
     norms       RMSNorm divides by the largest magnitude first: the square of a value beyond 256 overflows float16
     heads       query heads that share a key are rows of one product, so that keys and values are read once
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from edgevlm.bundle.spec import TensorSpec
 from edgevlm.errors import CheckpointError
+from edgevlm.graphs import kv_cache
 from edgevlm.models.generators.parts import check_context, keys_and_values
 from edgevlm.models.layers import MASKED
 
@@ -63,18 +64,18 @@ class Slots:
     """Which of a state's S slots the rows of one run are written into, and which they see.
 
     Args:
-        one_hot: [1, T, S], 1 where a row is written.
+        hot: [1, T, S], 1 where a row is written; it may be that none is.
         mask: [1, T or 1, S], added to scores.
     """
 
-    def __init__(self, one_hot: Tensor, mask: Tensor) -> None:
-        self.one_hot, self.mask = one_hot, mask
-        self.kept = 1 - one_hot.sum(1).unsqueeze(-1)
+    def __init__(self, hot: Tensor, mask: Tensor) -> None:
+        self.hot, self.mask = hot, mask
+        self.kept = 1 - hot.sum(1).unsqueeze(-1)
         """[1, S, 1]: 0 for slots that are written."""
 
     def write(self, state: Tensor, rows: Tensor) -> Tensor:
-        """A state [H, S, D] with the rows [H, T, D] in their slots."""
-        return state * self.kept + self.one_hot.transpose(1, 2) @ rows
+        """A state [1, H, S, D] with the rows [H, T, D] in their slots."""
+        return kv_cache.product(state, rows, self.hot, self.kept)
 
 
 class Places(Slots):
@@ -88,7 +89,7 @@ class Places(Slots):
     """
 
     def __init__(self, positions: Tensor, slots: Tensor, groups: int, *, prefix: bool = False) -> None:
-        column = positions.unsqueeze(-1)
+        self.positions, column = positions, positions.unsqueeze(-1)
         last = positions.amax(-1, keepdim=True)
         seen = column
         if prefix:
@@ -99,6 +100,11 @@ class Places(Slots):
         super().__init__((slots == column).float(), ((slots > seen).float() * MASKED).repeat(1, groups, 1))
         self.newest = (positions == last).float().unsqueeze(1)
         """[1, 1, T]: picks the last row."""
+
+    def write(self, state: Tensor, rows: Tensor) -> Tensor:
+        """See `Slots.write`: all rows are written that are no padding."""
+        written: Tensor = kv_cache.update(state, rows, self.positions, self.hot, self.kept)
+        return written
 
 
 class Rotation(nn.Module):
@@ -176,14 +182,13 @@ class Attention(nn.Module):
             query, key = self._split(self.query(rows) * self.scale), self._split(self.key(rows))
         if self.rotation is not None and angles is not None:
             query, key = self.rotation.rotate(query, angles), self.rotation.rotate(key, angles)
-        keys = places.write(keys.squeeze(0), key)
-        values = places.write(values.squeeze(0), self._split(self.value(rows)))
-        scores = query.reshape(self.heads, -1, self.size) @ keys.transpose(1, 2)
+        keys, values = places.write(keys, key), places.write(values, self._split(self.value(rows)))
+        scores = query.reshape(self.heads, -1, self.size) @ keys.flatten(0, 1).transpose(1, 2)
         if self.largest is not None:
             scores = (scores / self.largest).tanh() * self.largest
-        mixed = (scores + places.mask).softmax(-1) @ values
+        mixed = (scores + places.mask).softmax(-1) @ values.flatten(0, 1)
         mixed = mixed.reshape(len(mixed), -1, query.shape[1], self.size).flatten(0, 1).transpose(0, 1).flatten(1)
-        return self.out(mixed.unsqueeze(0)), keys.unsqueeze(0), values.unsqueeze(0)
+        return self.out(mixed.unsqueeze(0)), keys, values
 
     def _split(self, rows: Tensor) -> Tensor:
         """[1, T, heads * D] -> [heads, T, D]"""

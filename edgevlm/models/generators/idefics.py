@@ -204,8 +204,8 @@ class Decoder(nn.Module):
         rows, mark = embeddings[..., : self.width], embeddings[..., self.width :]
         count = 2 * len(self.gated)
         picture, state = given[:count], given[count:]
-        shown = places.write(state[-1].squeeze(0), mark)
-        kept = shown.unsqueeze(0)  # not last of all: coremltools' canonicalize_inplace_pattern fails on that
+        kept = places.write(state[-1], mark)  # not last of all: coremltools' canonicalize_inplace_pattern fails on that
+        shown = kept.squeeze(0)
         sees = ((self.slots <= positions.unsqueeze(-1)).float() @ shown).clamp(max=1)
         angles, written = self.rotation(places), []
         for number, layer in enumerate(self.layers):

@@ -74,11 +74,11 @@ class Layer(nn.Module):
             masks: Of what is beside, where not all of it is seen.
         """
         new_keys, new_values = self.own.seen(rows)
-        keys, values = slots.write(keys.squeeze(0), new_keys), slots.write(values.squeeze(0), new_values)
-        rows = self.own(rows, keys, values, slots.mask)
+        keys, values = slots.write(keys, new_keys), slots.write(values, new_values)
+        rows = self.own(rows, keys.flatten(0, 1), values.flatten(0, 1), slots.mask)
         if self.cross is not None:
             rows = self.cross(rows, *(each.squeeze(0) for each in beside), *masks)
-        return self.think(rows), keys.unsqueeze(0), values.unsqueeze(0)
+        return self.think(rows), keys, values
 
     def think(self, rows: Tensor) -> Tensor:
         """The MLP."""

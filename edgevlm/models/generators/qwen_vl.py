@@ -243,9 +243,9 @@ class Decoder(decoder.Decoder):
     def forward(self, embeddings: Tensor, positions: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         places = Places(positions, self.slots, self.groups)
         rows, marks, deep = _parts(embeddings, self.width)
-        ended = places.write(state[-1].squeeze(0), (marks[..., :1] - 1).clamp(min=0))
-        kept = ended.unsqueeze(0)  # not last of all: coremltools' canonicalize_inplace_pattern fails on that
-        angles = self.rotation.angles(self._axes(places, marks, ended))
+        # Not last of all: coremltools' canonicalize_inplace_pattern fails on that.
+        kept = places.write(state[-1], (marks[..., :1] - 1).clamp(min=0))
+        angles = self.rotation.angles(self._axes(places, marks, kept.squeeze(0)))
         written = []
         for number, layer in enumerate(self.layers):
             rows, keys, values = layer(rows, places, angles, *state[2 * number : 2 * number + 2])

@@ -12,7 +12,14 @@ _ROWS = 256
 """How many rows of a weight are widened at once: as few as stay in a processor's cache."""
 
 
-@op("linear")
+def _narrow(x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
+    """Of one row, such as a token's, which reads each weight once: torch sums products of halves in float32."""
+    if weight.dtype != torch.half or x.numel() != x.shape[-1] or (bias is not None and bias.any()):
+        return linear(x, weight, bias)
+    return F.linear(x.half(), weight).float()
+
+
+@op("linear", narrow=_narrow)
 def linear(x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
     if weight.dtype == torch.half:
         wide = x.new_empty(min(_ROWS, len(weight)), weight.shape[-1])

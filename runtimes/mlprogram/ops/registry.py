@@ -92,6 +92,8 @@ class Op:
         branches: The parameters that take its nested blocks.
         pure: Whether equal arguments give equal results, so that what follows from constants is computed once.
         moves: Whether each number of a result is one of an argument's, so that it is rounded as that is.
+        narrow: The same op, quicker, with results that are rounded to fp16 and given in float32, for arguments that
+            are rounded so too; None where there is none.
     """
 
     function: Callable[..., Value | Values]
@@ -99,13 +101,16 @@ class Op:
     branches: tuple[str, ...]
     pure: bool
     moves: bool
+    narrow: Callable[..., Value | Values] | None = None
 
 
 OPS: dict[str, Op] = {}
 
 
-def op(kind: str, *, pure: bool = True, moves: bool = False) -> Callable[[Function], Function]:
-    """Registers a function as the op of that name; see `Op` for `pure` and `moves`."""
+def op(
+    kind: str, *, pure: bool = True, moves: bool = False, narrow: Callable[..., Value | Values] | None = None
+) -> Callable[[Function], Function]:
+    """Registers a function as the op of that name; see `Op` for the rest."""
 
     def register(function: Function) -> Function:
         hints = get_type_hints(function, include_extras=True)
@@ -119,6 +124,7 @@ def op(kind: str, *, pure: bool = True, moves: bool = False) -> Callable[[Functi
             branches=tuple(name for name, hint in hints.items() if hint == Branch),
             pure=pure,
             moves=moves,
+            narrow=narrow,
         )
         return function
 
