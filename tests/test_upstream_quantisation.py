@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe
 from nncf.experimental.torch.fx import quantize_pt2e
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ from edgevlm.compression.annotation import _WEIGHT, Annotator
 from edgevlm.compression.folding import parameter
 from edgevlm.compression.quantisation import quantise
 from edgevlm.converters.integers import baked
+from edgevlm.converters.tflite import patches
+from edgevlm.converters.tflite.converter import _halve_weights
 from edgevlm.converters.tflite.weights import store_integers
 from edgevlm.graphs.capture import unlifted
 from edgevlm.graphs.program import Program
@@ -183,3 +187,24 @@ def test_litert_torch_still_folds_scales_into_weights(module: Callable[[], nn.Mo
     made = frozen(module())
     (weight,) = constants(converted(made, torch.randn(2, 64)))
     assert np.abs(weight - made.query.weight.numpy()).max() > 0.01  # type: ignore[operator, union-attr]
+
+
+class ReadTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 32, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.fc(x), self.fc.weight + x[:1]
+
+
+@pytest.mark.slow
+def test_the_usual_quantizer_still_calls_the_copy_of_a_weight_by_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    example, module = torch.randn(2, 64), frozen(ReadTwice())
+    data = converted(module, example)
+    run = Interpreter(model_content=_halve_weights(data)).get_signature_runner()
+    for got, expected in zip(run(args_0=example.numpy()).values(), module(example), strict=True):
+        np.testing.assert_allclose(got, expected.numpy(), atol=1e-2)
+    monkeypatch.setattr(patches, "applied", contextlib.nullcontext)
+    with pytest.raises(TypeError, match="can only concatenate str"):
+        _halve_weights(data)

@@ -20,6 +20,7 @@ from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
 from edgevlm.converters import patches as torch_patches
 from edgevlm.converters.requirements import require
+from edgevlm.converters.tflite import patches
 from edgevlm.converters.tflite.footprint import footprint
 from edgevlm.converters.tflite.template import continuation, template
 from edgevlm.converters.tflite.tokenizer import spelled
@@ -245,7 +246,8 @@ def _halve_weights(data: bytes) -> bytes:
         granularity=qtyping.QuantGranularity.TENSORWISE,
         algorithm_key=quantizer.AlgorithmName.FLOAT_CASTING,
     )
-    return bytes(halver.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
+    with patches.applied():
+        return bytes(halver.quantize(enable_progress_report=False, enable_progress_bar=False).quantized_model)
 
 
 def _required_runtimes(data: bytes) -> dict[str, str]:
