@@ -125,6 +125,8 @@ def outline_of(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Ou
     from torch.utils._pytree import tree_leaves
     from torch.utils.flop_counter import flop_registry
 
+    from edgevlm.graphs import kv_cache
+
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     names = {id(tensor): name for name, tensor in tensors.items()}
     kinds: dict[str, Kind] = {}
@@ -134,6 +136,10 @@ def outline_of(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Ou
         """Which functions the module calls, and what reads each weight."""
 
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func == kv_cache.UPDATE:  # as it is written out at the longest length
+                state, rows, _, *places = args
+                with self:
+                    return kv_cache.product(state, rows, *places)
             function = getattr(func, "__name__", str(func)).partition(".")[0]
             ops[function] += 1
             weight = names.get(id(args[1])) if len(args) > 1 else None
