@@ -112,8 +112,13 @@ class LiteRT:
 
 
 def _before(output: str) -> str:
-    """The cache that an output is the new one of; see `edgevlm.bundle.spec.TensorSpec.written`."""
-    return output.removesuffix("_written")
+    """The cache that an output is the new one of."""
+    return output.removesuffix(_written(""))
+
+
+def _written(cache: str) -> str:
+    """The output that is the new one of a cache; see `edgevlm.bundle.spec.TensorSpec.written`."""
+    return f"{cache}_written"
 
 
 class ExecuTorch:
@@ -143,6 +148,39 @@ class ExecuTorch:
 
     def prompt(self) -> object:
         return self._put(0, CHUNK)
+
+
+class Evaluator:
+    """The ML Program evaluator on a Core ML package, whose time says nothing about Apple's."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from edgevlm.runtimes.mlprogram import MLProgram
+
+        path, names = folder / "language.mlpackage", {1: "decode", CHUNK: f"prefill_{CHUNK}"}
+        self._programs = {each: MLProgram.open(path, function=name, threads=threads) for each, name in names.items()}
+        shapes = {each.name: [size or 0 for size in each.shape or ()] for each in self._programs[1].inputs}
+        self._width = shapes["embeddings"][-1]
+        self._kept = self._programs[1].make_state()
+        answers = {each.name for each in self._programs[1].outputs}
+        caches = {name: shape for name, shape in shapes.items() if _written(name) in answers}
+        self._given: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in caches.items()}
+
+    def _put(self, length: int, start: int, count: int) -> None:
+        positions = np.full((1, length), -1, np.int32)
+        positions[0, :count] = np.arange(start, start + count)
+        inputs = {"embeddings": _ROWS[:, :length, : self._width], "positions": positions, **self._given}
+        answer = self._programs[length].predict(inputs, self._kept)
+        self._given = {name: answer[_written(name)] for name in self._given}
+
+    def fill(self, count: int) -> None:
+        for start in range(0, count, CHUNK):
+            self._put(CHUNK, start, min(CHUNK, count - start))
+
+    def token(self, fill: int) -> None:
+        self._put(1, fill - 1, 1)
+
+    def prompt(self) -> None:
+        self._put(CHUNK, 0, CHUNK)
 
 
 class Eager:
@@ -372,6 +410,7 @@ OPENED: Mapping[str, Callable[[Path, int], Decoder]] = {
     "eager": Eager,
     "tflite": LiteRT,
     "executorch": ExecuTorch,
+    "coreml": Evaluator,
     "onnxruntime-genai": OnnxGenAI,
     "openvino": OpenVino,
 }
