@@ -516,3 +516,23 @@ def test_half_rounds_to_even_and_overflows_to_infinity(tmp_path: Path) -> None:
     path = write_program(tmp_path / "p.mlpackage", {"x": values}, lambda x: mb.cast(x=x, dtype="fp16"))
     (answer,) = MLProgram.open(path).predict({"x": values}).values()
     np.testing.assert_array_equal(answer, np.array([1, 1 + 2**-9, 65504, np.inf, -np.inf, 2**-24, 0], np.float32))
+
+
+@pytest.mark.parametrize(("steady", "ends"), [(True, 3), (False, 1)])
+def test_a_place_that_is_computed_makes_nothing_larger(steady: bool, ends: int, tmp_path: Path) -> None:
+    """Where an update stands is of no matter to memory, but what a slice takes is; only the first is not watched."""
+    x, place = real(4, 3), np.array([1], np.int32)
+
+    def body(x: Any, place: Any) -> Any:
+        begin = mb.concat(values=[place, np.array([0], np.int32)], axis=0)
+        end = mb.concat(values=[mb.add(x=place, y=np.int32(1)), np.array([ends], np.int32)], axis=0)
+        if steady:
+            return mb.slice_update(x=x, update=np.ones((1, 3), np.float32), begin=begin, end=end)
+        return mb.slice_by_index(x=x, begin=begin, end=end)
+
+    path = write_program(tmp_path / "p.mlpackage", {"x": x, "place": place}, body, opset=ct.target.iOS18)
+    program = MLProgram.open(path)
+    assert program._bounded == steady
+    (answer,) = program.predict({"x": x, "place": place}).values()
+    expected = np.concatenate([x[:1], np.ones((1, 3)), x[2:]]) if steady else x[1:2, :1]
+    np.testing.assert_array_equal(answer, expected)

@@ -110,7 +110,7 @@ class Step:
         return (
             not self.blocks
             and all(each.parameter.takes in (torch.Tensor, Cell) for each in self.bindings)
-            and all(each.parameter.convert is None for each in self.bindings)
+            and all(each.parameter.convert is None or each.name in self.op.steady for each in self.bindings)
             and all(each.type.shape is not None and None not in each.type.shape for each in self.operation.outputs)
         )
 

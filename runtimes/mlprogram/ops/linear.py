@@ -21,7 +21,7 @@ def _narrow(x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
 
 @op("linear", narrow=_narrow)
 def linear(x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
-    if weight.dtype == torch.half:
+    if weight.dtype == torch.half and len(weight) > _ROWS:
         wide = x.new_empty(min(_ROWS, len(weight)), weight.shape[-1])
         parts = [F.linear(x, wide[: len(rows)].copy_(rows)) for rows in torch.split(weight, _ROWS)]
         product = torch.cat(parts, -1)

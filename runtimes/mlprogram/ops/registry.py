@@ -94,6 +94,7 @@ class Op:
         moves: Whether each number of a result is one of an argument's, so that it is rounded as that is.
         narrow: The same op, quicker, with results that are rounded to fp16 and given in float32, for arguments that
             are rounded so too; None where there is none.
+        steady: Arguments whose values change neither how large a result is nor what is held on the way to it.
     """
 
     function: Callable[..., Value | Values]
@@ -102,13 +103,19 @@ class Op:
     pure: bool
     moves: bool
     narrow: Callable[..., Value | Values] | None = None
+    steady: tuple[str, ...] = ()
 
 
 OPS: dict[str, Op] = {}
 
 
 def op(
-    kind: str, *, pure: bool = True, moves: bool = False, narrow: Callable[..., Value | Values] | None = None
+    kind: str,
+    *,
+    pure: bool = True,
+    moves: bool = False,
+    narrow: Callable[..., Value | Values] | None = None,
+    steady: tuple[str, ...] = (),
 ) -> Callable[[Function], Function]:
     """Registers a function as the op of that name; see `Op` for the rest."""
 
@@ -125,6 +132,7 @@ def op(
             pure=pure,
             moves=moves,
             narrow=narrow,
+            steady=steady,
         )
         return function
 

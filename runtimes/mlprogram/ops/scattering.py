@@ -86,7 +86,7 @@ def _at(data: Tensor, places: list[Tensor], updates: Tensor, mode: Mode) -> Tens
     return _scattered(rows, flat.reshape(-1), updates.reshape(flat.numel(), rest.numel()), mode).reshape(data.shape)
 
 
-@op("slice_update", moves=True)
+@op("slice_update", moves=True, steady=("begin", "end"))
 def slice_update(
     x: Tensor,
     update: Tensor,
