@@ -80,7 +80,8 @@ def main() -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.keep or options.json:
-        keep("talker-speed", figures, f"python -m {MODULE} --work WORK --keep", options.json)
+        asked = f"--recipes {' '.join(options.recipes)} --rounds {options.rounds}"
+        keep("talker-speed", figures, f"python -m {MODULE} --work WORK {asked} --keep", options.json)
 
 
 def _made(checkpoint: Path, work: Path, recipes: tuple[str, ...]) -> Iterator[Contender]:
