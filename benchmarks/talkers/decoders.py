@@ -64,7 +64,34 @@ def make_ours(checkpoint: Path, target: str, recipe: str, folder: Path) -> None:
     converter.lower(decoder, BUILTIN[recipe], folder)
 
 
-class LiteRT:
+class Placed:
+    """One that is told where its rows stand, so that any of them can be put again.
+
+    A subclass has `_put`, which puts so many rows from a position on: one, or up to `CHUNK`.
+    """
+
+    def _put(self, start: int, count: int) -> object:
+        raise NotImplementedError
+
+    def fill(self, count: int) -> None:
+        for start in range(0, count, CHUNK):
+            self._put(start, min(CHUNK, count - start))
+
+    def token(self, fill: int) -> object:
+        return self._put(fill - 1, 1)
+
+    def prompt(self) -> object:
+        return self._put(0, CHUNK)
+
+
+def _positions(start: int, count: int) -> NDArray[np.int32]:
+    """Of one row, or of `CHUNK` with padding behind those that there are, int32 [1, T]."""
+    positions = np.full((1, 1 if count == 1 else CHUNK), -1, np.int32)
+    positions[0, :count] = np.arange(start, start + count)
+    return positions
+
+
+class LiteRT(Placed):
     """LiteRT's CompiledModel, as LiteRT-LM runs one: a cache's memory is that of the new one too."""
 
     def __init__(self, folder: Path, threads: int) -> None:
@@ -95,20 +122,10 @@ class LiteRT:
 
         return run
 
-    def fill(self, count: int) -> None:
-        for start in range(0, count, CHUNK):
-            self._put(start, min(CHUNK, count - start))
-
     def _put(self, start: int, count: int) -> None:
-        positions = np.full((1, CHUNK), -1, np.int32)
-        positions[0, :count] = np.arange(start, start + count)
-        self._functions[CHUNK](_ROWS, positions)
-
-    def token(self, fill: int) -> None:
-        self._functions[1](_ROWS[:, :1], np.array([[fill - 1]], np.int32))
-
-    def prompt(self) -> None:
-        self._put(0, CHUNK)
+        positions = _positions(start, count)
+        length = positions.shape[1]
+        self._functions[length](_ROWS[:, :length], positions)
 
 
 def _before(output: str) -> str:
@@ -121,7 +138,7 @@ def _written(cache: str) -> str:
     return f"{cache}_written"
 
 
-class ExecuTorch:
+class ExecuTorch(Placed):
     """The method that ExecuTorch's runner calls `text_decoder`."""
 
     def __init__(self, folder: Path, threads: int) -> None:
@@ -139,18 +156,8 @@ class ExecuTorch:
     def _put(self, start: int, count: int) -> object:
         return self._method((self._rows[:, :count].contiguous(), self._arange[start : start + count].contiguous()))
 
-    def fill(self, count: int) -> None:
-        for start in range(0, count, CHUNK):
-            self._put(start, min(CHUNK, count - start))
 
-    def token(self, fill: int) -> object:
-        return self._put(fill - 1, 1)
-
-    def prompt(self) -> object:
-        return self._put(0, CHUNK)
-
-
-class Evaluator:
+class Evaluator(Placed):
     """The ML Program evaluator on a Core ML package, whose time says nothing about Apple's."""
 
     def __init__(self, folder: Path, threads: int) -> None:
@@ -165,22 +172,12 @@ class Evaluator:
         caches = {name: shape for name, shape in shapes.items() if _written(name) in answers}
         self._given: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in caches.items()}
 
-    def _put(self, length: int, start: int, count: int) -> None:
-        positions = np.full((1, length), -1, np.int32)
-        positions[0, :count] = np.arange(start, start + count)
+    def _put(self, start: int, count: int) -> None:
+        positions = _positions(start, count)
+        length = positions.shape[1]
         inputs = {"embeddings": _ROWS[:, :length, : self._width], "positions": positions, **self._given}
         answer = self._programs[length].predict(inputs, self._kept)
         self._given = {name: answer[_written(name)] for name in self._given}
-
-    def fill(self, count: int) -> None:
-        for start in range(0, count, CHUNK):
-            self._put(CHUNK, start, min(CHUNK, count - start))
-
-    def token(self, fill: int) -> None:
-        self._put(1, fill - 1, 1)
-
-    def prompt(self) -> None:
-        self._put(CHUNK, 0, CHUNK)
 
 
 class Eager:

@@ -33,9 +33,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="int8")
     parser.add_argument("--context", type=int, default=2048)
     options = parser.parse_args()
-    checkpoint = options.work / NAME
-    if not (checkpoint / "chat_template.json").exists():  # which is written last
-        write_smolvlm(checkpoint)
+    checkpoint = checkpoint_in(options.work)
     figures = {
         "conversion": _converted(checkpoint, options.recipe, options.context, options.work / "dist"),
         "answer": _asked(options.work / "dist" / f"{NAME}-{ASKED}-{options.recipe}.edgevlm"),
@@ -44,6 +42,14 @@ def main() -> None:
     if options.keep or options.json:
         command = f"python -m {MODULE} --work WORK --recipe {options.recipe} --context {options.context} --keep"
         keep("talker-size", figures, command, options.json)
+
+
+def checkpoint_in(work: Path) -> Path:
+    """The checkpoint, written if it is not there."""
+    checkpoint = work / NAME
+    if not (checkpoint / "chat_template.json").exists():  # which is written last
+        write_smolvlm(checkpoint)
+    return checkpoint
 
 
 def _converted(checkpoint: Path, recipe: str, context: int, out: Path) -> dict[str, Any]:

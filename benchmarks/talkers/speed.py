@@ -21,13 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from edgevlm.benchmarks.checkpoints import write_smolvlm
 from edgevlm.benchmarks.measuring import in_fresh_process, keep, make_parser, plain_errors
 from edgevlm.benchmarks.talkers import decoders
 from edgevlm.benchmarks.talkers.decoders import CONTEXT
+from edgevlm.benchmarks.talkers.size import checkpoint_in
 
 MODULE = "edgevlm.benchmarks.talkers.speed"
-NAME = "smolvlm-256m"
 RECIPES = ("fp32", "int8", "int4-weights")
 PRECISIONS = {"fp32": "fp32", "int8": "int8", "int4-weights": "int4"}
 """What the peers call them."""
@@ -69,9 +68,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=RECIPES)
     options = parser.parse_args()
-    checkpoint = options.work / NAME
-    if not (checkpoint / "chat_template.json").exists():  # which is written last
-        write_smolvlm(checkpoint)
+    checkpoint = checkpoint_in(options.work)
     contenders = list(_made(checkpoint, options.work / "speed", options.recipes))
     figures = {
         "memory_gb_per_second": _bandwidth(),
