@@ -25,10 +25,11 @@ from torch.export import ExportedProgram, default_decompositions
 from torch.fx.traceback import NodeSource
 
 from edgevlm.bundle.recipe import BUILTIN
-from edgevlm.converters import patches as torch_patches
 from edgevlm.converters.coreml import patches as coreml_patches
 from edgevlm.converters.executorch import patches as executorch_patches
 from edgevlm.converters.executorch.converter import decompositions
+from edgevlm.converters.tflite import patches as tflite_patches
+from edgevlm.graphs import patches as torch_patches
 from edgevlm.targets import registry
 
 
@@ -223,6 +224,7 @@ def test_patches_are_pinned_to_the_installed_version() -> None:
     pinned = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     assert f'"coremltools=={coreml_patches.PATCHED_VERSION}"' in pinned
     assert f'"executorch=={executorch_patches.PATCHED_VERSION}"' in pinned
+    assert f'"litert-torch=={tflite_patches.PATCHED_VERSION}"' in pinned
     assert f'"torch>={torch_patches.PATCHED_TORCH.rstrip(".")},<' in pinned
 
 
@@ -420,6 +422,82 @@ def test_leaving_the_graph_is_still_needed() -> None:
     assert replays() == (True, True, True)
 
 
+# ExecuTorch: networks are exported to find what is written out in a graph, whether it has any such op or not
+
+
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=torch.zeros(len(x), len(x)))
+
+
+def patterns_looked_for(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    from executorch.backends.xnnpack._passes import convert_to_sdpa, convert_to_upsample_bilinear2d
+    from executorch.backends.xnnpack.partition.graphs import bilinear_2d, sdpa
+    from executorch.exir import to_edge
+
+    found = set[str]()
+    with monkeypatch.context() as patched:
+        patched.setattr(sdpa, "get_graphs", lambda: found.add("attention") or ())
+        patched.setattr(bilinear_2d, "get_graphs_dict", lambda: found.add("enlarging") or {})
+        program = to_edge(export(module)).exported_program()
+        for kind in (convert_to_sdpa.ConvertToSDPAPass, convert_to_upsample_bilinear2d.ConvertToUpsampleBilinear2d):
+            kind(program)(program.graph_module)
+    return found
+
+
+def test_patterns_are_looked_for_where_their_ops_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    with executorch_patches.applied():
+        assert patterns_looked_for(Alias(), monkeypatch) == set()
+        assert patterns_looked_for(Attention(), monkeypatch) == {"attention"}
+
+
+def test_looking_for_patterns_where_their_ops_are_is_still_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert patterns_looked_for(Alias(), monkeypatch) == {"attention", "enlarging"}
+
+
+@pytest.mark.slow
+def test_patterns_have_the_ops_that_they_are_looked_for_by() -> None:
+    from executorch.backends.xnnpack.partition.graphs import bilinear_2d, sdpa
+    from executorch.exir.dialects._ops import ops
+
+    for graphs, op in (
+        (sdpa.get_graphs(), ops.edge.aten.any.dim),
+        (bilinear_2d.get_graphs(), ops.edge.aten.upsample_bilinear2d.vec),
+    ):
+        assert graphs
+        assert all(any(node.target is op for node in each.graph.nodes) for each in graphs)
+
+
+# LiteRT: a signature is decomposed twice, and what JAX lowers is kept for one signature
+
+
+def litert_work(monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """How often a module is decomposed, and how many of its ops JAX lowers when it is converted once more."""
+    import litert_torch
+    from litert_torch.backend.jax_bridge import _wrap
+
+    decomposed, lowered = [], []
+    run, pack = ExportedProgram.run_decompositions, _wrap._stablehlo_to_vhlo
+    with monkeypatch.context() as patched:
+        patched.setattr(ExportedProgram, "run_decompositions", lambda *given: decomposed.append(1) or run(*given))
+        patched.setattr(_wrap, "_stablehlo_to_vhlo", lambda text: lowered.append(1) or pack(text))
+        for _ in range(2):
+            decomposed.clear(), lowered.clear()
+            with tflite_patches.applied():
+                litert_torch.convert(Halved().eval(), (EXAMPLE,))
+    return len(decomposed), len(lowered)
+
+
+@pytest.mark.slow
+def test_litert_does_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    decomposed, lowered = litert_work(monkeypatch)
+    assert lowered == 0
+    monkeypatch.setattr(tflite_patches, "PATCHED_VERSION", "another")  # else a patch is no longer needed
+    more, lowered = litert_work(monkeypatch)
+    assert more > decomposed
+    assert lowered > 0
+
+
 # ExecuTorch: a graph is copied to be sorted, for each partition
 
 
@@ -529,8 +607,10 @@ def test_the_same_bytes_are_written_without_what_saves_time(
         return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     patched = lowered(tmp_path / "patched")
-    for patch in ("_no_needless_decompositions", "_no_needless_replays", "_partitions_in_order"):
+    needless = ("_no_needless_decompositions", "_no_needless_replays", "_no_needless_patterns", "_partitions_in_order")
+    for patch in needless:
         monkeypatch.setattr(executorch_patches, patch, contextlib.nullcontext)
+    monkeypatch.setattr(tflite_patches, "applied", contextlib.nullcontext)
     monkeypatch.setattr(torch_patches, "applied", contextlib.nullcontext)
     monkeypatch.setattr(coreml_patches, "_validated_once", contextlib.nullcontext)
     assert lowered(tmp_path / "plain") == patched

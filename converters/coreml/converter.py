@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array, TensorSpec
-from edgevlm.converters import patches as torch_patches
 from edgevlm.converters.coreml import patches
 from edgevlm.converters.coreml.footprint import footprint
 from edgevlm.converters.coreml.metadata import SPECIFICATION
@@ -25,6 +24,7 @@ from edgevlm.converters.coreml.weights import (
 )
 from edgevlm.converters.requirements import require
 from edgevlm.errors import UnsupportedError
+from edgevlm.graphs import patches as torch_patches
 from edgevlm.graphs.capture import capture, kind, place
 from edgevlm.graphs.program import Program, Programs, components
 from edgevlm.process import interrupts

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
-from edgevlm.converters import patches as torch_patches
 from edgevlm.converters.executorch import patches
 from edgevlm.converters.executorch.footprint import footprint
 from edgevlm.converters.requirements import require
+from edgevlm.graphs import patches as torch_patches
 from edgevlm.graphs.capture import capture, place, plain_attention
 from edgevlm.graphs.program import Program, Programs, components
 from edgevlm.process.progress import Countdown, Progress, silent

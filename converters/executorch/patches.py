@@ -32,6 +32,7 @@ def applied() -> Iterator[None]:
             stack.enter_context(_sound_layouts())
             stack.enter_context(_no_needless_decompositions())
             stack.enter_context(_no_needless_replays())
+            stack.enter_context(_no_needless_patterns())
             stack.enter_context(_sorted_in_place())
             stack.enter_context(_partitions_in_order())
         yield
@@ -123,6 +124,39 @@ def _replays_alike(kind: type, plain: type) -> bool:
     """Whether a pass does its work on the graph itself: its replay is any other's."""
     hooks = [name for name, member in inspect.getmembers(plain, inspect.isroutine) if not name.startswith("__")]
     return all(getattr(kind, name) is getattr(plain, name) for name in (*hooks, "ExportInterpreter") if name != "call")
+
+
+@contextlib.contextmanager
+def _no_needless_patterns() -> Iterator[None]:
+    """A pattern is looked for only where an op is that it has.
+
+    1.5.1 exports and lowers six networks, once a process, to find attention and enlarged pictures as they are written
+    out by itself, which takes seconds; and it writes each partition out in words for a log that nobody keeps.
+    """
+    from executorch.backends.xnnpack._passes import (  # type: ignore[import-untyped]
+        convert_to_sdpa,
+        convert_to_upsample_bilinear2d,
+    )
+    from executorch.exir.dialects._ops import ops  # type: ignore[import-untyped]
+
+    needed = {
+        convert_to_sdpa.ConvertToSDPAPass: ops.edge.aten.any.dim,
+        convert_to_upsample_bilinear2d.ConvertToUpsampleBilinear2d: ops.edge.aten.upsample_bilinear2d.vec,
+    }
+    before = {owner: owner.call for owner in needed}
+
+    def call(self: Any, graph_module: GraphModule) -> Any:
+        owner = type(self)
+        has_it = any(node.target is needed[owner] for node in graph_module.graph.nodes)
+        return before[owner](self, graph_module) if has_it else super(owner, self).call(graph_module)
+
+    for owner in needed:
+        owner.call = call
+    try:
+        yield
+    finally:
+        for owner, method in before.items():
+            owner.call = method
 
 
 @contextlib.contextmanager

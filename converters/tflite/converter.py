@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from edgevlm.bundle.dialogue import DECODE, EMBED_TOKENS, ENCODE_IMAGE, Dialogue
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import Array
-from edgevlm.converters import patches as torch_patches
 from edgevlm.converters.requirements import require
 from edgevlm.converters.tflite import patches
 from edgevlm.converters.tflite.footprint import footprint
 from edgevlm.converters.tflite.template import continuation, template
 from edgevlm.converters.tflite.tokenizer import spelled
 from edgevlm.errors import UnsupportedError
+from edgevlm.graphs import patches as torch_patches
 from edgevlm.graphs.capture import examples, named, plain_attention
 from edgevlm.graphs.program import Program, Programs, components, unrolled
 from edgevlm.process.progress import Countdown, Progress, silent
@@ -211,12 +211,12 @@ def _convert(programs: Programs, *, static: bool = False) -> bytes:
     from edgevlm.converters.tflite.kv_cache import written_out
     from edgevlm.graphs import kv_cache
 
-    decomp.add_pre_convert_decomp(kv_cache.UPDATE, written_out)
+    decomp.add_pre_lower_decomp(kv_cache.UPDATE, written_out)
     converter: Any = litert_torch.Converter()
     for name, program in programs.items():
         converter = converter.signature(name, named(program), sample_kwargs=examples(program))
     try:
-        with plain_attention():
+        with plain_attention(), patches.applied():
             return bytes(converter.convert(quant_config=_static_mode() if static else None).model_content())
     except Exception as error:
         first_line = str(error).strip().partition("\n")[0]

@@ -13,6 +13,7 @@ from edgevlm.bundle.integer_weights import StoredWeight
 from edgevlm.bundle.recipe import Recipe
 from edgevlm.bundle.spec import ComponentSpec
 from edgevlm.errors import MissingDependency
+from edgevlm.graphs import patches
 from edgevlm.graphs.program import Program, Programs
 from edgevlm.process.progress import Progress
 
@@ -73,10 +74,11 @@ def compress(
         if key not in made:
             progress(f"compressing {name}", None)
             found, weights = program, tuple[StoredWeight, ...]()
-            if recipe.weights.sparsity:
-                found = prune(found, recipe)
-            if recipe.quantises:
-                found, weights = quantise(found, recipe, samples.get(name, ()))
+            with patches.applied():
+                if recipe.weights.sparsity:
+                    found = prune(found, recipe)
+                if recipe.quantises:
+                    found, weights = quantise(found, recipe, samples.get(name, ()))
             made[key] = found.module, weights
         module, weights = made[key]
         compressed[name] = replace(program, module=module)

@@ -1,6 +1,6 @@
-"""What torch 2.13 does slowly whenever it decomposes a program, mended for this version alone while one is lowered.
+"""What torch 2.13 does slowly whenever it captures or decomposes a program, mended for this version alone meanwhile.
 
-Core ML and ExecuTorch have more of their own in their folders. A test fails once upstream has mended one.
+Each target has more of its own in its folder. A test fails once upstream has mended one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def applied() -> Iterator[None]:
             stack.enter_context(_shared_histories())
             stack.enter_context(_ops_made_known_once())
             stack.enter_context(_code_written_when_asked_for())
+            stack.enter_context(_no_stack_traces())
         yield
 
 
@@ -87,6 +88,19 @@ def _code_written_when_asked_for() -> Iterator[None]:
         yield
     finally:
         GraphModule.recompile = write  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _no_stack_traces() -> Iterator[None]:
+    """No op keeps which lines of Python it came from: nobody reads them, and they are looked up once a node."""
+    from torch.fx import config
+
+    before = config.do_not_emit_stack_traces
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
 
 
 _WRITTEN = ("forward", "_code", "_lineno_map", "_prologue_start")
