@@ -19,15 +19,17 @@ from pathlib import Path
 import library
 import pytest
 from adbd import PROPERTIES, Adbd, Phone, listing
+from ai_edge_litert.interpreter import Interpreter
 
 from edgevlm import schema
 from edgevlm.bench.artefacts import subjects
 from edgevlm.bench.measure import Effort
 from edgevlm.bench.phones import runners
+from edgevlm.bench.phones.functions import function
 from edgevlm.bench.phones.phone import measure_phone
 from edgevlm.bench.phones.runners import BenchmarkModel, ExecutorRunner, Work
 from edgevlm.bench.results import Failed, Measured, Result, latest
-from edgevlm.bench.worker import Assignment
+from edgevlm.bench.worker import Assignment, examine
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.devices import adb as adb_module
 from edgevlm.devices import android
@@ -274,6 +276,37 @@ def test_figures_of_one_runner(phone: Phone, tmp_path: Path) -> None:
     digest = hashlib.sha256(runner.read_bytes()).hexdigest()
     assert found.system.versions == {"my_benchmark_model": f"sha256 {digest[:12]}"}
     assert sum("kill -9" in each for each in phone.commands) == 1  # at the end: jobs that have ended need no such thing
+
+
+@pytest.mark.slow
+@needs_adb
+def test_figures_of_an_answer(phone: Phone, tools: Path) -> None:
+    bundle = library.talker("smolvlm", "tflite", "fp32")
+    said: list[str] = []
+    with Adbd(phone) as adbd:
+        wanted = subjects([bundle], ["prompt", "token_at_256"])
+        found = measure_phone(device(adbd, tools), wanted, QUICK, lambda stage, _: said.append(stage))
+        results = {each.component: each for each in latest(list(found)) if isinstance(each, Measured)}
+        assert list(phone.temporary.iterdir()) == []
+    assert {name: each.times.positions for name, each in results.items()} == {"prompt": 16, "token_at_256": 1}
+    sent = [name for each in said for name in re.findall(r"sending (\S+) to", each)]
+    assert sorted(sent) == ["benchmark_model", "smolvlm-tflite-fp32-decoder.tflite"]
+
+
+def test_what_is_run_of_an_answer(tmp_path: Path) -> None:
+    bundle = library.talker("blip", "tflite", "fp32")
+    pictures = function(bundle, "encode_image", tmp_path)
+    assert [*Interpreter(str(pictures.file)).get_signature_list()] == [pictures.name]
+    for part in ("prompt", "token_at_32"):
+        assert "draws positions up to 99" in problem(lambda part=part: function(bundle, part, tmp_path))
+
+
+@pytest.mark.slow
+def test_what_a_phone_refuses_of_a_model_that_talks(tools: Path) -> None:
+    bundle = library.talker("llava-next", "executorch", "fp32")
+    profile = Profile("Phone", "adb", "", ("executorch",), address="adb://nobody", runner=str(tools))
+    assignment = Assignment(Device("my-phone", profile), (str(bundle.path),), ("prompt",), QUICK, peers=False)
+    assert "never runs a token" in refused([*examine(assignment, silent)])
 
 
 def measured_past_cuts(phone: Phone, runners: Path, target: str) -> list[str]:

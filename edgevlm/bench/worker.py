@@ -28,8 +28,11 @@ from edgevlm.process import interrupts
 from edgevlm.process.progress import Progress
 
 _ARM = "aarch64"
-_WITH_PYTHON = ("local", "ssh", "qemu-user")
-_WITHOUT_TORCH = ("qemu-user",)
+_WITH_TALKERS = ("local", "ssh", "qemu-user", "adb")
+_WITHOUT_TORCH = {
+    "qemu-user": "torch and executorch, which no emulated device has",
+    "adb": "its runner: executor_runner gives each function the most rows that it takes, and so never runs a token",
+}
 
 
 @dataclass(frozen=True)
@@ -136,20 +139,17 @@ def _measure_peers(
 def _refusal(device: Device, subject: BundledSubject) -> Failed | None:
     targets = device.profile.targets
     if subject.artefact.target in targets:
-        if subject.talks and device.profile.reach not in _WITH_PYTHON:
+        if subject.talks and device.profile.reach not in _WITH_TALKERS:
             return Failed(
                 device.name,
                 subject.artefact,
-                "models that talk run on this computer, on what is reached by ssh, and on emulated devices so far",
-                "--device host, raspberry-pi-5, or ssh://USER@HOST",
+                f"{device.profile.title} measures no models that talk: expected what can be reached or emulated",
+                "--device host, raspberry-pi-5, ssh://USER@HOST, or adb://",
             )
-        if subject.talks and subject.artefact.target == "executorch" and device.profile.reach in _WITHOUT_TORCH:
-            return Failed(
-                device.name,
-                subject.artefact,
-                "an ExecuTorch bundle that talks needs torch and executorch, which no emulated device has",
-                "edgevlm convert --target tflite makes one that needs neither",
-            )
+        why = _WITHOUT_TORCH.get(device.profile.reach)
+        if subject.talks and subject.artefact.target == "executorch" and why:
+            hint = "edgevlm convert --target tflite makes one that runs there"
+            return Failed(device.name, subject.artefact, f"an ExecuTorch bundle that talks needs {why}", hint)
         return None
     return Failed(
         device.name,

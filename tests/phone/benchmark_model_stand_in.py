@@ -38,7 +38,7 @@ def main() -> None:
         print('ERROR: Signature not specified or incorrect. Pass one of the following to "--signature_to_run_for"')
         sys.exit(1)
     runner = interpreter.get_signature_runner(flags["signature_to_run_for"])
-    inputs = {name: np.zeros(detail["shape"], detail["dtype"]) for name, detail in runner.get_input_details().items()}
+    inputs = {name: drawn(detail["shape"], detail["dtype"]) for name, detail in runner.get_input_details().items()}
     load_us = 1e6 * (time.perf_counter() - began)
     print(f"INFO: Initialized session in {load_us / 1e3:.3f}ms.")
 
@@ -58,6 +58,14 @@ def main() -> None:
     times = repeat(flags["num_runs"], flags["min_secs"])
     means = f"Warmup (avg): {np.mean(warm_up):g}, Inference (avg): {np.mean(times):g}"
     print(f"INFO: Inference timings in us: Init: {load_us:.0f}, First inference: {warm_up[0]}, {means}")
+
+
+def drawn(shape: Any, dtype: Any) -> Any:
+    """In the ranges of `GetDataRangesForType`."""
+    random = np.random.default_rng()
+    if np.issubdtype(dtype, np.floating):
+        return random.uniform(-0.5, 0.5, shape).astype(dtype)
+    return random.integers(0, 99, shape, dtype, endpoint=True)
 
 
 def stats(times: list[int]) -> str:

@@ -10,7 +10,8 @@ How the figures differ from those of other machines:
 
 - Nothing says how much of a file was in memory before it was opened, and without root it cannot be dropped:
   `page_cache_share` is None. The file has just been sent, so "cold" is a fresh process, not a cold disk.
-- Inputs are the runner's own, random or ones. Preparing pictures and texts is not timed.
+- Inputs are the runner's own, random or ones. Preparing pictures and texts is not timed. What that means for a model
+  that talks, `functions.py` says.
 - A sustained run is a process after the other, with a load between two windows.
 """
 
@@ -19,10 +20,11 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from edgevlm import schema
 from edgevlm.bench.artefacts import BundledSubject
 from edgevlm.bench.measure import Effort, measure
 from edgevlm.bench.phones import runners
+from edgevlm.bench.phones.functions import Function, function
 from edgevlm.bench.phones.runners import Runner, Work
 from edgevlm.bench.results import Artefact, Failed, Result
 from edgevlm.devices import android
@@ -63,25 +66,28 @@ def measure_phone(
     """
     profile = device.profile
     ready = []
-    for subject in subjects:
-        try:
-            runner, executable = runners.find(profile.runner, subject.artefact.target, profile.address)
-            ready.append(PhoneSubject(subject, runner, executable))
-        except DeviceError as error:
-            yield Failed(device.name, subject.artefact, error.message, error.hint, subject.component)
-    if ready:
-        executables = {each.executable: each.runner for each in ready}
-        with Phone(Adb(parse(profile.address).name), executables, progress) as phone:
-            yield from measure(phone, device.name, ready, effort, progress)
+    with tempfile.TemporaryDirectory(prefix="edgevlm-") as scratch:
+        for subject in subjects:
+            try:
+                runner, executable = runners.find(profile.runner, subject.artefact.target, profile.address)
+                runs = function(subject.bundle, subject.component, Path(scratch))
+                ready.append(PhoneSubject(subject, runner, executable, runs))
+            except DeviceError as error:
+                yield Failed(device.name, subject.artefact, error.message, error.hint, subject.component)
+        if ready:
+            executables = {each.executable: each.runner for each in ready}
+            with Phone(Adb(parse(profile.address).name), executables, progress) as phone:
+                yield from measure(phone, device.name, ready, effort, progress)
 
 
 @dataclass(frozen=True)
 class PhoneSubject:
-    """A component of a bundle, and what runs it on a phone; a `Subject`."""
+    """A component of a bundle, or a part of an answer, and what runs it on a phone; a `Subject`."""
 
     subject: BundledSubject
     runner: Runner
     executable: Path
+    runs: Function
     on_cpu: bool = True
 
     @property
@@ -95,11 +101,11 @@ class PhoneSubject:
         return self.subject.component
 
     def job(self, machine: Machine, progress: Progress) -> Mapping[str, Any]:
-        """Sends the one file of the bundle that holds the component, and the runner."""
-        bundle = self.subject.bundle
+        """Sends the one file that holds what is run, and the runner."""
         return {
-            "model": machine.put(bundle.path / bundle.components[self.component].file, progress),
-            "component": self.component,
+            "model": machine.put(self.runs.file, progress),
+            "function": self.runs.name,
+            "positions": self.runs.positions,
             "executable": machine.put(self.executable, progress),
             "runner": self.runner.name,
         }
@@ -194,14 +200,15 @@ class Phone:
             yield {"result": schema.write(android.describe(self._adb, versions))}
             return
         runner = next(each for each in self._executables.values() if each.name == job["runner"])
-        work = Work(job["model"], job["component"], int(job["threads"]))
+        work = Work(job["model"], job["function"], int(job["threads"]))
         task = _Task(self._adb, self.folder, job["executable"], runner, work, timeout_seconds)
         if kind == "sustained":
             yield from task.sustained(float(job["seconds"]))
         elif kind == "memory":
             yield {"result": schema.write(task.memory())}
         elif kind == "time":
-            yield {"result": schema.write(runner.time(task.run, work, float(job["seconds"])))}
+            times = runner.time(task.run, work, float(job["seconds"]))
+            yield {"result": schema.write(replace(times, positions=job["positions"]))}
         else:
             raise DeviceError(f"a phone does not know the job {kind!r}")
 

@@ -39,10 +39,10 @@ _WATCHED_SECONDS = 0.4
 
 @dataclass(frozen=True)
 class Work:
-    """What is run: a component of a model, by its path over there, on so many threads."""
+    """What is run: a function of a model, by its path over there, on so many threads."""
 
     model: str
-    component: str
+    function: str
     threads: int
 
 
@@ -110,7 +110,7 @@ class BenchmarkModel:
     def _arguments(self, work: Work, *, runs: int, warm_up_seconds: float) -> list[str]:
         return [
             f"--graph={work.model}",
-            f"--signature_to_run_for={work.component}",
+            f"--signature_to_run_for={work.function}",
             f"--num_threads={work.threads}",
             "--use_xnnpack=true",
             "--warmup_runs=1",
@@ -181,7 +181,7 @@ class ExecutorRunner:
         said = run(
             [
                 f"--model_path={work.model}",
-                f"--method_name={work.component}",
+                f"--method_name={work.function}",
                 f"--cpu_threads={work.threads}",
                 f"--num_executions={executions}",
             ]
