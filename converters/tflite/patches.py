@@ -53,8 +53,8 @@ _packed: dict[str, bytes] = {}
 def _ops_lowered_once() -> Iterator[None]:
     """An op that JAX has lowered is not lowered by it again where it has the same shapes and arguments.
 
-    0.10.0 has a cache that lasts for one signature: of a model that talks, with several lengths, that is a tenth of a
-    conversion, and of one conversion after another a fifth.
+    0.10.0 remembers that within one signature. JAX's work is a fifth of a small model's conversion, and a second one of
+    the same shapes, by another recipe or beside other lengths, does without most of it.
     """
     from litert_torch.backend.jax_bridge import _wrap  # type: ignore[import-untyped]
 
