@@ -9,8 +9,9 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 PATCHED_VERSION = "0.10.0"
 
 
@@ -61,18 +62,17 @@ def _ops_lowered_once() -> Iterator[None]:
     lower, pack = _wrap._lower_to_ir_text, _wrap._stablehlo_to_vhlo
 
     def lower_once(function: Any, args: Any, kwargs: Any, ir_input_names: Any = None) -> tuple[Callable[[], str], Any]:
+        make: Callable[[], str]
         make, inputs = lower(function, args, kwargs, ir_input_names=ir_input_names)
 
         def text() -> str:
             found = _wrap.get_cache_fingerprint((function, args, kwargs, ir_input_names))
-            if found is None:
-                return str(make())
-            return _kept(_texts, (found, repr(found)), make)  # 1, 1.0 and True are equal
+            return make() if found is None else _kept(_texts, (found, repr(found)), make)  # 1, 1.0 and True are equal
 
         return text, inputs
 
     def pack_once(text: str) -> bytes:
-        return _kept(_packed, text, lambda: pack(text))
+        return _kept(_packed, text, lambda: bytes(pack(text)))
 
     _wrap._lower_to_ir_text, _wrap._stablehlo_to_vhlo = lower_once, pack_once
     try:
@@ -81,7 +81,7 @@ def _ops_lowered_once() -> Iterator[None]:
         _wrap._lower_to_ir_text, _wrap._stablehlo_to_vhlo = lower, pack
 
 
-def _kept(kept: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+def _kept(kept: dict[Any, T], key: Any, make: Callable[[], T]) -> T:
     if key not in kept:
         if len(kept) >= _MOST:
             kept.clear()
