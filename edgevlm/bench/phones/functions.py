@@ -70,8 +70,5 @@ def _taken_out(container: Path, model: str, scratch: Path) -> Path:
     """A model of a container as a file, written once."""
     out = scratch / f"{container.parent.stem}-{model}.tflite"
     if not out.exists():
-        start, stop = litert_lm.models(container)[litert_lm.MODELS.index(model)]
-        with container.open("rb") as file:
-            file.seek(start)
-            out.write_bytes(file.read(stop - start))
+        out.write_bytes(litert_lm.unpack(container)[model])
     return out
