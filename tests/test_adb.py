@@ -29,7 +29,7 @@ from edgevlm.bench.phones.functions import function
 from edgevlm.bench.phones.phone import measure_phone
 from edgevlm.bench.phones.runners import BenchmarkModel, ExecutorRunner, Work
 from edgevlm.bench.results import Failed, Measured, Result, latest
-from edgevlm.bench.worker import Assignment, examine
+from edgevlm.bench.worker import Assignment
 from edgevlm.bundle.bundle import Bundle
 from edgevlm.devices import adb as adb_module
 from edgevlm.devices import android
@@ -299,14 +299,6 @@ def test_what_is_run_of_an_answer(tmp_path: Path) -> None:
     assert [*Interpreter(str(pictures.file)).get_signature_list()] == [pictures.name]
     for part in ("prompt", "token_at_32"):
         assert "draws positions up to 99" in problem(lambda part=part: function(bundle, part, tmp_path))
-
-
-@pytest.mark.slow
-def test_what_a_phone_refuses_of_a_model_that_talks(tools: Path) -> None:
-    bundle = library.talker("llava-next", "executorch", "fp32")
-    profile = Profile("Phone", "adb", "", ("executorch",), address="adb://nobody", runner=str(tools))
-    assignment = Assignment(Device("my-phone", profile), (str(bundle.path),), ("prompt",), QUICK, peers=False)
-    assert "never runs a token" in refused([*examine(assignment, silent)])
 
 
 def measured_past_cuts(phone: Phone, runners: Path, target: str) -> list[str]:

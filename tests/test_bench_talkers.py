@@ -22,7 +22,7 @@ from edgevlm.bench.report.wording import Names
 from edgevlm.bench.results import Estimated
 from edgevlm.bench.worker import _refusal
 from edgevlm.cli import main
-from edgevlm.devices.device import resolve
+from edgevlm.devices.device import Device, resolve
 from edgevlm.devices.profile import builtin
 from edgevlm.errors import DeviceError
 from edgevlm.inference.generator import Generator, generator_of
@@ -170,23 +170,19 @@ def test_what_a_part_reads_is_its_model_and_the_state() -> None:
     assert reads["encode_image"] + reads["prompt"] - state < bundle.artefact_bytes
 
 
-def test_devices_that_cannot_say_are_told_of_at_once(tmp_path: Path) -> None:
-    fleet = tmp_path / "fleet.yaml"
-    fleet.write_text("my-phone: {like: galaxy-s23, address: 'adb://0123', runner: /bin/true}\n")
-    bundle = library.talker("blip", "tflite", "fp32")
-    asked = ["bench", bundle.path, "--device", "my-phone", "--devices", fleet, "--out", tmp_path / "out", "--json"]
-    result = CliRunner().invoke(main, [*map(str, asked)])
-    assert result.exit_code == 2
-    (found,) = json.loads(result.stdout)["results"]
-    assert found["message"] == (
-        "models that talk run on this computer, on what is reached by ssh, and on emulated devices so far"
-    )
-    (subject, *_) = subjects([bundle], ())
-    for_executorch = replace(subject, artefact=replace(subject.artefact, target="executorch"))
-    refused = _refusal(resolve("raspberry-pi-5", builtin()), for_executorch)
-    assert refused is not None
-    assert "needs torch and executorch, which no emulated device has" in refused.message
-    assert _refusal(resolve("raspberry-pi-5", builtin()), subject) is None
+def test_devices_that_cannot_say_are_told_of_at_once() -> None:
+    subject = subjects([library.talker("blip", "tflite", "fp32")], ())[0]
+
+    def refused(device: Device, target: str) -> str:
+        found = _refusal(device, replace(subject, artefact=replace(subject.artefact, target=target)))
+        return "" if found is None else found.message
+
+    board, apples = resolve("raspberry-pi-5", builtin()), resolve("iphone-15-pro", builtin())
+    phone = replace(board, profile=replace(board.profile, reach="adb"))
+    assert "needs torch and executorch, which no emulated device has" in refused(board, "executorch")
+    assert "never runs a token" in refused(phone, "executorch")
+    assert "measures no models that talk" in refused(apples, "coreml")
+    assert refused(board, "tflite") == refused(phone, "tflite") == ""
 
 
 @pytest.mark.slow
