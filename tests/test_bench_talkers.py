@@ -185,6 +185,19 @@ def test_devices_that_cannot_say_are_told_of_at_once() -> None:
     assert refused(board, "tflite") == refused(phone, "tflite") == ""
 
 
+def test_a_phone_that_cannot_say_is_told_of_at_once(tmp_path: Path) -> None:
+    (tmp_path / "benchmark_model").touch()
+    fleet, runner = tmp_path / "fleet.yaml", tmp_path / "benchmark_model"
+    fleet.write_text(f"my-phone: {{like: galaxy-s23, address: 'adb://0123', runner: {runner}}}\n")
+    bundle = library.talker("blip", "tflite", "fp32")
+    asked = ["bench", bundle.path, "--device", "my-phone", "--devices", fleet, "--component", "prompt"]
+    result = CliRunner().invoke(main, [*map(str, [*asked, "--out", tmp_path / "out"]), "--json"])
+    assert result.exit_code == 2
+    (found,) = json.loads(result.stdout)["results"]
+    assert found["message"].startswith("benchmark_model draws positions up to 99, and prompt takes")
+    assert found["hint"].startswith("edgevlm convert --context")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "target", "recipe"), [("blip", "tflite", "fp32"), ("qwen2.5-vl", "executorch", "int8")]

@@ -29,7 +29,7 @@ from edgevlm.process.progress import Progress
 
 _ARM = "aarch64"
 _WITH_TALKERS = ("local", "ssh", "qemu-user", "adb")
-_WITHOUT_TORCH = {
+_EXECUTORCH_TALKERS_NEED = {
     "qemu-user": "torch and executorch, which no emulated device has",
     "adb": "its runner: executor_runner gives each function the most rows that it takes, and so never runs a token",
 }
@@ -146,10 +146,10 @@ def _refusal(device: Device, subject: BundledSubject) -> Failed | None:
                 f"{device.profile.title} measures no models that talk: expected what can be reached or emulated",
                 "--device host, raspberry-pi-5, ssh://USER@HOST, or adb://",
             )
-        why = _WITHOUT_TORCH.get(device.profile.reach)
-        if subject.talks and subject.artefact.target == "executorch" and why:
+        need = _EXECUTORCH_TALKERS_NEED.get(device.profile.reach)
+        if subject.talks and subject.artefact.target == "executorch" and need:
             hint = "edgevlm convert --target tflite makes one that runs there"
-            return Failed(device.name, subject.artefact, f"an ExecuTorch bundle that talks needs {why}", hint)
+            return Failed(device.name, subject.artefact, f"an ExecuTorch bundle that talks needs {need}", hint)
         return None
     return Failed(
         device.name,
